@@ -1,0 +1,2 @@
+class PromptFileError(Exception):
+    pass

@@ -1,0 +1,171 @@
+"""From an item to the exact string a model reads.
+
+Prompts are ChatML strings that this module writes itself; no template that comes with a model is ever
+run. Everything that a user, a data set or a prompt file contributes is the *body* of one user turn and is
+made harmless (`harmless`) before it is wrapped, so that the only control tokens in a prompt are the ones
+written here.
+
+`VERSION` is part of every cache key: raise it with any change that alters a rendered prompt.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from tgi_stack.errors import PromptFileError
+from tgi_stack.types import Item
+
+VERSION = 1
+
+TURN_START = "<|im_start|>"
+TURN_END = "<|im_end|>"
+VISION_START = "<|vision_start|>"
+VISION_END = "<|vision_end|>"
+IMAGE_PAD = "<|image_pad|>"
+CLOSED_THINKING = "<think>\n\n</think>\n\n"
+
+ZERO_WIDTH_SPACE = "\u200b"
+REPLACEMENT = "\ufffd"
+
+SUMMARY_INSTRUCTION = (
+    "Summarise this product in one sentence: what it is, what it is for, where it is used and "
+    "what its buyer wants. Leave out low-level visual detail."
+)
+RERANK_INSTRUCTION = "Find the candidate that this shopper is most likely to want next."
+
+SUMMARY_PLACEHOLDERS = frozenset({"title", "text"})
+RERANK_PLACEHOLDERS = frozenset({"history", "candidates"})
+
+_PLACEHOLDER = re.compile(r"\{\{\s*(\w*)\s*\}\}")
+_WHITE_SPACE = re.compile(r"\s+")
+
+
+# -- making text harmless ------------------------------------------------------------------------------
+
+
+class Neutraliser:
+    """Breaks every added token of a vocabulary that stands in a text, so that it is read as plain bytes.
+
+    Tokenizers match added tokens (`<|im_end|>`, but also `<think>` and `<tool_call>`, which are not flagged
+    special) anywhere in a string, on the servers too. A zero-width space after the first character keeps the
+    text readable and takes the match away. A token of one character can't be broken and is replaced by
+    U+FFFD.
+    """
+
+    def __init__(self, added_tokens: Iterable[str]) -> None:
+        tokens = sorted({t for t in added_tokens if t}, key=lambda t: (-len(t), t))
+        self._match = re.compile("|".join(map(re.escape, tokens))) if tokens else None
+
+    def __call__(self, text: str) -> str:
+        """The text with no added token left in it; unchanged where there was none."""
+        if self._match is None:
+            return text
+        # Breaking one token can expose another that overlapped it, so look again until none is left.
+        while self._match.search(text):
+            text = self._match.sub(_break_token, text)
+        return text
+
+
+def _break_token(match: re.Match[str]) -> str:
+    token = match[0]
+    return REPLACEMENT if len(token) == 1 else token[0] + ZERO_WIDTH_SPACE + token[1:]
+
+
+# -- the frame: ChatML ---------------------------------------------------------------------------------
+
+
+def user_turn(body: str, *, close_thinking: bool) -> str:
+    """One user turn and the opening of the answer; `body` must be harmless already.
+
+    `close_thinking` writes the empty thinking block that hybrid Qwen3 models expect where they are not to
+    think, so that the next token is the answer's first.
+    """
+    answer = CLOSED_THINKING if close_thinking else ""
+    return f"{TURN_START}user\n{body}{TURN_END}\n{TURN_START}assistant\n{answer}"
+
+
+def image_turn(body: str, *, image_tokens: int, close_thinking: bool) -> str:
+    """A user turn that begins with one image of `image_tokens` visual tokens (as Qwen-VL renders it)."""
+    image = f"{VISION_START}{IMAGE_PAD * image_tokens}{VISION_END}"
+    return user_turn(image + body, close_thinking=close_thinking)
+
+
+def closes_thinking(chat_template: str | None) -> bool:
+    """Whether a model's template (read as text, never run) shows that it thinks unless told not to.
+
+    Hybrid models switch on `enable_thinking`; thinking-only ones open `<think>` in the generation prompt.
+    """
+    if not chat_template:
+        return False
+    return "enable_thinking" in chat_template or "assistant\\n<think>" in chat_template
+
+
+# -- bodies --------------------------------------------------------------------------------------------
+
+
+def summary_body(title: str | None, text: str | None, template: str | None = None) -> str:
+    """What is asked about an image: what is known of the item, then the instruction."""
+    if template is not None:
+        return fill(template, {"title": one_line(title), "text": one_line(text)})
+    known = [f"{name}: {line}" for name, value in (("Title", title), ("Description", text)) if (line := one_line(value))]
+    return "\n".join([*known, SUMMARY_INSTRUCTION])
+
+
+def item_text(item: Item, fields: Sequence[str]) -> str:
+    """An item in one line: its fields in the order asked for, missing ones skipped, each a sentence."""
+    sentences = (one_line(getattr(item, field)) for field in fields)
+    return " ".join(s if s.endswith((".", "!", "?")) else s + "." for s in sentences if s)
+
+
+def history_block(lines: Sequence[str]) -> str:
+    """The shopper's past items, oldest first, as a list."""
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def candidates_block(labels: Sequence[str], lines: Sequence[str]) -> str:
+    """The candidates, each behind its label: `A. ...`."""
+    return "\n".join(f"{label}. {line}" for label, line in zip(labels, lines, strict=True))
+
+
+def listwise_body(
+    labels: Sequence[str],
+    candidates: Sequence[str],
+    *,
+    history: Sequence[str] = (),
+    query: str | None = None,
+    instruction: str | None = None,
+    template: str | None = None,
+) -> str:
+    """The question a listwise read asks: history or query, the candidates, and for one label as the answer."""
+    past = one_line(query) if query is not None else history_block(history)
+    listed = candidates_block(labels, candidates)
+    if template is not None:
+        return fill(template, {"history": past, "candidates": listed})
+    heading = "The shopper searches for:" if query is not None else "The shopper's history, oldest first:"
+    answer = "one letter" if all(len(label) == 1 for label in labels) else "its letters"
+    return (
+        f"{instruction or RERANK_INSTRUCTION}\n\n{heading}\n{past}\n\n"
+        f"Candidates:\n{listed}\n\nWhich candidate fits best? Answer with {answer}."
+    )
+
+
+def one_line(text: str | None) -> str:
+    """White space folded to single spaces, so that data can't pass for a line of the prompt's own."""
+    return _WHITE_SPACE.sub(" ", text).strip() if text else ""
+
+
+# -- prompt files --------------------------------------------------------------------------------------
+
+
+def check_template(template: str, allowed: frozenset[str]) -> None:
+    """Raises PromptFileError for a placeholder that is not in `allowed`."""
+    for match in _PLACEHOLDER.finditer(template):
+        if match[1] not in allowed:
+            names = ", ".join("{{%s}}" % name for name in sorted(allowed))
+            raise PromptFileError(f"unknown placeholder {match[0]} in the prompt file; use {names}")
+
+
+def fill(template: str, values: Mapping[str, str]) -> str:
+    """The template with its placeholders replaced, in one pass: what data contains is never expanded."""
+    return _PLACEHOLDER.sub(lambda match: values[match[1]], template)
