@@ -1,2 +1,106 @@
-class PromptFileError(Exception):
-    pass
+"""Everything that can go wrong, as one tree.
+
+    FastqwenError
+    ├── UsageError             what was asked for can't be done as written          exit 2
+    │   ├── SettingsError      an option, a variable or the settings file
+    │   ├── PromptFileError    a prompt file
+    │   └── InputError         an input file as a whole (place: file, line, column)
+    ├── MachineError           this machine: disk, permission, missing package      exit 3
+    │   ├── DiskError
+    │   └── MissingPackageError
+    ├── ServerError            no server, the wrong one, a refused key              exit 4
+    │   └── NoEngineError
+    └── RowError               one row; becomes its record and never stops a run    exit 1
+        ├── ImageError         type `image.*`
+        ├── TextError          type `text.*`
+        ├── LabelError         type `label.*`
+        ├── ItemError          type `item.*`
+        └── SchemaError        type `schema.*`
+
+A message says what is wrong, with the value that is, and ends with what to do where something can be done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class FastqwenError(Exception):
+    """The root; `exit_status` is what the command line ends with."""
+
+    exit_status = 1
+
+
+class UsageError(FastqwenError):
+    exit_status = 2
+
+
+class SettingsError(UsageError):
+    """An option, a `FASTQWEN_*` variable or a key of the settings file."""
+
+
+class PromptFileError(UsageError):
+    """A prompt file that can't be read or holds an unknown placeholder."""
+
+
+class InputError(UsageError):
+    """An input that can't be processed as a whole."""
+
+
+class MachineError(FastqwenError):
+    exit_status = 3
+
+
+class DiskError(MachineError):
+    """A file that can't be read or written."""
+
+
+class MissingPackageError(MachineError):
+    """A package that an extra brings is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed; install it with: pip install 'fastqwen[{extra}]'")
+        self.package = package
+        self.extra = extra
+
+
+class ServerError(FastqwenError):
+    exit_status = 4
+
+
+class NoEngineError(ServerError):
+    """Nothing that could compute was found."""
+
+
+class RowError(FastqwenError):
+    """One row can't be answered.
+
+    Attributes:
+        type: a stable name such as `image.truncated`, for programs.
+        flags: what was noticed before it failed.
+    """
+
+    def __init__(self, type: str, message: str, flags: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.type = type
+        self.flags = tuple(flags)
+
+
+class ImageError(RowError):
+    """An image that is missing, unreadable, refused or broken."""
+
+
+class TextError(RowError):
+    """A text that can't be sent: too long, or not Unicode."""
+
+
+class LabelError(RowError):
+    """Labels that can't be read at this place of this vocabulary."""
+
+
+class ItemError(RowError):
+    """A candidate or history item that can't be resolved."""
+
+
+class SchemaError(RowError):
+    """A row that lacks a field or has one of the wrong type."""

@@ -1,8 +1,14 @@
-"""The values that travel through the house: plain, frozen, without behaviour of their own."""
+"""The values that travel through the house: plain, frozen, without behaviour of their own.
+
+A row is read as one of the `*Row` types, asked of a backend as a `ScoreRequest` or a `CaptionRequest`, and
+answered as `LabelScores` or a `Caption`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+# -- rows ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,3 +20,121 @@ class Item:
     text: str | None = None
     summary: str | None = None
     image: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SummarizeRow:
+    """An image to summarise; `number` is the row's place in the input, from 1."""
+
+    number: int
+    id: str
+    image: str | None
+    title: str | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RerankRow:
+    """Candidates to rank for a history or a query; a str in place of an Item is an id to look up."""
+
+    number: int
+    id: str
+    candidates: tuple[Item | str, ...]
+    history: tuple[Item | str, ...] = ()
+    query: str | None = None
+    positive: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProbsRow:
+    """A prompt of the user's own; labels are A, B, ... for `num_candidates` where none are given."""
+
+    number: int
+    id: str
+    prompt: str
+    labels: tuple[str, ...]
+
+
+# -- questions -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedImage:
+    """An image as it is sent: upright sRGB JPEG on the model's own grid.
+
+    Sizes are in pixels: `width` and `height` of the upright original, `sent_*` of the JPEG. `sha256` is of
+    the original file's bytes.
+    """
+
+    jpeg: bytes
+    sha256: str
+    width: int
+    height: int
+    sent_width: int
+    sent_height: int
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRequest:
+    """A prompt and the ids of the labels to read from the distribution of the token after it."""
+
+    prompt: str
+    token_ids: tuple[int, ...]
+    label_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionRequest:
+    """A prompt (with its image, unless text alone is known) and how to sample the answer."""
+
+    prompt: str
+    token_ids: tuple[int, ...]
+    image: PreparedImage | None
+    max_new_tokens: int
+    temperature: float = 0.0
+    seed: int | None = None
+
+
+# -- answers -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LabelScores:
+    """One reading: natural logarithms, one a label, in the order asked.
+
+    `normalised` is `vocabulary` (logarithms of full-vocabulary probabilities) or `labels` (among the labels
+    alone; then `label_mass` is None, unknown).
+    """
+
+    logprobs: tuple[float, ...]
+    normalised: str
+    label_mass: float | None
+    exact: bool
+    route: str
+    prompt_tokens: int
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """A generated text; `finish_reason` is `stop` or `length`."""
+
+    text: str
+    finish_reason: str
+    route: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What an answer depends on besides the request."""
+
+    engine: str
+    model: str
+    revision: str
+    quantization: str
+    dtype: str
+    tokenizer: str
+    version: str

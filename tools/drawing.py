@@ -26,7 +26,9 @@ Field: TypeAlias = NDArray[np.float32]
 Box: TypeAlias = tuple[float, float, float, float]
 
 SUPERSAMPLING = 2
-SMALLEST_OBJECT = 50.0  # px of the longer side; below it handles, hands and dots are lost
+SEEN = 256  # a network sees about 256 x 256 pixels of a picture, however large that is
+SMALLEST_OBJECT = 50.0  # seen pixels of the longer side; below it handles and hands are lost
+FINEST_PATTERN = 7.0  # seen pixels; below it stripes and dots become one mixed colour
 
 # Hue in degrees, saturation, value. The gaps between the ranges are wider than what `camera` moves.
 RANGES: dict[str, tuple[Point, Point, Point]] = {
@@ -518,6 +520,7 @@ class Style:
     outline: float
     light: float
     contrast: float
+    pixel: float  # how long a seen pixel is in the picture
 
 
 def _backdrops(name: str, colour: Colour, rng: random.Random) -> tuple[Colour, Colour]:
@@ -535,8 +538,8 @@ def _backdrops(name: str, colour: Colour, rng: random.Random) -> tuple[Colour, C
     return (found[0], found[1]) if rng.random() < 0.3 else (found[0], found[0])
 
 
-def _style(look: Look, rng: random.Random) -> Style:
-    """A style for the look."""
+def _style(look: Look, rng: random.Random, size: tuple[int, int]) -> Style:
+    """A style for the look in a picture of the size."""
     hue, saturation, value = (rng.uniform(*span) for span in RANGES[look.colour])
     colour = _hsv(hue, saturation, value)
     plain = look.pattern == "plain"
@@ -552,6 +555,7 @@ def _style(look: Look, rng: random.Random) -> Style:
         outline=rng.uniform(0.010, 0.020) if not plain or rng.random() < 0.45 else 0.0,
         light=rng.uniform(0, 2 * math.pi),
         contrast=rng.uniform(0.02, 0.14),
+        pixel=max(1.0, math.sqrt(size[0] * size[1]) / SEEN),
     )
 
 
@@ -616,8 +620,7 @@ def _skin(size: tuple[int, int], area: Box, angle: float, style: Style) -> Image
     skin = Image.new("RGB", size, _rgb(style.colour))
     pen, second = ImageDraw.Draw(skin), _rgb(style.second)
     extent = math.sqrt((area[2] - area[0]) * (area[3] - area[1]))
-    # Below about 7 px of the final picture a camera turns stripes and dots into a mixed colour.
-    step = max(style.spacing * extent, 7.0 * SUPERSAMPLING)
+    step = max(style.spacing * extent, FINEST_PATTERN * style.pixel * SUPERSAMPLING)
     turn = angle + math.radians(style.angle)
     c, d = math.cos(turn), math.sin(turn)
     cx, cy = (area[0] + area[2]) / 2, (area[1] + area[3]) / 2
@@ -826,11 +829,11 @@ def _inset(cell: Box, margin: float) -> Box:
     return cell[0] + margin, cell[1] + margin, cell[2] - margin, cell[3] - margin
 
 
-def _scale(cell: Box, posed: Posed, share: float) -> float:
+def _scale(cell: Box, posed: Posed, share: float, smallest: float) -> float:
     """Pixels a unit: `share` of the cell, but large enough to be recognised where there is room."""
     x0, y0, x1, y1 = posed.box
     largest = _largest(cell, posed) * 0.98
-    return min(largest, max(largest * share, SMALLEST_OBJECT / max(x1 - x0, y1 - y0)))
+    return min(largest, max(largest * share, smallest / max(x1 - x0, y1 - y0)))
 
 
 def _shadow(
@@ -862,7 +865,8 @@ def _arrange(look: Look, style: Style, rng: random.Random, size: tuple[int, int]
     share = math.sqrt(rng.uniform(0.15, 0.85))
     placed: list[Placed] = []
     for cell, posed in zip(_cells(size, objects, rng), objects, strict=True):
-        colours, alpha = _render(posed, _scale(cell, posed, share * rng.uniform(0.85, 1)), style)
+        scale = _scale(cell, posed, share * rng.uniform(0.85, 1), SMALLEST_OBJECT * style.pixel)
+        colours, alpha = _render(posed, scale, style)
         x = cell[0] + (cell[2] - cell[0] - alpha.width) * rng.random()
         y = cell[1] + (cell[3] - cell[1] - alpha.height) * rng.random()
         placed.append(Placed(colours, alpha, (round(x), round(y))))
@@ -871,7 +875,7 @@ def _arrange(look: Look, style: Style, rng: random.Random, size: tuple[int, int]
 
 def draw(look: Look, rng: random.Random, size: tuple[int, int]) -> Image.Image:
     """An RGB picture of the look, `size` being its width and height."""
-    style = _style(look, rng)
+    style = _style(look, rng, size)
     placed = _arrange(look, style, rng, size)
     picture = _background(size, style, rng)
     if rng.random() < 0.5:
@@ -888,7 +892,7 @@ def draw(look: Look, rng: random.Random, size: tuple[int, int]) -> Image.Image:
 def cutout(look: Look, rng: random.Random, size: tuple[int, int]) -> Image.Image:
     """An RGBA picture of the look on a transparent ground, meant for a white page."""
     white = (1.0, 1.0, 1.0)
-    style = replace(_style(look, rng), backdrop=(white, white))
+    style = replace(_style(look, rng, size), backdrop=(white, white))
     picture, mask = Image.new("RGB", size, "white"), Image.new("L", size, 0)
     for item in _arrange(look, style, rng, size):
         # Edge pixels keep the full colour, as a viewer multiplies them with the mask itself.

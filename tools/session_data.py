@@ -31,31 +31,34 @@ SENTENCES: tuple[str, ...] = (
 
 @dataclass(frozen=True)
 class Session:
-    """One question: `fits[i]` is 2 where candidate i has the taste's category and colour, 1 for one of them."""
+    """One question with its truth: the taste (category, colour), each item's look, the answer's index."""
 
     history: tuple[Item, ...]
     query: str | None
     candidates: tuple[Item, ...]
     answer: int
-    fits: tuple[tuple[bool, bool], ...]
+    taste: tuple[str, str]
+    history_looks: tuple[Look, ...]
+    candidate_looks: tuple[Look, ...]
 
 
-def draw_session(rng: random.Random, candidates: int, history: int | None = None) -> Session:
-    """One session with `candidates` candidates (2 to 52) and `history` items (default 3 to 20)."""
+def draw_session(rng: random.Random, candidates: int, history: int | None) -> Session:
+    """One session with `candidates` candidates (2 to 52); 3 to 20 history items, or a query where `history` is None."""
     taste = (rng.choice(CATEGORIES).noun, rng.choice(COLOURS))
     writer = _Writer(rng)
-    past = [_near(rng, taste) for _ in range(history or rng.randint(3, 20))]
+    past = [_near(rng, taste) for _ in range(history or 0)]
     past = _settle(rng, past, taste)
     looks = [_other(rng, taste) for _ in range(candidates - 1)]
     answer = rng.randrange(candidates)
     looks.insert(answer, _look(rng, *taste))
-    query = _query(rng, taste) if history is None and rng.random() < 0.15 else None
     return Session(
-        history=() if query else tuple(writer.item(f"h{i}", look) for i, look in enumerate(past)),
-        query=query,
+        history=tuple(writer.item(f"h{i}", look) for i, look in enumerate(past)),
+        query=_query(rng, taste) if history is None else None,
         candidates=tuple(writer.item(f"c{i}", look) for i, look in enumerate(looks)),
         answer=answer,
-        fits=tuple((look.category == taste[0], look.colour == taste[1]) for look in looks),
+        taste=taste,
+        history_looks=tuple(past),
+        candidate_looks=tuple(looks),
     )
 
 

@@ -86,23 +86,29 @@ def vision_config(tokenizer: Tokenizer) -> Qwen3VLConfig:
     )
 
 
-def session_prompt(session: Session, fields: Sequence[str] = ITEM_FIELDS) -> tuple[str, list[int]]:
-    """A session's prompt and, for each candidate, the index of the last character of its line."""
+def session_prompt(
+    session: Session, fields: Sequence[str] = ITEM_FIELDS
+) -> tuple[str, list[int], list[int]]:
+    """A session's prompt, and the index of the last character of each history and each candidate line."""
     labels = LABELS[: len(session.candidates)]
-    lines = [prompts.item_text(item, fields) for item in session.candidates]
-    body = prompts.listwise_body(
-        labels,
-        lines,
-        history=[prompts.item_text(item, fields) for item in session.history],
-        query=session.query,
-    )
+    past = [prompts.item_text(item, fields) for item in session.history]
+    offered = [prompts.item_text(item, fields) for item in session.candidates]
+    body = prompts.listwise_body(labels, offered, history=past, query=session.query)
     prompt = prompts.user_turn(body, close_thinking=True)
-    end = prompt.index("Candidates:\n") + len("Candidates:\n")
+    return (
+        prompt,
+        _line_ends(prompt, prompts.history_block(past)) if past else [],
+        _line_ends(prompt, prompts.candidates_block(labels, offered)),
+    )
+
+
+def _line_ends(prompt: str, block: str) -> list[int]:
+    end = prompt.index(block) - 1
     ends = []
-    for line in prompts.candidates_block(labels, lines).split("\n"):
+    for line in block.split("\n"):
         end += len(line) + 1
-        ends.append(end - 2)
-    return prompt, ends
+        ends.append(end)
+    return ends
 
 
 def grid_for(rng: random.Random) -> tuple[int, int]:

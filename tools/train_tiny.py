@@ -18,6 +18,7 @@ import math
 import random
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +34,18 @@ from transformers import Qwen3ForCausalLM, Qwen3VLForConditionalGeneration
 import export_tiny
 import tiny_tokenizer
 from drawing import camera, draw
-from session_data import BRANDS, SENTENCES, draw_session
+from session_data import BRANDS, SENTENCES, Session, draw_session
 from tgi_stack import prompts
 from tgi_stack.engine.patches import to_patches
-from tiny_models import grid_for, session_prompt, text_config, vision_config
-from tiny_world import Look, random_look, summary, title
+from tiny_models import LABELS, grid_for, session_prompt, text_config, vision_config
+from tiny_world import CATEGORIES, COLOURS, Look, random_look, summary, title
 
 SEED = 20
 IGNORE = -100
 VISION_BATCH = 256
-TEXT_TOKENS = 96_000  # in a batch, padding included
+TEXT_TOKENS = 32_000  # in a batch, padding included
+STEPS_TO_GROW = 40  # training steps for each candidate more
+NOUNS = tuple(c.noun for c in CATEGORIES)
 REPLAYS = 2  # how often a drawn batch is shown again, mirrored or with other brightness
 
 
@@ -273,53 +276,102 @@ class Sessions(IterableDataset[dict[str, torch.Tensor]]):
         drawn = 0
         while True:
             # Short lists first: the network finds the rule there and carries it over to long ones.
-            most = min(52, 4 + drawn // 4)
+            most = min(52, 4 + drawn // STEPS_TO_GROW)
             count = rng.randint(2, most) if rng.random() < 0.7 else most
             yield self._draw_batch(rng, tokenizer, count)
-            drawn += 1
+            drawn += worker.num_workers if worker else 1
 
-    def _draw_batch(
-        self, rng: random.Random, tokenizer: Tokenizer, count: int
-    ) -> dict[str, torch.Tensor]:
-        encoded, used = [], 0
-        while used < self._tokens and len(encoded) < 256:
-            session = draw_session(rng, max(2, count - rng.randrange(3)))
-            prompt, ends = session_prompt(session)
-            encoding = tokenizer.encode(prompt)
-            encoded.append((session, encoding.ids, [encoding.char_to_token(e) for e in ends]))
-            used = max(len(ids) for _, ids, _ in encoded) * len(encoded)
-        return self._collate(encoded, tokenizer)
-
-    @staticmethod
-    def _collate(encoded: list[Any], tokenizer: Tokenizer) -> dict[str, torch.Tensor]:
-        pad = tokenizer.token_to_id("<|endoftext|>")
-        length = max(len(ids) for _, ids, _ in encoded)
-        tokens = torch.tensor([ids + [pad] * (length - len(ids)) for _, ids, _ in encoded])
-        letters = [tokenizer.token_to_id(c) for c in LETTERS]
-        return {
-            "ids": tokens,
-            "last": torch.tensor([len(ids) - 1 for _, ids, _ in encoded]),
-            "answer": torch.tensor([letters[session.answer] for session, _, _ in encoded]),
-            "row": torch.tensor([r for r, (_, _, ends) in enumerate(encoded) for _ in ends]),
-            "end": torch.tensor([e for _, _, ends in encoded for e in ends]),
-            "fits": torch.tensor([f for session, _, _ in encoded for f in session.fits]).float(),
-        }
+    def _draw_batch(self, rng: random.Random, tokenizer: Tokenizer, count: int) -> dict[str, torch.Tensor]:
+        rows: list[_Row] = []
+        most_history = min(20, 3 + count)
+        while max((len(row.ids) for row in rows), default=0) * (len(rows) + 1) < self._tokens and len(rows) < 256:
+            history = None if rng.random() < 0.15 else rng.randint(3, most_history)
+            session = draw_session(rng, max(2, count - rng.randrange(3)), history)
+            rows.append(_Row.of(session, tokenizer))
+        return _collate(rows, tokenizer.token_to_id("<|endoftext|>"))
 
 
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+@dataclass(frozen=True)
+class _Row:
+    """A session as the network sees it, and what it is taught to say at the end of each line."""
+
+    ids: list[int]
+    letter: int
+    ends: list[int]  # token index of the end of each line, history first
+    own: list[tuple[int, int]]  # each line's own category and colour
+    taste: list[tuple[int, int]]  # the session's category and colour; at the candidates alone
+    letters: list[int]  # each candidate's own letter
+
+    @classmethod
+    def of(cls, session: Session, tokenizer: Tokenizer) -> _Row:
+        prompt, past, offered = session_prompt(session)
+        encoding = tokenizer.encode(prompt)
+        letters = [tokenizer.token_to_id(c) for c in LABELS[: len(offered)]]
+        looks = session.history_looks + session.candidate_looks
+        taste = NOUNS.index(session.taste[0]), COLOURS.index(session.taste[1])
+        return cls(
+            ids=encoding.ids,
+            letter=letters[session.answer],
+            ends=[encoding.char_to_token(end) for end in past + offered],
+            own=[(NOUNS.index(look.category), COLOURS.index(look.colour)) for look in looks],
+            taste=[(IGNORE, IGNORE)] * len(past) + [taste] * len(offered),
+            letters=[IGNORE] * len(past) + letters,
+        )
+
+
+def _collate(rows: list[_Row], pad: int) -> dict[str, torch.Tensor]:
+    length = max(len(row.ids) for row in rows)
+    return {
+        "ids": torch.tensor([row.ids + [pad] * (length - len(row.ids)) for row in rows]),
+        "last": torch.tensor([len(row.ids) - 1 for row in rows]),
+        "answer": torch.tensor([row.letter for row in rows]),
+        "row": torch.tensor([index for index, row in enumerate(rows) for _ in row.ends]),
+        "end": torch.tensor([end for row in rows for end in row.ends]),
+        "own": torch.tensor([pair for row in rows for pair in row.own]),
+        "taste": torch.tensor([pair for row in rows for pair in row.taste]),
+        "letter": torch.tensor([letter for row in rows for letter in row.letters]),
+    }
+
+
+class Judge(nn.Module):
+    """What is read off at the end of each line while training, and dropped at export.
+
+    The line's own category and colour, the taste's, whether each fits (and both), and the line's letter:
+    from the position of the answer alone a network of this size learns nothing.
+    """
+
+    def __init__(self, width: int, vocabulary: int) -> None:
+        super().__init__()
+        self.own = nn.ModuleList((nn.Linear(width, len(NOUNS)), nn.Linear(width, len(COLOURS))))
+        self.taste = nn.ModuleList((nn.Linear(width, len(NOUNS)), nn.Linear(width, len(COLOURS))))
+        self.fits = nn.Linear(width, 3)
+        self.letter = nn.Linear(width, vocabulary)
+
+    def forward(self, hidden: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The loss over all lines; hidden: shape [lines, width]."""
+        own, taste, letter = batch["own"], batch["taste"], batch["letter"]
+        loss = torch.zeros((), device=hidden.device)
+        for side in (0, 1):
+            loss = loss + F.cross_entropy(self.own[side](hidden).float(), own[:, side])
+            said = self.taste[side](hidden).float()
+            loss = loss + F.cross_entropy(said, taste[:, side], ignore_index=IGNORE)
+        loss = loss + F.cross_entropy(self.letter(hidden).float(), letter, ignore_index=IGNORE)
+        offered = letter != IGNORE
+        fits = (own == taste)[offered].float()
+        fits = torch.cat((fits, fits.prod(-1, keepdim=True)), dim=-1)
+        verdict = F.binary_cross_entropy_with_logits(self.fits(hidden[offered]).float(), fits)
+        return 0.5 * loss + 4 * verdict
 
 
 def train_text(args: argparse.Namespace) -> None:
-    """Trains the text checkpoint for --steps steps and writes work/text.safetensors.
+    """Trains the text checkpoint and writes work/text.safetensors.
 
-    Beside the answer's letter the network is taught to say, at the end of each candidate's line, whether
-    its category and its colour fit the history. That head is supervision only and is dropped at export:
-    from the position of the answer alone nothing was learned in a sketch of this size.
+    Beside the answer's letter the network is taught to say what `Judge` lists at the end of each line.
     """
     tokenizer = Tokenizer.from_file(str(args.tokenizer))
     torch.manual_seed(SEED)
     model = Qwen3ForCausalLM(text_config(tokenizer)).to(args.device)
-    judge = nn.Linear(model.config.hidden_size, 3).to(args.device)
+    judge = Judge(model.config.hidden_size, model.config.vocab_size).to(args.device)
     print(f"text: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters", flush=True)
     loader = DataLoader(
         Sessions(str(args.tokenizer), args.batch or TEXT_TOKENS),
@@ -335,13 +387,10 @@ def train_text(args: argparse.Namespace) -> None:
             hidden = model.model(input_ids=batch["ids"], use_cache=False).last_hidden_state
             rows = torch.arange(len(hidden), device=hidden.device)
             logits = model.lm_head(hidden[rows, batch["last"]])
-            verdicts = judge(hidden[batch["row"], batch["end"]])
-        fits = batch["fits"]
-        wanted = torch.cat((fits, fits.prod(-1, keepdim=True)), dim=-1)
+            judged = judge(hidden[batch["row"], batch["end"]], batch)
         loss = F.cross_entropy(logits.float(), batch["answer"])
-        loss = loss + 2 * F.binary_cross_entropy_with_logits(verdicts.float(), wanted)
         right = (logits.argmax(-1) == batch["answer"]).float().mean()
-        if trainer.step(loss, right):
+        if trainer.step(loss, right, judged):
             return trainer.save()
 
 
@@ -371,9 +420,10 @@ class Trainer:
         device = torch.device(self._args.device).type
         return torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
 
-    def step(self, loss: torch.Tensor, right: torch.Tensor) -> bool:
-        """One update; True once the steps are done."""
-        loss.backward()
+    def step(self, loss: torch.Tensor, right: torch.Tensor, beside: torch.Tensor | None = None) -> bool:
+        """One update for the loss and the one `beside` it; True once the training is over."""
+        beside = torch.zeros_like(loss) if beside is None else beside
+        (loss + beside).backward()
         norm = nn.utils.clip_grad_norm_(self._parameters, 1.0)
         self._step += 1
         for group in self._optimizer.param_groups:
@@ -381,12 +431,13 @@ class Trainer:
         if torch.isfinite(norm):
             self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        self._seen.append(torch.stack((loss.detach(), right)))
-        if self._step % 100 == 0:
-            loss_mean, right_mean = torch.stack(self._seen).mean(0).tolist()
+        self._seen.append(torch.stack((loss.detach(), right, beside.detach())))
+        if self._step % self._args.every == 0:
+            loss_mean, right_mean, beside_mean = torch.stack(self._seen).mean(0).tolist()
             self._seen.clear()
             spent = time.monotonic() - self._began
-            print(f"{self._name} {self._step:6d}  loss {loss_mean:.4f}  right {right_mean:.4f}  {spent:5.0f} s", flush=True)
+            line = f"loss {loss_mean:.4f}  right {right_mean:.4f}  beside {beside_mean:.4f}  {spent:5.0f} s"
+            print(f"{self._name} {self._step:6d}  {line}", flush=True)
         return self._done() >= 1
 
     def _done(self) -> float:
@@ -418,7 +469,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=max(1, (torch.get_num_threads() or 2) - 1))
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--seconds", type=float, default=0, help="stop (with the cosine at its end) after this time")
-    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--every", type=int, default=200, help="steps between two lines of progress")
     parser.add_argument("--batch", type=int, default=0, help="images, or padded tokens of text, in a batch")
     args = parser.parse_args()
     args.tokenizer = args.out / "text" / "tokenizer.json"

@@ -1,0 +1,81 @@
+"""Text to token ids, by a model's own tokenizer.json and nothing else.
+
+The `tokenizers` library alone reads it: no transformers, no code that comes with a model.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from tokenizers import Tokenizer as _Tokenizer
+
+from cache.keys import digest
+from tgi_stack.errors import MachineError, TextError
+from tgi_stack.prompts import Neutraliser
+
+
+class Tokenizer:
+    """A model's tokenizer.
+
+    Attributes:
+        digest: SHA-256 of the tokenizer.json it was read from, part of every identity.
+        added_tokens: the text of each added token, special or not, with its id.
+        harmless: breaks the added tokens that stand in a text.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            content = path.read_bytes()
+            self._tokenizer = _Tokenizer.from_buffer(content)
+        except OSError as error:
+            raise MachineError(f"can't read the tokenizer {path}: {error.strerror}") from error
+        except Exception as error:  # tokenizers raises bare Exception
+            raise MachineError(f"{path} is not a tokenizer.json: {error}") from error
+        # A stored truncation or padding would change prompts silently.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self.digest = digest(content)
+        added = self._tokenizer.get_added_tokens_decoder()
+        self.added_tokens: dict[str, int] = {token.content: id for id, token in added.items()}
+        self._added_ids = frozenset(added)
+        self.harmless = Neutraliser(self.added_tokens)
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """The ids of a text, nothing added before or after it.
+
+        Raises:
+            TextError: `text.invalid_unicode` for a lone surrogate, which no UTF-8 has.
+        """
+        try:
+            return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        except (UnicodeEncodeError, TypeError) as error:
+            raise TextError("text.invalid_unicode", "the text holds a lone surrogate; it is not Unicode") from error
+
+    def encode_prompt(self, prompt: str, frame: str) -> tuple[int, ...]:
+        """The ids of a rendered prompt, proven to hold the control tokens of its frame and no others.
+
+        Args:
+            prompt: the prompt as sent.
+            frame: the same prompt with an empty body: what the project itself wrote.
+        """
+        ids = self.encode(prompt)
+        if self._controls(ids) != self._controls(self.encode(frame)):
+            raise TextError("text.control_token", "a control token of the model stands in the text and could not be broken")
+        return ids
+
+    def _controls(self, ids: tuple[int, ...]) -> Counter[int]:
+        return Counter(id for id in ids if id in self._added_ids)
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of ids, control tokens left out."""
+        return self._tokenizer.decode([id for id in ids if id not in self._added_ids], skip_special_tokens=True)
+
+    def truncate(self, text: str, max_tokens: int) -> tuple[str, bool]:
+        """The longest beginning of a text that is at most `max_tokens` tokens, and whether it was cut."""
+        if len(text) <= max_tokens:  # a token is at least one character of the text
+            return text, False
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        if len(encoding.ids) <= max_tokens:
+            return text, False
+        return text[: encoding.offsets[max_tokens - 1][1]].rstrip(), True

@@ -1,0 +1,204 @@
+"""Draws the example catalogue: product images as shops really store them, and the truth about them.
+
+    python tools/draw_catalogue.py [--out examples/catalogue] [--seed 2026]
+
+Neither file names nor titles nor texts say a product's colour, pattern or count, so that whatever a
+summary says of them was seen in the picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from drawing import camera, cutout, draw
+from PIL import ExifTags, Image
+from tiny_world import CATEGORIES, COLOURS, PATTERNS, Look
+
+ITEMS = 70
+QUALITY = 85
+
+# How many items are stored in a way other than an upright RGB JPEG.
+KINDS = {"grey": 4, "rotated": 8, "png": 4, "webp": 8, "cutout": 2, "cmyk": 1}
+SUFFIXES = {"png": "png", "cutout": "png", "webp": "webp"}
+
+# The longer side in pixels. Noise makes large pictures and PNGs heavy, so these are few and small.
+LARGE = (2000, 1600, 1280, 1200, 1024, 1000)
+SMALL = (200, 224, 240)
+USUAL = (256, 840)
+PNG_LIMIT = 360
+SHORTEST = 96
+ASPECTS = ((1, 1), (1, 1), (4, 3), (3, 4), (3, 2), (2, 3), (16, 9), (9, 16), (2, 1), (1, 2), (5, 2))
+
+# What turns an upright picture into the one that a viewer sets upright again by the tag's value.
+STORED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+BRANDS = ("Nordhus", "Tilleby", "Kelvara", "Ostrano", "Marlowen", "Fjellby", "Calder & Finch")
+SERIES = ("Alma", "Brisa", "Corvo", "Edda", "Juno", "Liv", "Odin", "Runa", "Sola", "Vega")
+TEXTS = (
+    "Ships within a week in recycled cardboard.",
+    "Delivered to your door or to a parcel shop.",
+    "Made in a small family workshop.",
+    "Free returns within a month of delivery.",
+    "Wipe clean with a damp cloth.",
+    "Made from responsibly sourced materials.",
+    "In stock and ready to ship today.",
+)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One product of the catalogue: its id, what it shows and how its image is stored."""
+
+    id: str
+    look: Look
+    kind: str
+    longer: int
+    orientation: int
+
+    @property
+    def image(self) -> str:
+        """The image's path inside the catalogue."""
+        return f"images/{self.id}.{SUFFIXES.get(self.kind, 'jpg')}"
+
+
+def stream(seed: int, name: int | str) -> random.Random:
+    """A random stream of the catalogue's own; training draws from streams of other names."""
+    return random.Random(f"catalogue:{seed}:{name}")
+
+
+def deck(values: Sequence[Any], rng: random.Random) -> list[Any]:
+    """One value an item, in random order and each as often as the others."""
+    cards = [values[i % len(values)] for i in range(ITEMS)]
+    rng.shuffle(cards)
+    return cards
+
+
+def plan_looks(seed: int) -> list[Look]:
+    """The looks: the categories in turn, the other attributes dealt evenly."""
+    rng = stream(seed, "looks")
+    nouns = [CATEGORIES[i % len(CATEGORIES)].noun for i in range(ITEMS)]
+    attributes = (deck(COLOURS, rng), deck(PATTERNS, rng), deck((1, 2, 3), rng))
+    return [Look(*look) for look in zip(nouns, *attributes, strict=True)]
+
+
+def plan_kinds(looks: Sequence[Look], seed: int) -> list[str]:
+    """How each image is stored; only black and grey products survive as greyscale."""
+    order = list(range(len(looks)))
+    stream(seed, "kinds").shuffle(order)
+    kinds = ["jpeg"] * len(looks)
+    for kind, wanted in KINDS.items():
+        free = [i for i in order if kinds[i] == "jpeg"]
+        if kind == "grey":
+            free = [i for i in free if looks[i].colour in ("black", "grey")]
+        for i in free[:wanted]:
+            kinds[i] = kind
+    return kinds
+
+
+def plan_sizes(kinds: Sequence[str], seed: int) -> list[int]:
+    """The longer side of each image."""
+    rng = stream(seed, "sizes")
+    sizes = [rng.randint(*USUAL) for _ in kinds]
+    fixed = [*LARGE, *SMALL]
+    jpegs = [i for i, kind in enumerate(kinds) if kind == "jpeg"]
+    for i, longer in zip(rng.sample(jpegs, len(fixed)), fixed, strict=True):
+        sizes[i] = longer
+    return [min(s, PNG_LIMIT) if k == "png" else s for s, k in zip(sizes, kinds, strict=True)]
+
+
+def plan(seed: int) -> list[Item]:
+    """All items of the catalogue."""
+    looks = plan_looks(seed)
+    kinds = plan_kinds(looks, seed)
+    items: list[Item] = []
+    turned = 0
+    for index, longer in enumerate(plan_sizes(kinds, seed)):
+        look, number = looks[index], index // len(CATEGORIES) + 1
+        values = list(STORED)
+        orientation = values[turned % len(values)] if kinds[index] == "rotated" else 1
+        turned += orientation > 1
+        items.append(Item(f"{look.category}-{number:02}", look, kinds[index], longer, orientation))
+    return items
+
+
+def save(item: Item, path: Path, rng: random.Random) -> None:
+    """Draws one item and stores it the way its kind says."""
+    across, down = rng.choice(ASPECTS)
+    zoom = item.longer / max(across, down)
+    size = max(SHORTEST, round(across * zoom)), max(SHORTEST, round(down * zoom))
+    if item.kind == "cutout":
+        cutout(item.look, rng, size).save(path, optimize=True)
+        return
+    picture = camera(draw(item.look, rng, size), rng)
+    if item.kind == "rotated":
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = item.orientation
+        picture.transpose(STORED[item.orientation]).save(path, quality=QUALITY, exif=exif)
+        return
+    mode = {"grey": "L", "cmyk": "CMYK"}.get(item.kind, "RGB")
+    picture.convert(mode).save(path, quality=QUALITY, optimize=True)
+
+
+def describe(item: Item, rng: random.Random) -> dict[str, str]:
+    """The item's record: half have a title, a quarter a text, and neither tells the look."""
+    record = {"id": item.id, "image": item.image}
+    if rng.random() < 0.5:
+        name = rng.choice(BRANDS) if rng.random() < 0.6 else rng.choice(SERIES)
+        record["title"] = f"{name} {item.look.category}"
+    if rng.random() < 0.25:
+        record["text"] = rng.choice(TEXTS)
+    return record
+
+
+def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    """Writes one JSON object a line."""
+    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def write_images(out: Path, items: Sequence[Item], seed: int) -> None:
+    """Draws and stores every image."""
+    (out / "images").mkdir(parents=True, exist_ok=True)
+    for index, item in enumerate(items):
+        save(item, out / item.image, stream(seed, index))
+
+
+def write_items(out: Path, items: Sequence[Item], seed: int) -> None:
+    """Writes what a shop knows of its items."""
+    rng = stream(seed, "items")
+    write_lines(out / "items.jsonl", (describe(item, rng) for item in items))
+
+
+def write_looks(out: Path, items: Sequence[Item]) -> None:
+    """Writes the truth, for tests only."""
+    write_lines(out / "looks.jsonl", ({"id": item.id, **asdict(item.look)} for item in items))
+
+
+def main() -> None:
+    """Writes the whole catalogue."""
+    parser = argparse.ArgumentParser(description="Draw the example catalogue.")
+    parser.add_argument("--out", type=Path, default=Path("examples/catalogue"))
+    parser.add_argument("--seed", type=int, default=2026)
+    options = parser.parse_args()
+    items = plan(options.seed)
+    write_images(options.out, items, options.seed)
+    write_items(options.out, items, options.seed)
+    write_looks(options.out, items)
+
+
+if __name__ == "__main__":
+    main()
