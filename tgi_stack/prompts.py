@@ -104,12 +104,15 @@ def closes_thinking(chat_template: str | None) -> bool:
 # -- bodies --------------------------------------------------------------------------------------------
 
 
-def summary_body(title: str | None, text: str | None, template: str | None = None) -> str:
+def summary_body(
+    title: str | None, text: str | None, *, instruction: str | None = None, template: str | None = None
+) -> str:
     """What is asked about an image: what is known of the item, then the instruction."""
+    title, text = one_line(title), one_line(text)
     if template is not None:
-        return fill(template, {"title": one_line(title), "text": one_line(text)})
-    known = [f"{name}: {line}" for name, value in (("Title", title), ("Description", text)) if (line := one_line(value))]
-    return "\n".join([*known, SUMMARY_INSTRUCTION])
+        return fill(template, {"title": title, "text": text})
+    known = [f"{name}: {line}" for name, line in (("Title", title), ("Description", text)) if line]
+    return "\n".join([*known, instruction or SUMMARY_INSTRUCTION])
 
 
 def item_text(item: Item, fields: Sequence[str]) -> str:
@@ -158,11 +161,19 @@ def one_line(text: str | None) -> str:
 # -- prompt files --------------------------------------------------------------------------------------
 
 
-def check_template(template: str, allowed: frozenset[str]) -> None:
-    """Raises PromptFileError for a placeholder that is not in `allowed`."""
+def check_template(template: str | None, instruction: str | None, allowed: frozenset[str]) -> None:
+    """Looks at a prompt file before the first row.
+
+    Raises:
+        PromptFileError: a placeholder that is not in `allowed`, or an instruction beside a prompt file.
+    """
+    if template is None:
+        return
+    if instruction is not None:
+        raise PromptFileError("--instruction is for the built-in prompt; with --prompt-file write it into the file")
     for match in _PLACEHOLDER.finditer(template):
         if match[1] not in allowed:
-            names = ", ".join("{{%s}}" % name for name in sorted(allowed))
+            names = ", ".join(f"{{{{{name}}}}}" for name in sorted(allowed))
             raise PromptFileError(f"unknown placeholder {match[0]} in the prompt file; use {names}")
 
 

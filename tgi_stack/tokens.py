@@ -40,6 +40,7 @@ class Tokenizer:
         self.added_tokens: dict[str, int] = {token.content: id for id, token in added.items()}
         self._added_ids = frozenset(added)
         self.harmless = Neutraliser(self.added_tokens)
+        self._longest_token = max(map(len, self._tokenizer.get_vocab()), default=1)
 
     def encode(self, text: str) -> tuple[int, ...]:
         """The ids of a text, nothing added before or after it.
@@ -72,10 +73,15 @@ class Tokenizer:
         return self._tokenizer.decode([id for id in ids if id not in self._added_ids], skip_special_tokens=True)
 
     def truncate(self, text: str, max_tokens: int) -> tuple[str, bool]:
-        """The longest beginning of a text that is at most `max_tokens` tokens, and whether it was cut."""
-        if len(text) <= max_tokens:  # a token is at least one character of the text
+        """The longest beginning of a text that is at most `max_tokens` tokens, and whether it was cut.
+
+        Takes time in proportion to `max_tokens`, however long the text.
+        """
+        head = text[: max_tokens * self._longest_token]
+        if len(head) == len(text) and len(text) * 4 <= max_tokens:  # a token is at least one byte
             return text, False
-        encoding = self._tokenizer.encode(text, add_special_tokens=False)
-        if len(encoding.ids) <= max_tokens:
+        offsets = self._tokenizer.encode(head, add_special_tokens=False).offsets
+        if len(offsets) <= max_tokens and len(head) == len(text):
             return text, False
-        return text[: encoding.offsets[max_tokens - 1][1]].rstrip(), True
+        cut = offsets[max_tokens][0] if len(offsets) > max_tokens else len(head)
+        return head[:cut].rstrip(), True

@@ -47,12 +47,12 @@ class RerankRow:
 
 @dataclass(frozen=True, slots=True)
 class ProbsRow:
-    """A prompt of the user's own; labels are A, B, ... for `num_candidates` where none are given."""
+    """A prompt of the user's own, with its labels or with the number of default ones (A, B, ...)."""
 
     number: int
     id: str
     prompt: str
-    labels: tuple[str, ...]
+    labels: tuple[str, ...] | int
 
 
 # -- questions -----------------------------------------------------------------------------------------

@@ -41,6 +41,8 @@ from tiny_models import LABELS, grid_for, session_prompt, text_config, vision_co
 from tiny_world import CATEGORIES, COLOURS, Look, random_look, summary, title
 
 SEED = 20
+STEPS = {"vision": 3200, "text": 3400}
+RATES = {"vision": 1.5e-3, "text": 1e-3}
 IGNORE = -100
 VISION_BATCH = 256
 TEXT_TOKENS = 32_000  # in a batch, padding included
@@ -398,12 +400,14 @@ def train_text(args: argparse.Namespace) -> None:
 
 
 class Trainer:
-    """AdamW with a warm-up and a cosine to zero over the time that was given; says now and then how it goes."""
+    """AdamW with a warm-up and a cosine to zero over the steps; says now and then how it goes."""
 
     WARM_UP = 200
 
     def __init__(self, model: nn.Module, args: argparse.Namespace, name: str, extra: nn.Module | None = None):
         self._model, self._args, self._name = model, args, name
+        self._steps = args.steps or STEPS[name]
+        self._peak = args.rate or RATES[name]
         parameters = [*model.parameters(), *(extra.parameters() if extra else ())]
         # Vectors (norms, biases) are not decayed.
         groups = [
@@ -438,18 +442,11 @@ class Trainer:
             spent = time.monotonic() - self._began
             line = f"loss {loss_mean:.4f}  right {right_mean:.4f}  beside {beside_mean:.4f}  {spent:5.0f} s"
             print(f"{self._name} {self._step:6d}  {line}", flush=True)
-        return self._done() >= 1
-
-    def _done(self) -> float:
-        """The part of the training that is over: by steps, or by time where a limit is set."""
-        done = self._step / self._args.steps
-        if self._args.seconds:
-            done = max(done, (time.monotonic() - self._began) / self._args.seconds)
-        return min(done, 1.0)
+        return self._step >= self._steps
 
     def _rate(self) -> float:
         warm = min(1.0, self._step / self.WARM_UP)
-        return self._args.rate * warm * 0.5 * (1 + math.cos(math.pi * self._done()))
+        return self._peak * warm * 0.5 * (1 + math.cos(math.pi * self._step / self._steps))
 
     def save(self) -> None:
         self._args.work.mkdir(parents=True, exist_ok=True)
@@ -467,9 +464,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=export_tiny.TINY, help="where the checkpoints go")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--workers", type=int, default=max(1, (torch.get_num_threads() or 2) - 1))
-    parser.add_argument("--steps", type=int, default=6000)
-    parser.add_argument("--seconds", type=float, default=0, help="stop (with the cosine at its end) after this time")
-    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--steps", type=int, help=f"default: {STEPS}")
+    parser.add_argument("--rate", type=float, help=f"learning rate at its peak; default: {RATES}")
     parser.add_argument("--every", type=int, default=200, help="steps between two lines of progress")
     parser.add_argument("--batch", type=int, default=0, help="images, or padded tokens of text, in a batch")
     args = parser.parse_args()

@@ -1,0 +1,1 @@
+"""Computing in process: torch and transformers are imported here and nowhere else."""

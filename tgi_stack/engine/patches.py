@@ -6,6 +6,8 @@ block inside it, and in each patch channel, time, row, column. A still image fil
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 
@@ -15,8 +17,8 @@ def to_patches(
     patch_size: int = 16,
     merge_size: int = 2,
     temporal_patch_size: int = 2,
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5),
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5),
+    mean: Sequence[float] = (0.5, 0.5, 0.5),
+    std: Sequence[float] = (0.5, 0.5, 0.5),
 ) -> torch.Tensor:
     """Patches of a stack of images of one size.
 

@@ -1,0 +1,307 @@
+"""The `fastqwen` command line: parse, make Settings, call one job, print.
+
+The only module that prints or exits. What goes wrong arrives here as one tree of errors (`tgi_stack.errors`),
+each of which knows its exit status.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Awaitable, Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+from rich.console import Console
+
+from tgi_stack import __version__, settings
+from tgi_stack.backends.base import Backend
+from tgi_stack.backends.registry import open_backend
+from tgi_stack.errors import DiskError, FastqwenError, PromptFileError, UsageError
+from tgi_stack.jobs import run as runner
+from tgi_stack.jobs.probs import Probs
+from tgi_stack.jobs.rerank import Rerank, join_items
+from tgi_stack.jobs.summarize import Summarize
+from tgi_stack.progress import Progress
+from tgi_stack.rows.ledger import open_sink
+from tgi_stack.rows.reader import Folder, Source, open_source
+from tgi_stack.settings import Settings
+
+app = typer.Typer(
+    name="fastqwen",
+    help="Semantic summaries of images with Qwen3-VL, and rankings read from Qwen3's next-token distribution.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+talk = Console(stderr=True, highlight=False, soft_wrap=True)
+
+# -- options that several commands share -----------------------------------------------------------------
+
+Input = Annotated[str, typer.Argument(metavar="INPUT", show_default=False)]
+Out = Annotated[Optional[Path], typer.Option("-o", "--out", metavar="OUT", help="Where records go; stdout without it.")]
+Engine = Annotated[Optional[str], typer.Option(metavar="auto|torch", help="Who computes.")]
+Model = Annotated[Optional[str], typer.Option(metavar="ID|PATH|tiny", help="`tiny` ships with fastqwen.")]
+Revision = Annotated[Optional[str], typer.Option(help="The model's revision on the hub.")]
+TokenizerOption = Annotated[Optional[str], typer.Option("--tokenizer", metavar="ID|PATH", help="In place of the model's own.")]
+Device = Annotated[Optional[str], typer.Option(metavar="auto|cpu|mps|cuda[:N]", help="Where the torch engine computes.")]
+Dtype = Annotated[Optional[str], typer.Option(metavar="auto|fp32|bf16|fp16", help="auto: bf16 on a GPU, fp32 on a CPU.")]
+PromptFile = Annotated[Optional[Path], typer.Option(metavar="FILE", help="A prompt in place of the built-in one.")]
+Limit = Annotated[Optional[int], typer.Option(metavar="N", help="Only the first N rows.")]
+Overwrite = Annotated[Optional[bool], typer.Option("--overwrite", help="Write an OUT that is there already anew.")]
+Unordered = Annotated[Optional[bool], typer.Option("--unordered", help="Records as they finish, not in input order.")]
+SkipBadRows = Annotated[Optional[bool], typer.Option("--skip-bad-rows", help="Record malformed rows as failed.")]
+Concurrency = Annotated[Optional[int], typer.Option(metavar="N", help="Rows worked on at once.")]
+ConfigFile = Annotated[Optional[Path], typer.Option("--config", metavar="FILE", help="Settings; else ./fastqwen.toml.")]
+Json = Annotated[bool, typer.Option("--json", help="A machine-readable closing summary on stdout; needs -o.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Only the closing line and errors.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Tracebacks of errors.")]
+LlmBatchSize = Annotated[
+    Optional[int], typer.Option("--llm-batch-size", "--llm_batch_size", metavar="N", help="Prompts in a torch batch.")
+]
+SummaryBatchSize = Annotated[
+    Optional[int],
+    typer.Option("--semantic-summary-batch-size", "--semantic_summary_batch_size", metavar="N", help="Images in a torch batch."),
+]
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(f"fastqwen {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+    """Semantic summaries of images with Qwen3-VL, and rankings read from Qwen3's next-token distribution."""
+
+
+@app.command()
+def summarize(
+    input: Input,
+    out: Out = None,
+    engine: Engine = None,
+    model: Model = None,
+    revision: Revision = None,
+    tokenizer: TokenizerOption = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    semantic_summary_batch_size: SummaryBatchSize = None,
+    prompt_file: PromptFile = None,
+    instruction: Annotated[Optional[str], typer.Option(help="What to ask, in place of the built-in instruction.")] = None,
+    max_new_tokens: Annotated[Optional[int], typer.Option(metavar="N", help="Tokens of a summary at most.")] = None,
+    max_side: Annotated[Optional[int], typer.Option(metavar="PIXELS", help="The longer side an image is sent with.")] = None,
+    temperature: Annotated[Optional[float], typer.Option(help="0 is greedy.")] = None,
+    seed: Annotated[Optional[int], typer.Option(help="For a temperature above 0.")] = None,
+    allow_text_only: Annotated[Optional[bool], typer.Option("--allow-text-only", help="Rows without an image too.")] = None,
+    allow_truncated: Annotated[Optional[bool], typer.Option("--allow-truncated", help="JPEGs that end early too, flagged.")] = None,
+    limit: Limit = None,
+    concurrency: Concurrency = None,
+    unordered: Unordered = None,
+    overwrite: Overwrite = None,
+    skip_bad_rows: SkipBadRows = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Semantic summaries of a folder of images or of the rows of a file.
+
+    A row: {"id": "42", "image": "images/42.jpg", "title": "...", "text": "..."}
+    """
+    flags = _flags(locals())
+    with _reporting(debug):
+        source = open_source(input, folders=True)
+
+        def job(backend: Backend, chosen: Settings) -> runner.Job[Any]:
+            return Summarize(backend, chosen, source.base, _read_prompt(chosen)).job()
+
+        _run_job("vision", job, source, out, settings.load(flags, file=config), as_json=as_json, quiet=quiet)
+
+
+@app.command()
+def rerank(
+    input: Input,
+    items: Annotated[Optional[list[str]], typer.Option(metavar="ITEMS", help="What ids stand for; several are joined by id.")] = None,
+    out: Out = None,
+    engine: Engine = None,
+    model: Model = None,
+    revision: Revision = None,
+    tokenizer: TokenizerOption = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    llm_batch_size: LlmBatchSize = None,
+    prompt_file: PromptFile = None,
+    instruction: Annotated[Optional[str], typer.Option(help="What to look for, in place of the built-in instruction.")] = None,
+    item_fields: Annotated[Optional[str], typer.Option(metavar="FIELD,...", help="What stands for an item.")] = None,
+    max_history: Annotated[Optional[int], typer.Option(metavar="N", help="The newest N of the history.")] = None,
+    max_item_tokens: Annotated[Optional[int], typer.Option(metavar="N", help="Tokens of an item at most.")] = None,
+    limit: Limit = None,
+    concurrency: Concurrency = None,
+    unordered: Unordered = None,
+    overwrite: Overwrite = None,
+    skip_bad_rows: SkipBadRows = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Ranks each row's candidates.
+
+    A row: {"id": "u1", "history": [ITEM, ...], "candidates": [ITEM, ...]} or "query" in place of "history".
+    """
+    flags = _flags(locals()) | {"item_fields": _split(item_fields)}
+    with _reporting(debug):
+        source = open_source(input)
+        known = join_items(open_source(name) for name in items or ())
+
+        def job(backend: Backend, chosen: Settings) -> runner.Job[Any]:
+            return Rerank(backend, chosen, known, _read_prompt(chosen)).job()
+
+        _run_job("text", job, source, out, settings.load(flags, file=config), as_json=as_json, quiet=quiet)
+
+
+@app.command()
+def probs(
+    input: Input,
+    out: Out = None,
+    engine: Engine = None,
+    model: Model = None,
+    revision: Revision = None,
+    tokenizer: TokenizerOption = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    llm_batch_size: LlmBatchSize = None,
+    labels: Annotated[Optional[str], typer.Option(metavar="A,B,...", help="For rows that bring none.")] = None,
+    chat: Annotated[Optional[bool], typer.Option("--chat", help="The prompt as one user turn, made harmless.")] = None,
+    limit: Limit = None,
+    concurrency: Concurrency = None,
+    unordered: Unordered = None,
+    overwrite: Overwrite = None,
+    skip_bad_rows: SkipBadRows = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Label probabilities of prompts of your own.
+
+    A row: {"id": "p1", "prompt": "...", "labels": ["A", "B"]} or {"prompt": "...", "num_candidates": 20}
+    """
+    flags = _flags(locals()) | {"labels": _split(labels)}
+    with _reporting(debug):
+        source = open_source(input)
+        _run_job(
+            "text",
+            lambda backend, chosen: Probs(backend, chosen).job(),
+            source,
+            out,
+            settings.load(flags, file=config),
+            as_json=as_json,
+            quiet=quiet,
+        )
+
+
+# -- running ---------------------------------------------------------------------------------------------
+
+
+def _flags(given: dict[str, Any]) -> dict[str, Any]:
+    """The options among a command's arguments that are settings."""
+    return {name: value for name, value in given.items() if name in Settings.model_fields}
+
+
+def _split(value: str | None) -> tuple[str, ...] | None:
+    return None if value is None else tuple(part for part in value.split(",") if part)
+
+
+def _read_prompt(chosen: Settings) -> str | None:
+    if chosen.prompt_file is None:
+        return None
+    try:
+        return chosen.prompt_file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PromptFileError(f"--prompt-file {chosen.prompt_file}: {error}") from error
+
+
+def _run_job(
+    kind: str,
+    make_job: Callable[[Backend, Settings], runner.Job[Any]],
+    source: Source,
+    out: Path | None,
+    chosen: Settings,
+    *,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    if as_json and out is None:
+        raise UsageError("--json prints its summary on stdout, where the records go; give -o OUT as well")
+    say = (lambda line: None) if quiet else (lambda line: talk.print(line, markup=False))
+    sink = open_sink(out, overwrite=chosen.overwrite, unordered=chosen.unordered)
+    tally = runner.Tally()
+
+    async def whole() -> None:
+        backend = open_backend(chosen, kind, say)
+        try:
+            job = make_job(backend, chosen)
+            with Progress(talk, quiet=quiet) as progress:
+                await runner.run(job, source, sink, chosen, tally, progress.update)
+        finally:
+            await backend.aclose()
+
+    try:
+        asyncio.run(whole())
+    finally:
+        sink.close()
+    if isinstance(source, Folder) and source.skipped:
+        say(f"{source.skipped:,} files in {source.base} are no images and were left out")
+    _close(tally, out, as_json)
+
+
+def _close(tally: runner.Tally, out: Path | None, as_json: bool) -> None:
+    for type, count in tally.failures.most_common():
+        talk.print(f"{count:,} x {type}", markup=False)
+    talk.print(tally.line(), markup=False)
+    if as_json:
+        typer.echo(json.dumps(tally.as_dict() | {"out": str(out)}))
+    if tally.failed:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _reporting(debug: bool) -> Any:
+    """Errors of the tree become one line and their exit status; a traceback comes with --debug alone."""
+    try:
+        yield
+    except FastqwenError as error:
+        if debug:
+            traceback.print_exc()
+        talk.print(f"fastqwen: {_escaped(str(error))}", markup=False)
+        raise typer.Exit(error.exit_status) from None
+    except KeyboardInterrupt:
+        talk.print("fastqwen: interrupted", markup=False)
+        raise typer.Exit(128 + signal.SIGINT) from None
+    except BrokenPipeError:
+        # Whoever read stdout went away; keep the interpreter from complaining about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(128 + signal.SIGPIPE) from None
+
+
+def _escaped(text: str) -> str:
+    """Control characters made visible, so that data can't drive the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

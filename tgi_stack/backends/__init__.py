@@ -1,0 +1,1 @@
+"""Who answers: one protocol (`base`), several real implementations behind it."""

@@ -1,0 +1,81 @@
+"""Collects questions that are asked one by one into batches for an engine that is fastest in batches."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Generic, TypeVar
+
+Request = TypeVar("Request")
+Answer = TypeVar("Answer")
+
+
+class Batcher(Generic[Request, Answer]):
+    """One thread computes while the next batch gathers behind it.
+
+    Args:
+        run: a batch in, its answers in the same order out; called in the given single-thread executor.
+        size: requests in a batch at most.
+        key: only requests of equal key share a batch.
+        linger_s: how long a batch that is not full waits for company.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Sequence[Request]], Sequence[Answer]],
+        executor: ThreadPoolExecutor,
+        *,
+        size: int,
+        key: Callable[[Request], Hashable] = lambda request: None,
+        linger_s: float = 0.01,
+    ) -> None:
+        self._run = run
+        self._executor = executor
+        self._size = size
+        self._key = key
+        self._linger_s = linger_s
+        self._waiting: list[tuple[Request, asyncio.Future[Answer]]] = []
+        self._pump: asyncio.Task[None] | None = None
+
+    async def ask(self, request: Request) -> Answer:
+        """The answer to one request, computed in some batch."""
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting.append((request, future))
+        if self._pump is None or self._pump.done():
+            self._pump = asyncio.create_task(self._drain())
+        return await future
+
+    async def _drain(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            if len(self._waiting) < self._size:
+                await asyncio.sleep(self._linger_s)
+            batch = self._take()
+            if not batch:
+                continue
+            try:
+                answers = await loop.run_in_executor(self._executor, self._run, [request for request, _ in batch])
+            except Exception as error:
+                _settle(batch, error)
+            else:
+                for (_, future), answer in zip(batch, answers, strict=True):
+                    if not future.done():
+                        future.set_result(answer)
+
+    def _take(self) -> list[tuple[Request, asyncio.Future[Answer]]]:
+        """The oldest request that is still wanted, and others like it."""
+        self._waiting = [(request, future) for request, future in self._waiting if not future.done()]
+        if not self._waiting:
+            return []
+        wanted = self._key(self._waiting[0][0])
+        batch = [entry for entry in self._waiting if self._key(entry[0]) == wanted][: self._size]
+        taken = {id(future) for _, future in batch}
+        self._waiting = [entry for entry in self._waiting if id(entry[1]) not in taken]
+        return batch
+
+
+def _settle(batch: Sequence[tuple[object, asyncio.Future[Answer]]], error: Exception) -> None:
+    for _, future in batch:
+        if not future.done():
+            future.set_exception(error)

@@ -1,0 +1,84 @@
+"""The torch engine as a backend: questions gather into batches, one thread computes."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import torch
+import transformers
+
+from tgi_stack import prompts
+from tgi_stack.backends.base import Profile
+from tgi_stack.backends.batcher import Batcher
+from tgi_stack.engine import caption, score
+from tgi_stack.engine.checkpoint import Checkpoint, Say, locate
+from tgi_stack.engine.load import VISION_TYPES, load
+from tgi_stack.engine.placement import choose
+from tgi_stack.errors import UsageError
+from tgi_stack.images import Grid
+from tgi_stack.settings import Settings
+from tgi_stack.tokens import Tokenizer
+from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, ScoreRequest
+
+
+class LocalBackend:
+    """A network in this process."""
+
+    def __init__(self, model: Any, identity: Identity, profile: Profile, batch_size: int) -> None:
+        self.identity = identity
+        self.profile = profile
+        self.appetite = 2 * batch_size  # one batch computed, one gathering
+        # One thread: torch uses the cores (or the GPU) by itself, and batches stay whole.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="torch")
+        self._score = Batcher[ScoreRequest, LabelScores](partial(score.score, model), self._thread, size=batch_size)
+        self._caption = Batcher[CaptionRequest, Caption](
+            partial(caption.caption, model, profile.tokenizer, profile.grid), self._thread, size=batch_size, key=caption.batch_key
+        )
+
+    async def score(self, request: ScoreRequest) -> LabelScores:
+        return await self._score.ask(request)
+
+    async def caption(self, request: CaptionRequest) -> Caption:
+        if request.image is not None and self.profile.grid is None:
+            raise UsageError(f"{self.identity.model} reads no images")
+        return await self._caption.ask(request)
+
+    async def aclose(self) -> None:
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+
+def open_local(settings: Settings, kind: str, say: Say) -> LocalBackend:
+    """Loads the model that the settings name for `kind` (`text` or `vision`).
+
+    Raises:
+        UsageError, MachineError: see `checkpoint.locate` and `load.load`.
+    """
+    placement = choose(settings.device, settings.dtype)
+    checkpoint = locate(settings.model_for(kind), kind, settings.revision, say)
+    profile = _profile(checkpoint, settings, say)
+    model = load(checkpoint, kind, placement, say)
+    identity = Identity(
+        engine="torch",
+        model=checkpoint.name,
+        revision=checkpoint.revision,
+        quantization="none",
+        dtype=placement.dtype_name,
+        tokenizer=profile.tokenizer.digest,
+        version=f"torch {torch.__version__}, transformers {transformers.__version__}",
+    )
+    return LocalBackend(model, identity, profile, settings.batch_size_for(kind))
+
+
+def _profile(checkpoint: Checkpoint, settings: Settings, say: Say) -> Profile:
+    config = checkpoint.config
+    tokenizer_source = checkpoint
+    if settings.tokenizer is not None:
+        tokenizer_source = locate(settings.tokenizer, "text", None, say)
+    return Profile(
+        tokenizer=Tokenizer(tokenizer_source.tokenizer_file),
+        closes_thinking=prompts.closes_thinking(checkpoint.chat_template),
+        context=int(config.get("text_config", config).get("max_position_embeddings", 4096)),
+        grid=Grid.from_checkpoint(checkpoint.folder) if config.get("model_type") in VISION_TYPES else None,
+    )

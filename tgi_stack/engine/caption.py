@@ -1,0 +1,112 @@
+"""Summaries from a Qwen-VL network: true batches, prompts padded on the left, images of any size together."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from tgi_stack.engine import compat
+from tgi_stack.engine.patches import to_patches
+from tgi_stack.images import Grid
+from tgi_stack.tokens import Tokenizer
+from tgi_stack.types import Caption, CaptionRequest, PreparedImage
+
+ROUTE = "torch"
+
+
+@torch.inference_mode()
+def caption(model: Any, tokenizer: Tokenizer, grid: Grid | None, requests: Sequence[CaptionRequest]) -> list[Caption]:
+    """One text a request, in order. All requests must agree on how to sample (see `batch_key`)."""
+    first = requests[0]
+    ids, mask = _left_padded([request.token_ids for request in requests], _pad_id(model), model.device)
+    sampling = {"do_sample": False}
+    if first.temperature > 0:
+        sampling = {"do_sample": True, "temperature": first.temperature, "top_p": 1.0, "top_k": 0}
+        if first.seed is not None:
+            torch.manual_seed(first.seed)
+    images = [request.image for request in requests if request.image is not None]
+    output = model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        max_new_tokens=first.max_new_tokens,
+        pad_token_id=_pad_id(model),
+        **sampling,
+        **_image_arguments(model, grid, images, ids),
+    )
+    ends = _end_ids(model)
+    return [
+        _read(tokenizer, request, row, ends)
+        for request, row in zip(requests, output[:, ids.shape[1] :].tolist(), strict=True)
+    ]
+
+
+def batch_key(request: CaptionRequest) -> tuple[object, ...]:
+    """Requests with equal keys may share a batch; a seeded sample depends on its batch and has one alone."""
+    alone = request if request.temperature > 0 and request.seed is not None else None
+    return request.max_new_tokens, request.temperature, request.image is None, alone
+
+
+def _read(tokenizer: Tokenizer, request: CaptionRequest, row: list[int], ends: frozenset[int]) -> Caption:
+    length = next((index for index, token in enumerate(row) if token in ends), None)
+    answer = row[: request.max_new_tokens if length is None else length]
+    return Caption(
+        text=tokenizer.decode(answer).strip(),
+        finish_reason="length" if length is None else "stop",
+        route=ROUTE,
+        prompt_tokens=len(request.token_ids),
+        completion_tokens=len(answer),
+    )
+
+
+def _left_padded(
+    rows: Sequence[Sequence[int]], pad_id: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    longest = max(map(len, rows))
+    ids = torch.tensor([[*[pad_id] * (longest - len(row)), *row] for row in rows], device=device)
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=device)
+    return ids, mask
+
+
+def _image_arguments(model: Any, grid: Grid | None, images: Sequence[PreparedImage], ids: torch.Tensor) -> dict[str, Any]:
+    if not images or grid is None:
+        return {}
+    vision = model.config.vision_config
+    stacks = [pixels(image, model.device)[None] for image in images]
+    patches = [
+        to_patches(
+            stack,
+            patch_size=vision.patch_size,
+            merge_size=vision.spatial_merge_size,
+            temporal_patch_size=vision.temporal_patch_size,
+            mean=grid.mean,
+            std=grid.std,
+        )[0]
+        for stack in stacks
+    ]
+    sizes = [[1, stack.shape[1] // vision.patch_size, stack.shape[2] // vision.patch_size] for stack in stacks]
+    return {
+        "pixel_values": torch.cat(patches).to(model.dtype),
+        "image_grid_thw": torch.tensor(sizes, device=model.device),
+        **compat.image_inputs(ids, model.config.image_token_id),
+    }
+
+
+def pixels(image: PreparedImage, device: torch.device) -> torch.Tensor:
+    """The pixels of a prepared image, uint8, shape [height, width, 3]."""
+    with Image.open(io.BytesIO(image.jpeg)) as decoded:
+        return torch.from_numpy(np.array(decoded.convert("RGB"))).to(device)
+
+
+def _pad_id(model: Any) -> int:
+    pad = model.generation_config.pad_token_id
+    return int(pad) if pad is not None else min(_end_ids(model))
+
+
+def _end_ids(model: Any) -> frozenset[int]:
+    end = model.generation_config.eos_token_id
+    return frozenset(end if isinstance(end, list) else [end])

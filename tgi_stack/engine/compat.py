@@ -1,0 +1,23 @@
+"""Where transformers 4.57 and 5.x differ, met once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import transformers
+
+VERSION_5 = int(transformers.__version__.split(".")[0]) >= 5
+
+
+def quiet() -> None:
+    """Keeps transformers' own bars and advice off the terminal."""
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def image_inputs(token_ids: torch.Tensor, image_token_id: int) -> dict[str, Any]:
+    """What 5.x wants beside an image prompt: which tokens are visual; 4.57 finds out by itself."""
+    if not VERSION_5:
+        return {}
+    return {"mm_token_type_ids": (token_ids == image_token_id).int()}

@@ -1,0 +1,40 @@
+"""A fixed crew of workers over one iterator: bounded work in flight, memory that does not grow with the input."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
+
+Row = TypeVar("Row")
+Result = TypeVar("Result")
+
+
+async def fan_out(
+    rows: Iterable[Row],
+    work: Callable[[Row], Awaitable[Result]],
+    emit: Callable[[Result], None],
+    *,
+    workers: int,
+) -> None:
+    """Works on all rows, `workers` at a time, and emits each result as it finishes.
+
+    What `work` raises is a bug or a fault of the whole run: it stops the crew and is raised here, alone.
+    """
+    shared = iter(rows)
+
+    async def worker() -> None:
+        for row in shared:
+            emit(await work(row))
+
+    try:
+        async with asyncio.TaskGroup() as crew:
+            for _ in range(workers):
+                crew.create_task(worker())
+    except BaseExceptionGroup as group:
+        raise _first(group) from None
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first

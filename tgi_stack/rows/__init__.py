@@ -1,0 +1,1 @@
+"""Rows in (`reader`, `schema`), records out (`ledger`)."""

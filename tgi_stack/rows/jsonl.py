@@ -1,0 +1,60 @@
+"""Strict JSON lines: what `json` alone lets through is refused here, in and out."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+MAX_LINE_BYTES = 32 * 2**20
+
+# Characters that some readers take for the end of a line; escaped, a record stays one line for all of them.
+_LINE_BREAKS = {ord(c): f"\\u{ord(c):04x}" for c in "\x85\u2028\u2029"}
+
+
+class LineError(ValueError):
+    """A line that is not strict JSON; `column` counts from 1."""
+
+    def __init__(self, message: str, column: int = 1) -> None:
+        super().__init__(message)
+        self.column = column
+
+
+def loads(line: bytes) -> dict[str, Any]:
+    """The object a line holds.
+
+    Raises:
+        LineError: not UTF-8, not JSON, not an object, NaN or Infinity, a duplicate key, too deep, too long.
+    """
+    if len(line) > MAX_LINE_BYTES:
+        raise LineError(f"the line has {len(line):,} bytes; at most {MAX_LINE_BYTES:,}")
+    try:
+        value = json.loads(line.decode(), parse_constant=_refuse_constant, object_pairs_hook=_no_duplicates)
+    except UnicodeDecodeError as error:
+        raise LineError(f"not UTF-8: {error.reason}", error.start + 1) from error
+    except json.JSONDecodeError as error:
+        raise LineError(error.msg, error.colno) from error
+    except RecursionError as error:
+        raise LineError("nested too deeply") from error
+    except ValueError as error:
+        raise error if isinstance(error, LineError) else LineError(str(error)) from error
+    if not isinstance(value, dict):
+        raise LineError("not a JSON object")
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise LineError(f"{name} is not JSON")
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise LineError(f"key {next(n for n in names if names.count(n) > 1)!r} stands twice")
+    return value
+
+
+def dumps(record: dict[str, Any]) -> bytes:
+    """A record as one line of UTF-8, its newline included."""
+    text = json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.translate(_LINE_BREAKS).encode("utf-8", "backslashreplace") + b"\n"

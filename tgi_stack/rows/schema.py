@@ -1,0 +1,131 @@
+"""From a raw object to a typed row: fields that are missing or of the wrong type are named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tgi_stack.errors import ImageError, ItemError, RowError, SchemaError
+from tgi_stack.rows.reader import RawRow
+from tgi_stack.types import Item, ProbsRow, RerankRow, SummarizeRow
+
+
+def summarize_row(raw: RawRow) -> SummarizeRow:
+    """A row of `summarize`: an image, or what is known of it, or both."""
+    value = _object(raw)
+    return SummarizeRow(
+        number=raw.number,
+        id=_id(value),
+        image=_text(value, "image"),
+        title=_text(value, "title"),
+        text=_text(value, "text"),
+    )
+
+
+def rerank_row(raw: RawRow) -> RerankRow:
+    """A row of `rerank`: candidates, and a history or a query."""
+    value = _object(raw)
+    candidates = tuple(_items(value, "candidates"))
+    if not candidates:
+        raise SchemaError("schema.candidates", "`candidates` is missing or empty")
+    if "history" not in value and "query" not in value:
+        raise SchemaError("schema.history", "neither `history` nor `query` is there")
+    names = [item if isinstance(item, str) else item.id for item in candidates]
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise SchemaError("schema.candidates", f"candidate {twice!r} stands twice")
+    return RerankRow(
+        number=raw.number,
+        id=_id(value),
+        candidates=candidates,
+        history=tuple(_items(value, "history")),
+        query=_text(value, "query"),
+        positive=_positive(value),
+    )
+
+
+def probs_row(raw: RawRow, labels: tuple[str, ...] | None) -> ProbsRow:
+    """A row of `probs`; `labels` are those of the command line, for rows that bring none."""
+    value = _object(raw)
+    prompt = _text(value, "prompt")
+    if prompt is None:
+        raise SchemaError("schema.prompt", "`prompt` is missing")
+    identifier = _id(value) if "id" in value else str(raw.number)
+    return ProbsRow(raw.number, identifier, prompt, _labels(value, labels))
+
+
+def item(value: Any) -> Item:
+    """An item of an ITEMS file or one written out in a row; a record of `summarize` is one too."""
+    if not isinstance(value, dict):
+        raise ItemError("item.invalid", f"an item is an id or an object, not {_kind(value)}")
+    return Item(
+        id=_id(value),
+        title=_text(value, "title"),
+        text=_text(value, "text"),
+        summary=_text(value, "summary"),
+        # In a record of `summarize` this is what was sent, not a path.
+        image=_text(value, "image") if isinstance(value.get("image"), str) else None,
+    )
+
+
+def _object(raw: RawRow) -> dict[str, Any]:
+    if isinstance(raw.value, RowError):
+        raise raw.value
+    return raw.value
+
+
+def _kind(value: Any) -> str:
+    names = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string"}
+    return names.get(type(value), "an array" if isinstance(value, list) else "an object")
+
+
+def _id(value: dict[str, Any]) -> str:
+    if "id" not in value:
+        raise SchemaError("schema.id", "`id` is missing")
+    found = value["id"]
+    if not isinstance(found, str):
+        raise SchemaError("schema.id", f"`id` is {_kind(found)}; ids are strings")
+    if not found:
+        raise SchemaError("schema.id", "`id` is empty")
+    return found
+
+
+def _text(value: dict[str, Any], name: str) -> str | None:
+    found = value.get(name)
+    if found is None or isinstance(found, str):
+        if name == "image" and found and found.lower().startswith(("http://", "https://", "ftp://", "data:", "file:")):
+            raise ImageError("image.url", f"{found[:60]!r} is a URL; images are files: download it first")
+        return found
+    raise SchemaError(f"schema.{name}", f"`{name}` is {_kind(found)}; it is a string")
+
+
+def _items(value: dict[str, Any], name: str) -> list[Item | str]:
+    found = value.get(name) or []
+    if not isinstance(found, list):
+        raise SchemaError(f"schema.{name}", f"`{name}` is {_kind(found)}; it is an array of items")
+    return [entry if isinstance(entry, str) else item(entry) for entry in found]
+
+
+def _positive(value: dict[str, Any]) -> tuple[str, ...] | None:
+    found = value.get("positive")
+    if found is None:
+        return None
+    names = [found] if isinstance(found, str) else found
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise SchemaError("schema.positive", "`positive` is an id or an array of ids")
+    return tuple(names)
+
+
+def _labels(value: dict[str, Any], given: tuple[str, ...] | None) -> tuple[str, ...] | int:
+    found = value.get("labels")
+    if found is not None:
+        if not isinstance(found, list) or not found or not all(isinstance(label, str) and label for label in found):
+            raise SchemaError("schema.labels", "`labels` is an array of strings that are not empty")
+        return tuple(found)
+    count = value.get("num_candidates")
+    if count is not None:
+        if type(count) is not int or count < 1:
+            raise SchemaError("schema.num_candidates", "`num_candidates` is a number of at least 1")
+        return count
+    if given is None:
+        raise SchemaError("schema.labels", "no labels: give `labels`, `num_candidates` or --labels")
+    return given

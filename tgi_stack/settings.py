@@ -1,0 +1,115 @@
+"""What a run was asked to do: flags over `FASTQWEN_*` variables over `fastqwen.toml` over defaults.
+
+Built once, frozen and handed down; nothing else reads the environment.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tgi_stack.errors import SettingsError
+
+FILE = "fastqwen.toml"
+PREFIX = "FASTQWEN_"
+ITEM_FIELDS = ("title", "summary", "text")
+
+
+class Settings(BaseModel):
+    """Every key is an option of the command line under the same name, with underscores."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    engine: Literal["auto", "torch"] = "auto"
+    model: str | None = None
+    text_model: str | None = None
+    vision_model: str | None = None
+    revision: str | None = None
+    tokenizer: str | None = None
+    device: str = "auto"
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    semantic_summary_batch_size: int = Field(8, ge=1, le=4096)
+    llm_batch_size: int = Field(8, ge=1, le=4096)
+
+    prompt_file: Path | None = None
+    instruction: str | None = None
+    max_new_tokens: int = Field(128, ge=1, le=32768)
+    max_side: int = Field(448, ge=1, le=16384)
+    temperature: float = Field(0.0, ge=0.0, le=10.0, allow_inf_nan=False)
+    seed: int | None = Field(None, ge=0, lt=2**53)
+    allow_text_only: bool = False
+    allow_truncated: bool = False
+
+    item_fields: tuple[Literal["title", "summary", "text"], ...] = Field(ITEM_FIELDS, min_length=1)
+    max_history: int = Field(20, ge=0)
+    max_item_tokens: int = Field(128, ge=1)
+
+    labels: tuple[str, ...] | None = None
+    chat: bool = False
+
+    overwrite: bool = False
+    unordered: bool = False
+    skip_bad_rows: bool = False
+    limit: int | None = Field(None, ge=0)
+    concurrency: int | None = Field(None, ge=1, le=65536)
+
+    def model_for(self, kind: str) -> str | None:
+        """The model named for a job of `kind` `text` or `vision`, or None for the default."""
+        return self.model or (self.vision_model if kind == "vision" else self.text_model)
+
+    def batch_size_for(self, kind: str) -> int:
+        """Prompts, or images, in a batch of the torch engine."""
+        return self.semantic_summary_batch_size if kind == "vision" else self.llm_batch_size
+
+
+def load(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ, file: Path | None = None) -> Settings:
+    """The settings of a run.
+
+    Args:
+        flags: options that were given on the command line; None means not given.
+        file: a settings file; without it `fastqwen.toml` in the current folder, if there is one.
+
+    Raises:
+        SettingsError: an unreadable file, an unknown key (with the nearest one), a value that won't do.
+    """
+    values = _from_file(file) | _from_environment(environ)
+    values |= {name: value for name, value in flags.items() if value is not None}
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else "settings"
+        raise SettingsError(f"--{name.replace('_', '-')}: {first['msg']} (got {first['input']!r})") from error
+
+
+def _from_file(file: Path | None) -> dict[str, Any]:
+    path = file or Path(FILE)
+    if file is None and not path.is_file():
+        return {}
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: {error}") from error
+    values = {name.replace("-", "_"): value for name, value in values.items()}
+    for name in values:
+        if name not in Settings.model_fields:
+            near = difflib.get_close_matches(name, Settings.model_fields, n=1, cutoff=0.0)[0]
+            raise SettingsError(f"{path}: unknown key `{name}`; did you mean `{near}`?")
+    return values
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name in Settings.model_fields:
+        value = environ.get(PREFIX + name.upper())
+        if value is not None:
+            values[name] = tuple(value.split(",")) if name in ("item_fields", "labels") else value
+    return values
