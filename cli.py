@@ -12,10 +12,10 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -23,7 +23,7 @@ from rich.console import Console
 from tgi_stack import __version__, settings
 from tgi_stack.backends.base import Backend
 from tgi_stack.backends.registry import open_backend
-from tgi_stack.errors import DiskError, FastqwenError, PromptFileError, UsageError
+from tgi_stack.errors import FastqwenError, PromptFileError, UsageError
 from tgi_stack.jobs import run as runner
 from tgi_stack.jobs.probs import Probs
 from tgi_stack.jobs.rerank import Rerank, join_items
@@ -35,7 +35,6 @@ from tgi_stack.settings import Settings
 
 app = typer.Typer(
     name="fastqwen",
-    help="Semantic summaries of images with Qwen3-VL, and rankings read from Qwen3's next-token distribution.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -46,29 +45,51 @@ talk = Console(stderr=True, highlight=False, soft_wrap=True)
 # -- options that several commands share -----------------------------------------------------------------
 
 Input = Annotated[str, typer.Argument(metavar="INPUT", show_default=False)]
-Out = Annotated[Optional[Path], typer.Option("-o", "--out", metavar="OUT", help="Where records go; stdout without it.")]
-Engine = Annotated[Optional[str], typer.Option(metavar="auto|torch", help="Who computes.")]
-Model = Annotated[Optional[str], typer.Option(metavar="ID|PATH|tiny", help="`tiny` ships with fastqwen.")]
-Revision = Annotated[Optional[str], typer.Option(help="The model's revision on the hub.")]
-TokenizerOption = Annotated[Optional[str], typer.Option("--tokenizer", metavar="ID|PATH", help="In place of the model's own.")]
-Device = Annotated[Optional[str], typer.Option(metavar="auto|cpu|mps|cuda[:N]", help="Where the torch engine computes.")]
-Dtype = Annotated[Optional[str], typer.Option(metavar="auto|fp32|bf16|fp16", help="auto: bf16 on a GPU, fp32 on a CPU.")]
-PromptFile = Annotated[Optional[Path], typer.Option(metavar="FILE", help="A prompt in place of the built-in one.")]
-Limit = Annotated[Optional[int], typer.Option(metavar="N", help="Only the first N rows.")]
-Overwrite = Annotated[Optional[bool], typer.Option("--overwrite", help="Write an OUT that is there already anew.")]
-Unordered = Annotated[Optional[bool], typer.Option("--unordered", help="Records as they finish, not in input order.")]
-SkipBadRows = Annotated[Optional[bool], typer.Option("--skip-bad-rows", help="Record malformed rows as failed.")]
-Concurrency = Annotated[Optional[int], typer.Option(metavar="N", help="Rows worked on at once.")]
-ConfigFile = Annotated[Optional[Path], typer.Option("--config", metavar="FILE", help="Settings; else ./fastqwen.toml.")]
+Out = Annotated[
+    Path | None, typer.Option("-o", "--out", metavar="OUT", help="Where records go; stdout without it.")
+]
+Engine = Annotated[str | None, typer.Option(metavar="auto|torch", help="Who computes.")]
+Model = Annotated[str | None, typer.Option(metavar="ID|PATH|tiny", help="`tiny` ships with fastqwen.")]
+Revision = Annotated[str | None, typer.Option(help="The model's revision on the hub.")]
+TokenizerOption = Annotated[
+    str | None, typer.Option("--tokenizer", metavar="ID|PATH", help="In place of the model's own.")
+]
+Device = Annotated[
+    str | None, typer.Option(metavar="auto|cpu|mps|cuda[:N]", help="Where the torch engine computes.")
+]
+Dtype = Annotated[
+    str | None, typer.Option(metavar="auto|fp32|bf16|fp16", help="auto: bf16 on a GPU, fp32 on a CPU.")
+]
+PromptFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="A prompt in place of the built-in one.")
+]
+Limit = Annotated[int | None, typer.Option(metavar="N", help="Only the first N rows.")]
+Overwrite = Annotated[
+    bool | None, typer.Option("--overwrite", help="Write an OUT that is there already anew.")
+]
+Unordered = Annotated[
+    bool | None, typer.Option("--unordered", help="Records as they finish, not in input order.")
+]
+SkipBadRows = Annotated[bool | None, typer.Option("--skip-bad-rows", help="Record malformed rows as failed.")]
+Concurrency = Annotated[int | None, typer.Option(metavar="N", help="Rows worked on at once.")]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="Settings; else ./fastqwen.toml.")
+]
 Json = Annotated[bool, typer.Option("--json", help="A machine-readable closing summary on stdout; needs -o.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Only the closing line and errors.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Tracebacks of errors.")]
 LlmBatchSize = Annotated[
-    Optional[int], typer.Option("--llm-batch-size", "--llm_batch_size", metavar="N", help="Prompts in a torch batch.")
+    int | None,
+    typer.Option("--llm-batch-size", "--llm_batch_size", metavar="N", help="Prompts in a torch batch."),
 ]
 SummaryBatchSize = Annotated[
-    Optional[int],
-    typer.Option("--semantic-summary-batch-size", "--semantic_summary_batch_size", metavar="N", help="Images in a torch batch."),
+    int | None,
+    typer.Option(
+        "--semantic-summary-batch-size",
+        "--semantic_summary_batch_size",
+        metavar="N",
+        help="Images in a torch batch.",
+    ),
 ]
 
 
@@ -79,7 +100,11 @@ def _version(show: bool) -> None:
 
 
 @app.callback()
-def root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
     """Semantic summaries of images with Qwen3-VL, and rankings read from Qwen3's next-token distribution."""
 
 
@@ -95,13 +120,23 @@ def summarize(
     dtype: Dtype = None,
     semantic_summary_batch_size: SummaryBatchSize = None,
     prompt_file: PromptFile = None,
-    instruction: Annotated[Optional[str], typer.Option(help="What to ask, in place of the built-in instruction.")] = None,
-    max_new_tokens: Annotated[Optional[int], typer.Option(metavar="N", help="Tokens of a summary at most.")] = None,
-    max_side: Annotated[Optional[int], typer.Option(metavar="PIXELS", help="The longer side an image is sent with.")] = None,
-    temperature: Annotated[Optional[float], typer.Option(help="0 is greedy.")] = None,
-    seed: Annotated[Optional[int], typer.Option(help="For a temperature above 0.")] = None,
-    allow_text_only: Annotated[Optional[bool], typer.Option("--allow-text-only", help="Rows without an image too.")] = None,
-    allow_truncated: Annotated[Optional[bool], typer.Option("--allow-truncated", help="JPEGs that end early too, flagged.")] = None,
+    instruction: Annotated[
+        str | None, typer.Option(help="What to ask, in place of the built-in instruction.")
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(metavar="N", help="Tokens of a summary at most.")
+    ] = None,
+    max_side: Annotated[
+        int | None, typer.Option(metavar="PIXELS", help="The longer side an image is sent with.")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
+    seed: Annotated[int | None, typer.Option(help="For a temperature above 0.")] = None,
+    allow_text_only: Annotated[
+        bool | None, typer.Option("--allow-text-only", help="Rows without an image too.")
+    ] = None,
+    allow_truncated: Annotated[
+        bool | None, typer.Option("--allow-truncated", help="JPEGs that end early too, flagged.")
+    ] = None,
     limit: Limit = None,
     concurrency: Concurrency = None,
     unordered: Unordered = None,
@@ -129,7 +164,9 @@ def summarize(
 @app.command()
 def rerank(
     input: Input,
-    items: Annotated[Optional[list[str]], typer.Option(metavar="ITEMS", help="What ids stand for; several are joined by id.")] = None,
+    items: Annotated[
+        list[str] | None, typer.Option(metavar="ITEMS", help="What ids stand for; several are joined by id.")
+    ] = None,
     out: Out = None,
     engine: Engine = None,
     model: Model = None,
@@ -139,10 +176,16 @@ def rerank(
     dtype: Dtype = None,
     llm_batch_size: LlmBatchSize = None,
     prompt_file: PromptFile = None,
-    instruction: Annotated[Optional[str], typer.Option(help="What to look for, in place of the built-in instruction.")] = None,
-    item_fields: Annotated[Optional[str], typer.Option(metavar="FIELD,...", help="What stands for an item.")] = None,
-    max_history: Annotated[Optional[int], typer.Option(metavar="N", help="The newest N of the history.")] = None,
-    max_item_tokens: Annotated[Optional[int], typer.Option(metavar="N", help="Tokens of an item at most.")] = None,
+    instruction: Annotated[
+        str | None, typer.Option(help="What to look for, in place of the built-in instruction.")
+    ] = None,
+    item_fields: Annotated[
+        str | None, typer.Option(metavar="FIELD,...", help="What stands for an item.")
+    ] = None,
+    max_history: Annotated[int | None, typer.Option(metavar="N", help="The newest N of the history.")] = None,
+    max_item_tokens: Annotated[
+        int | None, typer.Option(metavar="N", help="Tokens of an item at most.")
+    ] = None,
     limit: Limit = None,
     concurrency: Concurrency = None,
     unordered: Unordered = None,
@@ -179,8 +222,10 @@ def probs(
     device: Device = None,
     dtype: Dtype = None,
     llm_batch_size: LlmBatchSize = None,
-    labels: Annotated[Optional[str], typer.Option(metavar="A,B,...", help="For rows that bring none.")] = None,
-    chat: Annotated[Optional[bool], typer.Option("--chat", help="The prompt as one user turn, made harmless.")] = None,
+    labels: Annotated[str | None, typer.Option(metavar="A,B,...", help="For rows that bring none.")] = None,
+    chat: Annotated[
+        bool | None, typer.Option("--chat", help="The prompt as one user turn, made harmless.")
+    ] = None,
     limit: Limit = None,
     concurrency: Concurrency = None,
     unordered: Unordered = None,

@@ -1,4 +1,4 @@
-"""A fixed crew of workers over one iterator: bounded work in flight, memory that does not grow with the input."""
+"""A fixed crew of workers over one iterator: bounded work in flight, whatever the input's length."""
 
 from __future__ import annotations
 

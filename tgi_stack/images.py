@@ -62,7 +62,9 @@ class Grid:
                 std=tuple(config["image_std"]),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise MachineError(f"{path}: no image geometry in it ({error!r}); is this a Qwen-VL checkpoint?") from error
+            raise MachineError(
+                f"{path}: no image geometry in it ({error!r}); is this a Qwen-VL checkpoint?"
+            ) from error
 
     def tokens(self, width: int, height: int) -> int:
         """Visual tokens of an image already on the grid."""
@@ -168,11 +170,16 @@ def prepare(
         flags = _frame_flags(image)
         if image.format in ("JPEG", "MPO") and not content.rstrip(b"\0").endswith(JPEG_END):
             if not allow_truncated:
-                raise ImageError("image.truncated", f"{name} ends early: its end marker is missing after {len(content):,} bytes")
+                raise ImageError(
+                    "image.truncated",
+                    f"{name} ends early: its end marker is missing after {len(content):,} bytes",
+                )
             flags += ("image.truncated",)
         upright = _upright(image, name, allow_truncated)
     size = fit(*upright.size, grid, max_side_px)
-    sent = upright if upright.size == size else upright.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    sent = (
+        upright if upright.size == size else upright.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    )
     buffer = io.BytesIO()
     sent.save(buffer, "JPEG", quality=JPEG_QUALITY)
     return PreparedImage(buffer.getvalue(), digest(content), *upright.size, *size, flags)
@@ -185,7 +192,9 @@ def _open(content: bytes, name: str) -> Iterator[Image.Image]:
         try:
             image = Image.open(io.BytesIO(content), formats=FORMATS)
         except UnidentifiedImageError as error:
-            raise ImageError("image.unrecognised", f"{name} begins with {content[:8]!r}; not a known image format") from error
+            raise ImageError(
+                "image.unrecognised", f"{name} begins with {content[:8]!r}; not a known image format"
+            ) from error
         except Image.DecompressionBombError as error:
             raise ImageError("image.too_large", f"{name}: {error}") from error
         except Exception as error:  # decoders raise anything on hostile headers
@@ -193,7 +202,9 @@ def _open(content: bytes, name: str) -> Iterator[Image.Image]:
         with image:
             width, height = image.size
             if width * height > MAX_PIXELS:
-                raise ImageError("image.too_large", f"{name} is {width} x {height} pixels; at most {MAX_PIXELS:,}")
+                raise ImageError(
+                    "image.too_large", f"{name} is {width} x {height} pixels; at most {MAX_PIXELS:,}"
+                )
             yield image
 
 

@@ -43,8 +43,8 @@ def prove(labels: Sequence[str], prompt: str, prompt_ids: Sequence[int], encode:
     """The token id of each label right after the prompt.
 
     Raises:
-        LabelError: `label.duplicate`; `label.not_one_token` where the ids of prompt + label are not the ids of
-            the prompt and one more.
+        LabelError: `label.duplicate`; `label.not_one_token` where the ids of prompt + label are not the
+            ids of the prompt and one more.
     """
     if len(set(labels)) != len(labels):
         twice = next(label for label in labels if list(labels).count(label) > 1)
@@ -61,7 +61,9 @@ def _prove_one(label: str, prompt: str, prompt_ids: tuple[int, ...], encode: Enc
         return ids[-1]
     alone = len(encode(label))
     where = "it merges with the end of the prompt" if alone == 1 else f"it is {alone} tokens"
-    raise LabelError("label.not_one_token", f"label {label!r} can't be read as one token here: {where}; use other labels")
+    raise LabelError(
+        "label.not_one_token", f"label {label!r} can't be read as one token here: {where}; use other labels"
+    )
 
 
 class Prover:

@@ -19,7 +19,9 @@ REDRAW_EVERY_S = 0.1
 class Progress:
     """Shows a tally as it grows; `clock` counts seconds."""
 
-    def __init__(self, console: Console, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, console: Console, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._console = console
         self._quiet = quiet
         self._clock = clock
@@ -28,7 +30,9 @@ class Progress:
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._console.is_terminal and not self._quiet:
             self._console.file.write("\r\x1b[K")
 

@@ -140,7 +140,7 @@ def listwise_body(
     instruction: str | None = None,
     template: str | None = None,
 ) -> str:
-    """The question a listwise read asks: history or query, the candidates, and for one label as the answer."""
+    """The question of a listwise read: history or query, the candidates, and what to answer with."""
     past = one_line(query) if query is not None else history_block(history)
     listed = candidates_block(labels, candidates)
     if template is not None:
@@ -170,7 +170,9 @@ def check_template(template: str | None, instruction: str | None, allowed: froze
     if template is None:
         return
     if instruction is not None:
-        raise PromptFileError("--instruction is for the built-in prompt; with --prompt-file write it into the file")
+        raise PromptFileError(
+            "--instruction is for the built-in prompt; with --prompt-file write it into the file"
+        )
     for match in _PLACEHOLDER.finditer(template):
         if match[1] not in allowed:
             names = ", ".join(f"{{{{{name}}}}}" for name in sorted(allowed))

@@ -8,7 +8,7 @@ MIN_REPEATS = 4
 
 
 def caption_flags(caption: Caption) -> tuple[str, ...]:
-    """`finish.length` where it was cut off, `repetition` where it runs in a circle, `empty` where it is none."""
+    """`finish.length` where it was cut off, `repetition` where it runs in a circle, or `empty`."""
     flags = []
     if caption.finish_reason == "length":
         flags.append("finish.length")

@@ -18,7 +18,7 @@ from tgi_stack.errors import SettingsError
 
 FILE = "fastqwen.toml"
 PREFIX = "FASTQWEN_"
-ITEM_FIELDS = ("title", "summary", "text")
+ItemField = Literal["title", "summary", "text"]
 
 
 class Settings(BaseModel):
@@ -46,7 +46,7 @@ class Settings(BaseModel):
     allow_text_only: bool = False
     allow_truncated: bool = False
 
-    item_fields: tuple[Literal["title", "summary", "text"], ...] = Field(ITEM_FIELDS, min_length=1)
+    item_fields: tuple[ItemField, ...] = Field(("title", "summary", "text"), min_length=1)
     max_history: int = Field(20, ge=0)
     max_item_tokens: int = Field(128, ge=1)
 
@@ -68,7 +68,9 @@ class Settings(BaseModel):
         return self.semantic_summary_batch_size if kind == "vision" else self.llm_batch_size
 
 
-def load(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ, file: Path | None = None) -> Settings:
+def load(
+    flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ, file: Path | None = None
+) -> Settings:
     """The settings of a run.
 
     Args:

@@ -51,7 +51,9 @@ class Tokenizer:
         try:
             return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
         except (UnicodeEncodeError, TypeError) as error:
-            raise TextError("text.invalid_unicode", "the text holds a lone surrogate; it is not Unicode") from error
+            raise TextError(
+                "text.invalid_unicode", "the text holds a lone surrogate; it is not Unicode"
+            ) from error
 
     def encode_prompt(self, prompt: str, frame: str) -> tuple[int, ...]:
         """The ids of a rendered prompt, proven to hold the control tokens of its frame and no others.
@@ -62,7 +64,10 @@ class Tokenizer:
         """
         ids = self.encode(prompt)
         if self._controls(ids) != self._controls(self.encode(frame)):
-            raise TextError("text.control_token", "a control token of the model stands in the text and could not be broken")
+            raise TextError(
+                "text.control_token",
+                "a control token of the model stands in the text and could not be broken",
+            )
         return ids
 
     def _controls(self, ids: tuple[int, ...]) -> Counter[int]:
@@ -70,7 +75,8 @@ class Tokenizer:
 
     def decode(self, ids: list[int]) -> str:
         """The text of ids, control tokens left out."""
-        return self._tokenizer.decode([id for id in ids if id not in self._added_ids], skip_special_tokens=True)
+        plain = [id for id in ids if id not in self._added_ids]
+        return str(self._tokenizer.decode(plain, skip_special_tokens=True))
 
     def truncate(self, text: str, max_tokens: int) -> tuple[str, bool]:
         """The longest beginning of a text that is at most `max_tokens` tokens, and whether it was cut.

@@ -2,8 +2,9 @@
 
     python tools/draw_catalogue.py [--out examples/catalogue] [--seed 2026]
 
-Neither file names nor titles nor texts say a product's colour, pattern or count, so that whatever a
-summary says of them was seen in the picture.
+Beside the images stand `items.jsonl` (what a shop knows of them), `sessions.jsonl` (shoppers, with what they
+took in the end) and `looks.jsonl` (the truth, for tests). File names say nothing of colour, pattern or count,
+so that what a summary of the folder says of them was seen in the picture.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from drawing import camera, cutout, draw
 from PIL import ExifTags, Image
-from tiny_world import CATEGORIES, COLOURS, PATTERNS, Look
+
+from drawing import camera, cutout, draw
+from session_data import draw_history
+from tiny_world import CATEGORIES, COLOURS, PATTERNS, Look, title
 
 ITEMS = 70
+SESSIONS = 24
 QUALITY = 85
 
 # How many items are stored in a way other than an upright RGB JPEG.
@@ -47,7 +51,6 @@ STORED = {
 }
 
 BRANDS = ("Nordhus", "Tilleby", "Kelvara", "Ostrano", "Marlowen", "Fjellby", "Calder & Finch")
-SERIES = ("Alma", "Brisa", "Corvo", "Edda", "Juno", "Liv", "Odin", "Runa", "Sola", "Vega")
 TEXTS = (
     "Ships within a week in recycled cardboard.",
     "Delivered to your door or to a parcel shop.",
@@ -71,8 +74,8 @@ class Item:
 
     @property
     def image(self) -> str:
-        """The image's path inside the catalogue."""
-        return f"images/{self.id}.{SUFFIXES.get(self.kind, 'jpg')}"
+        """The image's path inside the catalogue; `summarize` of the folder gives it the same id."""
+        return f"images/{self.id}"
 
 
 def stream(seed: int, name: int | str) -> random.Random:
@@ -131,7 +134,8 @@ def plan(seed: int) -> list[Item]:
         values = list(STORED)
         orientation = values[turned % len(values)] if kinds[index] == "rotated" else 1
         turned += orientation > 1
-        items.append(Item(f"{look.category}-{number:02}", look, kinds[index], longer, orientation))
+        name = f"{look.category}-{number:02}.{SUFFIXES.get(kinds[index], 'jpg')}"
+        items.append(Item(name, look, kinds[index], longer, orientation))
     return items
 
 
@@ -154,11 +158,11 @@ def save(item: Item, path: Path, rng: random.Random) -> None:
 
 
 def describe(item: Item, rng: random.Random) -> dict[str, str]:
-    """The item's record: half have a title, a quarter a text, and neither tells the look."""
-    record = {"id": item.id, "image": item.image}
+    """The item's record: a shop's title, with a brand in half of them, and a text in a quarter."""
+    name = title(item.look)
     if rng.random() < 0.5:
-        name = rng.choice(BRANDS) if rng.random() < 0.6 else rng.choice(SERIES)
-        record["title"] = f"{name} {item.look.category}"
+        name = f"{rng.choice(BRANDS)} {name[0].lower()}{name[1:]}"
+    record = {"id": item.id, "image": item.image, "title": name}
     if rng.random() < 0.25:
         record["text"] = rng.choice(TEXTS)
     return record
@@ -188,6 +192,28 @@ def write_looks(out: Path, items: Sequence[Item]) -> None:
     write_lines(out / "looks.jsonl", ({"id": item.id, **asdict(item.look)} for item in items))
 
 
+def write_sessions(out: Path, items: Sequence[Item], seed: int) -> None:
+    """Writes shoppers whose history shows one taste, which exactly one of their candidates meets."""
+    records = []
+    for index in range(SESSIONS):
+        rng = stream(seed, f"session:{index}")
+        taken = rng.choice(items)
+        taste = (taken.look.category, taken.look.colour)
+        others = [i for i in items if (i.look.category, i.look.colour) != taste]
+        shown = [*rng.sample(others, rng.randint(4, 19)), taken]
+        rng.shuffle(shown)
+        record: dict[str, Any] = {"id": f"u{index + 1}"}
+        if index % 6 == 5:
+            record["query"] = " ".join(reversed(taste))
+        else:
+            past = draw_history(rng, taste, rng.randint(3, 9))
+            record["history"] = [{"id": f"h{n}", "text": title(look)} for n, look in enumerate(past, 1)]
+        record["candidates"] = [item.id for item in shown]
+        record["positive"] = taken.id
+        records.append(record)
+    write_lines(out / "sessions.jsonl", records)
+
+
 def main() -> None:
     """Writes the whole catalogue."""
     parser = argparse.ArgumentParser(description="Draw the example catalogue.")
@@ -198,6 +224,7 @@ def main() -> None:
     write_images(options.out, items, options.seed)
     write_items(options.out, items, options.seed)
     write_looks(options.out, items)
+    write_sessions(options.out, items, options.seed)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
+
 from tiny_world import Look
 
 Point: TypeAlias = tuple[float, float]
@@ -83,10 +84,7 @@ def smooth(knots: Sequence[Point], steps: int = 6) -> Points:
                 0.5 * t + 2 * t * t - 1.5 * t**3,
                 -0.5 * t * t + 0.5 * t**3,
             )
-            x, y = (
-                sum(w * p[k] for w, p in zip(weights, (p0, p1, p2, p3), strict=True))
-                for k in (0, 1)
-            )
+            x, y = (sum(w * p[k] for w, p in zip(weights, (p0, p1, p2, p3), strict=True)) for k in (0, 1))
             curve.append((x, y))
     return [*curve, knots[-1]]
 
@@ -605,9 +603,7 @@ def _pose(look: Look, rng: random.Random, style: Style) -> Posed:
     c, d = math.cos(angle), math.sin(angle)
     reach: Points = []
     for i, part in enumerate(sketch.parts):
-        turned = [
-            (x * flip * stretch * c - y * d, x * flip * stretch * d + y * c) for x, y in part.points
-        ]
+        turned = [(x * flip * stretch * c - y * d, x * flip * stretch * d + y * c) for x, y in part.points]
         sketch.parts[i] = Part(turned, part.paint, part.width)
         x0, y0, x1, y1 = bounds(turned)
         edge = part.width / 2 + style.outline
@@ -668,9 +664,7 @@ class Layer:
         self.alpha.paste(255, mask=mask)
 
 
-def _line(
-    pen: ImageDraw.ImageDraw, points: Points, width: float, ink: int | tuple[int, int, int]
-) -> None:
+def _line(pen: ImageDraw.ImageDraw, points: Points, width: float, ink: int | tuple[int, int, int]) -> None:
     """A line with round ends, at least 1.5 supersampled pixels wide."""
     thick = max(2, round(width))
     pen.line(points, fill=ink, width=thick, joint="curve")

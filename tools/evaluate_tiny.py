@@ -19,18 +19,18 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
-from drawing import camera, draw
 from rich.console import Console
 from rich.table import Table
-from session_data import Session, draw_session
-from tiny_world import Look, parse, random_look
 
+from drawing import camera, draw
+from session_data import Session, draw_session
 from tgi_stack import images, settings
 from tgi_stack.backends.base import Backend
 from tgi_stack.backends.registry import open_backend
 from tgi_stack.jobs.rerank import Rerank
 from tgi_stack.jobs.summarize import Summarize
 from tgi_stack.types import RerankRow
+from tiny_world import Look, parse, random_look
 
 STREAM = "evaluate"
 ATTRIBUTES = ("category", "colour", "pattern", "count")
@@ -61,7 +61,8 @@ async def judge_pictures(backend: Backend, count: int) -> dict[str, float]:
     """The share of pictures with each attribute right, and with all four."""
     job = Summarize(backend, settings.load({}, {}), Path())
     grid = backend.profile.grid
-    assert grid is not None
+    if grid is None:
+        raise SystemExit("the vision model reads no images")
 
     async def one(look: Look, content: bytes) -> list[bool]:
         image = await asyncio.to_thread(images.prepare, content, "picture", grid)
@@ -84,7 +85,7 @@ async def judge_sessions(backend: Backend, count: int, candidates: int) -> float
         return bool(ranking[0]["id"] == session.candidates[session.answer].id)
 
     right = await _bounded([(session,) for session in sessions(count, candidates)], one, backend.appetite)
-    return sum(right) / count
+    return float(sum(right)) / count
 
 
 async def _bounded(work: list[Any], one: Any, most: int) -> list[Any]:
@@ -103,7 +104,9 @@ async def evaluate(args: argparse.Namespace) -> dict[str, float]:
     say = Console(stderr=True).print
     for kind in ("vision", "text"):
         flags = {"engine": "torch", "model": args.model, "device": args.device, "dtype": args.dtype}
-        backend = open_backend(settings.load(flags | {"llm_batch_size": 16, "semantic_summary_batch_size": 16}, {}), kind, say)
+        backend = open_backend(
+            settings.load(flags | {"llm_batch_size": 16, "semantic_summary_batch_size": 16}, {}), kind, say
+        )
         try:
             if kind == "vision":
                 results |= await judge_pictures(backend, args.images)
@@ -116,7 +119,9 @@ async def evaluate(args: argparse.Namespace) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=600)
     parser.add_argument("--sessions", type=int, default=400, help="for each number of candidates")
     parser.add_argument("--model", default="tiny")
@@ -126,7 +131,13 @@ def main() -> None:
     args = parser.parse_args()
     began = time.monotonic()
     results = asyncio.run(evaluate(args))
-    table = Table("held out", "right", "required", "chance", title=f"{args.images} pictures, {args.sessions} sessions of each size")
+    table = Table(
+        "held out",
+        "right",
+        "required",
+        "chance",
+        title=f"{args.images} pictures, {args.sessions} sessions of each size",
+    )
     chances = {"category": 1 / 14, "colour": 1 / 8, "pattern": 1 / 3, "count": 1 / 3, "all four": 1 / 1008}
     for name, share in results.items():
         required = REQUIRED.get(int(name) if name.isdigit() else name)

@@ -13,8 +13,6 @@ from typing import Any
 import torch
 import transformers
 from safetensors.torch import load_file
-from tiny_models import MAX_PIXELS, MIN_PIXELS, text_config, vision_config
-from tiny_tokenizer import ADDED_TOKENS
 from tokenizers import Tokenizer
 from transformers import (
     GenerationConfig,
@@ -24,7 +22,12 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 
+from tiny_models import MAX_PIXELS, MIN_PIXELS, text_config, vision_config
+from tiny_tokenizer import ADDED_TOKENS
+
 TINY = Path(__file__).resolve().parents[1] / "tgi_stack" / "tiny"
+
+SPECIAL = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
 
 TEXT_TEMPLATE = """\
 {%- for message in messages %}
@@ -92,8 +95,7 @@ def _save_tokenizer(tokenizer: Tokenizer, template: str, folder: Path) -> None:
         tokenizer_object=tokenizer,
         unk_token=None,
         bos_token=None,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
+        **SPECIAL,
         additional_special_tokens=[text for text, special in ADDED_TOKENS if special][1:],
         model_max_length=4096,
         clean_up_tokenization_spaces=False,

@@ -43,11 +43,10 @@ class Session:
 
 
 def draw_session(rng: random.Random, candidates: int, history: int | None) -> Session:
-    """One session with `candidates` candidates (2 to 52); 3 to 20 history items, or a query where `history` is None."""
+    """One session of 2 to 52 candidates; with `history` items, or a query where that is None."""
     taste = (rng.choice(CATEGORIES).noun, rng.choice(COLOURS))
     writer = _Writer(rng)
-    past = [_near(rng, taste) for _ in range(history or 0)]
-    past = _settle(rng, past, taste)
+    past = draw_history(rng, taste, history or 0)
     looks = [_other(rng, taste) for _ in range(candidates - 1)]
     answer = rng.randrange(candidates)
     looks.insert(answer, _look(rng, *taste))
@@ -60,6 +59,11 @@ def draw_session(rng: random.Random, candidates: int, history: int | None) -> Se
         history_looks=tuple(past),
         candidate_looks=tuple(looks),
     )
+
+
+def draw_history(rng: random.Random, taste: tuple[str, str], count: int) -> list[Look]:
+    """What a shopper of that taste (category, colour) looked at: both sides of it are in the majority."""
+    return _settle(rng, [_near(rng, taste) for _ in range(count)], taste)
 
 
 def _look(rng: random.Random, category: str, colour: str) -> Look:

@@ -21,7 +21,7 @@ ITEM_FIELDS = ("title", "summary", "text")
 
 
 def _rounded_vocabulary(tokenizer: Tokenizer) -> int:
-    return math.ceil(tokenizer.get_vocab_size() / 64) * 64
+    return math.ceil(int(tokenizer.get_vocab_size()) / 64) * 64
 
 
 def text_config(tokenizer: Tokenizer) -> Qwen3Config:
@@ -86,9 +86,7 @@ def vision_config(tokenizer: Tokenizer) -> Qwen3VLConfig:
     )
 
 
-def session_prompt(
-    session: Session, fields: Sequence[str] = ITEM_FIELDS
-) -> tuple[str, list[int], list[int]]:
+def session_prompt(session: Session, fields: Sequence[str] = ITEM_FIELDS) -> tuple[str, list[int], list[int]]:
     """A session's prompt, and the index of the last character of each history and each candidate line."""
     labels = LABELS[: len(session.candidates)]
     past = [prompts.item_text(item, fields) for item in session.history]

@@ -10,8 +10,19 @@ from __future__ import annotations
 import json
 import string
 from pathlib import Path
+from typing import Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 from session_data import BRANDS, SENTENCES
 from tgi_stack import prompts
@@ -98,7 +109,7 @@ def _corpus() -> list[str]:
     return texts + ["yes", "no", " yes", " no", "Yes", "No"] * 200
 
 
-def _with_pairs(state: dict) -> dict:
+def _with_pairs(state: dict[str, Any]) -> dict[str, Any]:
     """Adds the two-letter capitals as the last merges, so that they change no other word."""
     model = state["model"]
     for pair in PAIRS:

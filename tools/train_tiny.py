@@ -24,10 +24,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import nn
+from torch.nn import functional as F  # noqa: N812  # the name it has everywhere
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import Qwen3ForCausalLM, Qwen3VLForConditionalGeneration
 
@@ -107,7 +107,7 @@ def _pad(rows: list[tuple[list[int], list[int]]], tokenizer: Tokenizer) -> dict[
     return {"tail": ids, "targets": targets}
 
 
-def tower(visual: nn.Module, patches: torch.Tensor, rows: int, columns: int) -> tuple[Any, list[Any]]:
+def tower(visual: Any, patches: torch.Tensor, rows: int, columns: int) -> tuple[Any, list[Any]]:
     """The model's own vision tower over images of one grid, attention batched over the images.
 
     transformers runs one attention call an image; with hundreds of small images that is most of the time.
@@ -154,7 +154,7 @@ def _in_blocks(grid: torch.Tensor) -> torch.Tensor:
     return blocks.reshape(rows * columns, width)
 
 
-def _attend(attn: nn.Module, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+def _attend(attn: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     n, count, width = x.shape
     q, k, v = attn.qkv(x).view(n, count, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
 
@@ -163,7 +163,8 @@ def _attend(attn: nn.Module, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tens
         return (t.float() * cos + torch.cat((-b, a), dim=-1) * sin).to(v.dtype)
 
     mixed = F.scaled_dot_product_attention(turn(q), turn(k), v)
-    return attn.proj(mixed.transpose(1, 2).reshape(n, count, width))
+    projected: torch.Tensor = attn.proj(mixed.transpose(1, 2).reshape(n, count, width))
+    return projected
 
 
 def read_images(model: Any, batch: dict[str, torch.Tensor], head: torch.Tensor) -> torch.Tensor:
@@ -173,9 +174,7 @@ def read_images(model: Any, batch: dict[str, torch.Tensor], head: torch.Tensor) 
     count, start = rows * columns, len(head)
     embedded, taps = tower(model.model.visual, to_patches(pixels), rows, columns)
     embed = model.get_input_embeddings()
-    x = torch.cat(
-        (embed(head.expand(n, -1)), embedded.view(n, count, -1), embed(batch["tail"])), dim=1
-    )
+    x = torch.cat((embed(head.expand(n, -1)), embedded.view(n, count, -1), embed(batch["tail"])), dim=1)
     seen = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
     seen[:, start : start + count] = True
     hidden = model.model.language_model(
@@ -185,7 +184,8 @@ def read_images(model: Any, batch: dict[str, torch.Tensor], head: torch.Tensor) 
         deepstack_visual_embeds=taps,
         use_cache=False,
     ).last_hidden_state
-    return hidden[:, start + count - 1 : -1]
+    tail: torch.Tensor = hidden[:, start + count - 1 : -1]
+    return tail
 
 
 def _positions(start: int, rows: int, columns: int, tail: int, n: int) -> torch.Tensor:
@@ -243,7 +243,8 @@ def train_vision(args: argparse.Namespace) -> None:
             loss = F.cross_entropy(logits.float(), wanted[known])
             right = (logits.argmax(-1) == wanted[known]).float().mean()
             if trainer.step(loss, right):
-                return trainer.save()
+                trainer.save()
+                return
 
 
 def _remember(memory: list[Any], batch: Any, rng: random.Random, most: int = 400) -> None:
@@ -286,7 +287,10 @@ class Sessions(IterableDataset[dict[str, torch.Tensor]]):
     def _draw_batch(self, rng: random.Random, tokenizer: Tokenizer, count: int) -> dict[str, torch.Tensor]:
         rows: list[_Row] = []
         most_history = min(20, 3 + count)
-        while max((len(row.ids) for row in rows), default=0) * (len(rows) + 1) < self._tokens and len(rows) < 256:
+        while (
+            max((len(row.ids) for row in rows), default=0) * (len(rows) + 1) < self._tokens
+            and len(rows) < 256
+        ):
             history = None if rng.random() < 0.15 else rng.randint(3, most_history)
             session = draw_session(rng, max(2, count - rng.randrange(3)), history)
             rows.append(_Row.of(session, tokenizer))
@@ -393,7 +397,8 @@ def train_text(args: argparse.Namespace) -> None:
         loss = F.cross_entropy(logits.float(), batch["answer"])
         right = (logits.argmax(-1) == batch["answer"]).float().mean()
         if trainer.step(loss, right, judged):
-            return trainer.save()
+            trainer.save()
+            return
 
 
 # -- both ----------------------------------------------------------------------------------------------
@@ -427,7 +432,7 @@ class Trainer:
     def step(self, loss: torch.Tensor, right: torch.Tensor, beside: torch.Tensor | None = None) -> bool:
         """One update for the loss and the one `beside` it; True once the training is over."""
         beside = torch.zeros_like(loss) if beside is None else beside
-        (loss + beside).backward()
+        (loss + beside).backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self._parameters, 1.0)
         self._step += 1
         for group in self._optimizer.param_groups:
@@ -451,16 +456,22 @@ class Trainer:
     def save(self) -> None:
         self._args.work.mkdir(parents=True, exist_ok=True)
         path = self._args.work / f"{self._name}.safetensors"
-        state = {k: v.detach().to("cpu", torch.bfloat16).contiguous() for k, v in self._model.state_dict().items()}
+        state = {
+            k: v.detach().to("cpu", torch.bfloat16).contiguous() for k, v in self._model.state_dict().items()
+        }
         state.pop("lm_head.weight")  # tied to the embedding
         save_file(state, path, metadata={"steps": str(self._step)})
         print(f"{self._name}: {self._step} steps, {path}", flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("tokenizer", "vision", "text", "export", "all"))
-    parser.add_argument("--work", type=Path, default=Path("build/tiny"), help="where weights go between steps")
+    parser.add_argument(
+        "--work", type=Path, default=Path("build/tiny"), help="where weights go between steps"
+    )
     parser.add_argument("--out", type=Path, default=export_tiny.TINY, help="where the checkpoints go")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--workers", type=int, default=max(1, (torch.get_num_threads() or 2) - 1))

@@ -55,8 +55,10 @@ class Batcher(Generic[Request, Answer]):
             if not batch:
                 continue
             try:
-                answers = await loop.run_in_executor(self._executor, self._run, [request for request, _ in batch])
-            except Exception as error:
+                answers = await loop.run_in_executor(
+                    self._executor, self._run, [request for request, _ in batch]
+                )
+            except Exception as error:  # noqa: BLE001  # whatever it is, those who asked are told
                 _settle(batch, error)
             else:
                 for (_, future), answer in zip(batch, answers, strict=True):

@@ -32,9 +32,14 @@ class LocalBackend:
         self.appetite = 2 * batch_size  # one batch computed, one gathering
         # One thread: torch uses the cores (or the GPU) by itself, and batches stay whole.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="torch")
-        self._score = Batcher[ScoreRequest, LabelScores](partial(score.score, model), self._thread, size=batch_size)
+        self._score = Batcher[ScoreRequest, LabelScores](
+            partial(score.score, model), self._thread, size=batch_size
+        )
         self._caption = Batcher[CaptionRequest, Caption](
-            partial(caption.caption, model, profile.tokenizer, profile.grid), self._thread, size=batch_size, key=caption.batch_key
+            partial(caption.caption, model, profile.tokenizer, profile.grid),
+            self._thread,
+            size=batch_size,
+            key=caption.batch_key,
         )
 
     async def score(self, request: ScoreRequest) -> LabelScores:

@@ -20,11 +20,13 @@ ROUTE = "torch"
 
 
 @torch.inference_mode()
-def caption(model: Any, tokenizer: Tokenizer, grid: Grid | None, requests: Sequence[CaptionRequest]) -> list[Caption]:
+def caption(
+    model: Any, tokenizer: Tokenizer, grid: Grid | None, requests: Sequence[CaptionRequest]
+) -> list[Caption]:
     """One text a request, in order. All requests must agree on how to sample (see `batch_key`)."""
     first = requests[0]
     ids, mask = _left_padded([request.token_ids for request in requests], _pad_id(model), model.device)
-    sampling = {"do_sample": False}
+    sampling: dict[str, Any] = {"do_sample": False}
     if first.temperature > 0:
         sampling = {"do_sample": True, "temperature": first.temperature, "top_p": 1.0, "top_k": 0}
         if first.seed is not None:
@@ -72,7 +74,9 @@ def _left_padded(
     return ids, mask
 
 
-def _image_arguments(model: Any, grid: Grid | None, images: Sequence[PreparedImage], ids: torch.Tensor) -> dict[str, Any]:
+def _image_arguments(
+    model: Any, grid: Grid | None, images: Sequence[PreparedImage], ids: torch.Tensor
+) -> dict[str, Any]:
     if not images or grid is None:
         return {}
     vision = model.config.vision_config
@@ -88,7 +92,9 @@ def _image_arguments(model: Any, grid: Grid | None, images: Sequence[PreparedIma
         )[0]
         for stack in stacks
     ]
-    sizes = [[1, stack.shape[1] // vision.patch_size, stack.shape[2] // vision.patch_size] for stack in stacks]
+    sizes = [
+        [1, stack.shape[1] // vision.patch_size, stack.shape[2] // vision.patch_size] for stack in stacks
+    ]
     return {
         "pixel_values": torch.cat(patches).to(model.dtype),
         "image_grid_thw": torch.tensor(sizes, device=model.device),

@@ -80,7 +80,9 @@ def locate(name: str | None, kind: str, revision: str | None, say: Say) -> Check
 
 def _from_hub_cache(name: str, revision: str | None) -> Path | None:
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(FILES), local_files_only=True))
+        return Path(
+            snapshot_download(name, revision=revision, allow_patterns=list(FILES), local_files_only=True)
+        )
     except LocalEntryNotFoundError:
         return None
 

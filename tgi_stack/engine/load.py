@@ -25,7 +25,9 @@ def load(checkpoint: Checkpoint, kind: str, placement: Placement, say: Say) -> A
     """
     model_type = str(checkpoint.config.get("model_type"))
     if kind == "vision" and model_type not in VISION_TYPES:
-        raise UsageError(f"{checkpoint.name} is a {model_type} model and reads no images; use a Qwen-VL model")
+        raise UsageError(
+            f"{checkpoint.name} is a {model_type} model and reads no images; use a Qwen-VL model"
+        )
     factory = AutoModelForImageTextToText if model_type in VISION_TYPES else AutoModelForCausalLM
     compat.quiet()
     began = time.monotonic()
@@ -35,7 +37,9 @@ def load(checkpoint: Checkpoint, kind: str, placement: Placement, say: Say) -> A
         )
         model = model.to(placement.device).eval()
     except torch.OutOfMemoryError as error:
-        raise MachineError(f"{checkpoint.name} does not fit on {placement.device}; use a smaller model") from error
+        raise MachineError(
+            f"{checkpoint.name} does not fit on {placement.device}; use a smaller model"
+        ) from error
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise MachineError(f"{checkpoint.name} can't be loaded from {checkpoint.folder}: {reason}") from error

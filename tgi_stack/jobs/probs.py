@@ -16,7 +16,7 @@ from tgi_stack.types import ProbsRow, ScoreRequest
 
 
 class Probs:
-    """Asks a backend for one reading a row; a prompt is sent verbatim, or with --chat as one harmless turn."""
+    """Asks a backend for one reading a row; prompts go verbatim, with --chat as one harmless turn."""
 
     def __init__(self, backend: Backend, settings: Settings) -> None:
         self._backend = backend

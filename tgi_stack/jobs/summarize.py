@@ -68,7 +68,9 @@ class Summarize:
     def _image(self, row: SummarizeRow) -> PreparedImage | None:
         if row.image is None:
             if not self._settings.allow_text_only:
-                raise ImageError("image.missing", "the row names no image; to summarise text alone: --allow-text-only")
+                raise ImageError(
+                    "image.missing", "the row names no image; to summarise text alone: --allow-text-only"
+                )
             return None
         grid = self._backend.profile.grid
         if grid is None:
@@ -95,9 +97,12 @@ class Summarize:
         if len(ids) + settings.max_new_tokens > profile.context:
             raise TextError(
                 "text.too_long",
-                f"{len(ids)} prompt tokens and {settings.max_new_tokens} new ones exceed the context of {profile.context}",
+                f"{len(ids)} prompt tokens and {settings.max_new_tokens} new ones exceed "
+                f"the context of {profile.context}",
             )
-        request = CaptionRequest(prompt, ids, image, settings.max_new_tokens, settings.temperature, settings.seed)
+        request = CaptionRequest(
+            prompt, ids, image, settings.max_new_tokens, settings.temperature, settings.seed
+        )
         flags = image.flags if image is not None else ()
         return request, flags + (("text.truncated",) if title_cut or text_cut else ())
 

@@ -128,9 +128,13 @@ def check(source: Source, parse: Callable[[RawRow], Any], *, skip_bad_rows: bool
             row = parse(raw)
         except (RowError, SchemaError) as error:
             if not skip_bad_rows:
-                raise InputError(f"row {raw.number}: {error} (to record it as failed: --skip-bad-rows)") from error
+                raise InputError(
+                    f"row {raw.number}: {error} (to record it as failed: --skip-bad-rows)"
+                ) from error
             continue
         first = seen.setdefault(row.id, raw.number)
         if first != raw.number:
-            raise InputError(f"id {row.id!r} stands in row {first} and in row {raw.number}; ids must be unique")
+            raise InputError(
+                f"id {row.id!r} stands in row {first} and in row {raw.number}; ids must be unique"
+            )
     return count

@@ -92,7 +92,11 @@ def _id(value: dict[str, Any]) -> str:
 def _text(value: dict[str, Any], name: str) -> str | None:
     found = value.get(name)
     if found is None or isinstance(found, str):
-        if name == "image" and found and found.lower().startswith(("http://", "https://", "ftp://", "data:", "file:")):
+        if (
+            name == "image"
+            and found
+            and found.lower().startswith(("http://", "https://", "ftp://", "data:", "file:"))
+        ):
             raise ImageError("image.url", f"{found[:60]!r} is a URL; images are files: download it first")
         return found
     raise SchemaError(f"schema.{name}", f"`{name}` is {_kind(found)}; it is a string")
@@ -118,7 +122,11 @@ def _positive(value: dict[str, Any]) -> tuple[str, ...] | None:
 def _labels(value: dict[str, Any], given: tuple[str, ...] | None) -> tuple[str, ...] | int:
     found = value.get("labels")
     if found is not None:
-        if not isinstance(found, list) or not found or not all(isinstance(label, str) and label for label in found):
+        if (
+            not isinstance(found, list)
+            or not found
+            or not all(isinstance(label, str) and label for label in found)
+        ):
             raise SchemaError("schema.labels", "`labels` is an array of strings that are not empty")
         return tuple(found)
     count = value.get("num_candidates")
