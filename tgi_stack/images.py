@@ -25,7 +25,8 @@ from cache.keys import digest
 from tgi_stack.errors import ImageError, MachineError
 from tgi_stack.types import PreparedImage
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "AVIF")
+# A multi-picture JPEG (MPO) opens as a JPEG; its first picture is taken.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 64_000_000
@@ -91,7 +92,7 @@ def fit(width: int, height: int, grid: Grid, max_side_px: int | None = None) -> 
         cap = max(grid.factor, max_side_px // grid.factor * grid.factor)
         scale = min(1.0, cap / max(w, h))
         w, h = w * scale, h * scale
-    columns, rows = _blocks(w, grid), _blocks(h, grid)
+    columns, rows = round(w / grid.factor), round(h / grid.factor)
     area = columns * rows * grid.factor**2
     if area > grid.max_pixels:
         shrink = math.sqrt(w * h / grid.max_pixels)
@@ -101,10 +102,6 @@ def fit(width: int, height: int, grid: Grid, max_side_px: int | None = None) -> 
         grow = math.sqrt(grid.min_pixels / (w * h))
         columns, rows = math.ceil(w * grow / grid.factor), math.ceil(h * grow / grid.factor)
     return columns * grid.factor, rows * grid.factor
-
-
-def _blocks(side: float, grid: Grid) -> int:
-    return max(1, round(side / grid.factor))
 
 
 # -- files ---------------------------------------------------------------------------------------------
@@ -123,16 +120,18 @@ def read_file(path: Path) -> bytes:
     except (OSError, ValueError) as error:
         kind = "image.not_a_file" if not _is_regular(path) else "image.unreadable"
         raise ImageError(kind, f"{path}: {getattr(error, 'strerror', None) or error}") from error
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise ImageError("image.not_a_file", f"{path} is not a regular file")
         if status.st_size > MAX_BYTES:
             raise ImageError("image.too_large", f"{path} has {status.st_size:,} bytes; at most {MAX_BYTES:,}")
-        try:
-            content = file.read(MAX_BYTES + 1)
-        except OSError as error:
-            raise ImageError("image.unreadable", f"{path}: {error.strerror}") from error
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            content = file.read(MAX_BYTES)
+    except OSError as error:
+        raise ImageError("image.unreadable", f"{path}: {error.strerror}") from error
+    finally:
+        os.close(descriptor)
     if not content:
         raise ImageError("image.empty", f"{path} has 0 bytes")
     return content

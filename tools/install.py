@@ -43,14 +43,16 @@ def main() -> None:
     parser.add_argument("--torch", choices=("cpu", "cuda", "none"), required=True)
     parser.add_argument("--torch-index", default="")
     args = parser.parse_args()
-    if sys.version_info < (3, 11):
-        raise SystemExit(f"setup: Python 3.11 or later is needed, this is {sys.version.split()[0]}; use PYTHON=...")
+    if sys.version_info < (3, 11):  # noqa: UP036  # whatever Python the user has runs this
+        raise SystemExit(
+            f"setup: Python 3.11 or later is needed, this is {sys.version.split()[0]}; use PYTHON=..."
+        )
     subprocess.run([sys.executable, "-m", "venv", args.venv], check=True)  # noqa: S603
     python = args.venv / "bin" / "python"
     index = ["--extra-index-url", args.torch_index] if args.torch_index else []
     extras = "dev" if args.torch == "none" else "torch,dev"
     if args.torch == "none":
-        print("setup: no torch: a client of servers; the in-process engine and its tests need TORCH=cpu or cuda")
+        print("setup: no torch: a client of servers; the engine here and its tests need TORCH=cpu or cuda")
     else:
         announce_torch(python, index)
     install = [python, "-m", "pip", "install", "-q", "-c", CONSTRAINTS, *index, "-e", f"{ROOT}[{extras}]"]

@@ -28,6 +28,18 @@ SENTENCES: tuple[str, ...] = (
     "Free returns within a month.",
 )
 
+# What invented brands and fillers are made of: the network has to learn to pass over words it never saw.
+_SYLLABLES = (
+    "ka ve lo ri na tor mel fi sha du bren os til mar ja po lin gre wo hal eno sta bir qua zen ul dor pim"
+).split()
+_FILLERS = (
+    "ships delivered within a week days recycled cardboard door parcel shop made in small family workshop free "
+    "returns month after wipe with damp cloth responsibly sourced materials stock ready today the of from our "
+    "your by hand soft strong light simple gift box design studio quality long lasting easy to care warranty "
+    "years limited edition season customers love it because every order supports local makers wrapped paper "
+    "packed carefully sizes may vary slightly see manual included and is not for this photo on request only"
+).split()
+
 
 @dataclass(frozen=True)
 class Session:
@@ -104,6 +116,19 @@ def _query(rng: random.Random, taste: tuple[str, str]) -> str:
     return rng.choice((f"{colour} {category}", words, words.split(" ", 1)[1]))
 
 
+def _brand(rng: random.Random) -> str:
+    if rng.random() < 0.3:
+        return rng.choice(BRANDS)
+    names = ("".join(rng.choices(_SYLLABLES, k=rng.randint(1, 3))).capitalize() for _ in range(2))
+    return " & ".join(names) if rng.random() < 0.15 else next(names)
+
+
+def _sentence(rng: random.Random) -> str:
+    if rng.random() < 0.3:
+        return rng.choice(SENTENCES)
+    return " ".join(rng.choices(_FILLERS, k=rng.randint(3, 10))).capitalize() + "."
+
+
 class _Writer:
     """Writes items as shops do: one style for all items of a session, or a style of its own for each."""
 
@@ -120,10 +145,10 @@ class _Writer:
         if style != "title" and rng.random() < 0.3:
             name = look.category
         if rng.random() < 0.4:
-            name = f"{rng.choice(BRANDS)} {name[0].lower()}{name[1:]}"
+            name = f"{_brand(rng)} {name[0].lower()}{name[1:]}"
         return Item(
             id=key,
             title=None if style == "summary" else name[0].upper() + name[1:],
             summary=None if style == "title" else summary(look),
-            text=rng.choice(SENTENCES) if style == "all" else None,
+            text=_sentence(rng) if style == "all" or rng.random() < 0.15 else None,
         )

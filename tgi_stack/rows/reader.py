@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from tgi_stack.errors import DiskError, InputError, RowError, SchemaError
+from tgi_stack.errors import DiskError, InputError, RowError
 from tgi_stack.images import SUFFIXES
 from tgi_stack.rows import jsonl
 
@@ -126,7 +126,7 @@ def check(source: Source, parse: Callable[[RawRow], Any], *, skip_bad_rows: bool
         count += 1
         try:
             row = parse(raw)
-        except (RowError, SchemaError) as error:
+        except RowError as error:
             if not skip_bad_rows:
                 raise InputError(
                     f"row {raw.number}: {error} (to record it as failed: --skip-bad-rows)"

@@ -1,0 +1,183 @@
+"""Reading rows strictly, writing records in order."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.conftest import read_records, write_rows
+from tgi_stack.errors import DiskError, ImageError, InputError, RowError, UsageError
+from tgi_stack.rows import jsonl, schema
+from tgi_stack.rows.ledger import open_sink
+from tgi_stack.rows.reader import RawRow, check, open_source
+from tgi_stack.types import Item
+
+# -- lines ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b'{"id": NaN}', "NaN is not JSON"),
+        (b'{"id": -Infinity}', "-Infinity"),
+        (b'{"id": "a", "id": "b"}', "'id' stands twice"),
+        (b'{"id": "a"', "Expecting"),
+        (b"[1]", "not a JSON object"),
+        (b'{"id": "\xff"}', "not UTF-8"),
+        (b'{"id": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
+        (b'{"n": ' + b"9" * 5000 + b"}", "digits"),
+    ],
+)
+def test_what_is_no_strict_json_is_refused(line: bytes, message: str) -> None:  # D02, D04
+    with pytest.raises(jsonl.LineError, match=message):
+        jsonl.loads(line)
+
+
+@given(st.dictionaries(st.text(), st.text()))
+def test_a_record_is_one_line_for_every_reader(record: dict[str, str]) -> None:  # P10
+    line = jsonl.dumps(record)
+    assert len(line.decode().splitlines()) == 1
+    assert json.loads(line) == record
+
+
+def test_a_lone_surrogate_in_a_message_is_still_json() -> None:
+    assert json.loads(jsonl.dumps({"m": "a\ud800"}).decode()) == {"m": "a\ud800"}
+
+
+# -- sources -------------------------------------------------------------------------------------------
+
+
+def raw_rows(path: Path) -> list[RawRow]:
+    return list(open_source(str(path)))
+
+
+def test_blank_lines_crlf_and_bom(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"id": "a"}\r\n\r\n{"id": "b"}')
+    assert [(raw.number, raw.value) for raw in raw_rows(path)] == [(1, {"id": "a"}), (3, {"id": "b"})]
+
+
+def test_a_bad_line_is_named_by_file_line_and_column(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"id": "a", "prompt": "x", "labels": ["A"]}\n{"id" "b"}\n')
+    with pytest.raises(InputError, match=rf"{path}:2:7: "):
+        check(open_source(str(path)), lambda raw: schema.probs_row(raw, None))
+    assert check(open_source(str(path)), lambda raw: schema.probs_row(raw, None), skip_bad_rows=True) == 2
+
+
+def test_a_duplicate_id_is_refused_with_both_rows(tmp_path: Path) -> None:  # D03
+    path = write_rows(tmp_path / "r.jsonl", *({"id": i, "prompt": "x", "labels": ["A"]} for i in "aba"))
+    with pytest.raises(InputError, match="'a' stands in row 1 and in row 3"):
+        check(open_source(str(path)), lambda raw: schema.probs_row(raw, None))
+
+
+@pytest.mark.parametrize("name", ["gone.jsonl", "rows.xml", "folder"])
+def test_inputs_that_can_not_be_read(tmp_path: Path, name: str) -> None:
+    (tmp_path / "rows.xml").touch()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match=name):
+        open_source(str(tmp_path / name))
+
+
+def test_a_folder_gives_its_images_sorted_and_counts_the_rest(tmp_path: Path) -> None:
+    for name in ("b/2.png", "a.JPG", "b/1.webp", ".hidden.jpg", ".git/x.jpg", "notes.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    source = open_source(str(tmp_path), folders=True)
+    assert [raw.value["id"] for raw in source if isinstance(raw.value, dict)] == [
+        "a.JPG",
+        "b/1.webp",
+        "b/2.png",
+    ]
+    assert source.skipped == 1  # type: ignore[attr-defined]
+
+
+# -- schema --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("id", [1, 1.0, True, None, ["x"], {"x": 1}, ""])
+def test_ids_are_strings(id: object) -> None:  # D03
+    with pytest.raises(RowError, match="`id`"):
+        schema.summarize_row(RawRow(1, {"id": id, "image": "x.jpg"}))
+
+
+@pytest.mark.parametrize(
+    ("value", "type"),
+    [
+        ({"id": "u"}, "schema.candidates"),
+        ({"id": "u", "candidates": []}, "schema.candidates"),
+        ({"id": "u", "candidates": "a"}, "schema.candidates"),
+        ({"id": "u", "candidates": ["a"]}, "schema.history"),
+        ({"id": "u", "candidates": ["a", {"id": "a"}], "query": "x"}, "schema.candidates"),
+        ({"id": "u", "candidates": [3], "query": "x"}, "item.invalid"),
+        ({"id": "u", "candidates": ["a"], "query": 3}, "schema.query"),
+        ({"id": "u", "candidates": ["a"], "query": "x", "positive": [1]}, "schema.positive"),
+    ],
+)
+def test_rerank_rows_that_lack_something(value: dict[str, Any], type: str) -> None:  # D06
+    with pytest.raises(RowError) as caught:
+        schema.rerank_row(RawRow(1, value))
+    assert caught.value.type == type
+
+
+@pytest.mark.parametrize(
+    "url", ["http://x/y.jpg", "HTTPS://x", "file:///etc/passwd", "data:image/png;base64,"]
+)
+def test_a_url_is_no_image(url: str) -> None:  # P08
+    with pytest.raises(ImageError) as caught:
+        schema.summarize_row(RawRow(1, {"id": "1", "image": url}))
+    assert caught.value.type == "image.url"
+
+
+def test_labels_come_from_the_row_or_the_count_or_the_command_line() -> None:
+    def labels(**fields: object) -> object:
+        return schema.probs_row(RawRow(4, {"prompt": "x", **fields}), ("yes", "no")).labels
+
+    assert labels(labels=["1", "2"]) == ("1", "2")
+    assert labels(num_candidates=20) == 20
+    assert labels() == ("yes", "no")
+    assert schema.probs_row(RawRow(4, {"prompt": "x"}), ("A",)).id == "4"
+    for bad in (0, -1, 2.0, True, "3"):
+        with pytest.raises(RowError):
+            labels(num_candidates=bad)
+
+
+def test_a_record_of_summarize_is_an_item() -> None:
+    record = {"id": "m", "status": "ok", "summary": "A mug.", "image": {"sha256": "x"}, "flags": []}
+    assert schema.item(record) == Item("m", summary="A mug.")
+
+
+# -- sinks ---------------------------------------------------------------------------------------------
+
+
+def test_records_are_written_in_input_order(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "out.jsonl"
+    sink = open_sink(out)
+    for number in (3, 1, 2):
+        sink.write(number, {"id": str(number)})
+    assert not out.exists()
+    sink.finish()
+    sink.close()
+    assert [record["id"] for record in read_records(out)] == ["1", "2", "3"]
+    assert [path.name for path in out.parent.iterdir()] == ["out.jsonl"]
+
+
+def test_an_output_that_is_there_is_not_lost_by_accident(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    out.write_text("precious")
+    with pytest.raises(UsageError, match="--overwrite"):
+        open_sink(out)
+    open_sink(out, overwrite=True).close()
+    assert out.read_text() == "precious"  # until the new one is whole
+
+
+@pytest.mark.parametrize("name", ["/dev/full/x.jsonl", "/proc/x.jsonl"])
+def test_a_place_that_can_not_be_written_is_named(name: str) -> None:
+    with pytest.raises(DiskError, match=name):
+        open_sink(Path(name))

@@ -1,0 +1,57 @@
+"""Flags over variables over the file over defaults; an unknown key names the nearest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tgi_stack import settings
+from tgi_stack.errors import SettingsError
+
+
+def test_flags_win_over_variables_over_the_file_over_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "s.toml"
+    file.write_text('model = "from-file"\nmax-side = 224\ndtype = "bf16"\n')
+    environ = {"FASTQWEN_MODEL": "from-variable", "FASTQWEN_MAX_SIDE": "320"}
+    chosen = settings.load({"model": "from-flag", "seed": None}, environ, file)
+    assert (chosen.model, chosen.max_side, chosen.dtype) == ("from-flag", 320, "bf16")
+    assert chosen.max_new_tokens == 128
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        settings.load({}, {}).model = "other"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("max_sid = 1", "unknown key `max_sid`; did you mean `max_side`"),
+        ("seed = 1\nmax_side = = 2", r"s\.toml: .*line 2"),
+        ("max_side = 'wide'", "--max-side"),
+        ("dtype = 'int3'", "--dtype"),
+    ],
+)
+def test_a_bad_file_is_named_with_its_fault(tmp_path: Path, content: str, message: str) -> None:  # C05
+    file = tmp_path / "s.toml"
+    file.write_text(content)
+    with pytest.raises(SettingsError, match=message):
+        settings.load({}, {}, file)
+
+
+def test_a_file_that_is_not_there_is_an_error_only_if_it_was_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="No such file"):
+        settings.load({}, {}, tmp_path / "gone.toml")
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "1e9", "nan"])
+def test_concurrency_is_a_number_that_makes_sense(value: str) -> None:  # C02
+    with pytest.raises(SettingsError, match="--concurrency"):
+        settings.load({}, {"FASTQWEN_CONCURRENCY": value})
+
+
+def test_each_job_has_its_model_and_batch_size() -> None:
+    chosen = settings.load({"text_model": "t", "vision_model": "v", "llm_batch_size": 3}, {})
+    assert (chosen.model_for("text"), chosen.model_for("vision")) == ("t", "v")
+    assert (chosen.batch_size_for("text"), chosen.batch_size_for("vision")) == (3, 8)
