@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
+import cli
 from tgi_stack import settings
 from tgi_stack.engine.checkpoint import TINY
 from tgi_stack.tokens import Tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 CATALOGUE = ROOT / "examples" / "catalogue"
-LIMIT_S = 120
 
-Completed = subprocess.CompletedProcess[str]
+
+class Completed(NamedTuple):
+    """What a run printed."""
+
+    stdout: str
+    stderr: str
+
+
 Fastqwen = Callable[..., Completed]
 
 
@@ -56,23 +63,21 @@ def tiny_settings() -> Callable[..., settings.Settings]:
 
 
 @pytest.fixture
-def fastqwen(tmp_path: Path) -> Fastqwen:
-    """Runs the command line in a process of its own, in a folder of its own."""
+def fastqwen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Fastqwen:
+    """Runs the command line as the console script does, in a folder of its own, torch imported once."""
+    for name in [name for name in os.environ if name.startswith("FASTQWEN_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
 
-    def run(*arguments: str | Path, stdin: str = "", check: int | None = 0, **environ: str) -> Completed:
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith("FASTQWEN_")}
-        done = subprocess.run(
-            [sys.executable, "-m", "cli", *map(str, arguments)],
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=LIMIT_S,
-            cwd=tmp_path,
-            env=inherited | environ,
-        )
-        if check is not None:
-            assert done.returncode == check, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done
+    def run(*arguments: str | Path, stdin: str = "", check: int = 0, **environ: str) -> Completed:
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        with pytest.raises(SystemExit) as ended:
+            cli.app(list(map(str, arguments)), prog_name="fastqwen")
+        out, err = capfd.readouterr()
+        assert ended.value.code == check, f"exit {ended.value.code}\n{out}\n{err}"
+        return Completed(out, err)
 
     return run
 

@@ -29,16 +29,18 @@ SENTENCES: tuple[str, ...] = (
 )
 
 # What invented brands and fillers are made of: the network has to learn to pass over words it never saw.
-_SYLLABLES = (
-    "ka ve lo ri na tor mel fi sha du bren os til mar ja po lin gre wo hal eno sta bir qua zen ul dor pim"
-).split()
-_FILLERS = (
-    "ships delivered within a week days recycled cardboard door parcel shop made in small family workshop free "
-    "returns month after wipe with damp cloth responsibly sourced materials stock ready today the of from our "
-    "your by hand soft strong light simple gift box design studio quality long lasting easy to care warranty "
-    "years limited edition season customers love it because every order supports local makers wrapped paper "
-    "packed carefully sizes may vary slightly see manual included and is not for this photo on request only"
-).split()
+_SYLLABLES = """
+    ka ve lo ri na tor mel fi sha du bren os til mar ja po lin gre wo hal eno sta bir qua zen ul dor pim
+"""
+_FILLERS = """
+    ships delivered within a week days recycled cardboard door parcel shop made in small family workshop free
+    returns month after wipe with damp cloth responsibly sourced materials stock ready today the of from our
+    your by hand soft strong light simple gift box design studio quality long lasting easy to care warranty
+    years limited edition season customers love it because every order supports local makers wrapped paper
+    packed carefully sizes may vary slightly see manual included and is not for this photo on request only
+"""
+SYLLABLES = tuple(_SYLLABLES.split())
+FILLERS = tuple(_FILLERS.split())
 
 
 @dataclass(frozen=True)
@@ -119,14 +121,14 @@ def _query(rng: random.Random, taste: tuple[str, str]) -> str:
 def _brand(rng: random.Random) -> str:
     if rng.random() < 0.3:
         return rng.choice(BRANDS)
-    names = ("".join(rng.choices(_SYLLABLES, k=rng.randint(1, 3))).capitalize() for _ in range(2))
+    names = ("".join(rng.choices(SYLLABLES, k=rng.randint(1, 3))).capitalize() for _ in range(2))
     return " & ".join(names) if rng.random() < 0.15 else next(names)
 
 
 def _sentence(rng: random.Random) -> str:
     if rng.random() < 0.3:
         return rng.choice(SENTENCES)
-    return " ".join(rng.choices(_FILLERS, k=rng.randint(3, 10))).capitalize() + "."
+    return " ".join(rng.choices(FILLERS, k=rng.randint(3, 10))).capitalize() + "."
 
 
 class _Writer:

@@ -52,7 +52,7 @@ def test_checkpoints_in_the_wheel_are_small_and_whole(wheel: Path) -> None:
         files = {name: size for name, size in sizes.items() if f"tiny/{kind}/" in name}
         assert sum(files.values()) <= LIMIT_BYTES
         assert {Path(name).name for name in files} >= {
-            "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja",
-            "README.md",
+            "config.json", "generation_config.json", "model.safetensors",
+            "tokenizer.json", "chat_template.jinja", "README.md",
         }  # fmt: skip
     assert not [name for name in sizes if name.startswith(("tests/", "tools/", "examples/"))]

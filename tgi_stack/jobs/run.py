@@ -106,20 +106,22 @@ def _limited(source: Source, limit: int | None) -> Iterator[RawRow]:
 
 
 async def _answer(job: Job[AnyRow], raw: RawRow) -> Record:
+    found = raw.value.get("id") if isinstance(raw.value, dict) else None
+    id = found if isinstance(found, str) else None
     try:
         row = job.parse(raw)
-        return {"id": row.id, "status": "ok", **await job.answer(row)}
+        id = row.id
+        return {"id": id, "status": "ok", **await job.answer(row)}
     except RowError as error:
-        return _failure(raw, error)
+        return _failure(id, raw.number, error)
 
 
-def _failure(raw: RawRow, error: RowError) -> Record:
+def _failure(id: str | None, number: int, error: RowError) -> Record:
     """The record of a failed row; its id is null where none could be read."""
-    found = raw.value.get("id") if isinstance(raw.value, dict) else None
     record: Record = {
-        "id": found if isinstance(found, str) else None,
+        "id": id,
         "status": "failed",
-        "error": {"type": error.type, "message": str(error), "row": raw.number},
+        "error": {"type": error.type, "message": str(error), "row": number},
         "attempts": 0,
     }
     return record | ({"flags": list(error.flags)} if error.flags else {})

@@ -33,7 +33,7 @@ def open_sink(out: Path | None, *, overwrite: bool = False, unordered: bool = Fa
         DiskError: OUT can't be written.
     """
     if out is None:
-        return Stream(sys.stdout.fileno(), "standard output")
+        return Stream(sys.stdout.fileno(), "standard output", owned=False)
     if out.suffix != ".jsonl":
         raise UsageError(f"-o {out}: can't write {out.suffix or 'a file without a suffix'}; give .jsonl")
     if out.exists() and not overwrite:
@@ -49,9 +49,10 @@ def open_sink(out: Path | None, *, overwrite: bool = False, unordered: bool = Fa
 class Stream:
     """Records in the order in which they finish."""
 
-    def __init__(self, descriptor: int, name: str) -> None:
+    def __init__(self, descriptor: int, name: str, *, owned: bool = True) -> None:
         self._descriptor = descriptor
         self._name = name
+        self._owned = owned
 
     def write(self, number: int, record: dict[str, Any]) -> None:
         _write(self._descriptor, jsonl.dumps(record), self._name)
@@ -60,7 +61,7 @@ class Stream:
         pass
 
     def close(self) -> None:
-        if self._descriptor > 2:
+        if self._owned:
             os.close(self._descriptor)
 
 
