@@ -1,7 +1,8 @@
 # fastqwen: every target explains itself; `make` alone prints them.
 
 PYTHON ?= python3
-TORCH ?= cpu
+# What `make setup TORCH=...` chose holds until another is chosen.
+TORCH ?= $(or $(shell cat .venv/torch 2>/dev/null),cpu)
 TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
@@ -23,6 +24,7 @@ setup: $(VENV)/ready-$(TORCH) ## make .venv with the exact versions of constrain
 
 $(VENV)/ready-$(TORCH): constraints.txt pyproject.toml tools/install.py
 	@$(PYTHON) tools/install.py --venv $(VENV) --torch $(TORCH) --torch-index "$(TORCH_INDEX)"
+	@echo $(TORCH) >$(VENV)/torch
 	@touch $@
 
 demo: setup ## summaries and a ranking of the example catalogue, computed here

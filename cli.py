@@ -287,7 +287,11 @@ def _run_job(
 ) -> None:
     if as_json and out is None:
         raise UsageError("--json prints its summary on stdout, where the records go; give -o OUT as well")
-    say = (lambda line: None) if quiet else (lambda line: talk.print(line, markup=False))
+
+    def say(line: str) -> None:
+        if not quiet:
+            talk.print(_escaped(line), markup=False)
+
     sink = open_sink(out, overwrite=chosen.overwrite, unordered=chosen.unordered)
     tally = runner.Tally()
 

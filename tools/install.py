@@ -23,9 +23,9 @@ def torch_pin() -> str:
 
 def announce_torch(python: Path, index: list[str]) -> None:
     """Says which torch pip would install from here, and what comes with it."""
-    command = [python, "-m", "pip", "install", "-q", "--dry-run", "--ignore-installed", "--report", "-"]
+    command = [str(python), "-m", "pip", "install", "-q", "--dry-run", "--ignore-installed", "--report", "-"]
     report = subprocess.run(  # noqa: S603  # our own interpreter and arguments
-        [*command, "-c", CONSTRAINTS, *index, torch_pin()], check=True, capture_output=True, text=True
+        [*command, "-c", str(CONSTRAINTS), *index, torch_pin()], check=True, capture_output=True, text=True
     )
     packages = [entry["metadata"] for entry in json.loads(report.stdout)["install"]]
     version = next(p["version"] for p in packages if p["name"] == "torch")

@@ -42,7 +42,7 @@ async def test_no_more_rows_are_read_than_are_worked_on() -> None:
 
 
 async def test_a_bug_stops_the_crew_and_surfaces_alone() -> None:  # X13
-    finished = []
+    finished: list[int] = []
 
     async def work(row: int) -> int:
         if row == 3:

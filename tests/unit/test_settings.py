@@ -21,7 +21,7 @@ def test_flags_win_over_variables_over_the_file_over_defaults(tmp_path: Path) ->
 
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        settings.load({}, {}).model = "other"  # type: ignore[misc]
+        settings.load({}, {}).model = "other"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,62 @@
+"""Every command of the README runs, and its tree is the repository's."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+COMMANDS = [line.split("    #")[0].strip() for block in BLOCKS for line in block.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The repository's files in a folder that commands may write to, with this environment as .venv."""
+    folder = tmp_path_factory.mktemp("clone")
+    for path in ROOT.iterdir():
+        if path.name not in {".venv", "out", ".git"}:
+            (folder / path.name).symlink_to(path)
+    (folder / ".venv").symlink_to(sys.prefix)
+    return folder
+
+
+def test_the_readme_has_the_two_commands() -> None:
+    assert COMMANDS[:2] == ["make demo", "make test"]
+    assert len(COMMANDS) > 2
+
+
+def test_ci_calls_the_readmes_test_command() -> None:
+    assert "make test" in (ROOT / ".ci" / "run").read_text().splitlines()
+
+
+# `make test` is what runs this; the others run here, in the README's order.
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command != "make test"])
+def test_a_command_of_the_readme_runs(command: str, clone: Path) -> None:
+    done = subprocess.run(["bash", "-c", command], cwd=clone, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    if command == "make demo":
+        assert "24 of 24 sessions rank the item first that the shopper took" in README
+        assert "24 of 24 sessions rank the item first that the shopper took" in done.stdout
+        assert (clone / "out" / "ranked.jsonl").exists()
+
+
+def test_the_tree_names_what_is_there() -> None:
+    named = re.findall(r"^\| `([^`]+)` \|", README, re.MULTILINE)
+    assert all((ROOT / name).exists() for name in named)
+    # Nothing that git keeps at the top level is missing, but for plain documents and dot files.
+    kept = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    top = {line.split("/")[0] for line in kept.splitlines()}
+    folders = {name for name in top if (ROOT / name).is_dir() and not name.startswith(".")}
+    assert folders <= {name.rstrip("/").split("/")[0] for name in named}
+
+
+@pytest.mark.parametrize("target", re.findall(r"\]\(([^)#]+)\)", README))
+def test_links_lead_somewhere(target: str) -> None:
+    assert (ROOT / target).exists()
