@@ -196,6 +196,7 @@ def test_a_prompt_file_takes_the_place_of_the_prompt(fastqwen: Fastqwen, tmp_pat
         (("summarize", ".", "--json"), 2, "-o OUT"),
         (("summarize", ".", "-o", "x.parq"), 2, ".jsonl"),
         (("summarize", ".", "-o", "/proc/x.jsonl"), 3, "/proc/x.jsonl"),
+        (("summarize", ".", "--model", "Qwen/Qwen3-VL-2B-Instruct", "--engine", "auto"), 4, "--engine torch"),
         (("rerank", "."), 2, "is a folder"),
         (("summarize", ".", "--config", "gone.toml"), 2, "gone.toml"),
     ],

@@ -61,7 +61,9 @@ def open_local(settings: Settings, kind: str, say: Say) -> LocalBackend:
         UsageError, MachineError: see `checkpoint.locate` and `load.load`.
     """
     placement = choose(settings.device, settings.dtype)
-    checkpoint = locate(settings.model_for(kind), kind, settings.revision, say)
+    checkpoint = locate(
+        settings.model_for(kind), kind, settings.revision, say, may_download=settings.engine == "torch"
+    )
     profile = _profile(checkpoint, settings, say)
     model = load(checkpoint, kind, placement, say)
     identity = Identity(

@@ -14,7 +14,7 @@ from typing import Any
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-from tgi_stack.errors import MachineError, UsageError
+from tgi_stack.errors import MachineError, NoEngineError, UsageError
 
 TINY = Path(__file__).resolve().parents[1] / "tiny"
 DEFAULT_MODELS = {"text": "Qwen/Qwen3-0.6B", "vision": "Qwen/Qwen3-VL-2B-Instruct"}
@@ -54,17 +54,21 @@ class Checkpoint:
         return template if isinstance(template, str) else None
 
 
-def locate(name: str | None, kind: str, revision: str | None, say: Say) -> Checkpoint:
+def locate(
+    name: str | None, kind: str, revision: str | None, say: Say, *, may_download: bool = True
+) -> Checkpoint:
     """The checkpoint a --model argument names.
 
     Args:
         name: `tiny`, a folder, a hub id, or None for the default of `kind`.
         kind: `text` or `vision`.
         say: told, in one line, before anything is downloaded.
+        may_download: whether a model that is not on this machine may be fetched.
 
     Raises:
         UsageError: no such model.
-        MachineError: it can't be had from here.
+        NoEngineError: it is not on this machine and may not be downloaded.
+        MachineError: it can't be downloaded from here.
     """
     if name == "tiny":
         return Checkpoint("tiny", "shipped", TINY / kind)
@@ -74,7 +78,14 @@ def locate(name: str | None, kind: str, revision: str | None, say: Say) -> Check
         return Checkpoint(name, "local", folder)
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
         raise UsageError(f"--model {name}: no such folder, and no model id of the form OWNER/NAME")
-    found = _from_hub_cache(name, revision) or _download(name, revision, say)
+    found = _from_hub_cache(name, revision)
+    if found is None:
+        if not may_download:
+            raise NoEngineError(
+                f"the weights of {name} are not on this machine; to download them and compute here: "
+                "--engine torch; to try fastqwen without: --model tiny"
+            )
+        found = _download(name, revision, say)
     return Checkpoint(name, found.name, found)
 
 
@@ -90,7 +101,7 @@ def _from_hub_cache(name: str, revision: str | None) -> Path | None:
 def _download(name: str, revision: str | None, say: Say) -> Path:
     try:
         info = HfApi().model_info(name, revision=revision, files_metadata=True, timeout=15)
-        wanted = [f for f in info.siblings or [] if Path(f.rfilename).match("*") and _wanted(f.rfilename)]
+        wanted = [f for f in info.siblings or [] if _wanted(f.rfilename)]
         size = sum(f.size or 0 for f in wanted)
         say(f"downloading {name} at {info.sha}: {len(wanted)} files, {size:,} bytes")
         return Path(snapshot_download(name, revision=info.sha, allow_patterns=list(FILES)))
