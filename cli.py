@@ -63,6 +63,10 @@ Dtype = Annotated[
 PromptFile = Annotated[
     Path | None, typer.Option(metavar="FILE", help="A prompt in place of the built-in one.")
 ]
+Columns = Annotated[
+    str | None,
+    typer.Option("--map", metavar="id=asin,title=name", help="Our names of fields for the file's own."),
+]
 Limit = Annotated[int | None, typer.Option(metavar="N", help="Only the first N rows.")]
 Overwrite = Annotated[
     bool | None, typer.Option("--overwrite", help="Write an OUT that is there already anew.")
@@ -137,6 +141,7 @@ def summarize(
     allow_truncated: Annotated[
         bool | None, typer.Option("--allow-truncated", help="JPEGs that end early too, flagged.")
     ] = None,
+    columns: Columns = None,
     limit: Limit = None,
     concurrency: Concurrency = None,
     unordered: Unordered = None,
@@ -153,7 +158,7 @@ def summarize(
     """
     flags = _flags(locals())
     with _reporting(debug):
-        source = open_source(input, folders=True)
+        source = open_source(input, folders=True, columns=_columns(columns))
 
         def job(backend: Backend, chosen: Settings) -> runner.Job[Any]:
             return Summarize(backend, chosen, source.base, _read_prompt(chosen)).job()
@@ -186,6 +191,7 @@ def rerank(
     max_item_tokens: Annotated[
         int | None, typer.Option(metavar="N", help="Tokens of an item at most.")
     ] = None,
+    columns: Columns = None,
     limit: Limit = None,
     concurrency: Concurrency = None,
     unordered: Unordered = None,
@@ -202,8 +208,8 @@ def rerank(
     """
     flags = _flags(locals()) | {"item_fields": _split(item_fields)}
     with _reporting(debug):
-        source = open_source(input)
-        known = join_items(open_source(name) for name in items or ())
+        source = open_source(input, columns=_columns(columns))
+        known = join_items(open_source(name, columns=_columns(columns)) for name in items or ())
 
         def job(backend: Backend, chosen: Settings) -> runner.Job[Any]:
             return Rerank(backend, chosen, known, _read_prompt(chosen)).job()
@@ -226,6 +232,7 @@ def probs(
     chat: Annotated[
         bool | None, typer.Option("--chat", help="The prompt as one user turn, made harmless.")
     ] = None,
+    columns: Columns = None,
     limit: Limit = None,
     concurrency: Concurrency = None,
     unordered: Unordered = None,
@@ -242,7 +249,7 @@ def probs(
     """
     flags = _flags(locals()) | {"labels": _split(labels)}
     with _reporting(debug):
-        source = open_source(input)
+        source = open_source(input, columns=_columns(columns))
         _run_job(
             "text",
             lambda backend, chosen: Probs(backend, chosen).job(),
@@ -260,6 +267,14 @@ def probs(
 def _flags(given: dict[str, Any]) -> dict[str, Any]:
     """The options among a command's arguments that are settings."""
     return {name: value for name, value in given.items() if name in Settings.model_fields}
+
+
+def _columns(value: str | None) -> dict[str, str]:
+    """`id=asin,title=name` as a table of our names and the file's."""
+    pairs = dict(pair.partition("=")[::2] for pair in _split(value) or ())
+    if not all(ours and theirs for ours, theirs in pairs.items()):
+        raise UsageError(f"--map {value}: give pairs such as id=asin,title=name")
+    return pairs
 
 
 def _split(value: str | None) -> tuple[str, ...] | None:

@@ -24,7 +24,8 @@ ItemField = Literal["title", "summary", "text"]
 class Settings(BaseModel):
     """Every key is an option of the command line under the same name, with underscores."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Built at first use: `--help` needs no validator.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     engine: Literal["auto", "torch"] = "auto"
     model: str | None = None

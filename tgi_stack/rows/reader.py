@@ -1,4 +1,4 @@
-"""Rows from JSON lines, from standard input or from a folder of images, one at a time.
+"""Rows from a file, from standard input or from a folder of images, one at a time.
 
 A source can be read several times: `check` reads it through once before the first request, so that a torn
 line, a missing field or a duplicate id is refused while nothing has been spent.
@@ -6,18 +6,20 @@ line, a missing field or a duplicate id is refused while nothing has been spent.
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from tgi_stack.errors import DiskError, InputError, RowError
+from tgi_stack.errors import InputError, RowError
 from tgi_stack.images import SUFFIXES
-from tgi_stack.rows import jsonl
+from tgi_stack.rows.duplicates import Duplicates
+from tgi_stack.rows.formats import reader_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,57 +38,64 @@ class Source(Protocol):
     def __iter__(self) -> Iterator[RawRow]: ...
 
 
-def open_source(name: str, *, folders: bool = False) -> Source:
-    """The source that an INPUT argument names: `-`, a .jsonl file, or (with `folders`) a folder of images.
+def open_source(name: str, *, folders: bool = False, columns: Mapping[str, str] | None = None) -> Source:
+    """The source that an INPUT argument names: `-`, a file, or (with `folders`) a folder of images.
+
+    Args:
+        columns: our name of a field -> the file's own, as `--map` gives them.
 
     Raises:
         InputError: no such file, a folder where none is taken, or a suffix that is not read.
     """
     if name == "-":
-        return JsonLines(_spool(), Path.cwd(), "standard input")
+        return File(_spool(), Path.cwd(), "standard input", columns)
     path = Path(name)
     if path.is_dir():
         if not folders:
-            raise InputError(f"{path} is a folder; give a .jsonl file")
+            raise InputError(f"{path} is a folder; give a file")
         return Folder(path)
     if not path.exists():
         raise InputError(f"{path}: no such file")
-    if path.suffix != ".jsonl":
-        raise InputError(f"{path}: can't read {path.suffix or 'a file without a suffix'}; give .jsonl")
-    return JsonLines(path, path.parent, str(path))
+    if not path.is_file():  # a named pipe can be read once only
+        return File(_spool(path, "".join(path.suffixes)), path.parent, str(path), columns)
+    return File(path, path.parent, str(path), columns)
 
 
-def _spool() -> Path:
-    """Standard input in a temporary file, since checking and running read it twice."""
-    with tempfile.NamedTemporaryFile(prefix="fastqwen-", suffix=".jsonl", delete=False) as file:
-        shutil.copyfileobj(sys.stdin.buffer, file)
-    return Path(file.name)
+def _spool(path: Path | None = None, suffix: str = ".jsonl") -> Path:
+    """What can be read once only, in a temporary file that goes with the process."""
+    handle, name = tempfile.mkstemp(prefix="fastqwen-", suffix=suffix or ".jsonl")
+    with os.fdopen(handle, "wb") as file:
+        if path is None:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+        else:
+            with path.open("rb") as pipe:
+                shutil.copyfileobj(pipe, file)
+    atexit.register(os.unlink, name)
+    return Path(name)
 
 
-class JsonLines:
-    """A file of JSON lines; blank lines are no rows but keep their number."""
+class File:
+    """A file of rows in any of the formats."""
 
-    def __init__(self, path: Path, base: Path, name: str) -> None:
+    def __init__(self, path: Path, base: Path, name: str, columns: Mapping[str, str] | None = None) -> None:
         self.base = base
-        self._path = path
-        self._name = name
+        self.path = path
+        self.name = name
+        self._columns = dict(columns or {})
+        self._read = reader_for(path)
 
     def __iter__(self) -> Iterator[RawRow]:
-        try:
-            with self._path.open("rb") as file:
-                for number, line in enumerate(file, 1):
-                    if number == 1:
-                        line = line.removeprefix(b"\xef\xbb\xbf")
-                    if line.strip():
-                        yield RawRow(number, self._parse(number, line))
-        except OSError as error:
-            raise DiskError(f"{self._name}: {error.strerror}") from error
+        for number, value in self._read(self.path, self.name):
+            yield RawRow(number, self._renamed(value) if self._columns else value)
 
-    def _parse(self, number: int, line: bytes) -> dict[str, Any] | RowError:
-        try:
-            return jsonl.loads(line)
-        except jsonl.LineError as error:
-            return RowError("input.malformed", f"{self._name}:{number}:{error.column}: {error}")
+    def _renamed(self, value: dict[str, Any] | RowError) -> dict[str, Any] | RowError:
+        if isinstance(value, RowError):
+            return value
+        # A pair counts where the file has its column: one --map serves the rows and the items beside them.
+        pairs = {ours: theirs for ours, theirs in self._columns.items() if theirs in value}
+        taken = {*pairs, *pairs.values()}
+        rest = {field: found for field, found in value.items() if field not in taken}
+        return {ours: value[theirs] for ours, theirs in pairs.items()} | rest
 
 
 class Folder:
@@ -114,27 +123,25 @@ class Folder:
 
 
 def check(source: Source, parse: Callable[[RawRow], Any], *, skip_bad_rows: bool = False) -> int:
-    """Reads a source through: how many rows it has.
+    """Reads a source through: how many rows it has. Memory does not grow with their number.
 
     Raises:
         InputError: a row that can't be parsed (unless `skip_bad_rows`, when it will fail on its own), or an
             id that stands twice.
     """
-    seen: dict[str, int] = {}
     count = 0
-    for raw in source:
-        count += 1
-        try:
-            row = parse(raw)
-        except RowError as error:
-            if not skip_bad_rows:
-                raise InputError(
-                    f"row {raw.number}: {error} (to record it as failed: --skip-bad-rows)"
-                ) from error
-            continue
-        first = seen.setdefault(row.id, raw.number)
-        if first != raw.number:
-            raise InputError(
-                f"id {row.id!r} stands in row {first} and in row {raw.number}; ids must be unique"
-            )
+    with Duplicates() as ids:
+        for raw in source:
+            count += 1
+            try:
+                ids.add(raw.number, parse(raw).id)
+            except RowError as error:
+                if not skip_bad_rows:
+                    advice = "(to record it as failed: --skip-bad-rows)"
+                    raise InputError(f"row {raw.number}: {error} {advice}") from error
+        twice = ids.first()
+    if twice is not None:
+        first, second = twice
+        name = next(parse(raw).id for raw in source if raw.number == first)
+        raise InputError(f"id {name!r} stands in row {first} and in row {second}; ids must be unique")
     return count
