@@ -29,7 +29,9 @@ from tgi_stack.jobs.probs import Probs
 from tgi_stack.jobs.rerank import Rerank, join_items
 from tgi_stack.jobs.summarize import Summarize
 from tgi_stack.progress import Progress
-from tgi_stack.rows.ledger import open_sink
+from tgi_stack.rows.ledger import Sink, standard_output, unordered_file
+from tgi_stack.rows.manifest import question
+from tgi_stack.rows.output import Output
 from tgi_stack.rows.reader import Folder, Source, open_source
 from tgi_stack.settings import Settings
 
@@ -163,7 +165,9 @@ def summarize(
         def job(backend: Backend, chosen: Settings) -> runner.Job[Any]:
             return Summarize(backend, chosen, source.base, _read_prompt(chosen)).job()
 
-        _run_job("vision", job, source, out, settings.load(flags, file=config), as_json=as_json, quiet=quiet)
+        _run_job(
+            "summarize", job, source, out, settings.load(flags, file=config), as_json=as_json, quiet=quiet
+        )
 
 
 @app.command()
@@ -209,12 +213,13 @@ def rerank(
     flags = _flags(locals()) | {"item_fields": _split(item_fields)}
     with _reporting(debug):
         source = open_source(input, columns=_columns(columns))
-        known = join_items(open_source(name, columns=_columns(columns)) for name in items or ())
+        item_sources = [open_source(name, columns=_columns(columns)) for name in items or ()]
 
         def job(backend: Backend, chosen: Settings) -> runner.Job[Any]:
-            return Rerank(backend, chosen, known, _read_prompt(chosen)).job()
+            return Rerank(backend, chosen, join_items(item_sources), _read_prompt(chosen)).job()
 
-        _run_job("text", job, source, out, settings.load(flags, file=config), as_json=as_json, quiet=quiet)
+        chosen = settings.load(flags, file=config)
+        _run_job("rerank", job, source, out, chosen, item_sources, as_json=as_json, quiet=quiet)
 
 
 @app.command()
@@ -251,7 +256,7 @@ def probs(
     with _reporting(debug):
         source = open_source(input, columns=_columns(columns))
         _run_job(
-            "text",
+            "probs",
             lambda backend, chosen: Probs(backend, chosen).job(),
             source,
             out,
@@ -291,11 +296,12 @@ def _read_prompt(chosen: Settings) -> str | None:
 
 
 def _run_job(
-    kind: str,
+    name: str,
     make_job: Callable[[Backend, Settings], runner.Job[Any]],
     source: Source,
     out: Path | None,
     chosen: Settings,
+    items: list[Source] | None = None,
     *,
     as_json: bool,
     quiet: bool,
@@ -307,33 +313,82 @@ def _run_job(
         if not quiet:
             talk.print(_escaped(line), markup=False)
 
-    sink = open_sink(out, overwrite=chosen.overwrite, unordered=chosen.unordered)
+    sink = _open_sink(name, source, items or [], out, chosen)
     tally = runner.Tally()
-
-    async def whole() -> None:
-        backend = open_backend(chosen, kind, say)
-        try:
-            job = make_job(backend, chosen)
-            with Progress(talk, quiet=quiet) as progress:
-                await runner.run(job, source, sink, chosen, tally, progress.update)
-        finally:
-            await backend.aclose()
-
     try:
-        asyncio.run(whole())
+        if isinstance(sink, Output) and sink.finished is not None:
+            tally = runner.Tally.of(sink.finished)
+            say(f"{out} is finished; to write it anew: --overwrite")
+            stopped = None
+        else:
+            backend = open_backend(chosen, "vision" if name == "summarize" else "text", say)
+            job = make_job(backend, chosen)
+            if isinstance(sink, Output):
+                sink.set_identity(backend.identity)
+            runner.count(job, source, chosen, tally)
+            stopped = asyncio.run(_work(job, backend, source, sink, chosen, tally, quiet))
     finally:
-        sink.close()
+        sink.close(tally.as_dict())
     if isinstance(source, Folder) and source.skipped:
         say(f"{source.skipped:,} files in {source.base} are no images and were left out")
-    _close(tally, out, as_json)
+    _close(tally, out, as_json, stopped)
 
 
-def _close(tally: runner.Tally, out: Path | None, as_json: bool) -> None:
+def _open_sink(name: str, source: Source, items: list[Source], out: Path | None, chosen: Settings) -> Sink:
+    if out is None:
+        return standard_output()
+    if chosen.unordered:
+        return unordered_file(out, overwrite=chosen.overwrite)
+    return Output(
+        out,
+        question(name, chosen, source, items),
+        source,
+        command=sys.argv,
+        limit=chosen.limit,
+        overwrite=chosen.overwrite,
+    )
+
+
+async def _work(
+    job: runner.Job[Any],
+    backend: Backend,
+    source: Source,
+    sink: Sink,
+    chosen: Settings,
+    tally: runner.Tally,
+    quiet: bool,
+) -> int | None:
+    """Runs the job: the number of the signal that stopped it, or None."""
+    stop = asyncio.Event()
+    signals: list[int] = []
+
+    def interrupt(number: int) -> None:
+        if signals:  # asked twice: every record written so far is whole
+            os._exit(128 + number)
+        signals.append(number)
+        stop.set()
+        talk.print("fastqwen: finishing what is in flight; once more to stop at once", markup=False)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, interrupt, number)
+    try:
+        with Progress(talk, quiet=quiet) as progress:
+            await runner.run(job, source, sink, chosen, tally, progress.update, stop)
+    finally:
+        await backend.aclose()
+    return signals[0] if signals else None
+
+
+def _close(tally: runner.Tally, out: Path | None, as_json: bool, stopped: int | None) -> None:
     for type, count in tally.failures.most_common():
         talk.print(f"{count:,} x {type}", markup=False)
     talk.print(tally.line(), markup=False)
     if as_json:
         typer.echo(json.dumps(tally.as_dict() | {"out": str(out)}))
+    if stopped is not None:
+        # A batch may still be computing in its thread; nobody waits for it any more.
+        sys.stdout.flush()
+        os._exit(128 + stopped)
     if tally.failed:
         raise typer.Exit(1)
 

@@ -7,6 +7,7 @@
     │   └── InputError         an input file as a whole (place: file, line, column)
     ├── MachineError           this machine: disk, permission, missing package      exit 3
     │   ├── DiskError
+    │   ├── LockedError
     │   └── MissingPackageError
     ├── ServerError            no server, the wrong one, a refused key              exit 4
     │   └── NoEngineError
@@ -53,6 +54,10 @@ class MachineError(FastqwenError):
 
 class DiskError(MachineError):
     """A file that can't be read or written."""
+
+
+class LockedError(MachineError):
+    """Another run is writing the same output."""
 
 
 class MissingPackageError(MachineError):

@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.conftest import read_records, write_rows
-from tgi_stack.errors import DiskError, ImageError, InputError, RowError, UsageError
+from tests.conftest import write_rows
+from tgi_stack.errors import ImageError, InputError, RowError
 from tgi_stack.rows import jsonl, schema
-from tgi_stack.rows.ledger import open_sink
 from tgi_stack.rows.reader import RawRow, check, open_source
 from tgi_stack.types import Item
 
@@ -151,33 +150,3 @@ def test_labels_come_from_the_row_or_the_count_or_the_command_line() -> None:
 def test_a_record_of_summarize_is_an_item() -> None:
     record = {"id": "m", "status": "ok", "summary": "A mug.", "image": {"sha256": "x"}, "flags": []}
     assert schema.item(record) == Item("m", summary="A mug.")
-
-
-# -- sinks ---------------------------------------------------------------------------------------------
-
-
-def test_records_are_written_in_input_order(tmp_path: Path) -> None:
-    out = tmp_path / "deep" / "out.jsonl"
-    sink = open_sink(out)
-    for number in (3, 1, 2):
-        sink.write(number, {"id": str(number)})
-    assert not out.exists()
-    sink.finish()
-    sink.close()
-    assert [record["id"] for record in read_records(out)] == ["1", "2", "3"]
-    assert [path.name for path in out.parent.iterdir()] == ["out.jsonl"]
-
-
-def test_an_output_that_is_there_is_not_lost_by_accident(tmp_path: Path) -> None:
-    out = tmp_path / "out.jsonl"
-    out.write_text("precious")
-    with pytest.raises(UsageError, match="--overwrite"):
-        open_sink(out)
-    open_sink(out, overwrite=True).close()
-    assert out.read_text() == "precious"  # until the new one is whole
-
-
-@pytest.mark.parametrize("name", ["/dev/full/x.jsonl", "/proc/x.jsonl"])
-def test_a_place_that_can_not_be_written_is_named(name: str) -> None:
-    with pytest.raises(DiskError, match=name):
-        open_sink(Path(name))

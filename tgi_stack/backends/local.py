@@ -51,7 +51,7 @@ class LocalBackend:
         return await self._caption.ask(request)
 
     async def aclose(self) -> None:
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
 
 def open_local(settings: Settings, kind: str, say: Say) -> LocalBackend:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any, Generic, Protocol, TypeVar
 
 from tgi_stack.errors import RowError
@@ -25,6 +26,8 @@ class Row(Protocol):
     def id(self) -> str: ...
 
 
+DRAIN_S = 8.0  # a container engine kills ten seconds after it asked
+
 AnyRow = TypeVar("AnyRow", bound=Row)
 Record = dict[str, Any]
 
@@ -43,11 +46,19 @@ class Tally:
     """What became of the rows; ok + failed + pending == rows."""
 
     rows: int = 0
+    input_rows: int = 0  # rows may be fewer, by --limit
     ok: int = 0
+    kept: int = 0  # of the ok, those of an earlier run
     cached: int = 0
     failed: int = 0
     flags: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def of(cls, counts: dict[str, Any]) -> Tally:
+        """The tally that `as_dict` was made of, all of it kept from then."""
+        numbers = {name: counts[name] for name in ("rows", "input_rows", "ok", "cached", "failed")}
+        return cls(**numbers, kept=counts["ok"])
 
     @property
     def pending(self) -> int:
@@ -72,8 +83,21 @@ class Tally:
 
     def as_dict(self) -> dict[str, Any]:
         """The counts, for --json."""
-        counts = {name: getattr(self, name) for name in ("rows", "ok", "cached", "failed", "pending")}
+        counts = {
+            name: getattr(self, name)
+            for name in ("rows", "input_rows", "ok", "kept", "cached", "failed", "pending")
+        }
         return counts | {"flags": dict(self.flags), "failures": dict(self.failures)}
+
+
+def count(job: Job[AnyRow], source: Source, settings: Settings, tally: Tally) -> None:
+    """Looks at all rows of a source before the first request, and counts them into `tally`.
+
+    Raises:
+        InputError: see `reader.check`.
+    """
+    tally.input_rows = check(source, job.parse, skip_bad_rows=settings.skip_bad_rows)
+    tally.rows = tally.input_rows if settings.limit is None else min(tally.input_rows, settings.limit)
 
 
 async def run(
@@ -83,11 +107,22 @@ async def run(
     settings: Settings,
     tally: Tally,
     progress: Callable[[Tally], None] = lambda tally: None,
+    stop: asyncio.Event | None = None,
 ) -> None:
-    """Answers the rows of a source and counts them into `tally`, which stays true if the run is cut short."""
-    tally.rows = check(source, job.parse, skip_bad_rows=settings.skip_bad_rows)
-    if settings.limit is not None:
-        tally.rows = min(tally.rows, settings.limit)
+    """Answers the rows that `count` counted; `tally` stays true if the run is cut short.
+
+    Args:
+        stop: set to have no more rows begun; those in flight are finished within DRAIN_S seconds.
+    """
+    stop = stop or asyncio.Event()
+
+    def pending() -> Iterator[RawRow]:
+        for raw in islice(source, settings.limit):
+            if sink.is_done(raw.number):
+                tally.ok += 1
+                tally.kept += 1
+            else:
+                yield raw
 
     async def work(raw: RawRow) -> tuple[int, Record]:
         return raw.number, await _answer(job, raw)
@@ -97,12 +132,30 @@ async def run(
         tally.add(result[1])
         progress(tally)
 
-    await fan_out(_limited(source, settings.limit), work, emit, workers=settings.concurrency or job.workers)
-    sink.finish()
+    workers = settings.concurrency or job.workers
+    await _until(stop, fan_out(_unless(stop, pending()), work, emit, workers=workers))
+    if tally.pending == 0:
+        sink.finish(tally.as_dict())
 
 
-def _limited(source: Source, limit: int | None) -> Iterator[RawRow]:
-    return islice(source, limit)
+def _unless(stop: asyncio.Event, rows: Iterator[RawRow]) -> Iterator[RawRow]:
+    """The rows, until a stop is asked for."""
+    return takewhile(lambda _: not stop.is_set(), rows)
+
+
+async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    """Runs the crew; once a stop is asked for, what is in flight has DRAIN_S seconds to finish."""
+    crew = asyncio.create_task(work)
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait({crew, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if not crew.done():
+        await asyncio.wait({crew}, timeout=DRAIN_S)
+    if not crew.done():
+        crew.cancel()
+        await asyncio.wait({crew})
+        return
+    await crew
 
 
 async def _answer(job: Job[AnyRow], raw: RawRow) -> Record:

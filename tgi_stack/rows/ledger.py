@@ -1,49 +1,51 @@
-"""Where records go: standard output as they finish, or a file in the order of the input.
+"""Where records go, so that a run can be killed at any moment and nothing is lost, repeated or invented.
 
-A file's records are appended to `OUT.part.jsonl` in whole lines, each by one write, while the run goes on; at
-the end OUT is written in input order beside it, made durable and renamed into place.
+With `-o OUT` every finished record is appended to `OUT.part.jsonl` in one write, its row's number before it.
+At the end OUT is written in input order, made durable and renamed into place; then the part file goes. So
+whoever starts the same command again finds no part file (nothing was done, or all of it), or one whose last
+line may be torn and is cut off.
+
+Without `-o`, and with `--unordered`, records are streamed as they finish and there is nothing to resume.
 """
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
+import json
 import os
+import socket
+import struct
 import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
-from tgi_stack.errors import DiskError, UsageError
+from tgi_stack.errors import DiskError, LockedError, UsageError
 from tgi_stack.rows import jsonl
+
+SYNC_EVERY_S = 1.0
+BLOCK_BYTES = 2**20
+
+Record = dict[str, Any]
 
 
 class Sink(Protocol):
-    """Takes records; `finish` is called once, after the last one of a run that was not interrupted."""
+    """Takes records. `counts` are those of `Tally.as_dict`."""
 
-    def write(self, number: int, record: dict[str, Any]) -> None: ...
+    def is_done(self, number: int) -> bool:
+        """Whether a row needs no answer any more: it has an ok record from an earlier run."""
 
-    def finish(self) -> None: ...
+    def write(self, number: int, record: Record) -> None:
+        """Takes the record of a row."""
 
-    def close(self) -> None: ...
+    def finish(self, counts: dict[str, Any]) -> None:
+        """To be called once, after the last record of a run that was not interrupted."""
 
-
-def open_sink(out: Path | None, *, overwrite: bool = False, unordered: bool = False) -> Sink:
-    """The sink for `-o OUT`; None is standard output.
-
-    Raises:
-        UsageError: OUT is there already, or its suffix is not one that is written.
-        DiskError: OUT can't be written.
-    """
-    if out is None:
-        return Stream(sys.stdout.fileno(), "standard output", owned=False)
-    if out.suffix != ".jsonl":
-        raise UsageError(f"-o {out}: can't write {out.suffix or 'a file without a suffix'}; give .jsonl")
-    if out.exists() and not overwrite:
-        raise UsageError(f"{out} is there already; to write it anew: --overwrite")
-    try:
-        if unordered:
-            return Stream(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666), str(out))
-        return OrderedFile(out)
-    except OSError as error:
-        raise DiskError(f"{out}: {error.strerror}") from error
+    def close(self, counts: dict[str, Any]) -> None:
+        """To be called at the end of every run."""
 
 
 class Stream:
@@ -54,50 +56,285 @@ class Stream:
         self._name = name
         self._owned = owned
 
-    def write(self, number: int, record: dict[str, Any]) -> None:
+    def is_done(self, number: int) -> bool:
+        return False
+
+    def write(self, number: int, record: Record) -> None:
         _write(self._descriptor, jsonl.dumps(record), self._name)
 
-    def finish(self) -> None:
+    def finish(self, counts: dict[str, Any]) -> None:
         pass
 
-    def close(self) -> None:
+    def close(self, counts: dict[str, Any]) -> None:
         if self._owned:
             os.close(self._descriptor)
 
 
-class OrderedFile:
-    """Records in input order; the part file holds them until the run is over."""
+def standard_output() -> Stream:
+    """Records on stdout."""
+    return Stream(sys.stdout.fileno(), "standard output", owned=False)
 
-    def __init__(self, out: Path) -> None:
+
+def unordered_file(out: Path, *, overwrite: bool) -> Stream:
+    """Records in a file as they finish.
+
+    Raises:
+        UsageError: the file is there already and `overwrite` is not given.
+    """
+    if out.exists() and not overwrite:
+        raise UsageError(f"{out} is there already; to write it anew: --overwrite")
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+        return Stream(os.open(out, flags, 0o666), str(out))
+    except OSError as error:
+        raise DiskError(f"{out}: {error.strerror}") from error
+
+
+# -- the part file ---------------------------------------------------------------------------------------
+
+
+def part_path(out: Path) -> Path:
+    """Where the records of an unfinished OUT are."""
+    return out.with_name(out.name + ".part.jsonl")
+
+
+class Ledger:
+    """The records of an OUT that is being made; open it only while holding the `Lock` of OUT.
+
+    Args:
+        write_out: makes the content of OUT from the record lines in input order; the default copies them.
+    """
+
+    def __init__(
+        self, out: Path, write_out: Callable[[IO[bytes], Iterator[bytes]], None] | None = None
+    ) -> None:
         self._out = out
-        self._part = out.with_name(out.name.removesuffix(".jsonl") + ".part.jsonl")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666)
-        self._lines: list[tuple[int, int, int]] = []  # row number, offset, length
-        self._end = 0
+        self._part = part_path(out)
+        self._write_out = write_out or (lambda file, lines: file.writelines(lines))
+        self._index = _Index()
+        self._synced_at = time.monotonic()
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            self._descriptor = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+            self._end = self._recover()
+        except OSError as error:
+            raise DiskError(f"{self._part}: {error.strerror}") from error
 
-    def write(self, number: int, record: dict[str, Any]) -> None:
-        line = jsonl.dumps(record)
+    def is_done(self, number: int) -> bool:
+        return self._index.get(number) > 0
+
+    def write(self, number: int, record: Record) -> None:
+        """Appends a record; whole once this returns, durable within a second or at the end."""
+        line = line_of(number, record)
         _write(self._descriptor, line, str(self._part))
-        self._lines.append((number, self._end, len(line)))
+        self._note(number, line, self._end)
         self._end += len(line)
+        now = time.monotonic()
+        if now - self._synced_at >= SYNC_EVERY_S:
+            self._synced_at = now
+            self._sync()
 
     def finish(self) -> None:
-        """Writes OUT in input order and renames it into place."""
+        """Writes OUT in input order and renames it into place; `retire` removes the part file after that."""
+        self._sync()
         temporary = self._out.with_name(self._out.name + ".tmp")
         try:
             with temporary.open("wb") as file:
-                for _, offset, length in sorted(self._lines):
-                    file.write(os.pread(self._descriptor, length, offset))
+                self._write_out(file, self.lines())
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, self._out)
-            self._part.unlink()
+            _sync_folder(self._out.parent)
         except OSError as error:
             raise DiskError(f"{self._out}: {error.strerror}") from error
 
+    def retire(self) -> None:
+        """Removes the part file, once whatever speaks of OUT has been written."""
+        self._part.unlink(missing_ok=True)
+
     def close(self) -> None:
         os.close(self._descriptor)
+        self._index.close()
+
+    def lines(self) -> Iterator[bytes]:
+        """The record of each row that has one, in input order, each with its newline."""
+        # Rows finish nearly in input order, so one block serves many of them.
+        start, block = 0, b""
+        for offset in self._index.offsets():
+            end = block.find(b"\n", offset - start) if start <= offset < start + len(block) else -1
+            if end < 0:
+                start, block = offset, self._block_with_line(offset)
+                end = block.index(b"\n")
+            yield _record_of(block[offset - start : end + 1])
+
+    def _block_with_line(self, offset: int) -> bytes:
+        block = os.pread(self._descriptor, BLOCK_BYTES, offset)
+        while b"\n" not in block:
+            block += os.pread(self._descriptor, BLOCK_BYTES, offset + len(block))
+        return block
+
+    def _note(self, number: int, line: bytes, offset: int) -> None:
+        sign = 1 if _is_ok(line) else -1
+        self._index.set(number, sign * (offset + 1))
+
+    def _sync(self) -> None:
+        try:
+            os.fdatasync(self._descriptor)
+        except OSError as error:  # what was not made durable may be gone: trying again would hide that
+            raise DiskError(f"{self._part}: {error.strerror}") from error
+
+    def _recover(self) -> int:
+        """Reads what an earlier run left and cuts a torn last line off: where the file ends."""
+        end = 0
+        with os.fdopen(os.dup(self._descriptor), "rb", buffering=BLOCK_BYTES) as file:
+            file.seek(0)
+            for line in file:
+                number = _number_of(line)
+                if number is None:
+                    break
+                self._note(number, line, end)
+                end += len(line)
+        if end == 0 and os.fstat(self._descriptor).st_size > BLOCK_BYTES:
+            raise UsageError(f"{self._part} was not written by fastqwen; move it away")
+        if end != os.fstat(self._descriptor).st_size:
+            os.ftruncate(self._descriptor, end)
+        return end
+
+
+_START = b'{"row":'
+_OK = b',"status":"ok","record":'
+_FAILED = b',"status":"failed","record":'
+
+
+def line_of(number: int, record: Record) -> bytes:
+    """A record as it stands in a part file."""
+    kind = _OK if record["status"] == "ok" else _FAILED
+    return _START + str(number).encode() + kind + jsonl.dumps(record)[:-1] + b"}\n"
+
+
+def _number_of(line: bytes) -> int | None:
+    """The row that a whole line is of; None for a torn one."""
+    comma = line.find(b",", len(_START))
+    if not line.startswith(_START) or not line.endswith(b"}}\n"):
+        return None
+    if not (line.startswith(_OK, comma) or line.startswith(_FAILED, comma)):
+        return None
+    return int(line[len(_START) : comma])
+
+
+def _is_ok(line: bytes) -> bool:
+    comma = line.index(b",", len(_START))
+    return line.startswith(_OK, comma)
+
+
+def _record_of(line: bytes) -> bytes:
+    comma = line.index(b",", len(_START))
+    start = comma + (len(_OK) if line.startswith(_OK, comma) else len(_FAILED))
+    return line[start:-2] + b"\n"
+
+
+class _Index:
+    """Where in the part file each row's record stands, in an unlinked temporary file: 8 bytes a row."""
+
+    _ENTRY = struct.Struct("<q")
+    _BLOCK = 8192
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile(prefix="fastqwen-index-", buffering=0)  # noqa: SIM115
+
+    def get(self, number: int) -> int:
+        """0 for a row without a record; offset + 1 for an ok one, -(offset + 1) for a failed one."""
+        found = os.pread(self._file.fileno(), 8, number * 8)
+        return self._ENTRY.unpack(found)[0] if len(found) == 8 else 0
+
+    def set(self, number: int, value: int) -> None:
+        os.pwrite(self._file.fileno(), self._ENTRY.pack(value), number * 8)
+
+    def offsets(self) -> Iterator[int]:
+        """The offsets of all records, in the order of their rows."""
+        position = 0
+        while block := os.pread(self._file.fileno(), self._BLOCK, position):
+            for (value,) in self._ENTRY.iter_unpack(block):
+                if value:
+                    yield abs(value) - 1
+            position += len(block)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+# -- one writer at a time --------------------------------------------------------------------------------
+
+
+class Lock:
+    """`OUT.lock`: held by the one run that makes OUT; names its holder; goes with the process.
+
+    Raises:
+        LockedError: another run holds it.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self._path = out.with_name(out.name + ".lock")
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("a+")
+        except OSError as error:
+            raise DiskError(f"{self._path}: {error.strerror}") from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._file.seek(0)
+            holder = self._file.read().strip() or "another run"
+            self._file.close()
+            raise LockedError(
+                f"{out} is being written by {holder}; wait for it or give another -o"
+            ) from error
+        if not self._path.exists() or not os.path.samestat(os.fstat(self._file.fileno()), self._path.stat()):
+            self._file.close()
+            raise LockedError(f"{out} was just released by another run; try again")
+        self._file.truncate(0)
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        self._file.write(f"process {os.getpid()} on {socket.gethostname()} since {since}\n")
+        self._file.flush()
+
+    def release(self) -> None:
+        """Gives OUT free; the file goes first, so that nobody locks a name that is about to vanish."""
+        self._path.unlink(missing_ok=True)
+        self._file.close()
+
+
+# -- small things ----------------------------------------------------------------------------------------
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DiskError(f"{path}: {error.strerror}") from error
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Replaces a small JSON file as a whole."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(value, file, indent=1, ensure_ascii=False, allow_nan=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise DiskError(f"{path}: {error.strerror}") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _write(descriptor: int, line: bytes, name: str) -> None:

@@ -1,0 +1,206 @@
+"""An output is whole or not there; what a rerun finds decides what it does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.conftest import read_records, write_rows
+from tgi_stack.errors import DiskError, LockedError, UsageError
+from tgi_stack.rows.ledger import Ledger, part_path, unordered_file
+from tgi_stack.rows.manifest import Manifest, manifest_path
+from tgi_stack.rows.output import Output
+from tgi_stack.rows.reader import open_source
+from tgi_stack.types import Identity
+
+IDENTITY = Identity("torch", "tiny", "shipped", "none", "fp32", "d1", "v")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Any:
+    return open_source(str(write_rows(tmp_path / "in.jsonl", *({"id": str(i)} for i in range(1, 6)))))
+
+
+def record(number: int, status: str = "ok") -> dict[str, Any]:
+    return {"id": str(number), "status": status, "flags": [], "label_mass": 0.5}
+
+
+def opened(out: Path, source: Any, **options: Any) -> Output:
+    asked = {"job": "probs", "--seed": options.pop("seed", None)}
+    return Output(out, asked, source, command=["fastqwen"], **options)
+
+
+def counts(ok: int, failed: int = 0, rows: int = 5) -> dict[str, Any]:
+    return {"rows": rows, "input_rows": 5, "ok": ok, "cached": 0, "failed": failed, "pending": 0}
+
+
+def complete(out: Path, source: Any, failed: tuple[int, ...] = (), rows: int = 5) -> None:
+    sink = opened(out, source)
+    sink.set_identity(IDENTITY)
+    for number in (3, 1, 5, 2, 4):
+        if number <= rows:
+            sink.write(number, record(number, "failed" if number in failed else "ok"))
+    sink.finish(counts(rows - len(failed), len(failed), rows))
+    sink.close(counts(rows - len(failed), len(failed), rows))
+
+
+def ids(out: Path) -> list[str]:
+    return [entry["id"] for entry in read_records(out)]
+
+
+def test_records_are_written_in_input_order_and_only_the_output_stays(tmp_path: Path, source: Any) -> None:
+    out = tmp_path / "deep" / "out.jsonl"
+    complete(out, source)
+    assert ids(out) == ["1", "2", "3", "4", "5"]
+    assert sorted(path.name for path in out.parent.iterdir()) == ["out.jsonl", "out.jsonl.run.json"]
+
+
+def test_an_unfinished_run_goes_on_where_it_stopped(tmp_path: Path, source: Any) -> None:
+    out = tmp_path / "out.jsonl"
+    sink = opened(out, source)
+    sink.write(2, record(2))
+    sink.write(4, record(4, "failed"))
+    sink.close(counts(1, 1))
+    again = opened(out, source)
+    assert [again.is_done(number) for number in range(1, 6)] == [False, True, False, False, False]
+    for number in (1, 3, 4, 5):
+        again.write(number, record(number))
+    again.finish(counts(5))
+    again.close(counts(5))
+    assert ids(out) == ["1", "2", "3", "4", "5"]
+    assert {entry["status"] for entry in read_records(out)} == {"ok"}
+
+
+@pytest.mark.parametrize("torn", [b'{"row":3,"status":"ok","rec', b'{"row":3', b"{", b"\0\0\0\n"])
+def test_a_torn_tail_is_cut_and_earlier_bytes_are_untouched(  # D11
+    tmp_path: Path, source: Any, torn: bytes
+) -> None:
+    out = tmp_path / "out.jsonl"
+    sink = opened(out, source)
+    sink.write(1, record(1))
+    sink.close(counts(1))
+    whole = part_path(out).read_bytes()
+    part_path(out).write_bytes(whole + torn)
+    again = opened(out, source)
+    assert (again.is_done(1), again.is_done(3)) == (True, False)
+    again.write(3, record(3))
+    again.close(counts(2))
+    assert part_path(out).read_bytes().startswith(whole + b'{"row":3,"status":"ok","record":{"id":"3"')
+
+
+def test_a_finished_output_has_nothing_left_to_do(tmp_path: Path, source: Any) -> None:
+    out = tmp_path / "out.jsonl"
+    complete(out, source)
+    before = out.stat()
+    again = opened(out, source)
+    assert again.finished is not None
+    assert again.finished["ok"] == 5
+    again.close({})
+    assert out.stat() == before
+
+
+def test_failed_rows_of_a_finished_output_are_tried_again(tmp_path: Path, source: Any) -> None:
+    out = tmp_path / "out.jsonl"
+    complete(out, source, failed=(2, 4))
+    again = opened(out, source)
+    assert [again.is_done(number) for number in range(1, 6)] == [True, False, True, False, True]
+    again.close(counts(3, 2))
+    assert len(read_records(out)) == 5  # until the new one is whole
+
+
+def test_a_larger_limit_goes_on(tmp_path: Path, source: Any) -> None:
+    out = tmp_path / "out.jsonl"
+    complete(out, source, rows=2)
+    for limit, finished in ((1, True), (2, True), (3, False), (None, False)):
+        sink = opened(out, source, limit=limit)
+        assert (sink.finished is not None) is finished
+        if not finished:
+            assert sink.is_done(2)
+            assert not sink.is_done(3)
+        sink.close(counts(2, rows=2))
+        part_path(out).unlink(missing_ok=True)
+        content = json.loads(manifest_path(out).read_text())
+        manifest_path(out).write_text(json.dumps(content | {"state": "complete"}))
+
+
+def test_what_changes_answers_is_refused_by_name(tmp_path: Path, source: Any) -> None:  # D10
+    out = tmp_path / "out.jsonl"
+    complete(out, source)
+    with pytest.raises(UsageError, match=r"--seed null, not 7.*--overwrite"):
+        opened(out, source, seed=7)
+    part_path(out).touch()
+    again = opened(out, source)
+    with pytest.raises(UsageError, match='answers of model "tiny", not "other"'):
+        again.set_identity(Identity("torch", "other", "shipped", "none", "fp32", "d1", "v"))
+    again.close({})
+
+
+def test_an_output_that_somebody_changed_is_refused(tmp_path: Path, source: Any) -> None:
+    out = tmp_path / "out.jsonl"
+    complete(out, source)
+    out.write_bytes(out.read_bytes() + b"\n")
+    with pytest.raises(UsageError, match="was changed"):
+        opened(out, source)
+
+
+def test_an_output_of_somebody_else_is_not_lost_by_accident(tmp_path: Path, source: Any) -> None:
+    out = tmp_path / "out.jsonl"
+    out.write_text("precious")
+    with pytest.raises(UsageError, match="--overwrite"):
+        opened(out, source)
+    opened(out, source, overwrite=True).close(counts(0))
+    assert out.read_text() == "precious"  # until the new one is whole
+
+
+def test_a_second_run_is_told_who_holds_the_output(tmp_path: Path, source: Any) -> None:  # X15
+    out = tmp_path / "out.jsonl"
+    first = opened(out, source)
+    with pytest.raises(LockedError, match=r"process \d+ on \S+ since"):
+        opened(out, source)
+    first.close(counts(0))
+    opened(out, source).close(counts(0))
+
+
+@pytest.mark.parametrize("name", ["/dev/full/x.jsonl", "/proc/x.jsonl"])
+def test_a_place_that_can_not_be_written_is_named(name: str, source: Any) -> None:  # X07
+    with pytest.raises(DiskError, match=name):
+        opened(Path(name), source)
+
+
+def test_a_full_disk_is_said_and_nothing_is_taken_for_written(tmp_path: Path) -> None:  # D12, X05
+    stream = unordered_file(Path("/dev/full"), overwrite=True)
+    with pytest.raises(DiskError, match="No space left"):
+        stream.write(1, record(1))
+
+
+def test_any_number_of_records_in_any_order(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "out.jsonl")
+    order = [(7 * n) % 5003 for n in range(1, 5003)]
+    for number in order:
+        ledger.write(number, {"id": str(number), "status": "ok", "text": "x" * (number % 900)})
+    assert [json.loads(line)["id"] for line in ledger.lines()] == [str(n) for n in range(1, 5003)]
+    ledger.close()
+
+
+def test_parquet_has_one_schema_whatever_the_results(tmp_path: Path, source: Any) -> None:  # D15
+    schemas = []
+    for name, failed in (("a.parquet", ()), ("b.parquet", (1, 2, 3, 4, 5)), ("c.parquet", (2,))):
+        out = tmp_path / name
+        complete(out, source, failed=failed)
+        schemas.append(pq.read_schema(out))
+        assert pq.read_table(out)["id"].to_pylist() == ["1", "2", "3", "4", "5"]
+    assert schemas[0] == schemas[1] == schemas[2]
+    again = opened(tmp_path / "c.parquet", source)
+    assert [again.is_done(number) for number in (1, 2, 3)] == [True, False, True]
+    again.close(counts(4, 1))
+
+
+def test_a_broken_manifest_is_named(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    manifest_path(out).write_text("{")
+    with pytest.raises(UsageError, match=r"run\.json is broken"):
+        Manifest.read(out)

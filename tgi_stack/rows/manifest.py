@@ -1,0 +1,173 @@
+"""`OUT.run.json`: what a run was asked, of what input, by whom it was answered, and what came of it.
+
+It decides what a rerun of a command does: go on, have nothing to do, or refuse because something that changes
+answers is not what it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tgi_stack import __version__, prompts
+from tgi_stack.errors import DiskError, UsageError
+from tgi_stack.rows.ledger import sha256_of, write_json
+from tgi_stack.rows.reader import File, Folder, Source
+from tgi_stack.settings import Settings
+from tgi_stack.types import Identity
+
+# What may change between a run and its rerun: it changes how fast an answer comes, not what it is.
+FREE = frozenset(
+    {
+        "limit",
+        "concurrency",
+        "overwrite",
+        "unordered",
+        "skip_bad_rows",
+        "llm_batch_size",
+        "semantic_summary_batch_size",
+        "device",
+        "engine",
+    }
+)
+
+
+def manifest_path(out: Path) -> Path:
+    """Where the manifest of an output stands."""
+    return out.with_name(out.name + ".run.json")
+
+
+def question(job: str, settings: Settings, source: Source, items: list[Source]) -> dict[str, Any]:
+    """All that answers depend on but who gives them; flat, so that differences have names."""
+    asked = {
+        f"--{name.replace('_', '-')}": value
+        for name, value in settings.model_dump(mode="json").items()
+        if name not in FREE
+    }
+    prompt = asked["--prompt-file"]
+    if prompt is not None:
+        asked["--prompt-file"] = sha256_of(Path(prompt))
+    return {
+        "job": job,
+        "prompt version": prompts.VERSION,
+        "input": digest_of(source),
+        "items": [digest_of(one) for one in items],
+        **asked,
+    }
+
+
+def digest_of(source: Source) -> str:
+    """SHA-256 of a file's bytes, or of the names, sizes and times of a folder's images."""
+    if isinstance(source, File):
+        return sha256_of(source.path)
+    if isinstance(source, Folder):
+        whole = hashlib.sha256()
+        for line in _listing(source):
+            whole.update(line)
+        return whole.hexdigest()
+    raise TypeError(f"no digest of a {type(source).__name__}")
+
+
+def _listing(folder: Folder) -> Iterator[bytes]:
+    for raw in folder:
+        if isinstance(raw.value, dict):
+            status = (folder.base / raw.value["image"]).stat(follow_symlinks=False)
+            entry = [raw.value["id"], status.st_size, status.st_mtime_ns]
+            yield json.dumps(entry).encode("utf-8", "surrogatepass") + b"\n"
+
+
+class Manifest:
+    """The run.json of one output."""
+
+    def __init__(self, out: Path, content: dict[str, Any]) -> None:
+        self.out = out
+        self.content = content
+
+    @classmethod
+    def new(cls, out: Path, asked: dict[str, Any], command: list[str]) -> Manifest:
+        """The manifest of a run that begins."""
+        return cls(
+            out,
+            {
+                "command": command,
+                "fastqwen": __version__,
+                "state": "running",
+                "asked": asked,
+                "identity": None,
+                "started": _now(),
+            },
+        )
+
+    @classmethod
+    def read(cls, out: Path) -> Manifest | None:
+        """The manifest beside an output, or None.
+
+        Raises:
+            UsageError: it is there and can't be understood.
+        """
+        path = manifest_path(out)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise DiskError(f"{path}: {error.strerror}") from error
+        except ValueError as error:
+            raise UsageError(f"{path} is broken ({error}); to start anew: --overwrite") from error
+        return cls(out, content)
+
+    @property
+    def is_complete(self) -> bool:
+        return self.content.get("state") == "complete"
+
+    def refuse_changes(self, asked: Mapping[str, Any]) -> None:
+        """Raises UsageError, naming the first difference, where a rerun asks for something else."""
+        before = self.content.get("asked", {})
+        for name in [*before, *asked]:
+            if before.get(name) != asked.get(name):
+                was, now = _short(before.get(name)), _short(asked.get(name))
+                raise UsageError(
+                    f"{self.out} was made with {name} {was}, not {now}; to start anew: --overwrite"
+                )
+
+    def set_identity(self, identity: Identity) -> None:
+        """Notes who answers, and writes the manifest.
+
+        Raises:
+            UsageError: answers of another identity are in the output already.
+        """
+        now = asdict(identity)
+        before = self.content.get("identity")
+        if before is not None and before != now:
+            name = next(name for name in now if before.get(name) != now[name])
+            was, other = _short(before.get(name)), _short(now[name])
+            raise UsageError(
+                f"{self.out} holds answers of {name} {was}, not {other}; to start anew: --overwrite"
+            )
+        self.content["identity"] = now
+        self.write()
+
+    def close(self, state: str, counts: dict[str, Any]) -> None:
+        """Notes how the run ended, and of a complete one the digest of OUT; writes the manifest."""
+        self.content |= {"state": state, "counts": counts, "ended": _now()}
+        if state == "complete":
+            self.content["out"] = {"sha256": sha256_of(self.out), "bytes": self.out.stat().st_size}
+        self.write()
+
+    def write(self) -> None:
+        """Replaces the file."""
+        write_json(manifest_path(self.out), self.content)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else text[:37] + '..."'

@@ -1,0 +1,149 @@
+"""`-o OUT` as a whole: its lock, its manifest and its ledger, and what a rerun of a command finds."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tgi_stack.errors import UsageError
+from tgi_stack.rows import parquet
+from tgi_stack.rows.ledger import Ledger, Lock, Record, line_of, part_path, sha256_of
+from tgi_stack.rows.manifest import Manifest, manifest_path
+from tgi_stack.rows.reader import Source
+from tgi_stack.types import Identity
+
+SUFFIXES = (".jsonl", ".parquet")
+
+
+class Output:
+    """The sink of a run that can be resumed.
+
+    Attributes:
+        finished: the counts of an output that is there and has nothing left to do, else None.
+
+    Raises:
+        UsageError: OUT is there and is not this command's, or something that changes answers is different.
+        LockedError: another run is writing it.
+        DiskError: it can't be written.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        asked: dict[str, Any],
+        source: Source,
+        *,
+        command: list[str],
+        limit: int | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        if out.suffix not in SUFFIXES:
+            wrong = out.suffix or "a file without a suffix"
+            raise UsageError(f"-o {out}: can't write {wrong}; give {' or '.join(SUFFIXES)}")
+        self._out = out
+        self._lock = Lock(out)
+        try:
+            self._manifest = _manifest(out, asked, command, overwrite=overwrite)
+            self.finished = _finished(self._manifest, limit)
+            if self.finished is None:
+                self._begin(asked, command, source)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _begin(self, asked: dict[str, Any], command: list[str], source: Source) -> None:
+        manifest = self._manifest
+        if manifest is None:
+            manifest = Manifest.new(self._out, asked, command)
+        elif manifest.is_complete and self._out.exists() and not part_path(self._out).exists():
+            _reopen(self._out, source)
+        self._manifest = manifest
+        manifest.content["state"] = "running"
+        manifest.write()
+        write = parquet.writer(asked["job"]) if self._out.suffix == ".parquet" else None
+        self._ledger = Ledger(self._out, write)
+
+    def set_identity(self, identity: Identity) -> None:
+        """To be told before the first record; see `Manifest.set_identity`."""
+        if self._manifest is not None:
+            self._manifest.set_identity(identity)
+
+    def is_done(self, number: int) -> bool:
+        return self._ledger.is_done(number)
+
+    def write(self, number: int, record: Record) -> None:
+        self._ledger.write(number, record)
+
+    def finish(self, counts: dict[str, Any]) -> None:
+        """Puts OUT in place. Only when the manifest says so does the part file go."""
+        self._ledger.finish()
+        if self._manifest is not None:
+            self._manifest.close("complete", counts)
+        self._ledger.retire()
+
+    def close(self, counts: dict[str, Any]) -> None:
+        """Gives OUT free; the counts of a run that did not finish are noted."""
+        if self.finished is None:
+            if self._manifest is not None and not self._manifest.is_complete:
+                self._manifest.close("interrupted", counts)
+            self._ledger.close()
+        self._lock.release()
+
+
+def _manifest(out: Path, asked: dict[str, Any], command: list[str], *, overwrite: bool) -> Manifest | None:
+    """The manifest that a run goes on with; None where it begins."""
+    part = part_path(out)
+    if overwrite:
+        # OUT itself stays until the new one is whole.
+        part.unlink(missing_ok=True)
+        manifest_path(out).unlink(missing_ok=True)
+        return None
+    manifest = Manifest.read(out)
+    if manifest is None:
+        for path in (out, part):
+            if path.exists():
+                raise UsageError(
+                    f"{path} is there already, without a run.json; to write it anew: --overwrite"
+                )
+        return None
+    manifest.refuse_changes(asked)
+    if manifest.is_complete and not part.exists():
+        if not out.exists():
+            return None
+        if sha256_of(out) != manifest.content["out"]["sha256"]:
+            raise UsageError(f"{out} was changed since it was written; to write it anew: --overwrite")
+    return manifest
+
+
+def _finished(manifest: Manifest | None, limit: int | None) -> dict[str, Any] | None:
+    """The counts of a complete output without failures that covers what is asked for."""
+    if manifest is None or not manifest.is_complete or part_path(manifest.out).exists():
+        return None
+    counts: dict[str, Any] = manifest.content["counts"]
+    wanted = counts["input_rows"] if limit is None else min(limit, counts["input_rows"])
+    return counts if counts["failed"] == 0 and counts["rows"] >= wanted else None
+
+
+def _reopen(out: Path, source: Source) -> None:
+    """A part file with the ok records of a complete OUT, whose other rows are to be tried again."""
+    part = part_path(out)
+    temporary = part.with_name(part.name + ".tmp")
+    with temporary.open("wb") as file:
+        for raw, record in zip(source, _records(out), strict=False):
+            if record["status"] == "ok":
+                file.write(line_of(raw.number, record))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, part)
+
+
+def _records(out: Path) -> Iterator[Record]:
+    if out.suffix == ".parquet":
+        yield from parquet.read(out)
+        return
+    with out.open("rb") as file:
+        for line in file:
+            yield json.loads(line)
