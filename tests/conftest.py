@@ -14,7 +14,7 @@ import pytest
 
 import cli
 from tgi_stack import settings
-from tgi_stack.engine.checkpoint import TINY
+from tgi_stack.tiny import TINY
 from tgi_stack.tokens import Tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]

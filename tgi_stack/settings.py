@@ -27,7 +27,7 @@ class Settings(BaseModel):
     # Built at first use: `--help` needs no validator.
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
-    engine: Literal["auto", "torch"] = "auto"
+    engine: Literal["auto", "torch", "scripted"] = "auto"
     model: str | None = None
     text_model: str | None = None
     vision_model: str | None = None

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from tgi_stack.engine.checkpoint import TINY, locate
+from tgi_stack.engine.checkpoint import locate
 from tgi_stack.errors import FastqwenError, MachineError, NoEngineError, UsageError
+from tgi_stack.tiny import TINY
 
 LIMIT_BYTES = 8 * 10**6
 

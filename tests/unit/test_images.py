@@ -16,9 +16,9 @@ from PIL import ExifTags, Image, ImageDraw
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from tgi_stack import images
-from tgi_stack.engine.checkpoint import TINY
 from tgi_stack.errors import ImageError, MachineError
 from tgi_stack.images import Grid, fit, prepare, read_file
+from tgi_stack.tiny import TINY
 from tgi_stack.types import PreparedImage
 
 QWEN3_VL = Grid(32, 65_536, 16_777_216)

@@ -9,8 +9,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tgi_stack import prompts
 from tgi_stack.backends.base import Profile
-from tgi_stack.engine.checkpoint import TINY
 from tgi_stack.errors import PromptFileError, TextError
+from tgi_stack.tiny import TINY
 from tgi_stack.tokens import Tokenizer
 from tgi_stack.types import Item
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tgi_stack.engine.checkpoint import TINY
 from tgi_stack.errors import MachineError, TextError
 from tgi_stack.labels import PAIRS
+from tgi_stack.tiny import TINY
 from tgi_stack.tokens import Tokenizer
 
 QWEN_NAMES = [

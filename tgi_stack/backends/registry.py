@@ -16,6 +16,10 @@ def open_backend(settings: Settings, kind: str, say: Callable[[str], None]) -> B
     Raises:
         MissingPackageError: the engine's packages are not installed.
     """
+    if settings.engine == "scripted":
+        from tgi_stack.backends.scripted import open_scripted
+
+        return open_scripted(settings)
     for package in ("torch", "transformers"):
         if importlib.util.find_spec(package) is None:
             raise MissingPackageError(package, "torch")

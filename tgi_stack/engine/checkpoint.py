@@ -15,8 +15,8 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from tgi_stack.errors import MachineError, NoEngineError, UsageError
+from tgi_stack.tiny import TINY
 
-TINY = Path(__file__).resolve().parents[1] / "tiny"
 DEFAULT_MODELS = {"text": "Qwen/Qwen3-0.6B", "vision": "Qwen/Qwen3-VL-2B-Instruct"}
 FILES = ("*.safetensors", "*.json", "*.txt", "*.jinja")
 

@@ -1,0 +1,126 @@
+"""SIGKILL at random moments, then the same command again: the same bytes, and no finished row asked twice."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import cli
+from tests.conftest import write_rows
+from tgi_stack.rows.ledger import part_path
+from tgi_stack.rows.output import Output
+
+KILLS = 200
+ROWS = 400
+
+
+def start(arguments: list[str], asked: Path) -> int:
+    """Runs the command line in a forked child, which saves the import of everything; notes what it asks."""
+    pid = os.fork()
+    if pid:
+        return pid
+    log = os.open(asked, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    write = Output.write
+
+    def noting(self: Output, number: int, record: dict[str, object]) -> None:
+        os.write(log, f"{number}\n".encode())
+        write(self, number, record)
+
+    Output.write = noting  # type: ignore[method-assign]  # in the child alone
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        cli.app(arguments, prog_name="fastqwen")
+    except SystemExit as end:
+        os._exit(int(end.code or 0))
+    finally:
+        os._exit(99)
+
+
+def wait(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Callable[[Path], list[str]]:
+    rows = write_rows(
+        tmp_path / "p.jsonl",
+        *({"id": f"row-{i}", "prompt": f"Question {i}\n", "labels": ["A", "B"]} for i in range(ROWS)),
+    )
+
+    def make(out: Path) -> list[str]:
+        script = ["--engine", "scripted", "--model", "delay_s=0.002"]
+        return ["probs", str(rows), "-o", str(out), *script, "--concurrency", "8", "--quiet"]
+
+    return make
+
+
+def test_200_kills_change_nothing(tmp_path: Path, command: Callable[[Path], list[str]]) -> None:  # X02
+    reference = tmp_path / "reference.jsonl"
+    began = time.monotonic()
+    assert wait(start(command(reference), tmp_path / "log")) == 0
+    whole_s = time.monotonic() - began
+    rng = random.Random(5)
+    kills = rounds = 0
+    while kills < KILLS:
+        out = tmp_path / f"out-{rounds}.jsonl"
+        log = tmp_path / f"log-{rounds}"
+        rounds += 1
+        killed_here = 0
+        status = -signal.SIGKILL
+        while status == -signal.SIGKILL:
+            pid = start(command(out), log)
+            if kills < KILLS:
+                time.sleep(rng.uniform(0.3, 1.1) * whole_s * rng.random())
+                os.kill(pid, signal.SIGKILL)
+            status = wait(pid)
+            killed_here += status == -signal.SIGKILL
+            kills += status == -signal.SIGKILL
+        assert status == 0
+        assert out.read_bytes() == reference.read_bytes()
+        assert not part_path(out).exists()
+        written = log.read_text().splitlines()
+        # The row being written at the moment of a kill may be asked once more: one a kill at most.
+        assert len(written) - len(set(written)) <= killed_here
+        assert len(set(written)) == ROWS
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_a_signal_finishes_what_is_in_flight_and_the_rest_later(  # X03, C13
+    tmp_path: Path, command: Callable[[Path], list[str]], sent: signal.Signals, status: int
+) -> None:
+    out = tmp_path / "out.jsonl"
+    pid = start(command(out), tmp_path / "log")
+    while not part_path(out).exists() or part_path(out).stat().st_size < 2000:
+        time.sleep(0.01)
+    os.kill(pid, sent)
+    assert wait(pid) == status
+    assert not out.exists()
+    before = len(part_path(out).read_bytes().splitlines())
+    assert 0 < before < ROWS
+    assert wait(start(command(out), tmp_path / "log2")) == 0
+    assert len((tmp_path / "log2").read_text().splitlines()) == ROWS - before
+
+
+def test_a_second_signal_stops_at_once_and_can_be_resumed(tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "p.jsonl", *({"prompt": f"{i}\n", "labels": ["A"]} for i in range(4)))
+    out = tmp_path / "out.jsonl"
+    script = ["--engine", "scripted", "--model", "delay_s=6"]
+    pid = start(["probs", str(rows), "-o", str(out), *script, "--concurrency", "1"], tmp_path / "log")
+    while not part_path(out).exists():
+        time.sleep(0.01)
+    time.sleep(0.3)
+    began = time.monotonic()
+    os.kill(pid, signal.SIGINT)
+    time.sleep(0.3)
+    os.kill(pid, signal.SIGINT)
+    assert wait(pid) == 130
+    assert time.monotonic() - began < 4  # not the six seconds that the answer takes

@@ -1,0 +1,92 @@
+"""A backend whose answers are a pure function of the request: for tests and benchmarks of all around it.
+
+An answer that lands in the wrong row shows in the output, runs are repeatable to the byte, and nothing is
+loaded. `--model` carries the script, for example `delay_s=0.01,fail_every=7`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+from dataclasses import dataclass
+
+from tgi_stack import __version__, scoring
+from tgi_stack.backends.base import Profile
+from tgi_stack.errors import RowError, SettingsError
+from tgi_stack.images import Grid
+from tgi_stack.settings import Settings
+from tgi_stack.tiny import TINY
+from tgi_stack.tokens import Tokenizer
+from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, ScoreRequest
+
+ROUTE = "scripted"
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """How the answers come: after `delay_s` seconds; every `fail_every`-th request (by digest) fails."""
+
+    delay_s: float = 0.0
+    fail_every: int = 0
+
+    @classmethod
+    def parse(cls, text: str | None) -> Script:
+        """From `name=value,...`.
+
+        Raises:
+            SettingsError: another name, or a value that is no number.
+        """
+        try:
+            pairs = (pair.partition("=") for pair in (text or "").split(",") if pair)
+            given = {name: float(value) for name, _, value in pairs}
+            script = cls(given.pop("delay_s", 0.0), int(given.pop("fail_every", 0)))
+        except ValueError as error:
+            raise SettingsError(f"--model {text}: not of the form name=number,...") from error
+        if given:
+            raise SettingsError(f"--model {text}: the scripted engine takes delay_s and fail_every")
+        return script
+
+
+class ScriptedBackend:
+    """Answers by the digest of what it was asked."""
+
+    def __init__(self, script: Script) -> None:
+        folder = TINY / "vision"
+        tokenizer = Tokenizer(folder / "tokenizer.json")
+        self._script = script
+        self.appetite = 64
+        self.identity = Identity("scripted", "scripted", __version__, "none", "none", tokenizer.digest, "1")
+        grid = Grid.from_checkpoint(folder)
+        self.profile = Profile(tokenizer, closes_thinking=False, context=65_536, grid=grid)
+
+    async def score(self, request: ScoreRequest) -> LabelScores:
+        number = await self._number(request.prompt)
+        logits = [math.sin(number % 9973 + label) for label in request.label_ids]
+        logprobs = tuple(math.log(p) for p in scoring.softmax(logits))
+        return LabelScores(
+            logprobs, "vocabulary", scoring.mass(logprobs), True, ROUTE, len(request.token_ids)
+        )
+
+    async def caption(self, request: CaptionRequest) -> Caption:
+        seen = "" if request.image is None else request.image.sha256
+        number = await self._number(request.prompt + seen)
+        text = f"Scripted summary {number:x}."
+        return Caption(text, "stop", ROUTE, len(request.token_ids), len(text.split()))
+
+    async def aclose(self) -> None:
+        pass
+
+    async def _number(self, asked: str) -> int:
+        if self._script.delay_s:
+            await asyncio.sleep(self._script.delay_s)
+        digest = hashlib.blake2b(asked.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        number = int.from_bytes(digest, "big")
+        if self._script.fail_every and number % self._script.fail_every == 0:
+            raise RowError("scripted.failure", "the script says so")
+        return number
+
+
+def open_scripted(settings: Settings) -> ScriptedBackend:
+    """The scripted backend that the settings describe."""
+    return ScriptedBackend(Script.parse(settings.model))
