@@ -14,6 +14,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,6 +34,7 @@ from tgi_stack.rows.ledger import Sink, standard_output, unordered_file
 from tgi_stack.rows.manifest import question
 from tgi_stack.rows.output import Output
 from tgi_stack.rows.reader import Folder, Source, open_source
+from tgi_stack.rows.verify import verify
 from tgi_stack.settings import Settings
 
 app = typer.Typer(
@@ -264,6 +266,24 @@ def probs(
             as_json=as_json,
             quiet=quiet,
         )
+
+
+@app.command(name="verify")
+def verify_output(
+    out: Annotated[Path, typer.Argument(metavar="OUT", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="The findings as JSON on stdout.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Proves an output: every input row exactly once, digests hold, counts add up."""
+    with _reporting(debug):
+        findings = verify(out)
+    for finding in findings:
+        sign = {True: "ok", False: "FAILED", None: "not checked"}[finding.holds]
+        talk.print(_escaped(f"{sign}: {finding.what} ({finding.detail})"), markup=False)
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in findings]))
+    if any(finding.holds is False for finding in findings):
+        raise typer.Exit(1)
 
 
 # -- running ---------------------------------------------------------------------------------------------

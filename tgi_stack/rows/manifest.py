@@ -17,7 +17,7 @@ from typing import Any
 from tgi_stack import __version__, prompts
 from tgi_stack.errors import DiskError, UsageError
 from tgi_stack.rows.ledger import sha256_of, write_json
-from tgi_stack.rows.reader import File, Folder, Source
+from tgi_stack.rows.reader import SPOOLED, File, Folder, Source
 from tgi_stack.settings import Settings
 from tgi_stack.types import Identity
 
@@ -59,6 +59,14 @@ def question(job: str, settings: Settings, source: Source, items: list[Source]) 
         "items": [digest_of(one) for one in items],
         **asked,
     }
+
+
+def source_of(source: Source) -> dict[str, Any]:
+    """Where an input can be read again: its absolute path, or `-`, and how its columns are named."""
+    if isinstance(source, File):
+        spooled = source.path.name.startswith(SPOOLED)
+        return {"name": "-" if spooled else str(source.path.resolve()), "columns": source.columns}
+    return {"name": str(source.base.resolve()), "columns": {}}
 
 
 def digest_of(source: Source) -> str:

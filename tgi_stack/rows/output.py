@@ -11,7 +11,7 @@ from typing import Any
 from tgi_stack.errors import UsageError
 from tgi_stack.rows import parquet
 from tgi_stack.rows.ledger import Ledger, Lock, Record, line_of, part_path, sha256_of
-from tgi_stack.rows.manifest import Manifest, manifest_path
+from tgi_stack.rows.manifest import Manifest, manifest_path, source_of
 from tgi_stack.rows.reader import Source
 from tgi_stack.types import Identity
 
@@ -61,7 +61,7 @@ class Output:
         elif manifest.is_complete and self._out.exists() and not part_path(self._out).exists():
             _reopen(self._out, source)
         self._manifest = manifest
-        manifest.content["state"] = "running"
+        manifest.content |= {"state": "running", "input": source_of(source)}
         manifest.write()
         write = parquet.writer(asked["job"]) if self._out.suffix == ".parquet" else None
         self._ledger = Ledger(self._out, write)
@@ -132,7 +132,7 @@ def _reopen(out: Path, source: Source) -> None:
     part = part_path(out)
     temporary = part.with_name(part.name + ".tmp")
     with temporary.open("wb") as file:
-        for raw, record in zip(source, _records(out), strict=False):
+        for raw, record in zip(source, records(out), strict=False):
             if record["status"] == "ok":
                 file.write(line_of(raw.number, record))
         file.flush()
@@ -140,7 +140,8 @@ def _reopen(out: Path, source: Source) -> None:
     os.replace(temporary, part)
 
 
-def _records(out: Path) -> Iterator[Record]:
+def records(out: Path) -> Iterator[Record]:
+    """The records of an output, in the order of its rows."""
     if out.suffix == ".parquet":
         yield from parquet.read(out)
         return

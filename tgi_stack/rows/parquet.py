@@ -8,6 +8,8 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
+from tgi_stack.rows.formats import read_parquet
+
 ROW_GROUP = 4096
 
 # pyarrow costs 0.3 s to import, so schemas are written as nested names and built when needed.
@@ -89,12 +91,9 @@ def writer(job: str) -> Callable[[IO[bytes], Iterable[bytes]], None]:
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
     """The records of a Parquet output; fields that a record did not have are left out again."""
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
-        for batch in file.iter_batches(batch_size=ROW_GROUP):
-            for row in batch.to_pylist():
-                yield {name: value for name, value in row.items() if value is not None}
+    for _, row in read_parquet(path, str(path)):
+        if isinstance(row, dict):
+            yield row
 
 
 def _type(described: Any) -> Any:

@@ -21,6 +21,8 @@ from tgi_stack.images import SUFFIXES
 from tgi_stack.rows.duplicates import Duplicates
 from tgi_stack.rows.formats import reader_for
 
+SPOOLED = "fastqwen-spooled-"
+
 
 @dataclass(frozen=True, slots=True)
 class RawRow:
@@ -63,7 +65,7 @@ def open_source(name: str, *, folders: bool = False, columns: Mapping[str, str] 
 
 def _spool(path: Path | None = None, suffix: str = ".jsonl") -> Path:
     """What can be read once only, in a temporary file that goes with the process."""
-    handle, name = tempfile.mkstemp(prefix="fastqwen-", suffix=suffix or ".jsonl")
+    handle, name = tempfile.mkstemp(prefix=SPOOLED, suffix=suffix or ".jsonl")
     with os.fdopen(handle, "wb") as file:
         if path is None:
             shutil.copyfileobj(sys.stdin.buffer, file)
@@ -81,18 +83,18 @@ class File:
         self.base = base
         self.path = path
         self.name = name
-        self._columns = dict(columns or {})
+        self.columns = dict(columns or {})
         self._read = reader_for(path)
 
     def __iter__(self) -> Iterator[RawRow]:
         for number, value in self._read(self.path, self.name):
-            yield RawRow(number, self._renamed(value) if self._columns else value)
+            yield RawRow(number, self._renamed(value) if self.columns else value)
 
     def _renamed(self, value: dict[str, Any] | RowError) -> dict[str, Any] | RowError:
         if isinstance(value, RowError):
             return value
         # A pair counts where the file has its column: one --map serves the rows and the items beside them.
-        pairs = {ours: theirs for ours, theirs in self._columns.items() if theirs in value}
+        pairs = {ours: theirs for ours, theirs in self.columns.items() if theirs in value}
         taken = {*pairs, *pairs.values()}
         rest = {field: found for field, found in value.items() if field not in taken}
         return {ours: value[theirs] for ours, theirs in pairs.items()} | rest
