@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from tgi_stack import __version__, settings
+from tgi_stack import __version__, report, settings
 from tgi_stack.backends.base import Backend
 from tgi_stack.backends.registry import open_backend
 from tgi_stack.errors import FastqwenError, PromptFileError, UsageError
@@ -284,6 +284,52 @@ def verify_output(
         typer.echo(json.dumps([asdict(finding) for finding in findings]))
     if any(finding.holds is False for finding in findings):
         raise typer.Exit(1)
+
+
+@app.command(name="eval")
+def evaluate(
+    ranked: Annotated[Path, typer.Argument(metavar="RANKED", show_default=False)],
+    k: Annotated[str, typer.Option("--k", metavar="K,...", help="Cutoffs of Recall and NDCG.")] = "1,5,10,20",
+    trec: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a TREC run too.")] = None,
+    qrels: Annotated[Path | None, typer.Option(metavar="FILE", help="In place of `positive`.")] = None,
+    against: Annotated[
+        Path | None, typer.Option(metavar="OTHER", help="Another output to compare with.")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(min=1e-6, help="Rank anew from the raw reads.")] = None,
+    drop: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="Leave a candidate out and renormalise.")
+    ] = None,
+    exclude_failed: Annotated[
+        bool, typer.Option("--exclude-failed", help="Leave failed rows out, else they count as 0.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The figures as JSON on stdout.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Recall@k, NDCG@k and MRR of a rerank output, with bootstrap 95 % intervals."""
+    with _reporting(debug):
+        cutoffs = _cutoffs(k)
+        options: dict[str, Any] = {
+            "qrels": qrels,
+            "exclude_failed": exclude_failed,
+            "temperature": temperature,
+            "drop": drop or [],
+        }
+        figures = report.evaluate(ranked, cutoffs, trec=trec, against=against, **options)
+    if as_json:
+        typer.echo(json.dumps(figures.as_dict()))
+    else:
+        for part in figures.printed():
+            Console(highlight=False).print(part)
+
+
+def _cutoffs(value: str) -> list[int]:
+    try:
+        cutoffs = [int(part) for part in value.split(",")]
+    except ValueError as error:
+        raise UsageError(f"--k {value}: give numbers such as 1,5,10") from error
+    if min(cutoffs) < 1:
+        raise UsageError(f"--k {value}: cutoffs are at least 1")
+    return cutoffs
 
 
 # -- running ---------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ class Rerank:
 
     def job(self) -> Job[RerankRow]:
         """The job that `run` runs."""
-        return Job(schema.rerank_row, self.answer, self._backend.appetite)
+        return Job(schema.rerank_row, self.answer, self._backend.appetite, _about)
 
     async def answer(self, row: RerankRow) -> dict[str, Any]:
         """The fields of the row's record."""
@@ -60,7 +60,7 @@ class Rerank:
             "revision": identity.revision,
             "from_cache": False,
             "flags": [*flags, *scores.flags],
-            **({} if row.positive is None else {"positive": list(row.positive)}),
+            **_about(row),
             "usage": {"prompt_tokens": scores.prompt_tokens},
             "attempts": 1,
         }
@@ -114,6 +114,11 @@ class Rerank:
             template=self._template,
         )
         return self._backend.profile.turn(body)
+
+
+def _about(row: RerankRow) -> dict[str, Any]:
+    """What `eval` needs of a row, failed ones included."""
+    return {} if row.positive is None else {"positive": list(row.positive)}
 
 
 def _ranking(candidates: Sequence[Item], scores: LabelScores) -> list[dict[str, Any]]:

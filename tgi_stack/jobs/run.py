@@ -34,11 +34,16 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Job(Generic[AnyRow]):
-    """What makes a job: `parse` gives a row or raises a RowError; `answer` gives the fields of its record."""
+    """What makes a job.
+
+    `parse` gives a row or raises a RowError; `answer` gives the fields of its record; `about` those that a
+    failed row's record has too.
+    """
 
     parse: Callable[[RawRow], AnyRow]
     answer: Callable[[AnyRow], Awaitable[Record]]
     workers: int
+    about: Callable[[AnyRow], Record] = lambda row: {}
 
 
 @dataclass
@@ -160,13 +165,14 @@ async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
 
 async def _answer(job: Job[AnyRow], raw: RawRow) -> Record:
     found = raw.value.get("id") if isinstance(raw.value, dict) else None
-    id = found if isinstance(found, str) else None
     try:
         row = job.parse(raw)
-        id = row.id
-        return {"id": id, "status": "ok", **await job.answer(row)}
     except RowError as error:
-        return _failure(id, raw.number, error)
+        return _failure(found if isinstance(found, str) else None, raw.number, error)
+    try:
+        return {"id": row.id, "status": "ok", **await job.answer(row)}
+    except RowError as error:
+        return _failure(row.id, raw.number, error) | job.about(row)
 
 
 def _failure(id: str | None, number: int, error: RowError) -> Record:
