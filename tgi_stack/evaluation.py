@@ -88,7 +88,7 @@ def collect(
         own = dict.fromkeys(record.get("positive") or (), 1)
         grades = own if qrels is None else qrels.get(str(name), {})
         ok = record.get("status") == "ok"
-        if ok and "ranking" not in record:
+        if (ok and "ranking" not in record) or (not ok and record.get("status") != "failed"):
             raise InputError(f"record {number} has no `ranking`; eval reads the output of rerank")
         failed += not ok
         if name is None or not any(grade > 0 for grade in grades.values()):

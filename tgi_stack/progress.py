@@ -26,6 +26,7 @@ class Progress:
         self._quiet = quiet
         self._clock = clock
         self._began = self._shown = clock()
+        self._pause_s = REDRAW_EVERY_S if console.is_terminal else LINE_EVERY_S
 
     def __enter__(self) -> Progress:
         return self
@@ -39,8 +40,7 @@ class Progress:
     def update(self, tally: Tally) -> None:
         """To be called after each record."""
         now = self._clock()
-        pause = REDRAW_EVERY_S if self._console.is_terminal else LINE_EVERY_S
-        if self._quiet or now - self._shown < pause:
+        if self._quiet or now - self._shown < self._pause_s:
             return
         self._shown = now
         line = self._line(tally, now - self._began)

@@ -83,6 +83,8 @@ def evaluate(
                 temperature=temperature,
                 drop=drop,
             )
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path}: not an output of rerank ({error!r})") from error
 

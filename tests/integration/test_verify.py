@@ -69,6 +69,25 @@ def test_a_changed_or_vanished_input_is_found(fastqwen: Fastqwen, written: Path,
     assert set(failed(fastqwen, written)) == {"input", "rows"}
 
 
+def test_eval_reads_what_rerank_wrote_failed_rows_included(fastqwen: Fastqwen, tmp_path: Path) -> None:
+    items = [{"id": id, "text": id} for id in ("x", "y")]
+    good = {"id": "a", "query": "red mug", "candidates": items, "positive": "x"}
+    bad = {"id": "b", "query": "red mug", "candidates": ["gone", items[0]], "positive": ["x"]}
+    rows = write_rows(tmp_path / "s.jsonl", good, bad)
+    for name in ("r.jsonl", "r.parquet"):
+        fastqwen("rerank", rows, "-o", tmp_path / name, *SCRIPT, check=1)
+        figures = json.loads(fastqwen("eval", name, "--json", "--against", "r.jsonl").stdout)
+        assert (figures["queries"], figures["failed"]) == (2, 1)
+        assert figures["measures"]["Recall@5"]["mean"] == 0.5
+        assert figures["against"]["kendall_tau"] == 1.0
+    shown = fastqwen("eval", "r.jsonl", "--drop", "x", "--trec", "run.txt").stdout
+    assert "renormalised" in shown
+    assert (tmp_path / "run.txt").read_text().startswith("a Q0 y 1 1.0 fastqwen")
+    wrong = {("gone.jsonl",): "no such file", ("r.jsonl", "--k", "0"): "--k", ("s.jsonl",): "s.jsonl"}
+    for arguments, message in wrong.items():
+        assert message in fastqwen("eval", *arguments, check=2).stderr
+
+
 def test_standard_input_is_said_not_to_be_checked(fastqwen: Fastqwen, tmp_path: Path) -> None:
     out = tmp_path / "o.jsonl"
     fastqwen("probs", "-", "-o", out, *SCRIPT, stdin='{"prompt": "x\\n", "labels": ["A"]}\n')

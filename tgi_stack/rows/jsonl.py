@@ -28,7 +28,7 @@ def loads(line: bytes) -> dict[str, Any]:
     if len(line) > MAX_LINE_BYTES:
         raise LineError(f"the line has {len(line):,} bytes; at most {MAX_LINE_BYTES:,}")
     try:
-        value = json.loads(line.decode(), parse_constant=_refuse_constant, object_pairs_hook=_no_duplicates)
+        value = _DECODER.decode(line.decode())
     except UnicodeDecodeError as error:
         raise LineError(f"not UTF-8: {error.reason}", error.start + 1) from error
     except json.JSONDecodeError as error:
@@ -56,5 +56,12 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def dumps(record: dict[str, Any]) -> bytes:
     """A record as one line of UTF-8, its newline included."""
-    text = json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.translate(_LINE_BREAKS).encode("utf-8", "backslashreplace") + b"\n"
+    text = _ENCODER.encode(record)
+    if not text.isascii():
+        text = text.translate(_LINE_BREAKS)
+    return text.encode("utf-8", "backslashreplace") + b"\n"
+
+
+# Made once: making them costs as much as a short line does.
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_no_duplicates)
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
