@@ -7,6 +7,7 @@ each of which knows its exit status.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import json
 import os
 import signal
@@ -15,25 +16,34 @@ import traceback
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from tgi_stack import __version__, report, settings
+from tgi_stack import __version__, prompts, report, settings
 from tgi_stack.backends.base import Backend
 from tgi_stack.backends.registry import open_backend
-from tgi_stack.errors import FastqwenError, PromptFileError, UsageError
+from tgi_stack.errors import (
+    DiskError,
+    FastqwenError,
+    InputError,
+    MachineError,
+    PromptFileError,
+    UsageError,
+)
 from tgi_stack.jobs import run as runner
 from tgi_stack.jobs.probs import Probs
 from tgi_stack.jobs.rerank import Rerank, join_items
 from tgi_stack.jobs.summarize import Summarize
 from tgi_stack.progress import Progress
-from tgi_stack.rows.ledger import Sink, standard_output, unordered_file
+from tgi_stack.rows.ledger import Sink, UnorderedFile, part_path, standard_output
 from tgi_stack.rows.manifest import question
 from tgi_stack.rows.output import Output
-from tgi_stack.rows.reader import Folder, Source, open_source
+from tgi_stack.rows.reader import File, Folder, RawRow, Source, open_source
+from tgi_stack.rows.schema import probs_row, rerank_row, summarize_row
 from tgi_stack.rows.verify import verify
 from tgi_stack.settings import Settings
 
@@ -162,14 +172,14 @@ def summarize(
     """
     flags = _flags(locals())
     with _reporting(debug):
+        chosen = settings.load(flags, file=config)
         source = open_source(input, folders=True, columns=_columns(columns))
+        prompt = _read_prompt(chosen, prompts.SUMMARY_PLACEHOLDERS)
 
-        def job(backend: Backend, chosen: Settings) -> runner.Job[Any]:
-            return Summarize(backend, chosen, source.base, _read_prompt(chosen)).job()
+        def job(backend: Backend) -> runner.Job[Any]:
+            return Summarize(backend, chosen, source.base, prompt).job()
 
-        _run_job(
-            "summarize", job, source, out, settings.load(flags, file=config), as_json=as_json, quiet=quiet
-        )
+        _run_job("summarize", summarize_row, job, source, out, chosen, as_json=as_json, quiet=quiet)
 
 
 @app.command()
@@ -214,14 +224,15 @@ def rerank(
     """
     flags = _flags(locals()) | {"item_fields": _split(item_fields)}
     with _reporting(debug):
+        chosen = settings.load(flags, file=config)
         source = open_source(input, columns=_columns(columns))
         item_sources = [open_source(name, columns=_columns(columns)) for name in items or ()]
+        prompt = _read_prompt(chosen, prompts.RERANK_PLACEHOLDERS)
 
-        def job(backend: Backend, chosen: Settings) -> runner.Job[Any]:
-            return Rerank(backend, chosen, join_items(item_sources), _read_prompt(chosen)).job()
+        def job(backend: Backend) -> runner.Job[Any]:
+            return Rerank(backend, chosen, join_items(item_sources), prompt).job()
 
-        chosen = settings.load(flags, file=config)
-        _run_job("rerank", job, source, out, chosen, item_sources, as_json=as_json, quiet=quiet)
+        _run_job("rerank", rerank_row, job, source, out, chosen, item_sources, as_json=as_json, quiet=quiet)
 
 
 @app.command()
@@ -256,16 +267,14 @@ def probs(
     """
     flags = _flags(locals()) | {"labels": _split(labels)}
     with _reporting(debug):
+        chosen = settings.load(flags, file=config)
         source = open_source(input, columns=_columns(columns))
-        _run_job(
-            "probs",
-            lambda backend, chosen: Probs(backend, chosen).job(),
-            source,
-            out,
-            settings.load(flags, file=config),
-            as_json=as_json,
-            quiet=quiet,
-        )
+        parse = partial(probs_row, labels=chosen.labels)
+
+        def job(backend: Backend) -> runner.Job[Any]:
+            return Probs(backend, chosen).job()
+
+        _run_job("probs", parse, job, source, out, chosen, as_json=as_json, quiet=quiet)
 
 
 @app.command(name="verify")
@@ -349,21 +358,25 @@ def _columns(value: str | None) -> dict[str, str]:
 
 
 def _split(value: str | None) -> tuple[str, ...] | None:
-    return None if value is None else tuple(part for part in value.split(",") if part)
+    return None if value is None else settings.split(value)
 
 
-def _read_prompt(chosen: Settings) -> str | None:
+def _read_prompt(chosen: Settings, allowed: frozenset[str]) -> str | None:
+    """The text of --prompt-file, looked at before anything is loaded."""
     if chosen.prompt_file is None:
         return None
     try:
-        return chosen.prompt_file.read_text(encoding="utf-8")
+        text = chosen.prompt_file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise PromptFileError(f"--prompt-file {chosen.prompt_file}: {error}") from error
+    prompts.check_template(text, chosen.instruction, allowed)
+    return text
 
 
 def _run_job(
     name: str,
-    make_job: Callable[[Backend, Settings], runner.Job[Any]],
+    parse: Callable[[RawRow], Any],
+    make_job: Callable[[Backend], runner.Job[Any]],
     source: Source,
     out: Path | None,
     chosen: Settings,
@@ -379,32 +392,48 @@ def _run_job(
         if not quiet:
             talk.print(_escaped(line), markup=False)
 
+    _refuse_same_file(out, [source, *(items or [])])
     sink = _open_sink(name, source, items or [], out, chosen)
     tally = runner.Tally()
+    stopped = None
     try:
         if isinstance(sink, Output) and sink.finished is not None:
             tally = runner.Tally.of(sink.finished)
             say(f"{out} is finished; to write it anew: --overwrite")
-            stopped = None
         else:
+            runner.count(parse, source, chosen, tally)
             backend = open_backend(chosen, "vision" if name == "summarize" else "text", say)
-            job = make_job(backend, chosen)
-            if isinstance(sink, Output):
-                sink.set_identity(backend.identity)
-            runner.count(job, source, chosen, tally)
+            job = make_job(backend)
+            sink.begin(backend.identity)
             stopped = asyncio.run(_work(job, backend, source, sink, chosen, tally, quiet))
+    except BaseException:
+        if tally.rows:
+            talk.print(tally.line(), markup=False)
+        raise
     finally:
         sink.close(tally.as_dict())
     if isinstance(source, Folder) and source.skipped:
-        say(f"{source.skipped:,} files in {source.base} are no images and were left out")
+        say(f"{source.skipped:,} files in {source.base} are no images (or are links) and were left out")
     _close(tally, out, as_json, stopped)
+
+
+def _refuse_same_file(out: Path | None, sources: list[Source]) -> None:
+    """Nobody wants an input replaced by its own output."""
+    if out is None:
+        return
+    written = [out, part_path(out), out.with_name(out.name + ".tmp")]
+    for source in sources:
+        if isinstance(source, File):
+            for path in written:
+                if path.exists() and path.samefile(source.path):
+                    raise UsageError(f"-o {out} would write over the input {source.name}; give another name")
 
 
 def _open_sink(name: str, source: Source, items: list[Source], out: Path | None, chosen: Settings) -> Sink:
     if out is None:
         return standard_output()
     if chosen.unordered:
-        return unordered_file(out, overwrite=chosen.overwrite)
+        return UnorderedFile(out, overwrite=chosen.overwrite)
     return Output(
         out,
         question(name, chosen, source, items),
@@ -454,7 +483,10 @@ def _close(tally: runner.Tally, out: Path | None, as_json: bool, stopped: int | 
     if stopped is not None:
         # A batch may still be computing in its thread; nobody waits for it any more.
         sys.stdout.flush()
+        atexit._run_exitfuncs()  # spooled input goes all the same
         os._exit(128 + stopped)
+    if tally.pending:
+        raise InputError(f"the input changed while it was read: {tally.pending:,} rows are missing")
     if tally.failed:
         raise typer.Exit(1)
 
@@ -476,6 +508,18 @@ def _reporting(debug: bool) -> Any:
         # Whoever read stdout went away; keep the interpreter from complaining about it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(128 + signal.SIGPIPE) from None
+    except typer.Exit:
+        raise
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        talk.print(f"fastqwen: {_escaped(place + str(error.strerror or error))}", markup=False)
+        raise typer.Exit(DiskError.exit_status) from None
+    except Exception as error:  # noqa: BLE001  # the last line of defence: users get a line, not a traceback
+        if debug:
+            traceback.print_exc()
+        reason = f"{type(error).__name__}: {error}"
+        talk.print(f"fastqwen: {_escaped(reason)} (unexpected; --debug shows where)", markup=False)
+        raise typer.Exit(MachineError.exit_status) from None
 
 
 def _escaped(text: str) -> str:

@@ -15,6 +15,7 @@
         ├── ImageError         type `image.*`
         ├── TextError          type `text.*`
         ├── LabelError         type `label.*`
+        ├── ScoreError         type `score.*`
         ├── ItemError          type `item.*`
         └── SchemaError        type `schema.*`
 
@@ -101,6 +102,10 @@ class TextError(RowError):
 
 class LabelError(RowError):
     """Labels that can't be read at this place of this vocabulary."""
+
+
+class ScoreError(RowError):
+    """A reading that is no number."""
 
 
 class ItemError(RowError):

@@ -13,9 +13,10 @@ import json
 import math
 import os
 import stat
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +33,6 @@ MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 64_000_000
 MAX_ASPECT = 200  # what Qwen's own processor refuses beyond
 JPEG_QUALITY = 90
-JPEG_END = b"\xff\xd9"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +92,17 @@ def fit(width: int, height: int, grid: Grid, max_side_px: int | None = None) -> 
         cap = max(grid.factor, max_side_px // grid.factor * grid.factor)
         scale = min(1.0, cap / max(w, h))
         w, h = w * scale, h * scale
+    sent = _smart_resize(w, h, grid)
+    # At extreme aspects the processor's rule, asked again, gives another size: go on until it does not.
+    while (again := _smart_resize(*sent, grid)) != sent and again[0] * again[1] < sent[0] * sent[1]:
+        sent = again
+    if max(sent) > MAX_ASPECT * min(sent):
+        raise ImageError("image.aspect", f"{width} x {height} would be sent over {MAX_ASPECT}:1; crop it")
+    return sent
+
+
+def _smart_resize(w: float, h: float, grid: Grid) -> tuple[int, int]:
+    """One application of Qwen-VL's rule."""
     columns, rows = round(w / grid.factor), round(h / grid.factor)
     area = columns * rows * grid.factor**2
     if area > grid.max_pixels:
@@ -165,23 +176,65 @@ def prepare(
     Raises:
         ImageError: see `docs/design/images.md` for the types.
     """
-    with _open(content, name) as image:
-        flags = _frame_flags(image)
-        if image.format in ("JPEG", "MPO") and not content.rstrip(b"\0").endswith(JPEG_END):
-            if not allow_truncated:
-                raise ImageError(
-                    "image.truncated",
-                    f"{name} ends early: its end marker is missing after {len(content):,} bytes",
-                )
-            flags += ("image.truncated",)
-        upright = _upright(image, name, allow_truncated)
-    size = fit(*upright.size, grid, max_side_px)
-    sent = (
-        upright if upright.size == size else upright.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
-    )
-    buffer = io.BytesIO()
-    sent.save(buffer, "JPEG", quality=JPEG_QUALITY)
+    try:
+        upright, flags = _decoded(content, name, allow_truncated)
+        size = fit(*upright.size, grid, max_side_px)
+        whole = upright.size == size
+        sent = upright if whole else upright.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+        sent.info.clear()  # a comment would be written again
+        buffer = io.BytesIO()
+        sent.save(buffer, "JPEG", quality=JPEG_QUALITY)
+    except ImageError:
+        raise
+    except Exception as error:  # decoders raise anything on hostile files
+        raise ImageError("image.corrupt", f"{name}: {error or type(error).__name__}") from error
     return PreparedImage(buffer.getvalue(), digest(content), *upright.size, *size, flags)
+
+
+def _decoded(content: bytes, name: str, allow_truncated: bool) -> tuple[Image.Image, tuple[str, ...]]:
+    """The upright RGB image of a file, and what is to be noted of it."""
+    with _open(content, name) as image:
+        flags: tuple[str, ...] = ("image.frames",) if getattr(image, "is_animated", False) else ()
+        is_jpeg = image.format in ("JPEG", "MPO")
+        if is_jpeg and not _has_jpeg_end(content):
+            if not allow_truncated:
+                message = f"{name} ends early: its end marker is missing after {len(content):,} bytes"
+                raise ImageError("image.truncated", message)
+            flags += ("image.truncated",)
+        _load(image, name, alone=allow_truncated, tolerant=allow_truncated and is_jpeg)
+        return _to_rgb(ImageOps.exif_transpose(image)), flags
+
+
+def _load(image: Image.Image, name: str, *, alone: bool, tolerant: bool) -> None:
+    # Pillow has one switch for the whole process: where a run may turn it, images are decoded one by one.
+    with _TOLERANCE if alone else nullcontext():
+        if alone:
+            ImageFile.LOAD_TRUNCATED_IMAGES = tolerant
+        try:
+            image.load()
+        except OSError as error:
+            kind = "image.truncated" if "truncated" in str(error) else "image.corrupt"
+            raise ImageError(kind, f"{name}: {error}") from error
+
+
+_TOLERANCE = threading.Lock()
+
+
+def _has_jpeg_end(content: bytes) -> bool:
+    """Whether a JPEG's end marker stands where its segments end; what follows it (a trailer) does not matter.
+
+    ITU-T T.81, annex B: segments carry their length; in coded data FF is followed by 00 or a restart marker.
+    """
+    place = 2
+    while (place := content.find(b"\xff", place)) >= 0 and place + 1 < len(content):
+        marker = content[place + 1]
+        if marker == 0xD9:
+            return True
+        if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD8:
+            place += 1 if marker == 0xFF else 2
+        else:
+            place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
+    return False
 
 
 @contextmanager
@@ -207,28 +260,17 @@ def _open(content: bytes, name: str) -> Iterator[Image.Image]:
             yield image
 
 
-def _frame_flags(image: Image.Image) -> tuple[str, ...]:
-    animated = getattr(image, "is_animated", False) and image.format != "MPO"
-    return ("image.frames",) if animated else ()
-
-
-def _upright(image: Image.Image, name: str, allow_truncated: bool) -> Image.Image:
-    try:
-        ImageFile.LOAD_TRUNCATED_IMAGES = allow_truncated
-        image.load()
-    except Exception as error:  # decoders raise anything on broken data
-        kind = "image.truncated" if "truncated" in str(error) else "image.corrupt"
-        raise ImageError(kind, f"{name}: {error}") from error
-    return _to_rgb(ImageOps.exif_transpose(image))
-
-
 def _to_rgb(image: Image.Image) -> Image.Image:
     """RGB; alpha laid on white, 16-bit and float greys scaled to 8 bits (a plain conversion cuts them)."""
     if image.mode.startswith("I;16"):
         return _scaled(image.convert("I"), 0, 65535)
-    if image.mode in ("I", "F"):
+    if image.mode == "I":
+        return _scaled(image, 0, 65535)  # 16 bits in 32, as scanners write them
+    if image.mode == "F":
         low, high = image.getextrema()
-        return _scaled(image, float(low), float(high))  # type: ignore[arg-type]  # one band, so two numbers
+        if not (math.isfinite(low) and math.isfinite(high)):  # type: ignore[arg-type]  # one band: two numbers
+            raise ImageError("image.corrupt", "its pixels are not all finite numbers")
+        return _scaled(image, float(low), float(high))  # type: ignore[arg-type]
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")

@@ -37,7 +37,7 @@ RERANK_INSTRUCTION = "Find the candidate that this shopper is most likely to wan
 SUMMARY_PLACEHOLDERS = frozenset({"title", "text"})
 RERANK_PLACEHOLDERS = frozenset({"history", "candidates"})
 
-_PLACEHOLDER = re.compile(r"\{\{\s*(\w*)\s*\}\}")
+_PLACEHOLDER = re.compile(r"\{\{\s*(.*?)\s*\}\}", re.DOTALL)
 _WHITE_SPACE = re.compile(r"\s+")
 
 
@@ -177,6 +177,8 @@ def check_template(template: str | None, instruction: str | None, allowed: froze
         if match[1] not in allowed:
             names = ", ".join(f"{{{{{name}}}}}" for name in sorted(allowed))
             raise PromptFileError(f"unknown placeholder {match[0]} in the prompt file; use {names}")
+    if "candidates" in allowed and not any(m[1] == "candidates" for m in _PLACEHOLDER.finditer(template)):
+        raise PromptFileError("the prompt file has no {{candidates}}; without them there is nothing to rank")
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:

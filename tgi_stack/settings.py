@@ -51,7 +51,7 @@ class Settings(BaseModel):
     max_history: int = Field(20, ge=0)
     max_item_tokens: int = Field(128, ge=1)
 
-    labels: tuple[str, ...] | None = None
+    labels: tuple[str, ...] | None = Field(None, min_length=1)
     chat: bool = False
 
     overwrite: bool = False
@@ -109,10 +109,15 @@ def _from_file(file: Path | None) -> dict[str, Any]:
     return values
 
 
+def split(value: str) -> tuple[str, ...]:
+    """`A,B,C` as its parts; empty ones are none."""
+    return tuple(part for part in value.split(",") if part)
+
+
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name in Settings.model_fields:
         value = environ.get(PREFIX + name.upper())
         if value is not None:
-            values[name] = tuple(value.split(",")) if name in ("item_fields", "labels") else value
+            values[name] = split(value) if name in ("item_fields", "labels") else value
     return values

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from tokenizers import Encoding
 from tokenizers import Tokenizer as _Tokenizer
 
 from cache.keys import digest
@@ -48,12 +49,14 @@ class Tokenizer:
         Raises:
             TextError: `text.invalid_unicode` for a lone surrogate, which no UTF-8 has.
         """
+        return tuple(self._encoding(text).ids)
+
+    def _encoding(self, text: str) -> Encoding:
         try:
-            return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
+            return self._tokenizer.encode(text, add_special_tokens=False)
         except (UnicodeEncodeError, TypeError) as error:
-            raise TextError(
-                "text.invalid_unicode", "the text holds a lone surrogate; it is not Unicode"
-            ) from error
+            message = "the text holds a lone surrogate; it is not Unicode"
+            raise TextError("text.invalid_unicode", message) from error
 
     def encode_prompt(self, prompt: str, frame: str) -> tuple[int, ...]:
         """The ids of a rendered prompt, proven to hold the control tokens of its frame and no others.
@@ -81,12 +84,15 @@ class Tokenizer:
     def truncate(self, text: str, max_tokens: int) -> tuple[str, bool]:
         """The longest beginning of a text that is at most `max_tokens` tokens, and whether it was cut.
 
+        The text is made harmless first, since that is how it will be counted and sent.
+
         Takes time in proportion to `max_tokens`, however long the text.
         """
+        text = self.harmless(text)
         head = text[: max_tokens * self._longest_token]
         if len(head) == len(text) and len(text) * 4 <= max_tokens:  # a token is at least one byte
             return text, False
-        offsets = self._tokenizer.encode(head, add_special_tokens=False).offsets
+        offsets = self._encoding(head).offsets
         if len(offsets) <= max_tokens and len(head) == len(text):
             return text, False
         cut = offsets[max_tokens][0] if len(offsets) > max_tokens else len(head)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import read_records, write_rows
 from tgi_stack.errors import DiskError, LockedError, UsageError
-from tgi_stack.rows.ledger import Ledger, part_path, unordered_file
+from tgi_stack.rows.ledger import Ledger, UnorderedFile, part_path
 from tgi_stack.rows.manifest import Manifest, manifest_path
 from tgi_stack.rows.output import Output
 from tgi_stack.rows.reader import open_source
@@ -31,7 +31,11 @@ def record(number: int, status: str = "ok") -> dict[str, Any]:
 
 def opened(out: Path, source: Any, **options: Any) -> Output:
     asked = {"job": "probs", "--seed": options.pop("seed", None)}
-    return Output(out, asked, source, command=["fastqwen"], **options)
+    identity = options.pop("identity", IDENTITY)
+    sink = Output(out, asked, source, command=["fastqwen"], **options)
+    if sink.finished is None:
+        sink.begin(identity)
+    return sink
 
 
 def counts(ok: int, failed: int = 0, rows: int = 5) -> dict[str, Any]:
@@ -40,7 +44,6 @@ def counts(ok: int, failed: int = 0, rows: int = 5) -> dict[str, Any]:
 
 def complete(out: Path, source: Any, failed: tuple[int, ...] = (), rows: int = 5) -> None:
     sink = opened(out, source)
-    sink.set_identity(IDENTITY)
     for number in (3, 1, 5, 2, 4):
         if number <= rows:
             sink.write(number, record(number, "failed" if number in failed else "ok"))
@@ -133,10 +136,9 @@ def test_what_changes_answers_is_refused_by_name(tmp_path: Path, source: Any) ->
     with pytest.raises(UsageError, match=r"--seed null, not 7.*--overwrite"):
         opened(out, source, seed=7)
     part_path(out).touch()
-    again = opened(out, source)
+    other = Identity("torch", "other", "shipped", "none", "fp32", "d1", "v")
     with pytest.raises(UsageError, match='answers of model "tiny", not "other"'):
-        again.set_identity(Identity("torch", "other", "shipped", "none", "fp32", "d1", "v"))
-    again.close({})
+        opened(out, source, identity=other)
 
 
 def test_an_output_that_somebody_changed_is_refused(tmp_path: Path, source: Any) -> None:
@@ -172,7 +174,8 @@ def test_a_place_that_can_not_be_written_is_named(name: str, source: Any) -> Non
 
 
 def test_a_full_disk_is_said_and_nothing_is_taken_for_written(tmp_path: Path) -> None:  # D12, X05
-    stream = unordered_file(Path("/dev/full"), overwrite=True)
+    stream = UnorderedFile(Path("/dev/full"), overwrite=True)
+    stream.begin(IDENTITY)
     with pytest.raises(DiskError, match="No space left"):
         stream.write(1, record(1))
 

@@ -49,7 +49,7 @@ def caption(
 
 def batch_key(request: CaptionRequest) -> tuple[object, ...]:
     """Requests with equal keys may share a batch; a seeded sample depends on its batch and has one alone."""
-    alone = request if request.temperature > 0 and request.seed is not None else None
+    alone = id(request) if request.temperature > 0 and request.seed is not None else None
     return request.max_new_tokens, request.temperature, request.image is None, alone
 
 

@@ -8,12 +8,14 @@ the same numbers alone and in any batch (to rounding).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from tgi_stack import scoring
+from tgi_stack.errors import ScoreError
 from tgi_stack.types import LabelScores, ScoreRequest
 
 ROUTE = "torch"
@@ -37,6 +39,10 @@ def score(model: Any, requests: Sequence[ScoreRequest], pad_id: int = 0) -> list
 
 def _read(request: ScoreRequest, logprobs: torch.Tensor) -> LabelScores:
     values = tuple(logprobs[list(request.label_ids)].tolist())
+    if not all(map(math.isfinite, values)):
+        raise ScoreError(
+            "score.not_finite", "the model's logits are not finite numbers; use --dtype bf16 or fp32"
+        )
     label_mass = scoring.mass(values)
     return LabelScores(
         logprobs=values,

@@ -15,7 +15,7 @@ from tgi_stack.errors import InputError, ItemError, RowError, TextError
 from tgi_stack.jobs.run import Job
 from tgi_stack.labels import Prover, default_labels
 from tgi_stack.rows import schema
-from tgi_stack.rows.reader import RawRow
+from tgi_stack.rows.reader import RawRow, Source
 from tgi_stack.settings import Settings
 from tgi_stack.types import Item, LabelScores, RerankRow, ScoreRequest
 
@@ -146,7 +146,7 @@ def _read(candidates: Sequence[Item], labels: Sequence[str], scores: LabelScores
     }
 
 
-def join_items(sources: Iterable[Iterable[RawRow]]) -> dict[str, Item]:
+def join_items(sources: Iterable[Source]) -> dict[str, Item]:
     """Items of several files, joined by id: a later file fills in what an earlier one lacks.
 
     Failed records of `summarize` are passed over.
@@ -157,16 +157,20 @@ def join_items(sources: Iterable[Iterable[RawRow]]) -> dict[str, Item]:
     items: dict[str, Item] = {}
     for source in sources:
         for raw in source:
+            if isinstance(raw.value, dict) and raw.value.get("status") == "failed":
+                continue
             try:
-                found = schema.item(raw.value if not isinstance(raw.value, RowError) else _raise(raw.value))
+                found = schema.item(_value(raw))
             except RowError as error:
-                raise InputError(f"--items, row {raw.number}: {error}") from error
+                raise InputError(f"--items {source.name}, row {raw.number}: {error}") from error
             items[found.id] = _merge(items.get(found.id), found)
     return items
 
 
-def _raise(error: RowError) -> Any:
-    raise error
+def _value(raw: RawRow) -> dict[str, Any]:
+    if isinstance(raw.value, RowError):
+        raise raw.value
+    return raw.value
 
 
 def _merge(old: Item | None, new: Item) -> Item:

@@ -12,7 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from tgi_stack.errors import RowError
 from tgi_stack.fanout import fan_out
 from tgi_stack.rows.ledger import Sink
-from tgi_stack.rows.reader import RawRow, Source, check
+from tgi_stack.rows.reader import RawRow, Source, check, id_of
 from tgi_stack.settings import Settings
 
 
@@ -95,13 +95,13 @@ class Tally:
         return counts | {"flags": dict(self.flags), "failures": dict(self.failures)}
 
 
-def count(job: Job[AnyRow], source: Source, settings: Settings, tally: Tally) -> None:
+def count(parse: Callable[[RawRow], Any], source: Source, settings: Settings, tally: Tally) -> None:
     """Looks at all rows of a source before the first request, and counts them into `tally`.
 
     Raises:
         InputError: see `reader.check`.
     """
-    tally.input_rows = check(source, job.parse, skip_bad_rows=settings.skip_bad_rows)
+    tally.input_rows = check(source, parse, skip_bad_rows=settings.skip_bad_rows)
     tally.rows = tally.input_rows if settings.limit is None else min(tally.input_rows, settings.limit)
 
 
@@ -164,11 +164,10 @@ async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
 
 
 async def _answer(job: Job[AnyRow], raw: RawRow) -> Record:
-    found = raw.value.get("id") if isinstance(raw.value, dict) else None
     try:
         row = job.parse(raw)
     except RowError as error:
-        return _failure(found if isinstance(found, str) else None, raw.number, error)
+        return _failure(id_of(raw), raw.number, error)
     try:
         return {"id": row.id, "status": "ok", **await job.answer(row)}
     except RowError as error:

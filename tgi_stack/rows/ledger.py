@@ -25,6 +25,7 @@ from typing import IO, Any, Protocol
 
 from tgi_stack.errors import DiskError, LockedError, UsageError
 from tgi_stack.rows import jsonl
+from tgi_stack.types import Identity
 
 SYNC_EVERY_S = 1.0
 BLOCK_BYTES = 2**20
@@ -34,6 +35,9 @@ Record = dict[str, Any]
 
 class Sink(Protocol):
     """Takes records. `counts` are those of `Tally.as_dict`."""
+
+    def begin(self, identity: Identity) -> None:
+        """To be called when all that can be refused has been: nothing is written before."""
 
     def is_done(self, number: int) -> bool:
         """Whether a row needs no answer any more: it has an ok record from an earlier run."""
@@ -51,10 +55,12 @@ class Sink(Protocol):
 class Stream:
     """Records in the order in which they finish."""
 
-    def __init__(self, descriptor: int, name: str, *, owned: bool = True) -> None:
+    def __init__(self, descriptor: int, name: str) -> None:
         self._descriptor = descriptor
         self._name = name
-        self._owned = owned
+
+    def begin(self, identity: Identity) -> None:
+        pass
 
     def is_done(self, number: int) -> bool:
         return False
@@ -66,28 +72,43 @@ class Stream:
         pass
 
     def close(self, counts: dict[str, Any]) -> None:
-        if self._owned:
-            os.close(self._descriptor)
+        pass
 
 
 def standard_output() -> Stream:
-    """Records on stdout."""
-    return Stream(sys.stdout.fileno(), "standard output", owned=False)
+    """Records on stdout.
+
+    Raises:
+        DiskError: there is none (`>&-`).
+    """
+    try:
+        return Stream(sys.stdout.fileno(), "standard output")
+    except (AttributeError, OSError, ValueError) as error:
+        raise DiskError("standard output is closed; give -o OUT") from error
 
 
-def unordered_file(out: Path, *, overwrite: bool) -> Stream:
+class UnorderedFile(Stream):
     """Records in a file as they finish.
 
     Raises:
         UsageError: the file is there already and `overwrite` is not given.
     """
-    if out.exists() and not overwrite:
-        raise UsageError(f"{out} is there already; to write it anew: --overwrite")
-    try:
+
+    def __init__(self, out: Path, *, overwrite: bool) -> None:
+        if out.exists() and not overwrite:
+            raise UsageError(f"{out} is there already; to write it anew: --overwrite")
+        super().__init__(-1, str(out))
+
+    def begin(self, identity: Identity) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-        return Stream(os.open(out, flags, 0o666), str(out))
-    except OSError as error:
-        raise DiskError(f"{out}: {error.strerror}") from error
+        try:
+            self._descriptor = os.open(self._name, flags, 0o666)
+        except OSError as error:
+            raise DiskError(f"{self._name}: {error.strerror}") from error
+
+    def close(self, counts: dict[str, Any]) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
 
 
 # -- the part file ---------------------------------------------------------------------------------------

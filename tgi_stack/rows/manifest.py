@@ -144,7 +144,7 @@ class Manifest:
                 )
 
     def set_identity(self, identity: Identity) -> None:
-        """Notes who answers, and writes the manifest.
+        """Notes who answers.
 
         Raises:
             UsageError: answers of another identity are in the output already.
@@ -158,7 +158,6 @@ class Manifest:
                 f"{self.out} holds answers of {name} {was}, not {other}; to start anew: --overwrite"
             )
         self.content["identity"] = now
-        self.write()
 
     def close(self, state: str, counts: dict[str, Any]) -> None:
         """Notes how the run ended, and of a complete one the digest of OUT; writes the manifest."""

@@ -11,7 +11,7 @@ from typing import Any
 from tgi_stack.errors import UsageError
 from tgi_stack.rows import parquet
 from tgi_stack.rows.ledger import Ledger, Lock, Record, line_of, part_path, sha256_of
-from tgi_stack.rows.manifest import Manifest, manifest_path, source_of
+from tgi_stack.rows.manifest import Manifest, source_of
 from tgi_stack.rows.reader import Source
 from tgi_stack.types import Identity
 
@@ -44,63 +44,65 @@ class Output:
             wrong = out.suffix or "a file without a suffix"
             raise UsageError(f"-o {out}: can't write {wrong}; give {' or '.join(SUFFIXES)}")
         self._out = out
+        self._asked = asked
+        self._source = source
+        self._command = command
+        self._overwrite = overwrite
+        self._ledger: Ledger | None = None
         self._lock = Lock(out)
         try:
-            self._manifest = _manifest(out, asked, command, overwrite=overwrite)
+            self._manifest = None if overwrite else _manifest(out, asked)
             self.finished = _finished(self._manifest, limit)
-            if self.finished is None:
-                self._begin(asked, command, source)
         except BaseException:
             self._lock.release()
             raise
 
-    def _begin(self, asked: dict[str, Any], command: list[str], source: Source) -> None:
-        manifest = self._manifest
-        if manifest is None:
-            manifest = Manifest.new(self._out, asked, command)
-        elif manifest.is_complete and self._out.exists() and not part_path(self._out).exists():
-            _reopen(self._out, source)
-        self._manifest = manifest
-        manifest.content |= {"state": "running", "input": source_of(source)}
+    def begin(self, identity: Identity) -> None:
+        """Opens the part file, with what an earlier run left in it; see `Manifest.set_identity`."""
+        if self._overwrite:
+            # OUT itself stays until the new one is whole.
+            part_path(self._out).unlink(missing_ok=True)
+        manifest = self._manifest or Manifest.new(self._out, self._asked, self._command)
+        manifest.set_identity(identity)
+        if manifest.is_complete and self._out.exists() and not part_path(self._out).exists():
+            _reopen(self._out, self._source)
+        manifest.content |= {"state": "running", "input": source_of(self._source)}
         manifest.write()
-        write = parquet.writer(asked["job"]) if self._out.suffix == ".parquet" else None
+        self._manifest = manifest
+        write = parquet.writer(self._asked["job"]) if self._out.suffix == ".parquet" else None
         self._ledger = Ledger(self._out, write)
 
-    def set_identity(self, identity: Identity) -> None:
-        """To be told before the first record; see `Manifest.set_identity`."""
-        if self._manifest is not None:
-            self._manifest.set_identity(identity)
-
     def is_done(self, number: int) -> bool:
-        return self._ledger.is_done(number)
+        return self._opened.is_done(number)
 
     def write(self, number: int, record: Record) -> None:
-        self._ledger.write(number, record)
+        self._opened.write(number, record)
 
     def finish(self, counts: dict[str, Any]) -> None:
         """Puts OUT in place. Only when the manifest says so does the part file go."""
-        self._ledger.finish()
+        self._opened.finish()
         if self._manifest is not None:
             self._manifest.close("complete", counts)
-        self._ledger.retire()
+        self._opened.retire()
 
     def close(self, counts: dict[str, Any]) -> None:
         """Gives OUT free; the counts of a run that did not finish are noted."""
-        if self.finished is None:
+        if self._ledger is not None:
+            self._ledger.close()
             if self._manifest is not None and not self._manifest.is_complete:
                 self._manifest.close("interrupted", counts)
-            self._ledger.close()
         self._lock.release()
 
+    @property
+    def _opened(self) -> Ledger:
+        if self._ledger is None:
+            raise RuntimeError("an Output takes records only after `begin`")
+        return self._ledger
 
-def _manifest(out: Path, asked: dict[str, Any], command: list[str], *, overwrite: bool) -> Manifest | None:
+
+def _manifest(out: Path, asked: dict[str, Any]) -> Manifest | None:
     """The manifest that a run goes on with; None where it begins."""
     part = part_path(out)
-    if overwrite:
-        # OUT itself stays until the new one is whole.
-        part.unlink(missing_ok=True)
-        manifest_path(out).unlink(missing_ok=True)
-        return None
     manifest = Manifest.read(out)
     if manifest is None:
         for path in (out, part):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from tgi_stack.errors import InputError, RowError
+from tgi_stack.errors import DiskError, InputError, RowError
 from tgi_stack.images import SUFFIXES
 from tgi_stack.rows.duplicates import Duplicates
 from tgi_stack.rows.formats import reader_for
@@ -33,9 +33,15 @@ class RawRow:
 
 
 class Source(Protocol):
-    """Something with rows in it; iterating it again begins anew. `base` is where relative paths begin."""
+    """Something with rows in it; iterating it again begins anew.
+
+    Attributes:
+        base: where relative paths begin.
+        name: what to call it in messages.
+    """
 
     base: Path
+    name: str
 
     def __iter__(self) -> Iterator[RawRow]: ...
 
@@ -105,6 +111,7 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.base = path
+        self.name = str(path)
         self.skipped = 0
 
     def __iter__(self) -> Iterator[RawRow]:
@@ -113,8 +120,9 @@ class Folder:
             yield RawRow(number, {"id": name, "image": name})
 
     def _names(self) -> Iterator[str]:
-        for folder, inner, names in os.walk(self.base):
+        for folder, inner, names in os.walk(self.base, onerror=_refuse_folder):
             inner[:] = [name for name in inner if not name.startswith(".")]
+            self.skipped += sum(Path(folder, name).is_symlink() for name in inner)
             for name in names:
                 if name.startswith("."):
                     continue
@@ -122,6 +130,16 @@ class Folder:
                     yield Path(folder, name).relative_to(self.base).as_posix()
                 else:
                     self.skipped += 1
+
+
+def id_of(raw: RawRow) -> str | None:
+    """The id of a row that may be wrong in other ways, where one can be read."""
+    found = raw.value.get("id") if isinstance(raw.value, dict) else None
+    return found if isinstance(found, str) and found else None
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise DiskError(f"{error.filename}: {error.strerror}")
 
 
 def check(source: Source, parse: Callable[[RawRow], Any], *, skip_bad_rows: bool = False) -> int:
@@ -138,12 +156,16 @@ def check(source: Source, parse: Callable[[RawRow], Any], *, skip_bad_rows: bool
             try:
                 ids.add(raw.number, parse(raw).id)
             except RowError as error:
-                if not skip_bad_rows:
+                if skip_bad_rows:
+                    # Its record will bear the id that can be read, so that one counts too.
+                    if (id := id_of(raw)) is not None:
+                        ids.add(raw.number, id)
+                else:
                     advice = "(to record it as failed: --skip-bad-rows)"
                     raise InputError(f"row {raw.number}: {error} {advice}") from error
         twice = ids.first()
     if twice is not None:
         first, second = twice
-        name = next(parse(raw).id for raw in source if raw.number == first)
+        name = next(id_of(raw) or str(raw.number) for raw in source if raw.number == first)
         raise InputError(f"id {name!r} stands in row {first} and in row {second}; ids must be unique")
     return count

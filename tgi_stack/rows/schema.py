@@ -8,6 +8,8 @@ from tgi_stack.errors import ImageError, ItemError, RowError, SchemaError
 from tgi_stack.rows.reader import RawRow
 from tgi_stack.types import Item, ProbsRow, RerankRow, SummarizeRow
 
+URLS = ("http://", "https://", "ftp://", "data:", "file:")
+
 
 def summarize_row(raw: RawRow) -> SummarizeRow:
     """A row of `summarize`: an image, or what is known of it, or both."""
@@ -15,7 +17,7 @@ def summarize_row(raw: RawRow) -> SummarizeRow:
     return SummarizeRow(
         number=raw.number,
         id=_id(value),
-        image=_text(value, "image"),
+        image=_path(value),
         title=_text(value, "title"),
         text=_text(value, "text"),
     )
@@ -27,8 +29,8 @@ def rerank_row(raw: RawRow) -> RerankRow:
     candidates = tuple(_items(value, "candidates"))
     if not candidates:
         raise SchemaError("schema.candidates", "`candidates` is missing or empty")
-    if "history" not in value and "query" not in value:
-        raise SchemaError("schema.history", "neither `history` nor `query` is there")
+    if (value.get("history") is None) == (value.get("query") is None):
+        raise SchemaError("schema.history", "a row has either `history` or `query`")
     names = [item if isinstance(item, str) else item.id for item in candidates]
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -62,8 +64,8 @@ def item(value: Any) -> Item:
         title=_text(value, "title"),
         text=_text(value, "text"),
         summary=_text(value, "summary"),
-        # In a record of `summarize` this is what was sent, not a path.
-        image=_text(value, "image") if isinstance(value.get("image"), str) else None,
+        # In a record of `summarize` this is what was sent, not a path; whoever opens it looks at it closer.
+        image=value["image"] if isinstance(value.get("image"), str) else None,
     )
 
 
@@ -102,8 +104,17 @@ def _text(value: dict[str, Any], name: str) -> str | None:
     raise SchemaError(f"schema.{name}", f"`{name}` is {_kind(found)}; it is a string")
 
 
+def _path(value: dict[str, Any]) -> str | None:
+    found = _text(value, "image")
+    if found is not None and found.lower().startswith(URLS):
+        raise ImageError("image.url", f"{found[:60]!r} is a URL; images are files: download it first")
+    return found
+
+
 def _items(value: dict[str, Any], name: str) -> list[Item | str]:
-    found = value.get(name) or []
+    found = value.get(name)
+    if found is None:
+        return []
     if not isinstance(found, list):
         raise SchemaError(f"schema.{name}", f"`{name}` is {_kind(found)}; it is an array of items")
     return [entry if isinstance(entry, str) else item(entry) for entry in found]
