@@ -24,6 +24,7 @@ setup: $(VENV)/ready-$(TORCH) ## make .venv with the exact versions of constrain
 
 $(VENV)/ready-$(TORCH): constraints.txt pyproject.toml tools/install.py
 	@$(PYTHON) tools/install.py --venv $(VENV) --torch $(TORCH) --torch-index "$(TORCH_INDEX)"
+	@rm -f $(VENV)/ready-*
 	@echo $(TORCH) >$(VENV)/torch
 	@touch $@
 

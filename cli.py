@@ -290,7 +290,7 @@ def verify_output(
         sign = {True: "ok", False: "FAILED", None: "not checked"}[finding.holds]
         talk.print(_escaped(f"{sign}: {finding.what} ({finding.detail})"), markup=False)
     if as_json:
-        typer.echo(json.dumps([asdict(finding) for finding in findings]))
+        _print_data([asdict(finding) for finding in findings])
     if any(finding.holds is False for finding in findings):
         raise typer.Exit(1)
 
@@ -325,7 +325,7 @@ def evaluate(
         }
         figures = report.evaluate(ranked, cutoffs, trec=trec, against=against, **options)
     if as_json:
-        typer.echo(json.dumps(figures.as_dict()))
+        _print_data(figures.as_dict())
     else:
         for part in figures.printed():
             Console(highlight=False).print(part)
@@ -479,7 +479,7 @@ def _close(tally: runner.Tally, out: Path | None, as_json: bool, stopped: int | 
         talk.print(f"{count:,} x {type}", markup=False)
     talk.print(tally.line(), markup=False)
     if as_json:
-        typer.echo(json.dumps(tally.as_dict() | {"out": str(out)}))
+        _print_data(tally.as_dict() | {"out": str(out)})
     if stopped is not None:
         # A batch may still be computing in its thread; nobody waits for it any more.
         sys.stdout.flush()
@@ -505,12 +505,12 @@ def _reporting(debug: bool) -> Any:
         talk.print("fastqwen: interrupted", markup=False)
         raise typer.Exit(128 + signal.SIGINT) from None
     except BrokenPipeError:
-        # Whoever read stdout went away; keep the interpreter from complaining about it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _mute()
         raise typer.Exit(128 + signal.SIGPIPE) from None
     except typer.Exit:
         raise
     except OSError as error:
+        _mute()
         place = f"{error.filename}: " if error.filename else ""
         talk.print(f"fastqwen: {_escaped(place + str(error.strerror or error))}", markup=False)
         raise typer.Exit(DiskError.exit_status) from None
@@ -520,6 +520,18 @@ def _reporting(debug: bool) -> Any:
         reason = f"{type(error).__name__}: {error}"
         talk.print(f"fastqwen: {_escaped(reason)} (unexpected; --debug shows where)", markup=False)
         raise typer.Exit(MachineError.exit_status) from None
+
+
+def _mute() -> None:
+    """Lets what is left for stdout go nowhere, so that the interpreter does not complain about it at exit."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _print_data(value: Any) -> None:
+    """JSON on stdout, written out at once: a full disk is noticed here."""
+    typer.echo(json.dumps(value))
+    sys.stdout.flush()
 
 
 def _escaped(text: str) -> str:

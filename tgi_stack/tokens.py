@@ -20,6 +20,7 @@ class Tokenizer:
     """A model's tokenizer.
 
     Attributes:
+        size: the largest id and one.
         digest: SHA-256 of the tokenizer.json it was read from, part of every identity.
         added_tokens: the text of each added token, special or not, with its id.
         harmless: breaks the added tokens that stand in a text.
@@ -41,7 +42,9 @@ class Tokenizer:
         self.added_tokens: dict[str, int] = {token.content: id for id, token in added.items()}
         self._added_ids = frozenset(added)
         self.harmless = Neutraliser(self.added_tokens)
-        self._longest_token = max(map(len, self._tokenizer.get_vocab()), default=1)
+        vocabulary = self._tokenizer.get_vocab()
+        self.size = max(vocabulary.values(), default=-1) + 1
+        self._longest_token = max(map(len, vocabulary), default=1)
 
     def encode(self, text: str) -> tuple[int, ...]:
         """The ids of a text, nothing added before or after it.

@@ -21,8 +21,8 @@ def torch_pin() -> str:
     return next(line for line in CONSTRAINTS.read_text().splitlines() if line.startswith("torch=="))
 
 
-def announce_torch(python: Path, index: list[str]) -> None:
-    """Says which torch pip would install from here, and what comes with it."""
+def announce_torch(python: Path, index: list[str], wanted: str) -> None:
+    """Says which torch pip would install from here, and what comes with it; refuses a CPU one for `cuda`."""
     command = [str(python), "-m", "pip", "install", "-q", "--dry-run", "--ignore-installed", "--report", "-"]
     report = subprocess.run(  # noqa: S603  # our own interpreter and arguments
         [*command, "-c", str(CONSTRAINTS), *index, torch_pin()], check=True, capture_output=True, text=True
@@ -30,6 +30,8 @@ def announce_torch(python: Path, index: list[str]) -> None:
     packages = [entry["metadata"] for entry in json.loads(report.stdout)["install"]]
     version = next(p["version"] for p in packages if p["name"] == "torch")
     cuda = [p["name"] for p in packages if p["name"].startswith(("nvidia-", "cuda-"))]
+    if not cuda and wanted == "cuda" and sys.platform == "linux":
+        raise SystemExit(f"setup: your package index has torch {version} without CUDA; give TORCH_INDEX=URL")
     if not cuda:
         print(f"setup: torch {version}, a build without CUDA packages (about 0.2 GB to fetch)")
         return
@@ -54,7 +56,7 @@ def main() -> None:
     if args.torch == "none":
         print("setup: no torch: a client of servers; the engine here and its tests need TORCH=cpu or cuda")
     else:
-        announce_torch(python, index)
+        announce_torch(python, index, args.torch)
     install = [python, "-m", "pip", "install", "-q", "-c", CONSTRAINTS, *index, "-e", f"{ROOT}[{extras}]"]
     subprocess.run(install, check=True)  # noqa: S603
     print(f"setup: ready, try {args.venv}/bin/fastqwen --help")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -175,10 +176,83 @@ def test_a_prompt_file_takes_the_place_of_the_prompt(fastqwen: Fastqwen, tmp_pat
         },
     )
     file.write_text("{{history}}\n{{candidates}}\nOne letter.")
-    fastqwen("rerank", rows, "--prompt-file", file, *TINY)
-    file.write_text("{{price}}")
-    done = fastqwen("rerank", rows, "--prompt-file", file, *TINY, check=2)
-    assert "{{price}}" in done.stderr
+    own = json.loads(fastqwen("rerank", rows, "--prompt-file", file, *TINY).stdout)
+    built_in = json.loads(fastqwen("rerank", rows, *TINY).stdout)
+    assert own["usage"]["prompt_tokens"] < built_in["usage"]["prompt_tokens"]
+    for text, message in {
+        "{{candidates}} {{price}}": "{{price}}",
+        "{{candidates}} {{item.title}}": "{{item.title}}",
+        "{{history}}": "{{candidates}}",
+    }.items():
+        file.write_text(text)
+        done = fastqwen("rerank", rows, "--prompt-file", file, *TINY, check=2)
+        assert message in done.stderr
+        assert "loaded" not in done.stderr  # refused before anything was spent
+
+
+def test_a_lone_surrogate_fails_its_row_alone(fastqwen: Fastqwen, tmp_path: Path) -> None:  # P10
+    good = [{"id": "a", "text": "Red mug"}, {"id": "b", "text": "Blue hat"}]
+    bad = [{"id": "a", "text": "mug \ud800 " + "x" * 900}, good[1]]
+    rows = write_rows(
+        tmp_path / "s.jsonl",
+        {"id": "1", "query": "red mug", "candidates": bad},
+        {"id": "2", "query": "red mug", "candidates": good},
+    )
+    done = fastqwen("rerank", rows, *TINY, check=1)
+    records = {record["id"]: record for record in map(json.loads, done.stdout.splitlines())}
+    assert records["1"]["error"]["type"] == "text.invalid_unicode"
+    assert records["2"]["status"] == "ok"
+
+
+def test_control_tokens_in_an_item_count_as_the_bytes_they_are(fastqwen: Fastqwen, tmp_path: Path) -> None:
+    items = [{"id": "a", "text": "<|im_end|>" * 120}, {"id": "b", "text": "Red mug"}]
+    rows = write_rows(tmp_path / "s.jsonl", {"id": "1", "query": "red mug", "candidates": items})
+    record = json.loads(fastqwen("rerank", rows, "--max-item-tokens", "50", *TINY).stdout)
+    assert "text.truncated" in record["flags"]
+    assert record["usage"]["prompt_tokens"] < 150
+
+
+def test_failed_summaries_are_no_items(fastqwen: Fastqwen, tmp_path: Path) -> None:
+    failed = {"status": "failed", "error": {"type": "x", "message": "y", "row": 1}}
+    items = write_rows(
+        tmp_path / "i.jsonl", {"id": None, **failed}, {"id": "a", **failed}, {"id": "a", "title": "Mug"}
+    )
+    rows = write_rows(tmp_path / "s.jsonl", {"id": "1", "query": "mug", "candidates": ["a", "b"]})
+    record = json.loads(fastqwen("rerank", rows, "--items", items, *TINY, check=1).stdout)
+    assert "'b' is in no" in record["error"]["message"]
+
+
+def test_bad_rows_count_as_duplicates_too(fastqwen: Fastqwen, tmp_path: Path) -> None:
+    rows = write_rows(
+        tmp_path / "p.jsonl", {"id": "a", "prompt": "x\n"}, {"id": "a", "prompt": 5}, {"id": "b"}
+    )
+    done = fastqwen("probs", rows, "--labels", "A,B", "--skip-bad-rows", *TINY, check=2)
+    assert "'a' stands in row 1 and in row 2" in done.stderr
+
+
+def test_equal_seeds_give_equal_samples_whatever_the_batch(fastqwen: Fastqwen, tmp_path: Path) -> None:
+    shutil.copy(CATALOGUE / "images" / "mug-02.jpg", tmp_path / "mug.jpg")
+    rows = write_rows(tmp_path / "i.jsonl", *({"id": str(i), "image": "mug.jpg"} for i in range(3)))
+    done = fastqwen("summarize", rows, "--temperature", "3", "--seed", "1", *TINY)
+    assert len({json.loads(line)["summary"] for line in done.stdout.splitlines()}) == 1
+
+
+@pytest.mark.parametrize("extra", [(), ("--unordered",)])
+def test_nobodys_file_is_lost_to_a_command_that_is_refused(
+    fastqwen: Fastqwen, tmp_path: Path, extra: tuple[str, ...]
+) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text("{")
+    out = tmp_path / "o.jsonl"
+    out.write_text("precious")
+    fastqwen("probs", bad, "-o", out, "--overwrite", *extra, *TINY, check=2)
+    assert out.read_text() == "precious"
+    rows = write_rows(tmp_path / "same.jsonl", {"id": "a", "prompt": "x\n", "labels": ["A"]})
+    before = rows.read_bytes()
+    assert (
+        "over the input" in fastqwen("probs", rows, "-o", rows, "--overwrite", *extra, *TINY, check=2).stderr
+    )
+    assert rows.read_bytes() == before
 
 
 # -- statuses and streams ------------------------------------------------------------------------------
@@ -197,6 +271,11 @@ def test_a_prompt_file_takes_the_place_of_the_prompt(fastqwen: Fastqwen, tmp_pat
         (("summarize", ".", "-o", "x.parq"), 2, ".jsonl"),
         (("summarize", ".", "-o", "/proc/x.jsonl"), 3, "/proc/x.jsonl"),
         (("summarize", ".", "--model", "Qwen/Qwen3-VL-2B-Instruct", "--engine", "auto"), 4, "--engine torch"),
+        (("summarize", ".", "--device", "meta"), 2, "--device meta"),
+        (("summarize", ".", "--model", "foo/bar baz"), 2, "--model foo/bar baz"),
+        (("summarize", ".", "--model", "~nouser99/x"), 2, "--model ~nouser99"),
+        (("summarize", ".", "--tokenizer", "nothere"), 2, "--tokenizer nothere"),
+        (("summarize", "x" * 300), 3, "too long"),
         (("rerank", "."), 2, "is a folder"),
         (("summarize", ".", "--config", "gone.toml"), 2, "gone.toml"),
     ],
@@ -205,7 +284,7 @@ def test_what_can_not_be_done_is_said_with_its_status(
     fastqwen: Fastqwen, arguments: tuple[str, ...], status: int, message: str
 ) -> None:
     extra = () if arguments[0] == "summarise" or "--model" in arguments else TINY[:4]
-    done = fastqwen(*arguments, *extra, check=status)
+    done = fastqwen(*arguments, *extra, check=status, HF_HUB_CACHE="nowhere")
     assert message in done.stderr.replace("\n", " ")
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
@@ -257,6 +336,16 @@ def test_a_reader_that_goes_away_ends_the_run_quietly(tmp_path: Path) -> None:  
     assert pipe.wait(60) == 141
     assert b"Traceback" not in pipe.stderr.read()
     pipe.stderr.close()
+
+
+@pytest.mark.parametrize("redirect", [">&-", "-o o.jsonl --json >/dev/full"])
+def test_a_closed_or_full_stdout_is_said(tmp_path: Path, redirect: str) -> None:
+    rows = write_rows(tmp_path / "p.jsonl", {"prompt": "x\n", "labels": ["A"]})
+    command = f"{sys.executable} -m cli probs {rows} --engine scripted {redirect}"
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environ, capture_output=True, text=True)
+    assert done.returncode == 3
+    assert "Traceback" not in done.stderr
 
 
 def test_help_is_quick_because_it_loads_next_to_nothing() -> None:

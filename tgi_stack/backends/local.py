@@ -13,7 +13,7 @@ from tgi_stack import prompts
 from tgi_stack.backends.base import Profile
 from tgi_stack.backends.batcher import Batcher
 from tgi_stack.engine import caption, score
-from tgi_stack.engine.checkpoint import Checkpoint, Say, locate
+from tgi_stack.engine.checkpoint import Checkpoint, Say, locate, locate_tokenizer
 from tgi_stack.engine.load import VISION_TYPES, load
 from tgi_stack.engine.placement import choose
 from tgi_stack.errors import UsageError
@@ -80,11 +80,15 @@ def open_local(settings: Settings, kind: str, say: Say) -> LocalBackend:
 
 def _profile(checkpoint: Checkpoint, settings: Settings, say: Say) -> Profile:
     config = checkpoint.config
-    tokenizer_source = checkpoint
+    path = checkpoint.tokenizer_file
     if settings.tokenizer is not None:
-        tokenizer_source = locate(settings.tokenizer, "text", None, say)
+        path = locate_tokenizer(settings.tokenizer, "text", say)
+    tokenizer = Tokenizer(path)
+    vocabulary = int(config.get("text_config", config)["vocab_size"])
+    if tokenizer.size > vocabulary:
+        raise UsageError(f"{path} has {tokenizer.size:,} tokens, {checkpoint.name} only {vocabulary:,}")
     return Profile(
-        tokenizer=Tokenizer(tokenizer_source.tokenizer_file),
+        tokenizer=tokenizer,
         closes_thinking=prompts.closes_thinking(checkpoint.chat_template),
         context=int(config.get("text_config", config).get("max_position_embeddings", 4096)),
         grid=Grid.from_checkpoint(checkpoint.folder) if config.get("model_type") in VISION_TYPES else None,

@@ -11,13 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download, try_to_load_from_cache
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+)
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # exported lazily
 
 from tgi_stack.errors import MachineError, NoEngineError, UsageError
 from tgi_stack.tiny import TINY
 
 DEFAULT_MODELS = {"text": "Qwen/Qwen3-0.6B", "vision": "Qwen/Qwen3-VL-2B-Instruct"}
+TOKENIZER = "tokenizer.json"
 FILES = ("*.safetensors", "*.json", "*.txt", "*.jinja")
 
 Say = Callable[[str], None]
@@ -33,7 +40,7 @@ class Checkpoint:
 
     @property
     def tokenizer_file(self) -> Path:
-        return self.folder / "tokenizer.json"
+        return self.folder / TOKENIZER
 
     @property
     def config(self) -> dict[str, Any]:
@@ -73,11 +80,8 @@ def locate(
     if name == "tiny":
         return Checkpoint("tiny", "shipped", TINY / kind)
     name = name or DEFAULT_MODELS[kind]
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    if (folder := _folder(name, "--model")) is not None:
         return Checkpoint(name, "local", folder)
-    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
-        raise UsageError(f"--model {name}: no such folder, and no model id of the form OWNER/NAME")
     found = _from_hub_cache(name, revision)
     if found is None:
         if not may_download:
@@ -89,27 +93,78 @@ def locate(
     return Checkpoint(name, found.name, found)
 
 
-def _from_hub_cache(name: str, revision: str | None) -> Path | None:
+def locate_tokenizer(name: str, kind: str, say: Say) -> Path:
+    """The tokenizer.json that a --tokenizer argument names: a file, a folder, `tiny` or a hub id.
+
+    Raises:
+        UsageError: no such tokenizer.
+        MachineError: it can't be downloaded from here.
+    """
+    if name == "tiny":
+        return TINY / kind / TOKENIZER
+    if Path(name).is_file():
+        return Path(name)
+    if (folder := _folder(name, "--tokenizer")) is not None:
+        return folder / TOKENIZER
+    cached = try_to_load_from_cache(name, TOKENIZER)
+    if isinstance(cached, str):
+        return Path(cached)
+    say(f"downloading the tokenizer of {name}")
     try:
-        return Path(
+        return Path(hf_hub_download(name, TOKENIZER))
+    except (HfHubHTTPError, OfflineModeIsEnabled, LocalEntryNotFoundError, OSError) as error:
+        raise MachineError(f"the tokenizer of {name} can't be downloaded ({_reason(error)})") from error
+
+
+def _folder(name: str, option: str) -> Path | None:
+    """The folder that a name stands for, or None for a hub id.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    try:
+        folder = Path(name).expanduser()
+        if folder.is_dir():
+            return folder
+        if not folder.is_absolute() and not name.startswith((".", "~")) and name.count("/") == 1:
+            validate_repo_id(name)
+            return None
+    except (HFValidationError, OSError, RuntimeError) as error:
+        raise UsageError(f"{option} {name[:80]}: {_reason(error)}") from error
+    raise UsageError(f"{option} {name}: no such folder, and no model id of the form OWNER/NAME")
+
+
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _from_hub_cache(name: str, revision: str | None) -> Path | None:
+    """The snapshot in the local hub cache, if its weights are whole (a download may have been cut short)."""
+    try:
+        folder = Path(
             snapshot_download(name, revision=revision, allow_patterns=list(FILES), local_files_only=True)
         )
-    except LocalEntryNotFoundError:
+        index = folder / "model.safetensors.index.json"
+        wanted = {"model.safetensors"}
+        if index.is_file():
+            wanted = set(json.loads(index.read_text())["weight_map"].values())
+    except (LocalEntryNotFoundError, OSError, ValueError, KeyError):
         return None
+    return folder if all((folder / file).is_file() for file in wanted) else None
 
 
 def _download(name: str, revision: str | None, say: Say) -> Path:
     try:
         info = HfApi().model_info(name, revision=revision, files_metadata=True, timeout=15)
-        wanted = [f for f in info.siblings or [] if _wanted(f.rfilename)]
-        size = sum(f.size or 0 for f in wanted)
+        wanted = [file for file in info.siblings or [] if _wanted(file.rfilename)]
+        size = sum(file.size or 0 for file in wanted)
         say(f"downloading {name} at {info.sha}: {len(wanted)} files, {size:,} bytes")
-        return Path(snapshot_download(name, revision=info.sha, allow_patterns=list(FILES)))
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        names = [file.rfilename for file in wanted]
+        return Path(snapshot_download(name, revision=info.sha, allow_patterns=names))
+    except (HfHubHTTPError, OfflineModeIsEnabled, LocalEntryNotFoundError, OSError) as error:
         raise MachineError(
-            f"{name} is not on this machine and can't be downloaded ({reason}); "
-            "use --model tiny, a folder, or a server (--endpoint URL)"
+            f"{name} is not on this machine and can't be downloaded ({_reason(error)}); "
+            "use --model tiny or a folder with its files"
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +31,8 @@ def choose(device: str, dtype: str) -> Placement:
         SettingsError: a device that this machine does not have.
     """
     name = _best() if device == "auto" else device
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
+        raise SettingsError(f"--device {device}: give auto, cpu, mps, cuda or cuda:N")
     try:
         chosen = torch.device(name)
         torch.empty(1, device=chosen)

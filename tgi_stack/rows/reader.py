@@ -74,11 +74,13 @@ def _spool(path: Path | None = None, suffix: str = ".jsonl") -> Path:
     handle, name = tempfile.mkstemp(prefix=SPOOLED, suffix=suffix or ".jsonl")
     with os.fdopen(handle, "wb") as file:
         if path is None:
+            if sys.stdin is None:
+                raise InputError("standard input is closed; give a file")
             shutil.copyfileobj(sys.stdin.buffer, file)
         else:
             with path.open("rb") as pipe:
                 shutil.copyfileobj(pipe, file)
-    atexit.register(os.unlink, name)
+    atexit.register(Path(name).unlink, missing_ok=True)
     return Path(name)
 
 
