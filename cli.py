@@ -52,6 +52,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: drawing boxes costs a tenth of a second
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 talk = Console(stderr=True, highlight=False, soft_wrap=True)
