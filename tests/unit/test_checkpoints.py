@@ -72,3 +72,19 @@ def test_models_that_can_not_be_had(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(error, match=name):
         locate(name, "text", None, print, may_download=download)
+
+
+def test_a_download_that_was_cut_short_is_not_taken_for_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--some--model"
+    snapshot = repository / "snapshots" / "0123456789abcdef0123456789abcdef01234567"
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(snapshot.name)
+    (snapshot / "config.json").write_text("{}")
+    with pytest.raises(NoEngineError):
+        locate("some/model", "text", None, print, may_download=False)
+    (snapshot / "model.safetensors").touch()
+    assert locate("some/model", "text", None, print, may_download=False).folder == snapshot

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -14,6 +16,7 @@ from tests.conftest import CATALOGUE
 from tgi_stack import prompts, scoring
 from tgi_stack.backends.base import Profile
 from tgi_stack.engine import caption, score
+from tgi_stack.errors import ScoreError
 from tgi_stack.images import Grid, prepare
 from tgi_stack.tiny import TINY
 from tgi_stack.tokens import Tokenizer
@@ -110,5 +113,13 @@ def test_the_engine_sees_the_very_pixels_that_are_sent(tokenizer: Tokenizer) -> 
     assert request.image is not None
     decoded = caption.pixels(request.image, torch.device("cpu"))
     with Image.open(io.BytesIO(request.image.jpeg)) as image:
-        assert decoded.shape == (image.height, image.width, 3)
+        assert np.array_equal(decoded.numpy(), np.asarray(image))
     assert (decoded.shape[1], decoded.shape[0]) == (request.image.sent_width, request.image.sent_height)
+
+
+def test_logits_that_are_no_numbers_never_become_scores(tokenizer: Tokenizer, text_model: Any) -> None:
+    broken = copy.deepcopy(text_model)
+    broken.model.norm.weight.data.fill_(float("nan"))
+    with pytest.raises(ScoreError) as caught:
+        score.score(broken, score_requests(tokenizer, 1))
+    assert caught.value.type == "score.not_finite"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import write_rows
-from tgi_stack.errors import ImageError, InputError, RowError
+from tgi_stack.errors import DiskError, ImageError, InputError, RowError
 from tgi_stack.rows import jsonl, schema
 from tgi_stack.rows.reader import RawRow, check, open_source
 from tgi_stack.types import Item
@@ -95,6 +96,22 @@ def test_a_folder_gives_its_images_sorted_and_counts_the_rest(tmp_path: Path) ->
         "b/2.png",
     ]
     assert source.skipped == 1  # type: ignore[attr-defined]
+
+
+def test_a_folder_that_can_not_be_read_is_an_error_not_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "locked").mkdir()
+    scandir = os.scandir
+
+    def refusing(path: str) -> object:  # root, as tests often run, may read any folder
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr("os.scandir", refusing)
+    with pytest.raises(DiskError, match="locked: Permission denied"):
+        list(open_source(str(tmp_path), folders=True))
 
 
 # -- schema --------------------------------------------------------------------------------------------
