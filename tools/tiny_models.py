@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-import string
 from collections.abc import Sequence
 
 from tokenizers import Tokenizer
@@ -12,11 +11,11 @@ from transformers import Qwen3Config, Qwen3VLConfig
 
 from session_data import Session
 from tgi_stack import prompts
+from tgi_stack.labels import LETTERS
 
 HEAD_DIM = 64  # what servers' attention kernels take; smaller ones start and then fail at the first request
 MAX_POSITIONS = 4096
 MIN_PIXELS, MAX_PIXELS = 96 * 96, 256 * 256
-LABELS = string.ascii_uppercase + string.ascii_lowercase
 ITEM_FIELDS = ("title", "summary", "text")
 
 
@@ -88,7 +87,7 @@ def vision_config(tokenizer: Tokenizer) -> Qwen3VLConfig:
 
 def session_prompt(session: Session, fields: Sequence[str] = ITEM_FIELDS) -> tuple[str, list[int], list[int]]:
     """A session's prompt, and the index of the last character of each history and each candidate line."""
-    labels = LABELS[: len(session.candidates)]
+    labels = LETTERS[: len(session.candidates)]
     past = [prompts.item_text(item, fields) for item in session.history]
     offered = [prompts.item_text(item, fields) for item in session.candidates]
     body = prompts.listwise_body(labels, offered, history=past, query=session.query)

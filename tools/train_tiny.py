@@ -37,7 +37,8 @@ from drawing import camera, draw
 from session_data import BRANDS, SENTENCES, Session, draw_session
 from tgi_stack import prompts
 from tgi_stack.engine.patches import to_patches
-from tiny_models import LABELS, grid_for, session_prompt, text_config, vision_config
+from tgi_stack.labels import LETTERS
+from tiny_models import grid_for, session_prompt, text_config, vision_config
 from tiny_world import CATEGORIES, COLOURS, Look, random_look, summary, title
 
 SEED = 20
@@ -312,7 +313,7 @@ class _Row:
     def of(cls, session: Session, tokenizer: Tokenizer) -> _Row:
         prompt, past, offered = session_prompt(session)
         encoding = tokenizer.encode(prompt)
-        letters = [tokenizer.token_to_id(c) for c in LABELS[: len(offered)]]
+        letters = [tokenizer.token_to_id(c) for c in LETTERS[: len(offered)]]
         looks = session.history_looks + session.candidate_looks
         taste = NOUNS.index(session.taste[0]), COLOURS.index(session.taste[1])
         return cls(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -14,7 +14,7 @@ from tgi_stack.rows.duplicates import Duplicates
 from tgi_stack.rows.ledger import part_path, sha256_of
 from tgi_stack.rows.manifest import Manifest, digest_of
 from tgi_stack.rows.output import records
-from tgi_stack.rows.reader import RawRow, Source, open_source
+from tgi_stack.rows.reader import RawRow, Source, id_of, open_source
 
 Record = dict[str, Any]
 
@@ -96,25 +96,21 @@ def _rows(manifest: Manifest) -> Iterator[Finding]:
 
 
 def _matched(source: Source, out: Path, rows: int, job: str) -> Finding:
-    id_of = _id_of(job)
     count = 0
     for raw, record in zip_longest(islice(source, rows), records(out)):
         if raw is None or record is None:
             side = "output" if raw is None else "input"
             return Finding("every row once", False, f"only the {side} has a row {count + 1}")
         count += 1
-        wanted = id_of(raw)
+        wanted = _id_in_record(raw, job)
         if record.get("id") != wanted:
             detail = f"row {raw.number} is {wanted!r}, its record {record.get('id')!r}"
             return Finding("every row once", False, detail)
     return Finding("every row once", True, f"{count:,} rows in the order of the input")
 
 
-def _id_of(job: str) -> Callable[[RawRow], str | None]:
-    def id_of(raw: RawRow) -> str | None:
-        found = raw.value.get("id") if isinstance(raw.value, dict) else None
-        if found is None and job == "probs" and isinstance(raw.value, dict) and "prompt" in raw.value:
-            return str(raw.number)
-        return found if isinstance(found, str) else None
-
-    return id_of
+def _id_in_record(raw: RawRow, job: str) -> str | None:
+    """The id that a row's record bears; prompts without one are known by their number."""
+    if job == "probs" and isinstance(raw.value, dict) and "prompt" in raw.value and "id" not in raw.value:
+        return str(raw.number)
+    return id_of(raw)
