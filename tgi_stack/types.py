@@ -24,13 +24,21 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class SummarizeRow:
-    """An image to summarise; `number` is the row's place in the input, from 1."""
+    """An image to summarise, by its path or as the bytes of the file.
+
+    `number` is the row's place in the input, from 1.
+    """
 
     number: int
     id: str
-    image: str | None
+    image: str | bytes | None
     title: str | None = None
     text: str | None = None
+
+    @property
+    def image_name(self) -> str:
+        """What to call the image in messages."""
+        return self.image if isinstance(self.image, str) else f"the image of {self.id!r}"
 
 
 @dataclass(frozen=True, slots=True)

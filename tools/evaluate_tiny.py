@@ -24,9 +24,10 @@ from rich.table import Table
 
 from drawing import camera, draw
 from session_data import Session, draw_session
-from tgi_stack import images, settings
+from tgi_stack import settings
 from tgi_stack.backends.base import Backend
 from tgi_stack.backends.registry import open_backend
+from tgi_stack.images.prepare import prepare
 from tgi_stack.jobs.rerank import Rerank
 from tgi_stack.jobs.summarize import Summarize
 from tgi_stack.types import RerankRow
@@ -65,13 +66,14 @@ async def judge_pictures(backend: Backend, count: int) -> dict[str, float]:
         raise SystemExit("the vision model reads no images")
 
     async def one(look: Look, content: bytes) -> list[bool]:
-        image = await asyncio.to_thread(images.prepare, content, "picture", grid)
+        image = await asyncio.to_thread(prepare, content, "picture", grid)
         answer = parse((await job.ask(None, None, image))["summary"])
         said = astuple(answer) if answer else (None,) * 4
         return [a == b for a, b in zip(said, astuple(look), strict=True)]
 
     right = await _bounded([(look, content) for look, content in pictures(count)], one, backend.appetite)
     shares = {name: sum(row[i] for row in right) / count for i, name in enumerate(ATTRIBUTES)}
+    await job.aclose()
     return shares | {"all four": sum(map(all, right)) / count}
 
 

@@ -17,7 +17,8 @@ from tgi_stack import prompts, scoring
 from tgi_stack.backends.base import Profile
 from tgi_stack.engine import caption, score
 from tgi_stack.errors import ScoreError
-from tgi_stack.images import Grid, prepare
+from tgi_stack.images.grid import Grid
+from tgi_stack.images.prepare import prepare
 from tgi_stack.tiny import TINY
 from tgi_stack.tokens import Tokenizer
 from tgi_stack.types import CaptionRequest, ScoreRequest

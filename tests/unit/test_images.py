@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
+import math
 import os
 import random
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -14,12 +17,15 @@ import numpy as np
 import pytest
 from hypothesis import given, reject
 from hypothesis import strategies as st
-from PIL import ExifTags, Image, ImageDraw
+from PIL import ExifTags, Image, ImageCms, ImageDraw
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
-from tgi_stack import images
 from tgi_stack.errors import ImageError, MachineError
-from tgi_stack.images import Grid, fit, prepare, read_file
+from tgi_stack.images import files, jpeg
+from tgi_stack.images import prepare as prepare_module
+from tgi_stack.images.files import read_file
+from tgi_stack.images.grid import Grid, fit
+from tgi_stack.images.prepare import prepare
 from tgi_stack.tiny import TINY
 from tgi_stack.types import PreparedImage
 
@@ -122,7 +128,7 @@ def test_a_folder_without_a_processor_config_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_undone(orientation: int) -> None:
+def test_exif_orientation_is_undone(orientation: int) -> None:  # I11
     upright = picture(96, 160)
     stored = {
         1: upright,
@@ -143,7 +149,7 @@ def test_exif_orientation_is_undone(orientation: int) -> None:
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I"])
-def test_a_16_bit_grey_keeps_its_levels(mode: str) -> None:
+def test_a_16_bit_grey_keeps_its_levels(mode: str) -> None:  # I12
     gradient = np.tile(np.linspace(0, 65535, 256), (256, 1))
     image = Image.fromarray(gradient.astype(np.uint16 if mode == "I;16" else np.int32))
     row = pixels(prepare(encoded(image, "TIFF"), "x", TINY_GRID)).mean(axis=(0, 2))
@@ -151,10 +157,57 @@ def test_a_16_bit_grey_keeps_its_levels(mode: str) -> None:
     assert np.all(np.diff(row) > -2)  # rises, but for JPEG's rounding
 
 
-def test_cmyk_is_not_inverted() -> None:
+def test_cmyk_is_not_inverted() -> None:  # I13
     red = Image.new("RGB", (64, 64), (220, 30, 40))
     out = pixels(prepare(encoded(red.convert("CMYK"), "JPEG", quality=95), "x", TINY_GRID))
     assert np.abs(out.reshape(-1, 3).mean(0) - [220, 30, 40]).max() < 12
+
+
+def test_a_16_bit_colour_png_keeps_its_levels() -> None:  # I12
+    """Pillow writes none, so it is written by hand: one row of 256 columns, 256 times."""
+    levels = np.linspace(0, 65535, 256).astype(">u2")
+    line = b"\0" + np.repeat(levels[:, None], 3, axis=1).tobytes()
+    head = struct.pack(">IIBBBBB", 256, 256, 16, 2, 0, 0, 0)
+    data = zlib.compress(line * 256)
+    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    row = pixels(prepare(content, "x", TINY_GRID)).mean(axis=(0, 2))
+    assert len(np.unique(row.round())) >= 200
+
+
+def test_a_float_image_keeps_its_levels() -> None:  # I12
+    gradient = np.tile(np.linspace(-3.0, 5.0, 256, dtype=np.float32), (256, 1))
+    row = pixels(prepare(encoded(Image.fromarray(gradient), "TIFF"), "x", TINY_GRID)).mean(axis=(0, 2))
+    assert len(np.unique(row.round())) >= 200
+
+
+@pytest.mark.parametrize("colour", [(220, 30, 40), (20, 160, 60), (240, 240, 235)])
+def test_an_adobe_jpeg_is_not_inverted(colour: tuple[int, ...]) -> None:  # I13
+    """YCCK, ITU-T T.872: cyan, magenta, yellow as luminance and chrominance; Adobe stores them inverted."""
+    inks = Image.new("RGB", (64, 64), tuple(255 - part for part in colour)).convert("YCbCr")
+    stored = Image.merge(
+        "CMYK", [*(band.point(lambda v: 255 - v) for band in inks.split()), Image.new("L", (64, 64))]
+    )
+    content = bytearray(encoded(stored, "JPEG", quality=95, subsampling=0))
+    content[content.index(b"Adobe") + 11] = 2  # the transform: these three are YCbCr
+    out = pixels(prepare(bytes(content), "x", TINY_GRID))
+    assert np.abs(out.reshape(-1, 3).mean(0) - colour).max() < 12
+
+
+def test_a_colour_profile_is_applied() -> None:
+    """With a profile whose red and green primaries have changed places, so that it can't be overlooked."""
+    srgb = Image.new("RGB", (64, 64), (200, 60, 50))
+    swapped = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for old, new in (
+        (b"rXYZ", b"?"),
+        (b"gXYZ", b"rXYZ"),
+        (b"?", b"gXYZ"),
+        ("sRGB".encode("utf-16-be"), bytes(8)),
+    ):
+        swapped = swapped.replace(old, new)
+    sent = pixels(prepare(encoded(srgb, "JPEG", quality=95, icc_profile=swapped), "x", TINY_GRID))
+    assert np.abs(sent.reshape(-1, 3).mean(0) - [60, 200, 50]).max() < 12
+    broken = pixels(prepare(encoded(srgb, "JPEG", quality=95, icc_profile=b"no profile"), "x", TINY_GRID))
+    assert np.abs(broken.reshape(-1, 3).mean(0) - [200, 60, 50]).max() < 12
 
 
 def test_alpha_is_laid_on_white() -> None:
@@ -162,14 +215,7 @@ def test_alpha_is_laid_on_white() -> None:
     assert pixels(prepare(encoded(clear), "x", TINY_GRID)).min() >= 250
 
 
-def test_the_first_frame_of_an_animation_is_taken_and_flagged() -> None:
-    frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
-    prepared = prepare(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]), "x.gif", TINY_GRID)
-    assert prepared.flags == ("image.frames",)
-    assert pixels(prepared)[..., 0].mean() > 240
-
-
-def test_metadata_does_not_leave(tmp_path: Path) -> None:
+def test_metadata_does_not_leave() -> None:  # I30
     exif = Image.Exif()
     exif[ExifTags.Base.Artist] = "a private name"
     sent = prepare(encoded(picture(), "JPEG", exif=exif), "x", TINY_GRID).jpeg
@@ -179,9 +225,85 @@ def test_metadata_does_not_leave(tmp_path: Path) -> None:
     assert not dict(Image.open(io.BytesIO(sent)).getexif())
 
 
-def test_a_tiny_image_is_brought_to_the_models_floor() -> None:
-    prepared = prepare(encoded(Image.new("RGB", (1, 1))), "x", TINY_GRID)
-    assert prepared.sent_width * prepared.sent_height >= TINY_GRID.min_pixels
+def test_a_tiny_image_is_brought_to_the_models_floor() -> None:  # I10
+    for side in (1, 2):
+        prepared = prepare(encoded(Image.new("RGB", (side, side))), "x", TINY_GRID)
+        assert prepared.sent_width * prepared.sent_height >= TINY_GRID.min_pixels
+
+
+# -- JPEGs decoded no larger than needed ----------------------------------------------------------------
+
+
+def scene(width: int, height: int) -> Image.Image:
+    """Light that falls off, edges at all angles and a fine texture: what photographs are made of."""
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+    light = 200 - 90 * np.hypot(x / width - 0.4, y / height - 0.3)
+    rng = np.random.default_rng(1)
+    texture = np.repeat(np.repeat(rng.normal(0, 6, (height // 4 + 1, width // 4 + 1)), 4, 0), 4, 1)
+    shades = np.stack([light, light * 0.9, light * 0.7], -1) + texture[:height, :width, None]
+    image = Image.fromarray(shades.clip(0, 255).astype(np.uint8))
+    draw = ImageDraw.Draw(image)
+    for turn in range(0, 360, 24):
+        dx, dy = math.cos(math.radians(turn)), math.sin(math.radians(turn))
+        end = (width / 2 + 0.4 * width * dx, height / 2 + 0.4 * height * dy)
+        draw.line((width / 2, height / 2, *end), fill=(turn % 256, 90, 180), width=9)
+    return image
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    return float(10 * np.log10(255**2 / max(np.mean((a.astype(float) - b) ** 2), 1e-9)))
+
+
+def as_the_seed_does(content: bytes, size: tuple[int, int]) -> np.ndarray:
+    image = Image.open(io.BytesIO(content)).convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    return np.asarray(Image.open(io.BytesIO(encoded(image, "JPEG", quality=90))))
+
+
+@pytest.mark.parametrize(
+    "size", [(1500, 1500), (1501, 1499), (3000, 1700), (900, 880), (600, 420), (448, 448)]
+)
+def test_a_reduced_decoding_is_within_38_db_of_the_whole(size: tuple[int, int]) -> None:
+    content = encoded(scene(*size), "JPEG", quality=92)
+    sent = prepare(content, "x", QWEN3_VL, max_side_px=448)
+    assert (sent.width, sent.height) == size
+    assert psnr(pixels(sent), as_the_seed_does(content, (sent.sent_width, sent.sent_height))) >= 38
+
+
+@pytest.mark.parametrize(
+    ("size", "wanted", "decoded"),
+    [
+        ((1500, 1500), (448, 448), (750, 750)),
+        ((1342, 1500), (448, 448), (1342, 1500)),  # half is one pixel short
+        ((3002, 3002), (448, 448), (1501, 1501)),  # not halved again: a pixel is left over
+        ((5376, 5376), (448, 448), (672, 672)),
+        ((9600, 9600), (32, 32), (1200, 1200)),  # an eighth at most
+        ((448, 448), (448, 448), (448, 448)),
+    ],
+)
+def test_how_far_a_decoding_is_reduced(
+    size: tuple[int, int], wanted: tuple[int, int], decoded: tuple[int, int]
+) -> None:
+    assert jpeg.reduced_size(size, wanted) == decoded
+
+
+def test_a_turned_jpeg_is_reduced_by_its_upright_size() -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    upright = scene(1200, 2400)
+    content = encoded(upright.transpose(Image.Transpose.ROTATE_90), "JPEG", exif=exif, quality=92)
+    sent = prepare(content, "x", QWEN3_VL)
+    assert (sent.width, sent.height) == (1200, 2400)
+    plain = prepare(encoded(upright, "JPEG", quality=92), "x", QWEN3_VL)
+    assert psnr(pixels(sent), pixels(plain)) >= 38
+
+
+def test_without_the_fast_filter_the_pixels_are_the_same_within_rounding(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    content = encoded(scene(1500, 1100), "JPEG", quality=92)
+    fast = pixels(prepare(content, "x", QWEN3_VL))
+    monkeypatch.setattr(prepare_module, "pic_scale", None)
+    assert psnr(fast, pixels(prepare(content, "x", QWEN3_VL))) >= 42
 
 
 # -- faults --------------------------------------------------------------------------------------------
@@ -199,6 +321,7 @@ def png_header(width: int, height: int) -> bytes:
 
 JPEG = encoded(picture(400, 300), "JPEG")
 PNG = encoded(picture(400, 300))
+PNG64 = encoded(picture())
 
 
 @pytest.mark.parametrize(
@@ -208,11 +331,19 @@ PNG = encoded(picture(400, 300))
         (JPEG[: len(JPEG) // 2], "image.truncated"),  # I03
         (JPEG[:-2], "image.truncated"),  # I04
         (PNG[:60] + bytes(20) + PNG[80:], "image.corrupt"),  # I05
+        (b"RIFF\x20\0\0\0WEBPVP8 " + bytes(20), "image.corrupt"),  # I05
+        (png_header(13_000, 13_000), "image.too_large"),  # I06
         (png_header(9_000, 9_000), "image.too_large"),  # I07
         (png_header(15_000, 15_000), "image.too_large"),  # I08
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "image.unrecognised"),  # I18
         (b"%PDF-1.7\n", "image.unrecognised"),  # I18
+        (b"8BPS\0\1" + bytes(40), "image.unrecognised"),  # I18
+        (b"SIMPLE  =                    T" + bytes(2850), "image.unrecognised"),  # I18
+        (b"DDS |\0\0\0" + bytes(140), "image.unrecognised"),  # I18
+        (b"icns\0\0\1\0" + bytes(250), "image.unrecognised"),  # I18
+        (b"\xd7\xcd\xc6\x9a" + bytes(60), "image.unrecognised"),  # I18
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image.unrecognised"),  # I20
+        (b"\xff\x0a" + bytes(60), "image.unsupported"),  # I17
     ],
 )
 def test_what_is_no_sound_image_is_refused(content: bytes, type: str) -> None:
@@ -221,6 +352,66 @@ def test_what_is_no_sound_image_is_refused(content: bytes, type: str) -> None:
     assert caught.value.type == type
     assert "picture.jpg" in str(caught.value)
     assert "0x" not in str(caught.value)  # no object addresses
+
+
+def test_a_jpeg_with_a_damaged_middle_is_refused_where_the_decoder_can_tell() -> None:  # I05
+    """A JPEG has no checksum: some damage decodes to other pixels. What the decoder notices is not sent."""
+    sound = encoded(scene(400, 300), "JPEG")
+    refused = 0
+    for seed in range(40):
+        rng = random.Random(seed)
+        damaged = bytearray(sound)
+        place = rng.randrange(len(sound) // 3, len(sound) - 60)
+        damaged[place : place + 40] = rng.randbytes(40)
+        flags = prepare(bytes(damaged), "x", TINY_GRID, allow_truncated=True).flags
+        if flags:
+            refused += 1
+            with pytest.raises(ImageError, match=r"x\.jpg") as caught:
+                prepare(bytes(damaged), "x.jpg", TINY_GRID)
+            assert caught.value.type in ("image.corrupt", "image.truncated")
+    assert refused >= 20
+
+
+def test_an_image_in_a_page_is_an_image_and_nothing_else() -> None:  # I20
+    gif = encoded(picture(), "GIF")
+    assert prepare(gif + b"<html><script>alert(1)</script></html>", "x.gif", TINY_GRID).flags == ()
+
+
+def test_a_bomb_takes_no_memory() -> None:  # I06, I07, I08
+    tracemalloc.start()
+    for side in (9_000, 13_000, 15_000):
+        with pytest.raises(ImageError):
+            prepare(png_header(side, side), "x", TINY_GRID)
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+
+
+def test_avif_and_heic_are_decoded() -> None:  # I17
+    assert prepare(encoded(picture(), "AVIF"), "x.avif", TINY_GRID).width == 64
+    pillow_heif = pytest.importorskip("pillow_heif")
+    buffer = io.BytesIO()
+    pillow_heif.from_pillow(picture()).save(buffer)
+    assert (
+        psnr(pixels(prepare(buffer.getvalue(), "x.heic", TINY_GRID)), pixels(prepare(PNG64, "x", TINY_GRID)))
+        > 25
+    )
+
+
+def test_heic_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:  # I17
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImageError, match=r"fastqwen\[heif\]") as caught:
+        prepare(b"\0\0\0\x18ftypheic" + bytes(40), "x.heic", TINY_GRID)
+    assert caught.value.type == "image.unsupported"
+
+
+@pytest.mark.parametrize(
+    ("format", "name"), [("GIF", "x.gif"), ("WEBP", "x.webp"), ("PNG", "x.png"), ("TIFF", "x.tif")]
+)
+def test_of_several_frames_the_first_is_taken_and_flagged(format: str, name: str) -> None:  # I15
+    frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
+    prepared = prepare(encoded(frames[0], format, save_all=True, append_images=frames[1:]), name, TINY_GRID)
+    assert prepared.flags == ("image.frames",)
+    assert pixels(prepared)[..., 0].mean() > 240
 
 
 @pytest.mark.parametrize("trailer", [b"\n", b"SEFT" + bytes(40), b"\0\0\0\x18ftypmp42" + bytes(500)])
@@ -256,7 +447,7 @@ def test_a_uniform_16_bit_grey_is_as_bright_as_it_says() -> None:
     assert abs(pixels(prepare(encoded(grey, "TIFF"), "x", TINY_GRID)).mean() - 233) < 3
 
 
-def test_a_jpeg_without_its_end_marker_is_taken_where_allowed_and_flagged() -> None:
+def test_a_jpeg_without_its_end_marker_is_taken_where_allowed_and_flagged() -> None:  # I04
     assert prepare(JPEG[:-2], "x", TINY_GRID, allow_truncated=True).flags == ("image.truncated",)
 
 
@@ -278,6 +469,7 @@ def test_files_that_are_no_files(tmp_path: Path) -> None:  # I21, I01, I29
         ".": "image.not_a_file",
         "/dev/zero": "image.not_a_file",
         "a\0b": "image.unreadable",
+        "/proc/self/mem": "image.unreadable",  # EIO
     }.items():
         with pytest.raises(ImageError) as caught:
             read_file(tmp_path / name)
@@ -287,7 +479,7 @@ def test_files_that_are_no_files(tmp_path: Path) -> None:  # I21, I01, I29
 def test_a_file_over_the_cap_is_refused_before_it_is_read(tmp_path: Path) -> None:  # I23
     path = tmp_path / "huge.jpg"
     with path.open("wb") as file:
-        file.truncate(images.MAX_BYTES + 1)
+        file.truncate(files.MAX_BYTES + 1)
     with pytest.raises(ImageError) as caught:
         read_file(path)
     assert caught.value.type == "image.too_large"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tgi_stack import prompts
-from tgi_stack.images import Grid
+from tgi_stack.images.grid import Grid
 from tgi_stack.tokens import Tokenizer
 from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, ScoreRequest
 

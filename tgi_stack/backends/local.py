@@ -17,7 +17,7 @@ from tgi_stack.engine.checkpoint import Checkpoint, Say, locate, locate_tokenize
 from tgi_stack.engine.load import VISION_TYPES, load
 from tgi_stack.engine.placement import choose
 from tgi_stack.errors import UsageError
-from tgi_stack.images import Grid
+from tgi_stack.images.grid import Grid
 from tgi_stack.settings import Settings
 from tgi_stack.tokens import Tokenizer
 from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, ScoreRequest

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from tgi_stack import __version__, scoring
 from tgi_stack.backends.base import Profile
 from tgi_stack.errors import RowError, SettingsError
-from tgi_stack.images import Grid
+from tgi_stack.images.grid import Grid
 from tgi_stack.settings import Settings
 from tgi_stack.tiny import TINY
 from tgi_stack.tokens import Tokenizer

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tgi_stack.engine import compat
 from tgi_stack.engine.patches import to_patches
-from tgi_stack.images import Grid
+from tgi_stack.images.grid import Grid
 from tgi_stack.tokens import Tokenizer
 from tgi_stack.types import Caption, CaptionRequest, PreparedImage
 

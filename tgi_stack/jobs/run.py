@@ -32,18 +32,23 @@ AnyRow = TypeVar("AnyRow", bound=Row)
 Record = dict[str, Any]
 
 
+async def _nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Job(Generic[AnyRow]):
     """What makes a job.
 
     `parse` gives a row or raises a RowError; `answer` gives the fields of its record; `about` those that a
-    failed row's record has too.
+    failed row's record has too; `aclose` gives back what the job holds.
     """
 
     parse: Callable[[RawRow], AnyRow]
     answer: Callable[[AnyRow], Awaitable[Record]]
     workers: int
     about: Callable[[AnyRow], Record] = lambda row: {}
+    aclose: Callable[[], Awaitable[None]] = _nothing
 
 
 @dataclass
@@ -138,7 +143,10 @@ async def run(
         progress(tally)
 
     workers = settings.concurrency or job.workers
-    await _until(stop, fan_out(_unless(stop, pending()), work, emit, workers=workers))
+    try:
+        await _until(stop, fan_out(_unless(stop, pending()), work, emit, workers=workers))
+    finally:
+        await job.aclose()
     if tally.pending == 0:
         sink.finish(tally.as_dict())
 

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cache.keys import digest
+from cache.memo import Memo
 from tgi_stack import prompts
 from tgi_stack.backends.base import Backend
 from tgi_stack.errors import ImageError, TextError, UsageError
-from tgi_stack.images import prepare, read_file
+from tgi_stack.images.files import checked, read_file
+from tgi_stack.images.pool import ImagePool
 from tgi_stack.jobs.run import Job
 from tgi_stack.quality import caption_flags
 from tgi_stack.rows.schema import summarize_row
 from tgi_stack.settings import Settings
-from tgi_stack.types import CaptionRequest, PreparedImage, SummarizeRow
+from tgi_stack.types import Caption, CaptionRequest, PreparedImage, SummarizeRow
 
 MAX_KNOWN_TOKENS = 512  # of the title, and of the text: a description, not a book
+# What the same content under another path, and the same question, is answered from.
+REMEMBERED_IMAGE_BYTES = 64 * 2**20
+REMEMBERED_CAPTIONS = 4096
 
 
 class Summarize:
@@ -35,20 +42,28 @@ class Summarize:
         self._settings = settings
         self._base = base
         self._template = template
+        self._pool = ImagePool()
+        self._images: Memo[str, PreparedImage] = Memo(REMEMBERED_IMAGE_BYTES, lambda image: len(image.jpeg))
+        self._captions: Memo[tuple[str, str | None], Caption] = Memo(REMEMBERED_CAPTIONS)
 
     def job(self) -> Job[SummarizeRow]:
         """The job that `run` runs."""
-        return Job(summarize_row, self.answer, self._backend.appetite)
+        return Job(summarize_row, self.answer, self._backend.appetite, aclose=self.aclose)
+
+    async def aclose(self) -> None:
+        """Ends the processes that decode images."""
+        await self._captions.aclose()
+        await self._images.aclose()
+        await self._pool.aclose()
 
     async def answer(self, row: SummarizeRow) -> dict[str, Any]:
         """The fields of the row's record."""
-        image = await asyncio.to_thread(self._image, row)
-        return await self.ask(row.title, row.text, image)
+        return await self.ask(row.title, row.text, await self._image(row))
 
     async def ask(self, title: str | None, text: str | None, image: PreparedImage | None) -> dict[str, Any]:
         """The fields of the record for an image that is prepared already."""
         request, flags = self._request(title, text, image)
-        caption = await self._backend.caption(request)
+        caption = await self._caption(request)
         flags += caption_flags(caption)
         identity = self._backend.identity
         return {
@@ -65,7 +80,14 @@ class Summarize:
             "attempts": 1,
         }
 
-    def _image(self, row: SummarizeRow) -> PreparedImage | None:
+    async def _caption(self, request: CaptionRequest) -> Caption:
+        ask = partial(self._backend.caption, request)
+        if request.temperature > 0 and request.seed is None:  # another draw each time
+            return await ask()
+        seen = None if request.image is None else request.image.sha256
+        return await self._captions.get((request.prompt, seen), ask)
+
+    async def _image(self, row: SummarizeRow) -> PreparedImage | None:
         if row.image is None:
             if not self._settings.allow_text_only:
                 raise ImageError(
@@ -75,13 +97,20 @@ class Summarize:
         grid = self._backend.profile.grid
         if grid is None:
             return None
-        return prepare(
-            read_file(self._base / row.image),
-            row.image,
+        name, content = row.image_name, row.image
+        if isinstance(content, str):
+            content = await asyncio.to_thread(read_file, self._base / content)
+        else:
+            checked(content, name)
+        prepare = partial(
+            self._pool.prepare,
+            content,
+            name,
             grid,
             max_side_px=self._settings.max_side,
             allow_truncated=self._settings.allow_truncated,
         )
+        return await self._images.get(digest(content), prepare)
 
     def _request(
         self, title: str | None, text: str | None, image: PreparedImage | None

@@ -24,6 +24,7 @@ Rows = Iterator[tuple[int, "dict[str, Any] | RowError"]]
 COMPRESSED = (".gz", ".zst")
 JSON_CELLS = ("history", "candidates", "labels")
 PARQUET_BATCH = 256
+PARQUET_BATCH_OF_FILES = 8  # rows that hold whole images
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -180,7 +181,11 @@ def read_parquet(path: Path, name: str) -> Rows:
     number = 0
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            for batch in file.iter_batches(batch_size=PARQUET_BATCH):
+            holds_files = any(
+                column.physical_type == "BYTE_ARRAY" and column.logical_type.type == "NONE"
+                for column in map(file.schema.column, range(len(file.schema)))
+            )
+            for batch in file.iter_batches(PARQUET_BATCH_OF_FILES if holds_files else PARQUET_BATCH):
                 for row in batch.to_pylist():
                     number += 1
                     yield number, {column: value for column, value in row.items() if value is not None}

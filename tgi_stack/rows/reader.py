@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tgi_stack.errors import DiskError, InputError, RowError
-from tgi_stack.images import SUFFIXES
+from tgi_stack.images.files import SUFFIXES
 from tgi_stack.rows.duplicates import Duplicates
 from tgi_stack.rows.formats import reader_for
 

@@ -17,7 +17,7 @@ def summarize_row(raw: RawRow) -> SummarizeRow:
     return SummarizeRow(
         number=raw.number,
         id=_id(value),
-        image=_path(value),
+        image=_image(value),
         title=_text(value, "title"),
         text=_text(value, "text"),
     )
@@ -94,19 +94,18 @@ def _id(value: dict[str, Any]) -> str:
 def _text(value: dict[str, Any], name: str) -> str | None:
     found = value.get(name)
     if found is None or isinstance(found, str):
-        if (
-            name == "image"
-            and found
-            and found.lower().startswith(("http://", "https://", "ftp://", "data:", "file:"))
-        ):
-            raise ImageError("image.url", f"{found[:60]!r} is a URL; images are files: download it first")
         return found
     raise SchemaError(f"schema.{name}", f"`{name}` is {_kind(found)}; it is a string")
 
 
-def _path(value: dict[str, Any]) -> str | None:
-    found = _text(value, "image")
-    if found is not None and found.lower().startswith(URLS):
+def _image(value: dict[str, Any]) -> str | bytes | None:
+    """A path; in Parquet also the file's bytes, or {bytes, path}, of which the bytes are taken."""
+    found = value.get("image")
+    if isinstance(found, dict) and found.keys() <= {"bytes", "path"}:
+        found = found.get("path") if found.get("bytes") is None else found["bytes"]
+    if found is not None and not isinstance(found, str | bytes):
+        raise SchemaError("schema.image", f"`image` is {_kind(found)}; it is a path")
+    if isinstance(found, str) and found.lower().startswith(URLS):
         raise ImageError("image.url", f"{found[:60]!r} is a URL; images are files: download it first")
     return found
 

@@ -1,0 +1,62 @@
+"""Get or compute, once: whoever asks while a value is being computed waits for that one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Generic, TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
+
+
+class Memo(Generic[Key, Value]):
+    """The values asked for last, as many as `limit` holds.
+
+    Failures are told to those who wait and then forgotten. Safe among the tasks of one event loop.
+
+    Args:
+        limit: of the sizes of all values kept, in the unit of `size`.
+        size: of one value; 1 unless told.
+    """
+
+    def __init__(self, limit: int, size: Callable[[Value], int] = lambda value: 1) -> None:
+        self._limit = limit
+        self._size = size
+        self._kept: OrderedDict[Key, Value] = OrderedDict()
+        self._held = 0
+        self._pending: dict[Key, asyncio.Task[Value]] = {}
+
+    async def get(self, key: Key, compute: Callable[[], Awaitable[Value]]) -> Value:
+        """The value of `key`; `compute` is called unless it is known or being computed."""
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        task = self._pending.get(key)
+        if task is None:
+            task = self._pending[key] = asyncio.create_task(self._compute(key, compute))
+        # One who gives up does not take the value from the others.
+        return await asyncio.shield(task)
+
+    async def _compute(self, key: Key, compute: Callable[[], Awaitable[Value]]) -> Value:
+        try:
+            value = await compute()
+        finally:
+            del self._pending[key]
+        self._keep(key, value)
+        return value
+
+    def _keep(self, key: Key, value: Value) -> None:
+        self._kept[key] = value
+        self._held += self._size(value)
+        while self._held > self._limit:
+            _, oldest = self._kept.popitem(last=False)
+            self._held -= self._size(oldest)
+
+    async def aclose(self) -> None:
+        """Gives up what is being computed."""
+        tasks = list(self._pending.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,58 @@
+"""The bytes of an image file, or the reason why it is none; never waits on a pipe or a device."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from tgi_stack.errors import ImageError
+
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"}
+)
+MAX_BYTES = 64 * 2**20
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a regular file of at most 64 MiB; never waits on a pipe or a device.
+
+    Raises:
+        ImageError: `image.missing`, `image.not_a_file`, `image.unreadable`, `image.too_large`, `image.empty`.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ImageError("image.missing", f"{path}: no such file") from error
+    except (OSError, ValueError) as error:
+        kind = "image.not_a_file" if not _is_regular(path) else "image.unreadable"
+        raise ImageError(kind, f"{path}: {getattr(error, 'strerror', None) or error}") from error
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError("image.not_a_file", f"{path} is not a regular file")
+        if status.st_size > MAX_BYTES:
+            raise ImageError("image.too_large", f"{path} has {status.st_size:,} bytes; at most {MAX_BYTES:,}")
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            content = file.read(MAX_BYTES + 1)  # it may have grown
+    except OSError as error:
+        raise ImageError("image.unreadable", f"{path}: {error.strerror}") from error
+    finally:
+        os.close(descriptor)
+    return checked(content, str(path))
+
+
+def checked(content: bytes, name: str) -> bytes:
+    """The same bytes, where there are neither none nor too many."""
+    if not content:
+        raise ImageError("image.empty", f"{name} has 0 bytes")
+    if len(content) > MAX_BYTES:
+        raise ImageError("image.too_large", f"{name} has {len(content):,} bytes; at most {MAX_BYTES:,}")
+    return content
+
+
+def _is_regular(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return True  # whatever open said is the better reason

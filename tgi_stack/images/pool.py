@@ -1,0 +1,176 @@
+"""Processes that decode images: one that crashes or computes for ever fails its row, not the run."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from dataclasses import asdict
+
+from tgi_stack.errors import ImageError, MachineError
+from tgi_stack.images.grid import Grid
+from tgi_stack.images.pipe import LENGTH, READY, framed
+from tgi_stack.types import PreparedImage
+
+CPU_S = 10  # of one image; the largest that are taken need two
+WALL_S = 120.0  # where even the CPU stands still
+START_S = 60.0
+MOST_PROCESSES = 32
+# glibc would give the memory of each image back and fetch it anew for the next: 2,000 page faults, 3 to 4 ms.
+KEEP_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(128 * 2**20),
+    "MALLOC_TOP_PAD_": str(16 * 2**20),
+}
+
+
+class ImagePool:
+    """Prepares images in up to `processes` processes (default: one a core), started when they are needed.
+
+    Memory is bounded by their number: each holds one image.
+    """
+
+    def __init__(self, processes: int | None = None, *, cpu_s: int = CPU_S, wall_s: float = WALL_S) -> None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self._free = asyncio.Semaphore(processes or min(cores, MOST_PROCESSES))
+        self._idle: list[_Process] = []
+        self._all: set[_Process] = set()
+        self._cpu_s = cpu_s
+        self._wall_s = wall_s
+
+    async def prepare(
+        self,
+        content: bytes,
+        name: str,
+        grid: Grid,
+        *,
+        max_side_px: int | None = 448,
+        allow_truncated: bool = False,
+    ) -> PreparedImage:
+        """`images.prepare.prepare`, elsewhere.
+
+        Raises:
+            ImageError: as there; `image.timeout` for one that takes too long, `image.crashed`.
+            MachineError: processes can't be started here.
+        """
+        asked = {
+            "name": name,
+            "grid": asdict(grid),
+            "max_side_px": max_side_px,
+            "allow_truncated": allow_truncated,
+            "cpu_s": self._cpu_s,
+        }
+        async with self._free:
+            process = self._idle.pop() if self._idle else await self._start()
+            try:
+                header, jpeg = await asyncio.wait_for(
+                    process.ask(json.dumps(asked).encode(), content), self._wall_s
+                )
+            except TimeoutError as error:
+                message = f"{name} was not decoded within {self._wall_s:.0f} s"
+                raise ImageError("image.timeout", message) from error
+            except (asyncio.IncompleteReadError, ConnectionError) as error:
+                raise _death(await process.ended(), name, self._cpu_s) from error
+            else:
+                self._idle.append(process)
+            finally:
+                if process not in self._idle:  # also where whoever asked has been cancelled
+                    process.kill()
+        answer = json.loads(header)
+        if "error" in answer:
+            raise ImageError(*answer["error"])
+        fields = answer["image"]
+        return PreparedImage(jpeg=jpeg, **fields | {"flags": tuple(fields["flags"])})
+
+    async def _start(self) -> _Process:
+        self._all = {process for process in self._all if process.is_alive}
+        process = await _Process.start()
+        self._all.add(process)
+        return process
+
+    async def aclose(self) -> None:
+        """Ends the processes."""
+        for process in self._all:
+            process.kill()
+        for process in self._all:
+            await process.ended()
+        self._all.clear()
+        self._idle.clear()
+
+
+class _Process:
+    """One process, asked one thing at a time."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    @classmethod
+    async def start(cls) -> _Process:
+        """Raises MachineError where it does not come up."""
+        # -P: the current folder may hold a json.py of its own. A new session: Ctrl-C is for the run, which
+        # lets images in work be finished.
+        command = (sys.executable, "-P", "-m", "tgi_stack.images.worker")
+        pipe = asyncio.subprocess.PIPE
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=pipe,
+                stdout=pipe,
+                stderr=pipe,
+                start_new_session=True,
+                env=KEEP_MEMORY | os.environ,
+            )
+        except OSError as error:
+            raise MachineError(f"can't start a process to decode images: {error.strerror}") from error
+        started = cls(process)
+        try:
+            await asyncio.wait_for(started._ready(), START_S)
+        except (TimeoutError, asyncio.IncompleteReadError) as error:
+            started.kill()
+            said = (await process.stderr.read()).decode(errors="replace") if process.stderr else ""
+            await started.ended()
+            reason = said.strip().splitlines()[-1] if said.strip() else "it says nothing"
+            raise MachineError(f"`{' '.join(command)}` does not start: {reason}") from error
+        return started
+
+    async def _ready(self) -> None:
+        await self._read(len(READY))
+
+    async def ask(self, *parts: bytes) -> tuple[bytes, bytes]:
+        """Sends the parts of a request: the two parts of the answer."""
+        stdin = self._process.stdin
+        if stdin is None:
+            raise RuntimeError("started without pipes")
+        stdin.write(framed(*parts))
+        await stdin.drain()
+        return await self._part(), await self._part()
+
+    async def _part(self) -> bytes:
+        (length,) = LENGTH.unpack(await self._read(LENGTH.size))
+        return await self._read(length)
+
+    async def _read(self, length: int) -> bytes:
+        if self._process.stdout is None:
+            raise RuntimeError("started without pipes")
+        return await self._process.stdout.readexactly(length)
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.returncode is None
+
+    def kill(self) -> None:
+        if self.is_alive:
+            self._process.kill()
+
+    async def ended(self) -> int:
+        """Its exit status; negative for a signal."""
+        return await self._process.wait()
+
+
+def _death(status: int, name: str, cpu_s: int) -> ImageError:
+    if status == -signal.SIGXCPU:
+        return ImageError("image.timeout", f"{name} took more than {cpu_s} s of computing to decode")
+    how = signal.Signals(-status).name if status < 0 else f"status {status}"
+    return ImageError("image.crashed", f"{name}: the decoder ended with {how}")

@@ -1,0 +1,242 @@
+"""From an image file's bytes to what is sent: an upright sRGB JPEG on the model's own grid.
+
+Everything that can be refused from the header is refused before a pixel is decoded; a JPEG is decoded no
+larger than needed; nothing of the metadata goes along. Runs in a process of its own (`pool`): decoders crash
+and hang.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from typing import Any
+
+from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
+
+from cache.keys import digest
+from tgi_stack.errors import ImageError
+from tgi_stack.images import jpeg
+from tgi_stack.images.grid import Grid, fit
+from tgi_stack.types import PreparedImage
+
+try:
+    import pic_scale
+except ImportError:  # no wheel for this platform: Pillow's own filter, five times slower, is within 55 dB
+    pic_scale = None
+
+# A multi-picture JPEG (MPO) opens as a JPEG; its first picture is taken.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+MAX_PIXELS = 64_000_000
+JPEG_QUALITY = 90
+# Wider than this times the filter's reach, pixels are averaged in whole blocks first.
+REDUCING_GAP = 3
+
+# Raised where the same file would be sent as other pixels: part of what answers depend on.
+VERSION = f"2 {'pillow' if pic_scale is None else 'pic-scale'}"
+
+
+def prepare(
+    content: bytes,
+    name: str,
+    grid: Grid,
+    *,
+    max_side_px: int | None = 448,
+    allow_truncated: bool = False,
+) -> PreparedImage:
+    """Decodes, sets upright, resizes, converts to sRGB and encodes one image.
+
+    Args:
+        content: the file's bytes, as `files.read_file` gives them.
+        name: what to call it in messages.
+        allow_truncated: take a JPEG whose data are damaged or end early, flagged `image.truncated`.
+
+    Raises:
+        ImageError: see `docs/design/images.md` for the types.
+    """
+    try:
+        with _open(content, name) as image:
+            return _prepared(image, content, name, grid, max_side_px, allow_truncated)
+    except ImageError:
+        raise
+    except Exception as error:  # decoders raise anything on hostile files
+        raise ImageError("image.corrupt", f"{name}: {error or type(error).__name__}") from error
+
+
+def _prepared(
+    image: ImageFile.ImageFile,
+    content: bytes,
+    name: str,
+    grid: Grid,
+    max_side_px: int | None,
+    allow_truncated: bool,
+) -> PreparedImage:
+    flags: tuple[str, ...] = ("image.frames",) if getattr(image, "is_animated", False) else ()
+    profile = image.info.get("icc_profile")
+    turned = image.getexif().get(_ORIENTATION) in _TURNED
+    width, height = reversed(image.size) if turned else image.size
+    size = fit(width, height, grid, max_side_px)
+    if image.format in ("JPEG", "MPO"):
+        wanted = size[::-1] if turned else size
+        decoded, whole = _decode_jpeg(image, content, name, wanted, allow_truncated)
+        flags += () if whole else ("image.truncated",)
+    else:
+        decoded = _decode(image, name)
+    if decoded is not image:
+        decoded.info["exif"] = image.info.get("exif", b"")
+    upright = _plain(ImageOps.exif_transpose(decoded))
+    sent = _to_srgb(_resized(upright, size), profile)
+    sent.info.clear()  # a comment would be written again
+    buffer = io.BytesIO()
+    sent.save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return PreparedImage(buffer.getvalue(), digest(content), width, height, *size, flags)
+
+
+_ORIENTATION = 0x0112  # EXIF's tag
+_TURNED = (5, 6, 7, 8)  # its values that swap width and height
+
+
+# -- opening and decoding ------------------------------------------------------------------------------
+
+
+@contextmanager
+def _open(content: bytes, name: str) -> Iterator[ImageFile.ImageFile]:
+    formats = FORMATS + _heif(content, name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the caps below are stricter than Pillow's warning
+        try:
+            image = Image.open(io.BytesIO(content), formats=formats)
+        except UnidentifiedImageError as error:
+            raise ImageError(
+                "image.unrecognised", f"{name} begins with {content[:8]!r}; not a known image format"
+            ) from error
+        except Image.DecompressionBombError as error:
+            raise ImageError("image.too_large", f"{name}: {error}") from error
+        with image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise ImageError(
+                    "image.too_large", f"{name} is {width} x {height} pixels; at most {MAX_PIXELS:,}"
+                )
+            yield image
+
+
+# ISO/IEC 14496-12: a file type box, then its brand; 18181-2 for JPEG XL.
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_JPEG_XL = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
+
+
+def _heif(content: bytes, name: str) -> tuple[str, ...]:
+    """The format to allow besides, for a file that says it is HEIF.
+
+    Raises:
+        ImageError: `image.unsupported`, with what would help.
+    """
+    if content.startswith(_JPEG_XL):
+        raise ImageError("image.unsupported", f"{name} is JPEG XL, which is not read; save it as JPEG or PNG")
+    if content[4:8] != b"ftyp" or content[8:12] not in _HEIF_BRANDS:
+        return ()
+    if b"avif" in content[8:64]:  # of the general brand mif1, but with AV1 inside: Pillow reads it
+        return ()
+    if importlib.util.find_spec("pillow_heif") is None:
+        raise ImageError("image.unsupported", f"{name} is HEIC; install: pip install 'fastqwen[heif]'")
+    _register_heif()
+    return ("HEIF",)
+
+
+@lru_cache(maxsize=1)
+def _register_heif() -> None:
+    importlib.import_module("pillow_heif").register_heif_opener()
+
+
+def _decode_jpeg(
+    image: ImageFile.ImageFile, content: bytes, name: str, wanted: tuple[int, int], allow_truncated: bool
+) -> tuple[Image.Image, bool]:
+    """The pixels, reduced where that is enough, and whether the data are whole."""
+    try:
+        if not jpeg.has_end(content):
+            message = f"{name} ends early: its end marker is missing after {len(content):,} bytes"
+            raise ImageError("image.truncated", message)
+        if image.mode == "CMYK":
+            return _decode(image, name), True
+        return jpeg.decode(content, name, jpeg.reduced_size(image.size, wanted)), True
+    except ImageError:
+        if not allow_truncated:
+            raise
+    # Pillow's switch is for the whole process; here one image is decoded at a time.
+    ImageFile.LOAD_TRUNCATED_IMAGES = True
+    try:
+        return _decode(image, name), False
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+
+
+def _decode(image: ImageFile.ImageFile, name: str) -> Image.Image:
+    try:
+        image.load()
+    except OSError as error:
+        kind = "image.truncated" if "truncated" in str(error) else "image.corrupt"
+        raise ImageError(kind, f"{name}: {error}") from error
+    return image
+
+
+# -- pixels --------------------------------------------------------------------------------------------
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """RGB or CMYK; alpha laid on white, 16-bit and float greys scaled (a plain conversion cuts them)."""
+    if image.mode.startswith("I;16"):
+        return _scaled(image.convert("I"), 0, 65535)
+    if image.mode == "I":
+        return _scaled(image, 0, 65535)  # 16 bits in 32, as scanners write them
+    if image.mode == "F":
+        low, high = image.getextrema()
+        if not (math.isfinite(low) and math.isfinite(high)):  # type: ignore[arg-type]  # one band: two numbers
+            raise ImageError("image.corrupt", "its pixels are not all finite numbers")
+        return _scaled(image, float(low), float(high))  # type: ignore[arg-type]
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    return image if image.mode in ("RGB", "CMYK") else image.convert("RGB")
+
+
+def _scaled(image: Image.Image, low: float, high: float) -> Image.Image:
+    scale = 255.0 / ((high - low) or 1.0)
+    return image.convert("F").point(lambda value: value * scale - low * scale).convert("L").convert("RGB")
+
+
+def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Lanczos; four bands (CMYK) go through Pillow, since they are no alpha."""
+    if image.size == size:
+        return image
+    if pic_scale is None or image.mode != "RGB":
+        return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=REDUCING_GAP)
+    factor = min(image.width // size[0], image.height // size[1]) // REDUCING_GAP
+    if factor > 1:
+        image = image.reduce(factor)
+    resized: Image.Image = pic_scale.resize(image, size, pic_scale.Resampling.LANCZOS)
+    return resized
+
+
+def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """sRGB by the file's own colour profile; one that is broken or of other bands counts for nothing."""
+    if profile:
+        with suppress(ImageCms.PyCMSError, OSError, ValueError, TypeError):
+            transform = _transform(profile, image.mode)
+            if transform is None:
+                return image
+            return ImageCms.applyTransform(image, transform) or image
+    return image.convert("RGB")
+
+
+@lru_cache(maxsize=32)
+def _transform(profile: bytes, mode: str) -> Any:
+    """What brings pixels of a profile to sRGB; None for sRGB itself."""
+    source = ImageCms.getOpenProfile(io.BytesIO(profile))
+    if mode == "RGB" and "sRGB" in ImageCms.getProfileDescription(source):
+        return None
+    return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")

@@ -1,0 +1,77 @@
+"""The process that decodes images, one after the other: requests on stdin, answers on stdout.
+
+    request  header {"name", "grid", "max_side_px", "allow_truncated", "cpu_s"}, then the file's bytes
+    answer   header {"image": {...}} and the JPEG's bytes, or {"error": [type, message, flags]} and none
+
+Each part stands behind its length (`pipe`). Started by `pool`, as `python -m tgi_stack.images.worker`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import sys
+from dataclasses import asdict
+from typing import IO, Any
+
+from tgi_stack.errors import ImageError
+from tgi_stack.images.grid import Grid
+from tgi_stack.images.pipe import LENGTH, READY, framed
+from tgi_stack.images.prepare import prepare
+
+
+def _read_part(file: IO[bytes]) -> bytes:
+    head = file.read(LENGTH.size)
+    if len(head) < LENGTH.size:
+        raise EOFError
+    return file.read(LENGTH.unpack(head)[0])
+
+
+def _allow(cpu_s: int) -> None:
+    """Has the kernel end this process (SIGXCPU) after that much computing: no decoder can evade it."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    limit = int(used.ru_utime + used.ru_stime) + 1 + cpu_s
+    resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+
+
+def _answer(asked: dict[str, Any], content: bytes) -> tuple[dict[str, Any], bytes]:
+    _allow(asked["cpu_s"])
+    try:
+        image = prepare(
+            content,
+            asked["name"],
+            Grid(**asked["grid"]),
+            max_side_px=asked["max_side_px"],
+            allow_truncated=asked["allow_truncated"],
+        )
+    except ImageError as error:
+        return {"error": [error.type, str(error), error.flags]}, b""
+    fields = asdict(image)
+    return {"image": fields}, fields.pop("jpeg")
+
+
+def main() -> None:
+    """Serves until its stdin ends, which it does when whoever started it is gone, however that went."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    requests, answers = os.fdopen(0, "rb"), os.fdopen(os.dup(1), "wb")
+    # Decoders talk on stdout and stderr; nobody listens.
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    answers.write(READY)
+    answers.flush()
+    os.dup2(null, 2)
+    try:
+        while True:
+            asked = json.loads(_read_part(requests))
+            header, data = _answer(asked, _read_part(requests))
+            answers.write(framed(json.dumps(header).encode(), data))
+            answers.flush()
+    except (EOFError, BrokenPipeError):
+        sys.exit()
+
+
+if __name__ == "__main__":
+    main()
