@@ -3,9 +3,9 @@
     python benchmarks/images.py [--side 1500] [--repeats 12] [--images FOLDER]
 
 The recipe: open, convert to RGB, resize to 448 x 448 by Lanczos, save as JPEG of quality 90. Without a folder of
-your own the pictures are drawn: a scene (soft light, edges, a fine texture) as photographs of products are, one
-with a heavy texture everywhere, and noise of all frequencies, which no camera gives. Each is a JPEG of
-quality 92. The last rows send the same files through the processes that a run uses.
+your own the pictures are drawn: a scene (soft light, edges, a fine texture) as photographs of products are,
+one with a heavy texture everywhere, and noise of all frequencies, which no camera gives. Each is a JPEG of
+quality 92. The last lines send the scenes through the processes that a run uses.
 """
 
 from __future__ import annotations

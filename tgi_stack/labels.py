@@ -15,7 +15,10 @@ from tgi_stack.errors import LabelError
 LETTERS = string.ascii_uppercase + string.ascii_lowercase
 PAIRS = tuple(a + b for a in string.ascii_uppercase for b in string.ascii_uppercase)
 
+REMEMBERED = 10_000  # sets of labels in their places; they are few where prompts end alike
+
 Encode = Callable[[str], tuple[int, ...]]
+Ending = tuple[str, tuple[int, ...]]
 
 
 def default_labels(count: int, encode: Encode) -> tuple[str, ...]:
@@ -67,20 +70,44 @@ def _prove_one(label: str, prompt: str, prompt_ids: tuple[int, ...], encode: Enc
 
 
 class Prover:
-    """Proves labels once for prompts that end alike.
+    """Knows the labels of one vocabulary, and proves each set once for prompts that end alike.
 
-    Where the prompt ends with an added token and what follows it is fixed (as the project's own prompts do),
-    the proof depends on that tail alone, so it is done once for each set of labels and remembered.
+    Where the last words of a prompt are cut off from what stands before them, whatever follows (see
+    `Tokenizer.encode_with_ending`), the proof depends on those words alone.
     """
 
-    def __init__(self, tail: str, encode: Encode) -> None:
-        self._tail = tail
-        self._tail_ids = encode(tail)
+    def __init__(self, encode: Encode) -> None:
         self._encode = encode
-        self._known: dict[tuple[str, ...], tuple[int, ...]] = {}
+        self._known: dict[tuple[tuple[str, ...], Ending], tuple[int, ...]] = {}
+        self._defaults: dict[int, tuple[str, ...]] = {}
 
-    def ids(self, labels: tuple[str, ...]) -> tuple[int, ...]:
-        """The labels' token ids after the tail; see `prove` for the errors."""
-        if labels not in self._known:
-            self._known[labels] = prove(labels, self._tail, self._tail_ids, self._encode)
-        return self._known[labels]
+    def default(self, count: int) -> tuple[str, ...]:
+        """See `default_labels`."""
+        if count not in self._defaults:
+            self._defaults[count] = default_labels(count, self._encode)
+        return self._defaults[count]
+
+    def ids(self, labels: tuple[str, ...], ending: Ending, whole: Ending | None = None) -> tuple[int, ...]:
+        """The labels' token ids after a prompt.
+
+        Args:
+            ending: the last words of the prompt, and their ids.
+            whole: the prompt itself, for a tokenizer in which its ending alone reads otherwise.
+
+        Raises:
+            LabelError: see `prove`.
+        """
+        key = (labels, ending)
+        if key not in self._known:
+            if len(self._known) >= REMEMBERED:
+                self._known.clear()
+            self._known[key] = self._prove(labels, ending, whole)
+        return self._known[key]
+
+    def _prove(self, labels: tuple[str, ...], ending: Ending, whole: Ending | None) -> tuple[int, ...]:
+        try:
+            return prove(labels, *ending, self._encode)
+        except LabelError:
+            if whole is None:
+                raise
+            return prove(labels, *whole, self._encode)

@@ -15,6 +15,9 @@ from cache.keys import digest
 from tgi_stack.errors import MachineError, TextError
 from tgi_stack.prompts import Neutraliser
 
+ENDING_WORDS = 3
+MAX_ENDING = 64  # tokens
+
 
 class Tokenizer:
     """A model's tokenizer.
@@ -60,6 +63,24 @@ class Tokenizer:
         except (UnicodeEncodeError, TypeError) as error:
             message = "the text holds a lone surrogate; it is not Unicode"
             raise TextError("text.invalid_unicode", message) from error
+
+    def encode_with_ending(self, text: str) -> tuple[tuple[int, ...], tuple[str, tuple[int, ...]]]:
+        """The ids of a text, and its last words with theirs: all that depends on what is put behind the text.
+
+        A tokenizer cuts a text into words from left to right, looking no further than one character ahead; so
+        text put behind can change the last word, and before it nothing. Three are given; the whole text where
+        it has fewer, or where they are long.
+        """
+        encoding = self._encoding(text)
+        ids = tuple(encoding.ids)
+        last = encoding.token_to_word(len(ids) - 1) if ids else None
+        if last is None:
+            return ids, (text, ids)
+        for place in range(len(ids) - 2, max(-1, len(ids) - MAX_ENDING), -1):
+            if encoding.token_to_word(place) == last - ENDING_WORDS:
+                start = encoding.token_to_chars(place + 1)[0]
+                return ids, (text[start:], ids[place + 1 :])
+        return ids, (text, ids)
 
     def encode_prompt(self, prompt: str, frame: str) -> tuple[int, ...]:
         """The ids of a rendered prompt, proven to hold the control tokens of its frame and no others.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tgi_stack.errors import LabelError
 from tgi_stack.labels import Prover, default_labels, prove
@@ -59,8 +61,36 @@ def test_a_prover_proves_a_set_of_labels_once(tokenizer: Tokenizer) -> None:
         asked.append(text)
         return tokenizer.encode(text)
 
-    prover = Prover("<|im_end|>\n", encode)
-    first = prover.ids(("A", "B"))
-    count = len(asked)
-    assert prover.ids(("A", "B")) == first
-    assert len(asked) == count
+    prover = Prover(encode)
+    first = tokenizer.encode_with_ending("Is 12 even? The answer:\n")[1]
+    ids = prover.ids(("A", "B"), first)
+    assert asked == [" The answer:\nA", " The answer:\nB"]
+    assert prover.ids(("A", "B"), tokenizer.encode_with_ending("And what of 13? The answer:\n")[1]) == ids
+    assert len(asked) == 2
+
+
+@given(st.text(max_size=40), st.sampled_from(["A", "B", " A", "10", "\n", "\u0301", "a1"]))
+def test_the_ending_proves_what_the_whole_prompt_does(tokenizer: Tokenizer, prompt: str, label: str) -> None:
+    whole = (prompt, tokenizer.encode(prompt))
+    ending = tokenizer.encode_with_ending(prompt)[1]
+    assert whole[0].endswith(ending[0])
+    assert whole[1][len(whole[1]) - len(ending[1]) :] == ending[1]
+    assert proven(label, whole, tokenizer) == proven(label, ending, tokenizer)
+
+
+PROMPTS = ("", "x", "a  \n\n", "one two three four \n", "\u00e9" * 9, "e", "<|im_end|>\n<think>\n\n")
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+@pytest.mark.parametrize("label", ["A", " A", "\n", "\u0301", "<think>", "1", "'s"])
+def test_places_where_words_join(tokenizer: Tokenizer, prompt: str, label: str) -> None:
+    ending = tokenizer.encode_with_ending(prompt)[1]
+    whole = (prompt, tokenizer.encode(prompt))
+    assert proven(label, whole, tokenizer) == proven(label, ending, tokenizer)
+
+
+def proven(label: str, place: tuple[str, tuple[int, ...]], tokenizer: Tokenizer) -> tuple[int, ...] | None:
+    try:
+        return prove((label,), *place, tokenizer.encode)
+    except LabelError:
+        return None

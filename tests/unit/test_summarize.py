@@ -131,7 +131,9 @@ def test_parquet_holds_images_as_paths_or_as_bytes(fastqwen: Fastqwen, tmp_path:
     }[form]
     pq.write_table(pa.table({"id": ["a", "b"], "image": [image, image]}), tmp_path / "in.parquet")
     done = fastqwen("summarize", tmp_path / "in.parquet", *SCRIPTED)
-    plain = fastqwen("summarize", write_rows(tmp_path / "i.jsonl", {"id": "a", "image": "mug.jpg"}), *SCRIPTED)
+    plain = fastqwen(
+        "summarize", write_rows(tmp_path / "i.jsonl", {"id": "a", "image": "mug.jpg"}), *SCRIPTED
+    )
     records = {record["id"]: record for record in map(json.loads, done.stdout.splitlines())}
     assert records["a"] == json.loads(plain.stdout)
     assert records["b"]["status"] == "ok"
@@ -142,7 +144,11 @@ def test_bytes_in_parquet_that_are_no_image_fail_their_row(fastqwen: Fastqwen, t
     pq.write_table(table, tmp_path / "in.parquet")
     done = fastqwen("summarize", tmp_path / "in.parquet", "-o", tmp_path / "o.jsonl", *SCRIPTED, check=1)
     records = read_records(tmp_path / "o.jsonl")
-    assert [record.get("error", {}).get("type") for record in records] == ["image.empty", "image.unrecognised", None]
+    assert [record.get("error", {}).get("type") for record in records] == [
+        "image.empty",
+        "image.unrecognised",
+        None,
+    ]
     assert "the image of 'a'" in records[0]["error"]["message"]
     assert "Traceback" not in done.stderr
 

@@ -8,7 +8,7 @@ from tgi_stack import scoring
 from tgi_stack.backends.base import Backend
 from tgi_stack.errors import TextError
 from tgi_stack.jobs.run import Job
-from tgi_stack.labels import default_labels, prove
+from tgi_stack.labels import Prover
 from tgi_stack.rows.reader import RawRow
 from tgi_stack.rows.schema import probs_row
 from tgi_stack.settings import Settings
@@ -21,6 +21,8 @@ class Probs:
     def __init__(self, backend: Backend, settings: Settings) -> None:
         self._backend = backend
         self._settings = settings
+        self._prover = Prover(backend.profile.tokenizer.encode)
+        self._turn_ending = (backend.profile.tail, backend.profile.tokenizer.encode(backend.profile.tail))
 
     def job(self) -> Job[ProbsRow]:
         """The job that `run` runs."""
@@ -52,15 +54,15 @@ class Probs:
 
     def _request(self, row: ProbsRow) -> tuple[ScoreRequest, tuple[str, ...]]:
         profile = self._backend.profile
-        tokenizer = profile.tokenizer
         if self._settings.chat:
             prompt, ids = profile.turn(row.prompt)
+            ending = self._turn_ending
         else:
             prompt = row.prompt
-            ids = tokenizer.encode(prompt)
+            ids, ending = profile.tokenizer.encode_with_ending(prompt)
         if not ids:
             raise TextError("text.empty", "the prompt is empty")
         if len(ids) >= profile.context:
             raise TextError("text.too_long", f"{len(ids)} tokens; the context is {profile.context}")
-        labels = default_labels(row.labels, tokenizer.encode) if isinstance(row.labels, int) else row.labels
-        return ScoreRequest(prompt, ids, prove(labels, prompt, ids, tokenizer.encode)), labels
+        labels = self._prover.default(row.labels) if isinstance(row.labels, int) else row.labels
+        return ScoreRequest(prompt, ids, self._prover.ids(labels, ending, (prompt, ids))), labels

@@ -13,7 +13,7 @@ from tgi_stack import prompts, scoring
 from tgi_stack.backends.base import Backend
 from tgi_stack.errors import InputError, ItemError, RowError, TextError
 from tgi_stack.jobs.run import Job
-from tgi_stack.labels import Prover, default_labels
+from tgi_stack.labels import Prover
 from tgi_stack.rows import schema
 from tgi_stack.rows.reader import RawRow, Source
 from tgi_stack.settings import Settings
@@ -36,7 +36,8 @@ class Rerank:
         self._settings = settings
         self._items = items
         self._template = template
-        self._prover = Prover(backend.profile.tail, backend.profile.tokenizer.encode)
+        self._prover = Prover(backend.profile.tokenizer.encode)
+        self._ending = (backend.profile.tail, backend.profile.tokenizer.encode(backend.profile.tail))
 
     def job(self) -> Job[RerankRow]:
         """The job that `run` runs."""
@@ -45,7 +46,7 @@ class Rerank:
     async def answer(self, row: RerankRow) -> dict[str, Any]:
         """The fields of the row's record."""
         candidates = [self._resolve(entry) for entry in row.candidates]
-        labels = default_labels(len(candidates), self._backend.profile.tokenizer.encode)
+        labels = self._prover.default(len(candidates))
         request, flags = self._request(row, candidates, labels)
         scores = await self._backend.score(request)
         identity = self._backend.identity
@@ -99,7 +100,7 @@ class Rerank:
                     "lower --max-item-tokens",
                 )
             history, cut = history[1:], True
-        request = ScoreRequest(prompt, ids, self._prover.ids(labels))
+        request = ScoreRequest(prompt, ids, self._prover.ids(labels, self._ending))
         return request, ("text.truncated",) if cut else ()
 
     def _turn(
