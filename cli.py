@@ -39,7 +39,7 @@ from tgi_stack.jobs.probs import Probs
 from tgi_stack.jobs.rerank import Rerank, join_items
 from tgi_stack.jobs.summarize import Summarize
 from tgi_stack.progress import Progress
-from tgi_stack.rows.ledger import Sink, UnorderedFile, part_path, standard_output
+from tgi_stack.rows.ledger import Checked, Sink, UnorderedFile, part_path, standard_output
 from tgi_stack.rows.manifest import question
 from tgi_stack.rows.output import Output
 from tgi_stack.rows.reader import File, Folder, RawRow, Source, open_source
@@ -402,10 +402,12 @@ def _run_job(
             tally = runner.Tally.of(sink.finished)
             say(f"{out} is finished; to write it anew: --overwrite")
         else:
-            runner.count(parse, source, chosen, tally)
+            strict = not chosen.skip_bad_rows
+            known = sink.known_rows(strict=strict) if isinstance(sink, Output) else None
+            runner.count(parse, source, chosen, tally, known)
             backend = open_backend(chosen, "vision" if name == "summarize" else "text", say)
             job = make_job(backend)
-            sink.begin(backend.identity)
+            sink.begin(backend.identity, Checked(tally.input_rows, strict))
             stopped = asyncio.run(_work(job, backend, source, sink, chosen, tally, quiet))
     except BaseException:
         if tally.rows:

@@ -2,9 +2,9 @@
 
     python benchmarks/images.py [--side 1500] [--repeats 12] [--images FOLDER]
 
-The recipe: open, convert to RGB, resize to 448 x 448 by Lanczos, save as JPEG of quality 90. Without a folder of
-your own the pictures are drawn: a scene (soft light, edges, a fine texture) as photographs of products are,
-one with a heavy texture everywhere, and noise of all frequencies, which no camera gives. Each is a JPEG of
+The recipe: open, convert to RGB, resize to 448 x 448 by Lanczos, save as JPEG of quality 90. Without a folder
+of your own the pictures are drawn: a scene (soft light, edges, a fine texture) as product photographs are,
+one with heavy texture everywhere, and noise of all frequencies, which no camera gives. Each is a JPEG of
 quality 92. The last lines send the scenes through the processes that a run uses.
 """
 
@@ -39,8 +39,10 @@ def noise(side: int, slope: float, rng: np.random.Generator) -> NDArray[np.float
     frequency = np.hypot(across, down)
     frequency[0, 0] = 1.0
     phases = np.exp(2j * np.pi * rng.random(frequency.shape))
-    field = np.fft.irfft2(phases / frequency**slope, s=(side, side))
-    return (field - field.mean()) / field.std()
+    field: NDArray[np.float64] = np.fft.irfft2(phases / frequency**slope, s=(side, side))
+    field -= field.mean()
+    field /= field.std()
+    return field
 
 
 def scene(side: int, slope: float, contrast: float, seed: int) -> Image.Image:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import read_records, write_rows
 from tgi_stack.errors import DiskError, LockedError, UsageError
-from tgi_stack.rows.ledger import Ledger, UnorderedFile, part_path
+from tgi_stack.rows.ledger import Checked, Ledger, UnorderedFile, part_path
 from tgi_stack.rows.manifest import Manifest, manifest_path
 from tgi_stack.rows.output import Output
 from tgi_stack.rows.reader import open_source
@@ -34,7 +34,7 @@ def opened(out: Path, source: Any, **options: Any) -> Output:
     identity = options.pop("identity", IDENTITY)
     sink = Output(out, asked, source, command=["fastqwen"], **options)
     if sink.finished is None:
-        sink.begin(identity)
+        sink.begin(identity, Checked(5, strict=True))
     return sink
 
 
@@ -175,7 +175,7 @@ def test_a_place_that_can_not_be_written_is_named(name: str, source: Any) -> Non
 
 def test_a_full_disk_is_said_and_nothing_is_taken_for_written(tmp_path: Path) -> None:  # D12, X05
     stream = UnorderedFile(Path("/dev/full"), overwrite=True)
-    stream.begin(IDENTITY)
+    stream.begin(IDENTITY, Checked(1, strict=True))
     with pytest.raises(DiskError, match="No space left"):
         stream.write(1, record(1))
 

@@ -15,7 +15,7 @@ from tgi_stack.errors import InputError, ItemError, RowError, TextError
 from tgi_stack.jobs.run import Job
 from tgi_stack.labels import Prover
 from tgi_stack.rows import schema
-from tgi_stack.rows.reader import RawRow, Source
+from tgi_stack.rows.reader import Source
 from tgi_stack.settings import Settings
 from tgi_stack.types import Item, LabelScores, RerankRow, ScoreRequest
 
@@ -161,17 +161,11 @@ def join_items(sources: Iterable[Source]) -> dict[str, Item]:
             if isinstance(raw.value, dict) and raw.value.get("status") == "failed":
                 continue
             try:
-                found = schema.item(_value(raw))
+                found = schema.item(schema.fields(raw))
             except RowError as error:
                 raise InputError(f"--items {source.name}, row {raw.number}: {error}") from error
             items[found.id] = _merge(items.get(found.id), found)
     return items
-
-
-def _value(raw: RawRow) -> dict[str, Any]:
-    if isinstance(raw.value, RowError):
-        raise raw.value
-    return raw.value
 
 
 def _merge(old: Item | None, new: Item) -> Item:

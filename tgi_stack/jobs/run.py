@@ -100,13 +100,20 @@ class Tally:
         return counts | {"flags": dict(self.flags), "failures": dict(self.failures)}
 
 
-def count(parse: Callable[[RawRow], Any], source: Source, settings: Settings, tally: Tally) -> None:
+def count(
+    parse: Callable[[RawRow], Any], source: Source, settings: Settings, tally: Tally, known: int | None = None
+) -> None:
     """Looks at all rows of a source before the first request, and counts them into `tally`.
+
+    Args:
+        known: how many there are, where an earlier run looked at the same input.
 
     Raises:
         InputError: see `reader.check`.
     """
-    tally.input_rows = check(source, parse, skip_bad_rows=settings.skip_bad_rows)
+    if known is None:
+        known = check(source, parse, skip_bad_rows=settings.skip_bad_rows)
+    tally.input_rows = known
     tally.rows = tally.input_rows if settings.limit is None else min(tally.input_rows, settings.limit)
 
 
@@ -127,8 +134,8 @@ async def run(
     stop = stop or asyncio.Event()
 
     def pending() -> Iterator[RawRow]:
-        for raw in islice(source, settings.limit):
-            if sink.is_done(raw.number):
+        for raw in islice(source.rows(sink.is_done), settings.limit):
+            if raw.value is None or sink.is_done(raw.number):
                 tally.ok += 1
                 tally.kept += 1
             else:

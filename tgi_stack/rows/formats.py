@@ -19,7 +19,9 @@ from tgi_stack.errors import DiskError, InputError, RowError
 from tgi_stack.rows import jsonl
 
 # A row before its fields are looked at: its number, and an object or the reason why it is none.
-Rows = Iterator[tuple[int, "dict[str, Any] | RowError"]]
+# None for one that the caller needs no more of than that it is there.
+Rows = Iterator[tuple[int, "dict[str, Any] | RowError | None"]]
+Skip = Callable[[int], bool]
 
 COMPRESSED = (".gz", ".zst")
 JSON_CELLS = ("history", "candidates", "labels")
@@ -28,7 +30,12 @@ PARQUET_BATCH_OF_FILES = 8  # rows that hold whole images
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
-def reader_for(path: Path) -> Callable[[Path, str], Rows]:
+def none(number: int) -> bool:
+    """Skips no row."""
+    return False
+
+
+def reader_for(path: Path) -> Callable[[Path, str, Skip], Rows]:
     """The reader that a file's suffixes ask for.
 
     Raises:
@@ -72,7 +79,7 @@ def _opened(path: Path, name: str) -> Iterator[IO[bytes]]:
         raise DiskError(f"{name}: {error.strerror}") from error
 
 
-def read_jsonl(path: Path, name: str) -> Rows:
+def read_jsonl(path: Path, name: str, skip: Skip = none) -> Rows:
     """Rows of JSON lines; blank lines are no rows but keep their number."""
     with _opened(path, name) as file:
         number = 0
@@ -84,7 +91,7 @@ def read_jsonl(path: Path, name: str) -> Rows:
             if len(line) > jsonl.MAX_LINE_BYTES:
                 _skip_to_line_end(file)
             if line.strip():
-                yield number, _json_row(line, name, number)
+                yield number, None if skip(number) else _json_row(line, name, number)
 
 
 def _refuse_utf_16(head: bytes, name: str) -> None:
@@ -104,7 +111,7 @@ def _json_row(line: bytes, name: str, number: int) -> dict[str, Any] | RowError:
         return RowError("input.malformed", f"{name}:{number}:{error.column}: {error}")
 
 
-def read_csv(path: Path, name: str) -> Rows:
+def read_csv(path: Path, name: str, skip: Skip = none) -> Rows:
     """Rows of a CSV file with a header; row 1 is the first after it.
 
     Empty cells are fields that are not there; `history`, `candidates` and `labels` (and `positive` where it
@@ -122,7 +129,7 @@ def read_csv(path: Path, name: str) -> Rows:
                 raise InputError(f"{name}:1: a column stands twice in {', '.join(header)}")
             for number, cells in enumerate(lines, 1):
                 if cells:
-                    yield number, _csv_row(header, cells, name, lines.line_num)
+                    yield number, None if skip(number) else _csv_row(header, cells, name, lines.line_num)
         except (csv.Error, UnicodeDecodeError) as error:
             raise InputError(f"{name}:{lines.line_num + 1}: {error}") from error
 
@@ -173,7 +180,7 @@ def _refuse_constant(constant: str) -> None:
 # -- Parquet -------------------------------------------------------------------------------------------
 
 
-def read_parquet(path: Path, name: str) -> Rows:
+def read_parquet(path: Path, name: str, skip: Skip = none) -> Rows:
     """Rows of a Parquet file, batch by batch; page checksums are verified where the file has them."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -181,14 +188,24 @@ def read_parquet(path: Path, name: str) -> Rows:
     number = 0
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            holds_files = any(
-                column.physical_type == "BYTE_ARRAY" and column.logical_type.type == "NONE"
-                for column in map(file.schema.column, range(len(file.schema)))
-            )
-            for batch in file.iter_batches(PARQUET_BATCH_OF_FILES if holds_files else PARQUET_BATCH):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, {column: value for column, value in row.items() if value is not None}
+            batch_size = PARQUET_BATCH_OF_FILES if _holds_files(file.schema) else PARQUET_BATCH
+            for batch in file.iter_batches(batch_size):
+                if all(map(skip, range(number + 1, number + 1 + len(batch)))):
+                    yield from ((number + place, None) for place in range(1, len(batch) + 1))
+                else:
+                    rows = batch.to_pylist()
+                    yield from ((number + place, _parquet_row(row)) for place, row in enumerate(rows, 1))
+                number += len(batch)
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{name}: unreadable after row {number:,}: {reason}") from error
+
+
+def _parquet_row(row: dict[str, Any]) -> dict[str, Any]:
+    return {column: value for column, value in row.items() if value is not None}
+
+
+def _holds_files(schema: Any) -> bool:
+    """Whether a column holds bytes that are no text: whole images."""
+    columns = map(schema.column, range(len(schema)))
+    return any(c.physical_type == "BYTE_ARRAY" and c.logical_type.type == "NONE" for c in columns)

@@ -15,11 +15,12 @@ import hashlib
 import json
 import os
 import socket
-import struct
 import sys
 import tempfile
 import time
+from array import array
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -33,10 +34,18 @@ BLOCK_BYTES = 2**20
 Record = dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """That all rows of the input were looked at; `strict`: and none was malformed."""
+
+    rows: int
+    strict: bool
+
+
 class Sink(Protocol):
     """Takes records. `counts` are those of `Tally.as_dict`."""
 
-    def begin(self, identity: Identity) -> None:
+    def begin(self, identity: Identity, checked: Checked) -> None:
         """To be called when all that can be refused has been: nothing is written before."""
 
     def is_done(self, number: int) -> bool:
@@ -59,7 +68,7 @@ class Stream:
         self._descriptor = descriptor
         self._name = name
 
-    def begin(self, identity: Identity) -> None:
+    def begin(self, identity: Identity, checked: Checked) -> None:
         pass
 
     def is_done(self, number: int) -> bool:
@@ -99,7 +108,7 @@ class UnorderedFile(Stream):
             raise UsageError(f"{out} is there already; to write it anew: --overwrite")
         super().__init__(-1, str(out))
 
-    def begin(self, identity: Identity) -> None:
+    def begin(self, identity: Identity, checked: Checked) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
         try:
             self._descriptor = os.open(self._name, flags, 0o666)
@@ -255,30 +264,48 @@ def _record_of(line: bytes) -> bytes:
 
 
 class _Index:
-    """Where in the part file each row's record stands, in an unlinked temporary file: 8 bytes a row."""
+    """Where in the part file each row's record stands, in an unlinked temporary file: 8 bytes a row.
 
-    _ENTRY = struct.Struct("<q")
-    _BLOCK = 8192
+    Rows come nearly in order, so the few blocks touched last are all that is held.
+    """
+
+    _ENTRIES = 4096  # of a block
+    _BYTES = 8 * _ENTRIES
+    _HELD = 8  # blocks
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile(prefix="fastqwen-index-", buffering=0)  # noqa: SIM115
+        self._blocks: dict[int, array[int]] = {}
 
     def get(self, number: int) -> int:
         """0 for a row without a record; offset + 1 for an ok one, -(offset + 1) for a failed one."""
-        found = os.pread(self._file.fileno(), 8, number * 8)
-        return self._ENTRY.unpack(found)[0] if len(found) == 8 else 0
+        block, place = divmod(number, self._ENTRIES)
+        return (self._blocks.get(block) or self._load(block))[place]
 
     def set(self, number: int, value: int) -> None:
-        os.pwrite(self._file.fileno(), self._ENTRY.pack(value), number * 8)
+        block, place = divmod(number, self._ENTRIES)
+        (self._blocks.get(block) or self._load(block))[place] = value
+
+    def _load(self, block: int) -> array[int]:
+        if len(self._blocks) >= self._HELD:
+            self._store(next(iter(self._blocks)))
+        content = os.pread(self._file.fileno(), self._BYTES, block * self._BYTES)
+        self._blocks[block] = array("q", content.ljust(self._BYTES, b"\0"))
+        return self._blocks[block]
+
+    def _store(self, block: int) -> None:
+        os.pwrite(self._file.fileno(), self._blocks.pop(block).tobytes(), block * self._BYTES)
 
     def offsets(self) -> Iterator[int]:
         """The offsets of all records, in the order of their rows."""
+        for block in list(self._blocks):
+            self._store(block)
         position = 0
-        while block := os.pread(self._file.fileno(), self._BLOCK, position):
-            for (value,) in self._ENTRY.iter_unpack(block):
+        while content := os.pread(self._file.fileno(), self._BYTES, position):
+            for value in array("q", content):
                 if value:
                     yield abs(value) - 1
-            position += len(block)
+            position += len(content)
 
     def close(self) -> None:
         self._file.close()

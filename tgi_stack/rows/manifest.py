@@ -56,6 +56,7 @@ def question(job: str, settings: Settings, source: Source, items: list[Source]) 
         "job": job,
         "prompt version": prompts.VERSION,
         "input": digest_of(source),
+        "--map": source_of(source)["columns"],
         "items": [digest_of(one) for one in items],
         **asked,
     }

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tgi_stack.errors import UsageError
 from tgi_stack.rows import parquet
-from tgi_stack.rows.ledger import Ledger, Lock, Record, line_of, part_path, sha256_of
+from tgi_stack.rows.ledger import Checked, Ledger, Lock, Record, line_of, part_path, sha256_of
 from tgi_stack.rows.manifest import Manifest, source_of
 from tgi_stack.rows.reader import Source
 from tgi_stack.types import Identity
@@ -57,7 +58,12 @@ class Output:
             self._lock.release()
             raise
 
-    def begin(self, identity: Identity) -> None:
+    def known_rows(self, *, strict: bool) -> int | None:
+        """How many rows the input has, where an earlier run looked at each of them, as strictly as now."""
+        checked = self._manifest.content.get("checked") if self._manifest is not None else None
+        return checked["rows"] if checked and (checked["strict"] or not strict) else None
+
+    def begin(self, identity: Identity, checked: Checked) -> None:
         """Opens the part file, with what an earlier run left in it; see `Manifest.set_identity`."""
         if self._overwrite:
             # OUT itself stays until the new one is whole.
@@ -66,7 +72,11 @@ class Output:
         manifest.set_identity(identity)
         if manifest.is_complete and self._out.exists() and not part_path(self._out).exists():
             _reopen(self._out, self._source)
-        manifest.content |= {"state": "running", "input": source_of(self._source)}
+        manifest.content |= {
+            "state": "running",
+            "input": source_of(self._source),
+            "checked": asdict(checked),
+        }
         manifest.write()
         self._manifest = manifest
         write = parquet.writer(self._asked["job"]) if self._out.suffix == ".parquet" else None

@@ -19,17 +19,17 @@ from typing import Any, Protocol
 from tgi_stack.errors import DiskError, InputError, RowError
 from tgi_stack.images.files import SUFFIXES
 from tgi_stack.rows.duplicates import Duplicates
-from tgi_stack.rows.formats import reader_for
+from tgi_stack.rows.formats import Skip, none, reader_for
 
 SPOOLED = "fastqwen-spooled-"
 
 
 @dataclass(frozen=True, slots=True)
 class RawRow:
-    """A row before its fields are looked at: an object, or the reason why it is none."""
+    """A row before its fields are looked at: an object, or why it is none; None where it was skipped."""
 
     number: int
-    value: dict[str, Any] | RowError
+    value: dict[str, Any] | RowError | None
 
 
 class Source(Protocol):
@@ -44,6 +44,9 @@ class Source(Protocol):
     name: str
 
     def __iter__(self) -> Iterator[RawRow]: ...
+
+    def rows(self, skip: Skip) -> Iterator[RawRow]:
+        """All rows, those of which `skip` is true of the number without their value."""
 
 
 def open_source(name: str, *, folders: bool = False, columns: Mapping[str, str] | None = None) -> Source:
@@ -95,11 +98,14 @@ class File:
         self._read = reader_for(path)
 
     def __iter__(self) -> Iterator[RawRow]:
-        for number, value in self._read(self.path, self.name):
+        return self.rows(none)
+
+    def rows(self, skip: Skip) -> Iterator[RawRow]:
+        for number, value in self._read(self.path, self.name, skip):
             yield RawRow(number, self._renamed(value) if self.columns else value)
 
-    def _renamed(self, value: dict[str, Any] | RowError) -> dict[str, Any] | RowError:
-        if isinstance(value, RowError):
+    def _renamed(self, value: dict[str, Any] | RowError | None) -> dict[str, Any] | RowError | None:
+        if not isinstance(value, dict):
             return value
         # A pair counts where the file has its column: one --map serves the rows and the items beside them.
         pairs = {ours: theirs for ours, theirs in self.columns.items() if theirs in value}
@@ -117,9 +123,12 @@ class Folder:
         self.skipped = 0
 
     def __iter__(self) -> Iterator[RawRow]:
+        return self.rows(none)
+
+    def rows(self, skip: Skip) -> Iterator[RawRow]:
         self.skipped = 0
         for number, name in enumerate(sorted(self._names()), 1):
-            yield RawRow(number, {"id": name, "image": name})
+            yield RawRow(number, None if skip(number) else {"id": name, "image": name})
 
     def _names(self) -> Iterator[str]:
         for folder, inner, names in os.walk(self.base, onerror=_refuse_folder):

@@ -13,7 +13,7 @@ URLS = ("http://", "https://", "ftp://", "data:", "file:")
 
 def summarize_row(raw: RawRow) -> SummarizeRow:
     """A row of `summarize`: an image, or what is known of it, or both."""
-    value = _object(raw)
+    value = fields(raw)
     return SummarizeRow(
         number=raw.number,
         id=_id(value),
@@ -25,7 +25,7 @@ def summarize_row(raw: RawRow) -> SummarizeRow:
 
 def rerank_row(raw: RawRow) -> RerankRow:
     """A row of `rerank`: candidates, and a history or a query."""
-    value = _object(raw)
+    value = fields(raw)
     candidates = tuple(_items(value, "candidates"))
     if not candidates:
         raise SchemaError("schema.candidates", "`candidates` is missing or empty")
@@ -47,7 +47,7 @@ def rerank_row(raw: RawRow) -> RerankRow:
 
 def probs_row(raw: RawRow, labels: tuple[str, ...] | None) -> ProbsRow:
     """A row of `probs`; `labels` are those of the command line, for rows that bring none."""
-    value = _object(raw)
+    value = fields(raw)
     prompt = _text(value, "prompt")
     if prompt is None:
         raise SchemaError("schema.prompt", "`prompt` is missing")
@@ -69,9 +69,12 @@ def item(value: Any) -> Item:
     )
 
 
-def _object(raw: RawRow) -> dict[str, Any]:
+def fields(raw: RawRow) -> dict[str, Any]:
+    """What a row holds; raises the RowError where it could not be read."""
     if isinstance(raw.value, RowError):
         raise raw.value
+    if raw.value is None:
+        raise ValueError("a row that was skipped has no fields")
     return raw.value
 
 
