@@ -11,40 +11,12 @@ from pathlib import Path
 
 import pytest
 
-import cli
 from tests.conftest import write_rows
+from tests.processes import start, wait
 from tgi_stack.rows.ledger import part_path
-from tgi_stack.rows.output import Output
 
 KILLS = 200
 ROWS = 400
-
-
-def start(arguments: list[str], asked: Path) -> int:
-    """Runs the command line in a forked child, which saves the import of everything; notes what it asks."""
-    pid = os.fork()
-    if pid:
-        return pid
-    log = os.open(asked, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    write = Output.write
-
-    def noting(self: Output, number: int, record: dict[str, object]) -> None:
-        os.write(log, f"{number}\n".encode())
-        write(self, number, record)
-
-    Output.write = noting  # type: ignore[method-assign]  # in the child alone
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
-    try:
-        cli.app(arguments, prog_name="fastqwen")
-    except SystemExit as end:
-        os._exit(int(end.code or 0))
-    finally:
-        os._exit(99)
-
-
-def wait(pid: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 @pytest.fixture

@@ -97,11 +97,13 @@ class Output:
 
     def close(self, counts: dict[str, Any]) -> None:
         """Gives OUT free; the counts of a run that did not finish are noted."""
-        if self._ledger is not None:
-            self._ledger.close()
-            if self._manifest is not None and not self._manifest.is_complete:
-                self._manifest.close("interrupted", counts)
-        self._lock.release()
+        try:
+            if self._ledger is not None:
+                self._ledger.close()
+                if self._manifest is not None and not self._manifest.is_complete:
+                    self._manifest.close("interrupted", counts)
+        finally:  # on a full disk too
+            self._lock.release()
 
     @property
     def _opened(self) -> Ledger:
