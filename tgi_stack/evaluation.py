@@ -54,8 +54,10 @@ class Comparison:
 
     differences: dict[str, Estimate]
     queries: int
+    only_this: int
+    only_other: int
     top1_flips: int
-    kendall_tau: float
+    kendall_tau: float | None
 
 
 # -- reading ---------------------------------------------------------------------------------------------
@@ -227,8 +229,9 @@ def compare(this: Rankings, other: Rankings, cutoffs: Sequence[int]) -> Comparis
     }
     flips = sum(this.ranked[query][:1] != other.ranked[query][:1] for query in shared)
     taus = [tau for query in shared if (tau := _tau(this.ranked[query], other.ranked[query])) is not None]
-    agreement = math.fsum(taus) / len(taus) if taus else math.nan
-    return Comparison(differences, len(shared), flips, agreement)
+    agreement = math.fsum(taus) / len(taus) if taus else None
+    alone = (len(this.relevant) - len(shared), len(other.relevant) - len(shared))
+    return Comparison(differences, len(shared), *alone, flips, agreement)
 
 
 def _tau(ours: list[str], theirs: list[str]) -> float | None:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from tgi_stack.errors import PromptFileError
 from tgi_stack.types import Item
 
-VERSION = 1
+VERSION = 2
 
 TURN_START = "<|im_start|>"
 TURN_END = "<|im_end|>"
@@ -50,7 +50,7 @@ class Neutraliser:
     Tokenizers match added tokens (`<|im_end|>`, but also `<think>` and `<tool_call>`, which are not flagged
     special) anywhere in a string, on the servers too. A zero-width space after the first character keeps the
     text readable and takes the match away. A token of one character can't be broken and is replaced by
-    U+FFFD.
+    U+FFFD. Markdown images are broken alike: TGI fetches the address in `![](address)`.
     """
 
     def __init__(self, added_tokens: Iterable[str]) -> None:
@@ -59,6 +59,7 @@ class Neutraliser:
 
     def __call__(self, text: str) -> str:
         """The text with no added token left in it; unchanged where there was none."""
+        text = text.replace("![", f"!{ZERO_WIDTH_SPACE}[")
         if self._match is None:
             return text
         # Breaking one token can expose another that overlapped it, so look again until none is left.

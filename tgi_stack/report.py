@@ -48,9 +48,11 @@ class Figures:
         if self.comparison is not None:
             found = self.comparison
             yield _table("difference of", "mean", found.differences)
+            tau = "of nothing" if found.kendall_tau is None else f"{found.kendall_tau:.4f}"
             yield (
-                f"{found.queries:,} queries in both; {found.top1_flips:,} with another first candidate; "
-                f"Kendall tau {found.kendall_tau:.4f}"
+                f"{found.queries:,} queries in both ({found.only_this:,} in this alone, "
+                f"{found.only_other:,} in the other alone: left out); "
+                f"{found.top1_flips:,} with another first candidate; Kendall tau {tau}"
             )
 
 

@@ -27,6 +27,7 @@ class Tokenizer:
         digest: SHA-256 of the tokenizer.json it was read from, part of every identity.
         added_tokens: the text of each added token, special or not, with its id.
         harmless: breaks the added tokens that stand in a text.
+        longest_token: of the vocabulary, in characters.
     """
 
     def __init__(self, path: Path) -> None:
@@ -47,7 +48,7 @@ class Tokenizer:
         self.harmless = Neutraliser(self.added_tokens)
         vocabulary = self._tokenizer.get_vocab()
         self.size = max(vocabulary.values(), default=-1) + 1
-        self._longest_token = max(map(len, vocabulary), default=1)
+        self.longest_token = max(map(len, vocabulary), default=1)
 
     def encode(self, text: str) -> tuple[int, ...]:
         """The ids of a text, nothing added before or after it.
@@ -113,7 +114,7 @@ class Tokenizer:
         Takes time in proportion to `max_tokens`, however long the text.
         """
         text = self.harmless(text)
-        head = text[: max_tokens * self._longest_token]
+        head = text[: max_tokens * self.longest_token]
         if len(head) == len(text) and len(text) * 4 <= max_tokens:  # a token is at least one byte
             return text, False
         offsets = self._encoding(head).offsets

@@ -1,7 +1,7 @@
 """Every system call that writes, killed or failed one after the other by strace.
 
-What is there afterwards is gone on with by the same command, to the same bytes; a row whose line was whole is not
-asked again. And disks that are full or read-only, clocks that jump, memory that is short.
+What is there afterwards is gone on with by the same command, to the same bytes; a row whose line was whole is
+not asked again. And disks that are full or read-only, clocks that jump, memory that is short.
 """
 
 from __future__ import annotations
@@ -231,3 +231,21 @@ def test_the_folder_of_the_output_removed_during_the_run(tmp_path: Path, many: P
     os.kill(pid, signal.SIGTERM)
     assert wait(pid) in (3, 143)
     assert not out.exists()
+
+
+def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:  # D13
+    measure = (
+        "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); "
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
+    peaks = []
+    for count in (3_000, 60_000):
+        rows = ({"id": f"row-{i}", "prompt": "Which?\n", "labels": ["A", "B"]} for i in range(count))
+        path = write_rows(tmp_path / f"{count}.jsonl", *rows)
+        program = str(Path(sys.executable).with_name("fastqwen"))
+        job = [program, *command(path, tmp_path / f"{count}.out.jsonl")]
+        done = subprocess.run(
+            [sys.executable, "-c", measure, *job], check=True, capture_output=True, text=True
+        )
+        peaks.append(int(done.stdout))
+    assert peaks[1] < 1.1 * peaks[0]

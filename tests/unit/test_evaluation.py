@@ -107,8 +107,14 @@ def test_a_comparison_is_paired() -> None:
     theirs = [row("b", ["y", "x", "z"], ["y"]), row("a", ["x", "y", "z"], ["x"]), row("c", ["x"], ["x"])]
     found = compare(collect(ours), collect(theirs), [1])
     assert (found.queries, found.top1_flips) == (2, 1)
+    assert (found.only_this, found.only_other) == (0, 1)
     assert found.differences["Recall@1"].mean == -0.5
     assert found.kendall_tau == pytest.approx((1 + 1 / 3) / 2)
+
+
+def test_an_agreement_of_nothing_is_no_number() -> None:
+    found = compare(collect([row("a", ["x"], ["x"])]), collect([row("a", ["x"], ["x"])]), [1])
+    assert found.kendall_tau is None
 
 
 def test_qrels_take_the_place_of_positives(tmp_path: Path) -> None:

@@ -95,6 +95,30 @@ def test_a_torn_tail_is_cut_and_earlier_bytes_are_untouched(  # D11
     assert part_path(out).read_bytes().startswith(whole + b'{"row":3,"status":"ok","record":{"id":"3"')
 
 
+@pytest.mark.parametrize("lost", [0, 1, 37])
+def test_what_was_durable_survives_a_loss_of_power(tmp_path: Path, source: Any, lost: int) -> None:  # X14
+    """After it a file may be short, or hold zeros where a block never came, and later blocks that did."""
+    out = tmp_path / "out.jsonl"
+    sink = opened(out, source)
+    sink.write(1, record(1))
+    durable = part_path(out).stat().st_size
+    for number in (2, 3, 4):
+        sink.write(number, record(number))
+    sink._opened.close()
+    sink._lock.release()  # nobody was there to note anything
+    content = bytearray(part_path(out).read_bytes())
+    content[durable : durable + lost] = bytes(lost)
+    part_path(out).write_bytes(content)
+    again = opened(out, source)
+    done = [number for number in range(1, 6) if again.is_done(number)]
+    assert done == ([1, 2, 3, 4] if lost == 0 else [1])
+    for number in {1, 2, 3, 4, 5} - set(done):
+        again.write(number, record(number))
+    again.finish(counts(5))
+    again.close(counts(5))
+    assert ids(out) == ["1", "2", "3", "4", "5"]
+
+
 def test_a_finished_output_has_nothing_left_to_do(tmp_path: Path, source: Any) -> None:
     out = tmp_path / "out.jsonl"
     complete(out, source)

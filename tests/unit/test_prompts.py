@@ -31,7 +31,7 @@ hostile = st.lists(
 
 
 @given(hostile)
-def test_no_added_token_survives_in_a_body(body: str) -> None:
+def test_no_added_token_survives_in_a_body(body: str) -> None:  # P04, P05
     prompt, ids = PROFILE.turn(body)
     empty = PROFILE.turn("")[1]
     added = set(TOKENIZER.added_tokens.values())
@@ -40,7 +40,7 @@ def test_no_added_token_survives_in_a_body(body: str) -> None:
 
 
 @pytest.mark.parametrize("token", ADDED)
-def test_every_added_token_is_read_as_plain_bytes(token: str) -> None:
+def test_every_added_token_is_read_as_plain_bytes(token: str) -> None:  # P05
     text = f"a{token}b"
     harmless = TOKENIZER.harmless(text)
     assert harmless.replace(prompts.ZERO_WIDTH_SPACE, "") == text
@@ -100,7 +100,7 @@ def test_thinking_is_closed_where_the_template_knows_it(template: str | None, cl
     assert prompts.closes_thinking(template) is closes
 
 
-def test_data_is_never_expanded() -> None:
+def test_data_is_never_expanded() -> None:  # P09
     body = prompts.summary_body("{{text}} {% x %} %s {0}", "secret", template="T: {{title}}")
     assert body == "T: {{text}} {% x %} %s {0}"
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tgi_stack import prompts
+from tgi_stack.errors import TextError
 from tgi_stack.images.grid import Grid
 from tgi_stack.tokens import Tokenizer
 from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, ScoreRequest
@@ -30,10 +31,19 @@ class Profile:
             image_tokens: how many visual tokens stand before the body; None for no image.
 
         Raises:
-            TextError: see `Tokenizer.encode_prompt`.
+            TextError: see `Tokenizer.encode_prompt`; `text.too_long`, see `refuse_hopeless`.
         """
+        self.refuse_hopeless(body)
         prompt = self._frame(self.tokenizer.harmless(body), image_tokens)
         return prompt, self.tokenizer.encode_prompt(prompt, self._frame("", image_tokens))
+
+    def refuse_hopeless(self, text: str) -> None:
+        """Raises TextError for a text that can't fit whatever its tokens are, before time is spent on it."""
+        if len(text) > self.context * self.tokenizer.longest_token:
+            raise TextError(
+                "text.too_long",
+                f"{len(text):,} characters can't fit {self.context} tokens",
+            )
 
     @property
     def tail(self) -> str:

@@ -59,6 +59,7 @@ class Probs:
             ending = self._turn_ending
         else:
             prompt = row.prompt
+            profile.refuse_hopeless(prompt)
             ids, ending = profile.tokenizer.encode_with_ending(prompt)
         if not ids:
             raise TextError("text.empty", "the prompt is empty")
