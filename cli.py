@@ -63,7 +63,18 @@ Input = Annotated[str, typer.Argument(metavar="INPUT", show_default=False)]
 Out = Annotated[
     Path | None, typer.Option("-o", "--out", metavar="OUT", help="Where records go; stdout without it.")
 ]
-Engine = Annotated[str | None, typer.Option(metavar="auto|torch", help="Who computes.")]
+Engine = Annotated[str | None, typer.Option(metavar="auto|tgi|vllm|torch", help="Who computes.")]
+Endpoints = Annotated[
+    list[str] | None,
+    typer.Option("--endpoint", metavar="URL", help="A server to use; several hold the same model."),
+]
+ApiKeyFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="The servers' key; or FASTQWEN_API_KEY.")
+]
+CaFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Certificates to trust.")]
+StartupTimeout = Annotated[
+    float | None, typer.Option(metavar="SECONDS", help="How long servers may take to come up.")
+]
 Model = Annotated[str | None, typer.Option(metavar="ID|PATH|tiny", help="`tiny` ships with fastqwen.")]
 Revision = Annotated[str | None, typer.Option(help="The model's revision on the hub.")]
 TokenizerOption = Annotated[
@@ -132,6 +143,10 @@ def summarize(
     input: Input,
     out: Out = None,
     engine: Engine = None,
+    endpoint: Endpoints = None,
+    api_key_file: ApiKeyFile = None,
+    ca_file: CaFile = None,
+    startup_timeout: StartupTimeout = None,
     model: Model = None,
     revision: Revision = None,
     tokenizer: TokenizerOption = None,
@@ -191,6 +206,10 @@ def rerank(
     ] = None,
     out: Out = None,
     engine: Engine = None,
+    endpoint: Endpoints = None,
+    api_key_file: ApiKeyFile = None,
+    ca_file: CaFile = None,
+    startup_timeout: StartupTimeout = None,
     model: Model = None,
     revision: Revision = None,
     tokenizer: TokenizerOption = None,
@@ -241,6 +260,10 @@ def probs(
     input: Input,
     out: Out = None,
     engine: Engine = None,
+    endpoint: Endpoints = None,
+    api_key_file: ApiKeyFile = None,
+    ca_file: CaFile = None,
+    startup_timeout: StartupTimeout = None,
     model: Model = None,
     revision: Revision = None,
     tokenizer: TokenizerOption = None,
@@ -405,10 +428,17 @@ def _run_job(
             strict = not chosen.skip_bad_rows
             known = sink.known_rows(strict=strict) if isinstance(sink, Output) else None
             runner.count(parse, source, chosen, tally, known)
-            backend = open_backend(chosen, "vision" if name == "summarize" else "text", say)
-            job = make_job(backend)
-            sink.begin(backend.identity, Checked(tally.input_rows, strict))
-            stopped = asyncio.run(_work(job, backend, source, sink, chosen, tally, quiet))
+
+            async def work() -> int | None:
+                backend = await open_backend(chosen, "vision" if name == "summarize" else "text", say)
+                try:
+                    job = make_job(backend)
+                    sink.begin(backend.identity, Checked(tally.input_rows, strict))
+                    return await _work(job, source, sink, chosen, tally, quiet)
+                finally:
+                    await backend.aclose()
+
+            stopped = asyncio.run(work())
     except BaseException:
         if tally.rows:
             talk.print(tally.line(), markup=False)
@@ -449,7 +479,6 @@ def _open_sink(name: str, source: Source, items: list[Source], out: Path | None,
 
 async def _work(
     job: runner.Job[Any],
-    backend: Backend,
     source: Source,
     sink: Sink,
     chosen: Settings,
@@ -469,11 +498,8 @@ async def _work(
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, interrupt, number)
-    try:
-        with Progress(talk, quiet=quiet) as progress:
-            await runner.run(job, source, sink, chosen, tally, progress.update, stop)
-    finally:
-        await backend.aclose()
+    with Progress(talk, quiet=quiet) as progress:
+        await runner.run(job, source, sink, chosen, tally, progress.update, stop)
     return signals[0] if signals else None
 
 

@@ -10,13 +10,15 @@
     │   ├── LockedError
     │   └── MissingPackageError
     ├── ServerError            no server, the wrong one, a refused key              exit 4
-    │   └── NoEngineError
+    │   ├── NoEngineError
+    │   └── WrongServerError   another model, another tokenizer, a refused key
     └── RowError               one row; becomes its record and never stops a run    exit 1
         ├── ImageError         type `image.*`
         ├── TextError          type `text.*`
         ├── LabelError         type `label.*`
         ├── ScoreError         type `score.*`
         ├── ItemError          type `item.*`
+        ├── AnswerError        type `server.*`
         └── SchemaError        type `schema.*`
 
 A message says what is wrong, with the value that is, and ends with what to do where something can be done.
@@ -78,18 +80,24 @@ class NoEngineError(ServerError):
     """Nothing that could compute was found."""
 
 
+class WrongServerError(ServerError):
+    """A server that answers, but not as what was asked for."""
+
+
 class RowError(FastqwenError):
     """One row can't be answered.
 
     Attributes:
         type: a stable name such as `image.truncated`, for programs.
         flags: what was noticed before it failed.
+        attempts: how often a server was asked.
     """
 
-    def __init__(self, type: str, message: str, flags: Sequence[str] = ()) -> None:
+    def __init__(self, type: str, message: str, flags: Sequence[str] = (), attempts: int = 0) -> None:
         super().__init__(message)
         self.type = type
         self.flags = tuple(flags)
+        self.attempts = attempts
 
 
 class ImageError(RowError):
@@ -110,6 +118,10 @@ class ScoreError(RowError):
 
 class ItemError(RowError):
     """A candidate or history item that can't be resolved."""
+
+
+class AnswerError(RowError):
+    """A row that no server answered, or that one refused."""
 
 
 class SchemaError(RowError):

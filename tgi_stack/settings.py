@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tgi_stack.errors import SettingsError
 
 FILE = "fastqwen.toml"
+DEFAULT_ENDPOINTS = {"text": "http://127.0.0.1:8080", "vision": "http://127.0.0.1:8081"}
+LISTS = ("item_fields", "labels", "endpoint", "text_endpoints", "vision_endpoints")
 PREFIX = "FASTQWEN_"
 ItemField = Literal["title", "summary", "text"]
 
@@ -27,7 +29,13 @@ class Settings(BaseModel):
     # Built at first use: `--help` needs no validator.
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
-    engine: Literal["auto", "torch", "scripted"] = "auto"
+    engine: Literal["auto", "tgi", "vllm", "torch", "scripted"] = "auto"
+    endpoint: tuple[str, ...] = ()
+    text_endpoints: tuple[str, ...] = ()
+    vision_endpoints: tuple[str, ...] = ()
+    api_key_file: Path | None = None
+    ca_file: Path | None = None
+    startup_timeout: float = Field(600.0, ge=0.0, le=86400.0, allow_inf_nan=False)
     model: str | None = None
     text_model: str | None = None
     vision_model: str | None = None
@@ -63,6 +71,16 @@ class Settings(BaseModel):
     def model_for(self, kind: str) -> str | None:
         """The model named for a job of `kind` `text` or `vision`, or None for the default."""
         return self.model or (self.vision_model if kind == "vision" else self.text_model)
+
+    @property
+    def names_endpoints(self) -> bool:
+        """Whether the user named any endpoint."""
+        return bool(self.endpoint or self.text_endpoints or self.vision_endpoints)
+
+    def endpoints_for(self, kind: str) -> tuple[str, ...]:
+        """The servers for a job of `kind`; without any, where `make up` puts them."""
+        named = self.endpoint or (self.vision_endpoints if kind == "vision" else self.text_endpoints)
+        return named or (DEFAULT_ENDPOINTS[kind],)
 
     def batch_size_for(self, kind: str) -> int:
         """Prompts, or images, in a batch of the torch engine."""
@@ -119,5 +137,5 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     for name in Settings.model_fields:
         value = environ.get(PREFIX + name.upper())
         if value is not None:
-            values[name] = split(value) if name in ("item_fields", "labels") else value
+            values[name] = split(value) if name in LISTS else value
     return values

@@ -85,18 +85,23 @@ class PreparedImage:
 
 @dataclass(frozen=True, slots=True)
 class ScoreRequest:
-    """A prompt and the ids of the labels to read from the distribution of the token after it."""
+    """A prompt and the labels to read from the distribution of the token after it, with their ids."""
 
     prompt: str
     token_ids: tuple[int, ...]
+    labels: tuple[str, ...]
     label_ids: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class CaptionRequest:
-    """A prompt (with its image, unless text alone is known) and how to sample the answer."""
+    """A prompt (with its image, unless text alone is known) and how to sample the answer.
+
+    `body` is what stands in the prompt's one turn, for servers that render it themselves.
+    """
 
     prompt: str
+    body: str
     token_ids: tuple[int, ...]
     image: PreparedImage | None
     max_new_tokens: int
@@ -122,6 +127,7 @@ class LabelScores:
     route: str
     prompt_tokens: int
     flags: tuple[str, ...] = ()
+    attempts: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +139,7 @@ class Caption:
     route: str
     prompt_tokens: int
     completion_tokens: int
+    attempts: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,7 +106,7 @@ async def evaluate(args: argparse.Namespace) -> dict[str, float]:
     say = Console(stderr=True).print
     for kind in ("vision", "text"):
         flags = {"engine": "torch", "model": args.model, "device": args.device, "dtype": args.dtype}
-        backend = open_backend(
+        backend = await open_backend(
             settings.load(flags | {"llm_batch_size": 16, "semantic_summary_batch_size": 16}, {}), kind, say
         )
         try:

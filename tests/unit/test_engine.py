@@ -36,7 +36,7 @@ def score_requests(tokenizer: Tokenizer, count: int) -> list[ScoreRequest]:
             rng.choice(["red", "mug", "history", "blue hat.", "A.", "\n"]) for _ in range(rng.randint(1, 90))
         )
         prompt, ids = profile.turn(body)
-        requests.append(ScoreRequest(prompt, ids, letters[: rng.randint(2, 20)]))
+        requests.append(ScoreRequest(prompt, ids, (), letters[: rng.randint(2, 20)]))
     return requests
 
 
@@ -89,7 +89,7 @@ def caption_requests(tokenizer: Tokenizer, names: list[str]) -> list[CaptionRequ
         image = prepare((CATALOGUE / "images" / name).read_bytes(), name, GRID)
         seen = GRID.tokens(image.sent_width, image.sent_height)
         prompt, ids = profile.turn(prompts.summary_body(None, None), seen)
-        requests.append(CaptionRequest(prompt, ids, image, 40))
+        requests.append(CaptionRequest(prompt, "", ids, image, 40))
     return requests
 
 
@@ -104,7 +104,7 @@ def test_captions_in_a_batch_are_those_of_single_images(vision_model: Any, token
 
 def test_an_answer_cut_off_says_so(vision_model: Any, tokenizer: Tokenizer) -> None:
     request = caption_requests(tokenizer, ["mug-02.jpg"])[0]
-    short = CaptionRequest(request.prompt, request.token_ids, request.image, 3)
+    short = CaptionRequest(request.prompt, "", request.token_ids, request.image, 3)
     answer = caption.caption(vision_model, tokenizer, GRID, [short])[0]
     assert (answer.finish_reason, answer.completion_tokens) == ("length", 3)
 

@@ -6,20 +6,44 @@ import importlib.util
 from collections.abc import Callable
 
 from tgi_stack.backends.base import Backend
-from tgi_stack.errors import MissingPackageError
+from tgi_stack.errors import MissingPackageError, NoEngineError
 from tgi_stack.settings import Settings
 
+Say = Callable[[str], None]
 
-def open_backend(settings: Settings, kind: str, say: Callable[[str], None]) -> Backend:
+
+async def open_backend(settings: Settings, kind: str, say: Say) -> Backend:
     """The backend for a job of `kind` `text` or `vision`; `say` is told in a line what was chosen.
+
+    `auto` asks the endpoints; only where none was named and none answers does it compute in process, and only
+    with weights that are on this machine.
 
     Raises:
         MissingPackageError: the engine's packages are not installed.
+        ServerError: no server, or the wrong one.
     """
     if settings.engine == "scripted":
         from tgi_stack.backends.scripted import open_scripted
 
-        return open_scripted(settings)
+        return open_scripted(settings, kind)
+    if settings.engine == "torch":
+        return _local(settings, kind, say)
+    from tgi_stack.backends.serving import DEFAULT_PATIENCE_S, open_served
+
+    if settings.engine != "auto" or settings.names_endpoints:
+        return await open_served(settings, kind, say)
+    try:
+        return await open_served(settings, kind, say, patience_s=DEFAULT_PATIENCE_S)
+    except NoEngineError as no_server:
+        try:
+            backend = _local(settings, kind, say)
+        except (NoEngineError, MissingPackageError) as error:
+            raise NoEngineError(f"{no_server}; {error}") from error
+        say("no server answers: computing in process")
+        return backend
+
+
+def _local(settings: Settings, kind: str, say: Say) -> Backend:
     for package in ("torch", "transformers"):
         if importlib.util.find_spec(package) is None:
             raise MissingPackageError(package, "torch")

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tgi_stack import __version__, scoring
@@ -51,42 +53,53 @@ class Script:
 class ScriptedBackend:
     """Answers by the digest of what it was asked."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, kind: str = "vision") -> None:
         folder = TINY / "vision"
         tokenizer = Tokenizer(folder / "tokenizer.json")
         self._script = script
         self.appetite = 64
         self.identity = Identity("scripted", "scripted", __version__, "none", "none", tokenizer.digest, "1")
         grid = Grid.from_checkpoint(folder)
-        self.profile = Profile(tokenizer, closes_thinking=False, context=65_536, grid=grid)
+        # Prompts are those that the tiny checkpoint of its kind would get.
+        self.profile = Profile(tokenizer, closes_thinking=kind == "text", context=65_536, grid=grid)
 
     async def score(self, request: ScoreRequest) -> LabelScores:
-        number = await self._number(request.prompt)
-        logits = [math.sin(number % 9973 + label) for label in request.label_ids]
-        logprobs = tuple(math.log(p) for p in scoring.softmax(logits))
+        number = await self._number(number_of(request.token_ids))
+        logprobs = label_logprobs(number, request.label_ids)
         return LabelScores(
             logprobs, "vocabulary", scoring.mass(logprobs), True, ROUTE, len(request.token_ids)
         )
 
     async def caption(self, request: CaptionRequest) -> Caption:
-        seen = "" if request.image is None else request.image.sha256
-        number = await self._number(request.prompt + seen)
+        seen = b"" if request.image is None else request.image.jpeg
+        number = await self._number(number_of(request.token_ids, seen))
         text = f"Scripted summary {number:x}."
         return Caption(text, "stop", ROUTE, len(request.token_ids), len(text.split()))
 
     async def aclose(self) -> None:
         pass
 
-    async def _number(self, asked: str) -> int:
+    async def _number(self, number: int) -> int:
         if self._script.delay_s:
             await asyncio.sleep(self._script.delay_s)
-        digest = hashlib.blake2b(asked.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        number = int.from_bytes(digest, "big")
         if self._script.fail_every and number % self._script.fail_every == 0:
             raise RowError("scripted.failure", "the script says so")
         return number
 
 
-def open_scripted(settings: Settings) -> ScriptedBackend:
+def number_of(token_ids: Sequence[int], image: bytes = b"") -> int:
+    """What an answer is a function of: a digest of the question."""
+    asked = array("q", token_ids).tobytes() + image
+    return int.from_bytes(hashlib.blake2b(asked, digest_size=8).digest(), "big")
+
+
+def label_logprobs(number: int, label_ids: Sequence[int]) -> tuple[float, ...]:
+    """The answer: different for each question and each label, and adding up to 1."""
+    return tuple(
+        math.log(p) for p in scoring.softmax([math.sin(number % 9973 + label) for label in label_ids])
+    )
+
+
+def open_scripted(settings: Settings, kind: str) -> ScriptedBackend:
     """The scripted backend that the settings describe."""
-    return ScriptedBackend(Script.parse(settings.model))
+    return ScriptedBackend(Script.parse(settings.model), kind)

@@ -93,6 +93,34 @@ def locate(
     return Checkpoint(name, found.name, found)
 
 
+def locate_files(name: str, kind: str, revision: str | None, say: Say) -> Path:
+    """A folder with a model's small files (tokenizer, template, configurations), without its weights.
+
+    Raises:
+        UsageError: no such model.
+        MachineError: they can't be downloaded from here.
+    """
+    if name == "tiny":
+        return TINY / kind
+    if (folder := _folder(name, "--model")) is not None:
+        return folder
+    small = [pattern for pattern in FILES if pattern != "*.safetensors"]
+    try:
+        found = Path(snapshot_download(name, revision=revision, allow_patterns=small, local_files_only=True))
+        if (found / TOKENIZER).is_file():
+            return found
+    except LocalEntryNotFoundError:
+        pass
+    say(f"downloading the tokenizer and configuration of {name}")
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=small))
+    except (HfHubHTTPError, OfflineModeIsEnabled, LocalEntryNotFoundError, OSError) as error:
+        raise MachineError(
+            f"the tokenizer of {name} is not on this machine and can't be downloaded ({_reason(error)}); "
+            "give its folder: --tokenizer PATH --model PATH"
+        ) from error
+
+
 def locate_tokenizer(name: str, kind: str, say: Say) -> Path:
     """The tokenizer.json that a --tokenizer argument names: a file, a folder, `tiny` or a hub id.
 

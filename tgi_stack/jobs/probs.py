@@ -49,7 +49,7 @@ class Probs:
             "from_cache": False,
             "flags": list(scores.flags),
             "usage": {"prompt_tokens": scores.prompt_tokens},
-            "attempts": 1,
+            "attempts": scores.attempts,
         }
 
     def _request(self, row: ProbsRow) -> tuple[ScoreRequest, tuple[str, ...]]:
@@ -66,4 +66,5 @@ class Probs:
         if len(ids) >= profile.context:
             raise TextError("text.too_long", f"{len(ids)} tokens; the context is {profile.context}")
         labels = self._prover.default(row.labels) if isinstance(row.labels, int) else row.labels
-        return ScoreRequest(prompt, ids, self._prover.ids(labels, ending, (prompt, ids))), labels
+        label_ids = self._prover.ids(labels, ending, (prompt, ids))
+        return ScoreRequest(prompt, ids, labels, label_ids), labels

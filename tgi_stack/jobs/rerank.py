@@ -63,7 +63,7 @@ class Rerank:
             "flags": [*flags, *scores.flags],
             **_about(row),
             "usage": {"prompt_tokens": scores.prompt_tokens},
-            "attempts": 1,
+            "attempts": scores.attempts,
         }
 
     def _resolve(self, entry: Item | str) -> Item:
@@ -100,7 +100,7 @@ class Rerank:
                     "lower --max-item-tokens",
                 )
             history, cut = history[1:], True
-        request = ScoreRequest(prompt, ids, self._prover.ids(labels, self._ending))
+        request = ScoreRequest(prompt, ids, labels, self._prover.ids(labels, self._ending))
         return request, ("text.truncated",) if cut else ()
 
     def _turn(

@@ -195,6 +195,6 @@ def _failure(id: str | None, number: int, error: RowError) -> Record:
         "id": id,
         "status": "failed",
         "error": {"type": error.type, "message": str(error), "row": number},
-        "attempts": 0,
+        "attempts": error.attempts,
     }
     return record | ({"flags": list(error.flags)} if error.flags else {})

@@ -77,7 +77,7 @@ class Summarize:
             "from_cache": False,
             "image": None if image is None else _sizes(image),
             "usage": {"prompt_tokens": caption.prompt_tokens, "completion_tokens": caption.completion_tokens},
-            "attempts": 1,
+            "attempts": caption.attempts,
         }
 
     async def _caption(self, request: CaptionRequest) -> Caption:
@@ -122,6 +122,7 @@ class Summarize:
         if image is not None and profile.grid is not None:
             seen = profile.grid.tokens(image.sent_width, image.sent_height)
         body = prompts.summary_body(title, text, instruction=settings.instruction, template=self._template)
+        body = profile.tokenizer.harmless(body)
         prompt, ids = profile.turn(body, seen)
         if len(ids) + settings.max_new_tokens > profile.context:
             raise TextError(
@@ -130,7 +131,7 @@ class Summarize:
                 f"the context of {profile.context}",
             )
         request = CaptionRequest(
-            prompt, ids, image, settings.max_new_tokens, settings.temperature, settings.seed
+            prompt, body, ids, image, settings.max_new_tokens, settings.temperature, settings.seed
         )
         flags = image.flags if image is not None else ()
         return request, flags + (("text.truncated",) if title_cut or text_cut else ())

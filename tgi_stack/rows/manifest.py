@@ -33,6 +33,12 @@ FREE = frozenset(
         "semantic_summary_batch_size",
         "device",
         "engine",
+        "endpoint",
+        "text_endpoints",
+        "vision_endpoints",
+        "api_key_file",
+        "ca_file",
+        "startup_timeout",
     }
 )
 

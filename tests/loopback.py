@@ -1,0 +1,299 @@
+"""A server on loopback that speaks both dialects and plays faults, in a thread of its own.
+
+Its answers are the scripted backend's: a pure function of the question, so that one in the wrong row shows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import gzip
+import io
+import json
+import math
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import Image
+
+from tgi_stack import prompts
+from tgi_stack.backends.scripted import label_logprobs, number_of
+from tgi_stack.images.grid import Grid
+from tgi_stack.tiny import TINY
+from tgi_stack.tokens import Tokenizer
+
+Fault = str | None
+
+TOKENIZER = Tokenizer(TINY / "vision" / "tokenizer.json")
+GRID = Grid.from_checkpoint(TINY / "vision")
+MODEL = "tiny"
+
+
+@dataclass
+class Loopback:
+    """What a test sees and turns: `fault(n, path)` names the fault of the n-th POST, from 0."""
+
+    dialect: str
+    fault: Callable[[int, str], Fault] = lambda number, path: None
+    delay_s: float = 0.0
+    model: str = MODEL
+    api_key: str | None = None
+    tokens_more: int = 0
+    url: str = ""
+    port: int = 0
+    posts: int = 0
+    in_flight: int = 0
+    most_in_flight: int = 0
+    accepted: list[str] = field(default_factory=list)
+    _connections: set[asyncio.StreamWriter] = field(default_factory=set)
+    _loop: asyncio.AbstractEventLoop | None = None
+    _server: asyncio.Server | None = None
+
+    # -- turning it on and off, from the test's thread ---------------------------------------------------
+
+    def stop(self) -> None:
+        """As a killed server: nothing listens, connections are reset."""
+        self._call(self._stop())
+
+    def start(self) -> None:
+        """Listens again, on the same port."""
+        self._call(self._start())
+
+    def _call(self, what: Any) -> None:
+        assert self._loop is not None
+        asyncio.run_coroutine_threadsafe(what, self._loop).result(10)
+
+    async def _start(self) -> None:
+        self._server = await asyncio.start_server(
+            self._serve, "127.0.0.1", self.port, backlog=2048, limit=2**26
+        )
+        self.port = self._server.sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    async def _stop(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        for writer in self._connections:
+            writer.transport.abort()
+
+    # -- HTTP --------------------------------------------------------------------------------------------
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._connections.add(writer)
+        try:
+            while (head := await reader.readuntil(b"\r\n\r\n")) is not None:
+                first, *lines = head.decode("latin-1").split("\r\n")
+                headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+                body = await reader.readexactly(int(headers.get("content-length", 0)))
+                method, path, _ = first.split(" ")
+                self.in_flight += 1
+                self.most_in_flight = max(self.most_in_flight, self.in_flight)
+                try:
+                    await self._reply(writer, method, path, headers, body)
+                finally:
+                    self.in_flight -= 1
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            self._connections.discard(writer)
+            writer.close()
+
+    async def _reply(
+        self, writer: asyncio.StreamWriter, method: str, path: str, headers: dict[str, str], body: bytes
+    ) -> None:
+        if self.api_key is not None and headers.get("authorization") != f"Bearer {self.api_key}":
+            await _send(writer, 401, b"")
+            return
+        if method == "GET":
+            found = self._described(path)
+            await _send(writer, 404 if found is None else 200, json.dumps(found or {}).encode())
+            return
+        number, self.posts = self.posts, self.posts + 1
+        fault = self.fault(number, path)
+        if self.delay_s:
+            await asyncio.sleep(self.delay_s)
+        if fault in STATUSES:
+            await _send(
+                writer, STATUSES[fault], json.dumps({"error": f"played {fault}", "error_type": "x"}).encode()
+            )
+            return
+        more, answer = self._answer(path, json.loads(body), headers)
+        await _play(fault, writer, json.dumps(answer).encode(), more)
+
+    # -- dialects ----------------------------------------------------------------------------------------
+
+    def _described(self, path: str) -> dict[str, Any] | None:
+        if path == "/health":
+            return {}
+        if self.dialect == "tgi" and path == "/info":
+            return {
+                "model_id": self.model,
+                "model_sha": None,
+                "max_total_tokens": 4096,
+                "version": "3.3.6-dev0",
+                "sha": "dfb3fbe",
+            }
+        if self.dialect == "vllm" and path == "/v1/models":
+            return {"data": [{"id": self.model, "root": self.model, "max_model_len": 4096}]}
+        if self.dialect == "vllm" and path == "/version":
+            return {"version": "0.33.0"}
+        return None
+
+    def _answer(
+        self, path: str, asked: dict[str, Any], headers: dict[str, str]
+    ) -> tuple[dict[str, str], dict[str, Any]]:
+        if path == "/generate":
+            return self._generate(asked["inputs"], asked["parameters"])
+        name = headers["x-request-id"]
+        if path == "/v1/completions":
+            return {}, self._completions(asked, f"cmpl-{name}")
+        return {}, self._chat(asked, f"chatcmpl-{name}")
+
+    def _completions(self, asked: dict[str, Any], id: str) -> dict[str, Any]:
+        given = asked["prompt"]
+        questions = [list(TOKENIZER.encode(given))] if isinstance(given, str) else given
+        labels = asked.get("logprob_token_ids", [])
+        choices = []
+        for index, ids in enumerate(questions):
+            read = dict(zip(labels, label_logprobs(number_of(ids), labels), strict=True)) if labels else {}
+            top = {"token_id:0": -20.0} | {f"token_id:{label}": value for label, value in read.items()}
+            choices.append(
+                {"index": index, "text": "A", "finish_reason": "length", "logprobs": {"top_logprobs": [top]}}
+            )
+        usage = {
+            "prompt_tokens": sum(map(len, questions)) + self.tokens_more,
+            "completion_tokens": len(questions),
+        }
+        return {"id": id, "model": self.model, "choices": choices, "usage": usage}
+
+    def _chat(self, asked: dict[str, Any], id: str) -> dict[str, Any]:
+        parts = asked["messages"][0]["content"]
+        body = parts[-1]["text"]
+        jpeg, visual = b"", None
+        if len(parts) == 2:
+            jpeg = base64.b64decode(parts[0]["image_url"]["url"].partition("base64,")[2])
+            visual = GRID.tokens(*Image.open(io.BytesIO(jpeg)).size)
+        frame = (
+            prompts.user_turn(body, close_thinking=False)
+            if visual is None
+            else prompts.image_turn(body, image_tokens=visual, close_thinking=False)
+        )
+        ids = TOKENIZER.encode(frame)
+        text = f"Scripted summary {number_of(ids, jpeg):x}."
+        message = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop", "index": 0}
+        usage = {"prompt_tokens": len(ids), "completion_tokens": len(text.split())}
+        return {"id": id, "model": self.model, "choices": [message], "usage": usage}
+
+    def _generate(self, inputs: str, asked: dict[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
+        ids = TOKENIZER.encode(inputs)
+        text, top = f"Scripted summary {number_of(ids):x}.", []
+        if "grammar" in asked:
+            labels = asked["grammar"]["value"].strip("()").replace("\\", "").split("|")
+            label_ids = [TOKENIZER.encode(label)[-1] for label in labels]
+            read = zip(labels, label_ids, label_logprobs(number_of(ids), label_ids), strict=True)
+            top = [{"id": i, "text": t, "logprob": p, "special": False} for t, i, p in read]
+            top.sort(key=lambda token: -float(str(token["logprob"])))
+        details = {
+            "finish_reason": "length" if asked["max_new_tokens"] == 1 else "eos_token",
+            "generated_tokens": 1 if asked["max_new_tokens"] == 1 else len(text.split()),
+            "seed": asked.get("seed"),
+            "prefill": [],
+            "tokens": top[:1],
+        }
+        headers = {"x-prompt-tokens": str(len(ids) + self.tokens_more)}
+        return headers, {"generated_text": text, "details": details | ({"top_tokens": [top]} if top else {})}
+
+
+STATUSES = {
+    name: int(name) for name in ("301", "400", "401", "404", "413", "422", "424", "429", "500", "502", "503")
+}
+
+
+async def _send(
+    writer: asyncio.StreamWriter, status: int, body: bytes, headers: dict[str, str] | None = None
+) -> None:
+    lines = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
+    location = "Location: http://127.0.0.1:1/stolen\r\n" if 300 <= status < 400 else ""
+    head = f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n{location}{lines}\r\n"
+    writer.write(head.encode() + body)
+    await writer.drain()
+
+
+async def _play(fault: Fault, writer: asyncio.StreamWriter, body: bytes, headers: dict[str, str]) -> None:
+    """Sends an answer as a fault has it."""
+    if fault == "reset":
+        writer.transport.abort()
+    elif fault == "silent":
+        writer.close()
+    elif fault == "truncated":
+        writer.write(b"HTTP/1.1 200 X\r\nContent-Length: %d\r\n\r\n" % len(body) + body[: len(body) // 2])
+        await writer.drain()
+        writer.close()
+    elif fault == "half a chunk":
+        writer.write(b"HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n" % len(body) + body)
+        await writer.drain()
+        writer.close()
+    elif fault == "no length":
+        writer.write(b"HTTP/1.1 200 X\r\nConnection: close\r\n\r\n" + body)
+        await writer.drain()
+        writer.close()
+    elif fault == "slow":
+        with contextlib.suppress(ConnectionError):
+            writer.write(b"HTTP/1.1 200 X\r\nContent-Length: %d\r\n\r\n" % len(body))
+            for byte in body:
+                writer.write(bytes([byte]))
+                await writer.drain()
+                await asyncio.sleep(0.1)
+    elif fault == "gzip":
+        await _send(writer, 200, gzip.compress(bytes(50_000_000)), headers | {"Content-Encoding": "gzip"})
+    elif fault == "large":
+        await _send(writer, 200, b" " * 9_000_000 + body, headers)
+    elif fault in ("twice", "late"):
+        await _send(writer, 200, body, headers)
+        await asyncio.sleep(0.03 if fault == "late" else 0)
+        await _send(writer, 200, body, headers)
+    else:
+        await _send(writer, 200, REPLACED.get(str(fault), lambda answer: answer)(body), headers)
+
+
+def _without_logprobs(body: bytes) -> bytes:
+    return body.replace(b"token_id:3", b"token_id:9").replace(b'"top_tokens"', b'"other"')
+
+
+REPLACED: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda body: b"",
+    "html": lambda body: b"<html>Bad gateway</html>",
+    "list": lambda body: b"[1]",
+    "error": lambda body: b'{"error":{"message":"engine","code":500}}',
+    "other id": lambda body: body.replace(b"cmpl-", b"cmpl-f").replace(b'"seed": ', b'"seed": 1'),
+    "other model": lambda body: body.replace(b'"model": "tiny"', b'"model": "huge"').replace(
+        b'"seed": ', b'"seed": 1'
+    ),
+    "no label": _without_logprobs,
+    "null": lambda body: body.replace(b": -", b': null, "x": -'),
+    "nan": lambda body: body.replace(b": -", b': NaN, "x": -'),
+}
+
+
+@contextmanager
+def serve(dialect: str, **options: Any) -> Iterator[Loopback]:
+    """A server that listens until the block ends."""
+    made = Loopback(dialect, **options)
+    made._loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=made._loop.run_forever, daemon=True)
+    thread.start()
+    made.start()
+    try:
+        yield made
+    finally:
+        made.stop()
+        made._loop.call_soon_threadsafe(made._loop.stop)
+        thread.join(10)
+
+
+def close_to(a: float, b: float) -> bool:
+    return math.isclose(a, b, abs_tol=1e-9)

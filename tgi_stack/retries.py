@@ -1,0 +1,78 @@
+"""What to do about a request that was not answered: decided from what came back, nothing else."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from enum import Enum
+
+FIRST_S, MOST_S = 0.25, 8.0
+MAX_RETRY_AFTER_S = 30.0
+
+
+class Decision(Enum):
+    """What a failed attempt asks for."""
+
+    ROW = "the row fails: the server refuses this very request"
+    ASIDE = "the endpoint is set aside: it will refuse every request"
+    DOWN = "the endpoint is gone for now: the attempt does not count"
+    THROTTLED = "the server has too much to do: later, and less"
+    FREE = "an idle connection had ended: again at once, once"
+    TRANSIENT = "again, after a pause, a few times"
+
+
+def of_status(status: int) -> Decision:
+    """The decision for a reply that is no 200.
+
+    A 501 and a redirect are no way of answering at all; of 5xx only 503 says that there is too much to do.
+    """
+    if status in (429, 503):
+        return Decision.THROTTLED
+    if status in (401, 403, 404, 405, 501) or 300 <= status < 400:
+        return Decision.ASIDE
+    if status in (408, 424, 425) or status >= 500:
+        return Decision.TRANSIENT
+    return Decision.ROW
+
+
+def of_transport(kind: str, *, silent_before: bool) -> Decision:
+    """The decision for a `TransportError`."""
+    if kind == "refused":
+        return Decision.DOWN
+    if kind == "unsafe":
+        return Decision.ASIDE
+    if kind == "silent" and not silent_before:
+        return Decision.FREE
+    return Decision.TRANSIENT
+
+
+def retry_after_s(value: str | None) -> float | None:
+    """A Retry-After header in seconds, capped; dates are passed over, since clocks differ."""
+    try:
+        found = float(value or "")
+    except ValueError:
+        return None
+    return min(max(found, 0.0), MAX_RETRY_AFTER_S) if found == found else None
+
+
+def pause_s(times: int, rng: random.Random) -> float:
+    """Full jitter: anything up to a bound that doubles with each time."""
+    return rng.uniform(0.0, min(MOST_S, FIRST_S * 2 ** min(times, 10)))
+
+
+@dataclass
+class Budget:
+    """Retries of a whole run: each first attempt earns `share` of one, on top of the `spare` ones."""
+
+    share: float = 0.2
+    spare: float = 10.0
+
+    def earn(self) -> None:
+        self.spare += self.share
+
+    def take(self) -> bool:
+        """Whether a retry may be made now."""
+        if self.spare < 1.0:
+            return False
+        self.spare -= 1.0
+        return True

@@ -1,0 +1,1 @@
+"""What TGI and vLLM are asked and answer, as pure functions: no sockets, no clocks."""
