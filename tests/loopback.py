@@ -11,7 +11,6 @@ import contextlib
 import gzip
 import io
 import json
-import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -218,28 +217,27 @@ async def _send(
 ) -> None:
     lines = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
     location = "Location: http://127.0.0.1:1/stolen\r\n" if 300 <= status < 400 else ""
-    head = f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n{location}{lines}\r\n"
+    length = f"Content-Length: {len(body)}\r\n"
+    head = f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\n{length}{location}{lines}\r\n"
     writer.write(head.encode() + body)
     await writer.drain()
 
 
 async def _play(fault: Fault, writer: asyncio.StreamWriter, body: bytes, headers: dict[str, str]) -> None:
     """Sends an answer as a fault has it."""
-    if fault == "reset":
-        writer.transport.abort()
-    elif fault == "silent":
-        writer.close()
-    elif fault == "truncated":
-        writer.write(b"HTTP/1.1 200 X\r\nContent-Length: %d\r\n\r\n" % len(body) + body[: len(body) // 2])
-        await writer.drain()
-        writer.close()
-    elif fault == "half a chunk":
-        writer.write(b"HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n" % len(body) + body)
-        await writer.drain()
-        writer.close()
-    elif fault == "no length":
-        writer.write(b"HTTP/1.1 200 X\r\nConnection: close\r\n\r\n" + body)
-        await writer.drain()
+    cut_short = {
+        "reset": b"",
+        "silent": b"",
+        "truncated": b"Content-Length: %d\r\n\r\n" % len(body) + body[: len(body) // 2],
+        "half a chunk": b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % len(body) + body,
+        "no length": b"Connection: close\r\n\r\n" + body,
+    }
+    if fault in cut_short:
+        if cut_short[fault]:
+            writer.write(b"HTTP/1.1 200 X\r\n" + cut_short[fault])
+            await writer.drain()
+        if fault == "reset":
+            writer.transport.abort()
         writer.close()
     elif fault == "slow":
         with contextlib.suppress(ConnectionError):
@@ -250,14 +248,13 @@ async def _play(fault: Fault, writer: asyncio.StreamWriter, body: bytes, headers
                 await asyncio.sleep(0.1)
     elif fault == "gzip":
         await _send(writer, 200, gzip.compress(bytes(50_000_000)), headers | {"Content-Encoding": "gzip"})
-    elif fault == "large":
-        await _send(writer, 200, b" " * 9_000_000 + body, headers)
     elif fault in ("twice", "late"):
         await _send(writer, 200, body, headers)
         await asyncio.sleep(0.03 if fault == "late" else 0)
         await _send(writer, 200, body, headers)
     else:
-        await _send(writer, 200, REPLACED.get(str(fault), lambda answer: answer)(body), headers)
+        replace = REPLACED.get(str(fault))
+        await _send(writer, 200, replace(body) if replace else body, headers)
 
 
 def _without_logprobs(body: bytes) -> bytes:
@@ -265,6 +262,7 @@ def _without_logprobs(body: bytes) -> bytes:
 
 
 REPLACED: dict[str, Callable[[bytes], bytes]] = {
+    "large": lambda body: b" " * 9_000_000 + body,
     "empty": lambda body: b"",
     "html": lambda body: b"<html>Bad gateway</html>",
     "list": lambda body: b"[1]",
@@ -293,7 +291,3 @@ def serve(dialect: str, **options: Any) -> Iterator[Loopback]:
         made.stop()
         made._loop.call_soon_threadsafe(made._loop.stop)
         thread.join(10)
-
-
-def close_to(a: float, b: float) -> bool:
-    return math.isclose(a, b, abs_tol=1e-9)

@@ -26,13 +26,13 @@ Clock = Callable[[], float]
 
 
 class Limit:
-    """How many requests an endpoint takes at once: grows while throughput does, is cut once a burst.
+    """How many requests an endpoint takes at once: grows with throughput, is cut once for each burst.
 
     Only being told that it is too much cuts it: a 5xx says nothing of how much a server can take.
     """
 
-    def __init__(self, most: int, clock: Clock) -> None:
-        self.allowed = float(min(FIRST, most))
+    def __init__(self, most: int, clock: Clock, first: int = FIRST) -> None:
+        self.allowed = float(min(first, most))
         self._most = most
         self._clock = clock
         self._cut_at = self._window_at = clock()
@@ -59,7 +59,7 @@ class Limit:
         self._best = max(rate, 0.95 * self._best)
 
     def throttled(self, sent_at: float) -> None:
-        """Told to send less, about a request that was sent then; what was out at the last cut is one burst."""
+        """Told to send less, about a request of that time; what was out at the last cut is one burst."""
         if sent_at >= self._cut_at:
             self.allowed = max(1.0, CUT * self.allowed)
             self._cut_at, self._best, self._held = self._clock(), 0.0, 0

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from tgi_stack import prompts
 from tgi_stack.backends.base import Profile
 from tgi_stack.backends.served import ServedBackend, check
-from tgi_stack.endpoints import Endpoint, Limit, Pool
+from tgi_stack.endpoints import FIRST, Endpoint, Limit, Pool
 from tgi_stack.engine.checkpoint import Checkpoint, Say, locate_files, locate_tokenizer
 from tgi_stack.errors import NoEngineError, ServerError, SettingsError, WrongServerError
 from tgi_stack.images.grid import Grid
@@ -88,8 +88,10 @@ async def _open(
     first = served[0]
     profile = _profile(first, settings, kind, say)
     most = settings.concurrency or MOST_IN_FLIGHT
+    first_limit = settings.concurrency or FIRST
     endpoints = [
-        Endpoint(url, one, Limit(most, time.monotonic)) for url, one in zip(urls, served, strict=True)
+        Endpoint(url, one, Limit(most, time.monotonic, first_limit))
+        for url, one in zip(urls, served, strict=True)
     ]
     for endpoint in endpoints:
         await _prove(transport, endpoint, profile)
@@ -190,7 +192,7 @@ async def _prove(transport: Transport, endpoint: Endpoint, profile: Profile) -> 
 
 
 def _profile(served: Served, settings: Settings, kind: str, say: Say) -> Profile:
-    """From the small files of the model: here, in the hub's cache, or downloaded after a line that says so."""
+    """From the small files of the model: here, in the hub's cache, or downloaded after a line."""
     name = settings.model_for(kind) or served.root
     local = Path(served.root)
     if name != "tiny" and (local / "tokenizer.json").is_file():
