@@ -10,7 +10,7 @@ TINY := --engine torch --model tiny
 CATALOGUE := examples/catalogue
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-wheel quality style lock clean
+.PHONY: help setup demo test test-live test-wheel quality style lock clean
 
 help: ## print the targets
 	@echo "fastqwen: make TARGET [VARIABLE=value]"
@@ -36,6 +36,9 @@ demo: setup ## summaries and a ranking of the example catalogue, computed here
 
 test: setup ## the test suite
 	$(BIN)/python -m pytest
+
+test-live: setup ## summarize, rerank and probs against a real vLLM on this CPU (builds it first, outside the clone)
+	@vllm=$$($(BIN)/python tests/live/environment.py) && FASTQWEN_VLLM=$$vllm $(BIN)/python -m pytest -m live tests/live
 
 test-wheel: setup ## build the wheel, install it with [torch] in an empty environment elsewhere, summarise with it
 	$(BIN)/python tools/try_wheel.py

@@ -32,6 +32,7 @@ from tgi_stack.errors import (
     InputError,
     MachineError,
     PromptFileError,
+    ServerError,
     UsageError,
 )
 from tgi_stack.jobs import run as runner
@@ -353,6 +354,38 @@ def evaluate(
     else:
         for part in figures.printed():
             Console(highlight=False).print(part)
+
+
+@app.command(name="doctor")
+def examine(
+    engine: Engine = None,
+    endpoint: Endpoints = None,
+    model: Model = None,
+    tokenizer: TokenizerOption = None,
+    api_key_file: ApiKeyFile = None,
+    ca_file: CaFile = None,
+    config: ConfigFile = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The lines as JSON on stdout.")] = False,
+    debug: Debug = False,
+) -> None:
+    """What works here; each line ok, a warning, or a failure with the fix."""
+    flags = _flags(locals())
+    lines: list[Any] = []
+
+    async def look() -> None:
+        async for line in doctor.examine(chosen):
+            lines.append(line)
+            talk.print(_escaped(f"{line.state}: {line.what} ({line.detail})"), markup=False)
+
+    with _reporting(debug):
+        chosen = settings.load(flags, file=config)
+        from tgi_stack import doctor
+
+        asyncio.run(look())
+    if as_json:
+        _print_data([asdict(line) for line in lines])
+    if any(line.state == "failure" for line in lines):
+        raise typer.Exit(ServerError.exit_status)
 
 
 def _cutoffs(value: str) -> list[int]:

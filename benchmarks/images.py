@@ -25,9 +25,10 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.table import Table
 
+from tgi_stack.images import VERSION
 from tgi_stack.images.grid import Grid
 from tgi_stack.images.pool import ImagePool
-from tgi_stack.images.prepare import VERSION, prepare
+from tgi_stack.images.prepare import prepare
 
 SIDE = 448
 GRID = Grid(factor=32, min_pixels=65_536, max_pixels=16_777_216)  # Qwen3-VL's

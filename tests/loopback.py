@@ -42,6 +42,7 @@ class Loopback:
     model: str = MODEL
     api_key: str | None = None
     tokens_more: int = 0
+    poison: bytes | None = None  # a request that holds it kills the server, which is started again
     url: str = ""
     port: int = 0
     posts: int = 0
@@ -110,6 +111,10 @@ class Loopback:
         if method == "GET":
             found = self._described(path)
             await _send(writer, 404 if found is None else 200, json.dumps(found or {}).encode())
+            return
+        if self.poison is not None and self.poison in body:
+            await self._stop()
+            asyncio.get_running_loop().call_later(0.3, lambda: asyncio.ensure_future(self._start()))
             return
         number, self.posts = self.posts, self.posts + 1
         fault = self.fault(number, path)

@@ -15,6 +15,7 @@ from tgi_stack.errors import LabelError
 LETTERS = string.ascii_uppercase + string.ascii_lowercase
 PAIRS = tuple(a + b for a in string.ascii_uppercase for b in string.ascii_uppercase)
 
+LONGEST_REMEMBERED = 256  # characters of an ending
 REMEMBERED = 10_000  # sets of labels in their places; they are few where prompts end alike
 
 Encode = Callable[[str], tuple[int, ...]]
@@ -98,6 +99,8 @@ class Prover:
             LabelError: see `prove`.
         """
         key = (labels, ending)
+        if len(ending[0]) > LONGEST_REMEMBERED:
+            return self._prove(labels, ending, whole)
         if key not in self._known:
             if len(self._known) >= REMEMBERED:
                 self._known.clear()

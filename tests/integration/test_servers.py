@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import CATALOGUE, Fastqwen, read_records, write_rows
-from tests.loopback import Loopback, serve
+from tests.loopback import TOKENIZER, Loopback, serve
 
 SCRIPTED = ("--engine", "scripted")
 QUESTION = {"labels": ["A", "B", "C"]}
@@ -189,6 +189,22 @@ def test_one_of_two_servers_that_goes_is_done_without(fastqwen: Fastqwen, tmp_pa
         same_as_scripted(fastqwen, out, "probs", rows)
 
 
+def test_a_row_that_kills_the_server_is_parked_and_the_run_ends(  # S20
+    fastqwen: Fastqwen, tmp_path: Path, rows: Path
+) -> None:
+    with serve("vllm", delay_s=0.01) as server:
+        server.poison = json.dumps(TOKENIZER.encode("Question 00017\n")).encode()
+        out = tmp_path / "o.jsonl"
+        done = fastqwen("probs", rows, "-o", out, *use(server), "--concurrency", "8", check=1)
+        assert "59 ok (0 from cache), 1 failed" in done.stderr
+        (failed,) = [record for record in read_records(out) if record["status"] == "failed"]
+        assert failed["id"] == "row-17"
+        assert failed["error"]["type"] == "server.poison"
+        server.poison = None
+        fastqwen("probs", rows, "-o", out, *use(server))
+        same_as_scripted(fastqwen, out, "probs", rows)
+
+
 def test_duplicate_replies_never_move_an_answer(
     fastqwen: Fastqwen, tmp_path: Path, server: Loopback
 ) -> None:  # S08
@@ -297,3 +313,16 @@ def test_json_is_what_a_run_ends_with(
 ) -> None:
     done = fastqwen("probs", rows, "-o", tmp_path / "o.jsonl", *use(server), "--json")
     assert json.loads(done.stdout)["ok"] == 60
+
+
+def test_doctor_says_what_an_endpoint_is(fastqwen: Fastqwen, server: Loopback) -> None:
+    done = fastqwen("doctor", "--endpoint", server.url, "--json")
+    assert f"ok: {server.url} ({server.dialect} 3" in done.stderr or "vllm 0.33.0" in done.stderr
+    assert {"tgi": "tgi.grammar", "vllm": "vllm.logprob_token_ids"}[server.dialect] in done.stderr
+    assert [line["state"] for line in json.loads(done.stdout)] == ["ok", "ok", "warning"]
+
+
+def test_doctor_names_the_fix_for_a_server_that_is_not_there(fastqwen: Fastqwen) -> None:
+    done = fastqwen("doctor", "--endpoint", "http://127.0.0.1:9", check=4)
+    assert "failure: http://127.0.0.1:9" in done.stderr
+    assert "make up" in done.stderr

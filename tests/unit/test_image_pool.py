@@ -7,6 +7,7 @@ import io
 import os
 import signal
 import struct
+import subprocess
 import sys
 import zlib
 from collections.abc import AsyncIterator
@@ -15,9 +16,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.conftest import ROOT
 from tgi_stack.errors import ImageError, MachineError
 from tgi_stack.images.grid import Grid
-from tgi_stack.images.pool import ImagePool
+from tgi_stack.images.pool import ImagePool, _Process
 from tgi_stack.images.prepare import prepare
 from tgi_stack.tiny import TINY
 
@@ -102,14 +104,62 @@ async def test_files_of_many_parts_are_read_no_further_than_needed(pool: ImagePo
         assert (await pool.prepare(content, "x", GRID)).sent_width >= 32
 
 
-async def test_one_that_crashes_fails_alone(pool: ImagePool) -> None:
-    await pool.prepare(picture(), "x", GRID)
-    (process,) = pool._idle  # as if the decoder had written over its own memory
-    process._process.send_signal(signal.SIGSEGV)
+async def test_one_that_crashes_fails_alone(pool: ImagePool, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = _Process.ask
+
+    async def crashing(self: _Process, *parts: bytes) -> tuple[bytes, bytes]:
+        if parts[-1] == picture(66):  # as if the decoder wrote over its own memory
+            self._process.send_signal(signal.SIGSEGV)
+        return await ask(self, *parts)
+
+    monkeypatch.setattr(_Process, "ask", crashing)
     with pytest.raises(ImageError, match="SIGSEGV") as caught:
-        await pool.prepare(picture(), "x", GRID)
+        await pool.prepare(picture(66), "x", GRID)
     assert caught.value.type == "image.crashed"
     assert (await pool.prepare(picture(), "x", GRID)).width == 300
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSEGV])
+async def test_a_process_that_died_idle_fails_nobody(pool: ImagePool, sent: signal.Signals) -> None:
+    await pool.prepare(picture(), "x", GRID)
+    pool._idle[0]._process.send_signal(sent)
+    assert (await pool.prepare(picture(), "x", GRID)).width == 300
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+async def test_a_signal_to_everybody_is_the_runs_to_heed(pool: ImagePool, sent: signal.Signals) -> None:
+    await pool.prepare(picture(), "x", GRID)
+    (process,) = pool._idle
+    process._process.send_signal(sent)
+    await asyncio.sleep(0.05)
+    assert process.is_alive
+
+
+def test_a_low_limit_of_computing_fails_no_sound_image() -> None:
+    """`ulimit -t` under what an image may take: processes are replaced in time."""
+    program = (
+        "import asyncio\n"
+        "from tests.unit.test_image_pool import GRID, ImagePool, picture\n"
+        "async def work():\n"
+        "    pool = ImagePool(1)\n"
+        "    print([(await pool.prepare(picture(), 'x', GRID)).width for _ in range(4)])\n"
+        "    await pool.aclose()\n"
+        "asyncio.run(work())\n"
+    )
+    command = f'ulimit -t 9; exec "{sys.executable}" -c "{program}"'
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[300, 300, 300, 300]"
+
+
+async def test_a_process_that_nobody_waits_for_any_more_is_ended(pool: ImagePool) -> None:
+    task = asyncio.create_task(pool.prepare(picture(), "x", GRID))
+    await asyncio.sleep(0.05)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await asyncio.sleep(0.1)
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    lines = [Path(f"/proc/{child}/cmdline").read_bytes() for child in children]
+    assert not any(b"tgi_stack.images.worker" in line for line in lines)
 
 
 async def test_one_that_stands_still_fails_by_the_clock() -> None:

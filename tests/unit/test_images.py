@@ -148,6 +148,32 @@ def test_exif_orientation_is_undone(orientation: int) -> None:  # I11
     assert (turned.width, turned.height) == (96, 160)
 
 
+@pytest.mark.parametrize("format", ["PNG", "WEBP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("orientation", [6, 8])
+def test_orientation_is_undone_once_in_every_format(format: str, orientation: int) -> None:  # I11
+    upright = picture(96, 160)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    method = Image.Transpose.ROTATE_90 if orientation == 6 else Image.Transpose.ROTATE_270
+    turned = prepare(encoded(upright.transpose(method), format, exif=exif), "x", TINY_GRID)
+    assert (turned.width, turned.height) == (96, 160)
+    assert psnr(pixels(turned), pixels(prepare(encoded(upright), "x", TINY_GRID))) > 30
+
+
+def test_an_orientation_in_xmp_is_undone() -> None:  # I11
+    upright = picture(200, 400)
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    stored = encoded(upright.transpose(Image.Transpose.ROTATE_90), "JPEG", xmp=xmp)
+    turned = prepare(stored, "x", TINY_GRID)
+    assert (turned.width, turned.height) == (200, 400)
+    assert psnr(pixels(turned), pixels(prepare(encoded(upright), "x", TINY_GRID))) > 30
+
+
+def test_metadata_that_can_not_be_read_does_no_harm() -> None:
+    content = encoded(picture(), "JPEG", exif=b"Exif\0\0garbagegarbage")
+    assert prepare(content, "x", TINY_GRID).width == 64
+
+
 @pytest.mark.parametrize("mode", ["I;16", "I"])
 def test_a_16_bit_grey_keeps_its_levels(mode: str) -> None:  # I12
     gradient = np.tile(np.linspace(0, 65535, 256), (256, 1))

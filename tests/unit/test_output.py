@@ -231,3 +231,16 @@ def test_a_broken_manifest_is_named(tmp_path: Path) -> None:
     manifest_path(out).write_text("{")
     with pytest.raises(UsageError, match=r"run\.json is broken"):
         Manifest.read(out)
+
+
+def test_an_index_that_is_short_never_makes_an_output(tmp_path: Path, source: Any) -> None:
+    out = tmp_path / "out.jsonl"
+    sink = opened(out, source)
+    for number in range(1, 6):
+        sink.write(number, record(number))
+    sink._opened._index.set(3, 0)  # as if a block of it had not been written
+    with pytest.raises(DiskError, match="4 of 5 records"):
+        sink.finish(counts(5))
+    assert not out.exists()
+    assert part_path(out).exists()
+    sink.close(counts(5))

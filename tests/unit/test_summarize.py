@@ -80,6 +80,15 @@ async def test_what_fails_is_not_remembered(job: Any, tmp_path: Path) -> None:
     assert (await job.answer(row))["summary"]
 
 
+async def test_each_row_is_told_of_its_own_file(job: Any, tmp_path: Path) -> None:
+    names = [f"{number}.jpg" for number in range(3)]
+    for name in names:
+        (tmp_path / name).write_bytes(MUG.read_bytes()[:2000])
+    rows = [SummarizeRow(number, name, name) for number, name in enumerate(names, 1)]
+    errors = await asyncio.gather(*map(job.answer, rows), return_exceptions=True)
+    assert all(name in str(error) for name, error in zip(names, errors, strict=True))
+
+
 def test_a_file_that_changes_during_the_run_is_one_version_or_fails(  # I22
     fastqwen: Fastqwen, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Generic, TypeVar
 from tgi_stack import retries
 from tgi_stack.backends.base import Profile
 from tgi_stack.endpoints import Endpoint, Pool
-from tgi_stack.errors import AnswerError, LabelError, ServerError, WrongServerError
+from tgi_stack.errors import AnswerError, LabelError, WrongServerError
 from tgi_stack.retries import Budget, Decision
 from tgi_stack.transport import Reply, Transport, TransportError
 from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, ScoreRequest
@@ -25,6 +26,7 @@ BAD_REPLIES = 3  # of one row, before it fails
 DEATHS = 2  # of a server, with one row in flight
 BASE_S, PER_TOKEN_S = 60.0, 0.1  # an attempt's deadline, by the tokens it asks for
 ROW_S = 1800.0
+HEALTH_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ class ServedBackend:
         self._budget = Budget()
         self._rng = rng or random.SystemRandom()
         self._clock = clock
+        self._suspects = asyncio.Lock()
 
     async def score(self, request: ScoreRequest) -> LabelScores:
         if len(request.label_ids) > vllm.MAX_LABELS:
@@ -125,16 +128,23 @@ class ServedBackend:
         until = self._clock() + ROW_S
         self._budget.earn()
         while True:
-            endpoint = await self._pool.acquire()
-            try:
-                answer = await self._attempt(question, endpoint, row)
-            finally:
-                self._pool.release(endpoint)
+            if row.deaths:  # a suspect is sent alone, so that the next death is its own or nobody's
+                async with self._suspects:
+                    answer = await self._once(question, row)
+            else:
+                answer = await self._once(question, row)
             if answer is not None:
                 return replace(answer, attempts=row.attempts)
             if self._clock() > until:
                 raise AnswerError("server.deadline", f"no answer within {ROW_S:.0f} s", (), row.attempts)
             await self._pause(row)
+
+    async def _once(self, question: Question[Answer], row: _Row) -> Answer | None:
+        endpoint = await self._pool.acquire()
+        try:
+            return await self._attempt(question, endpoint, row)
+        finally:
+            self._pool.release(endpoint)
 
     async def _pause(self, row: _Row) -> None:
         """Before a row is sent again. An empty budget slows retries down; it does not lose rows."""
@@ -156,7 +166,7 @@ class ServedBackend:
         try:
             reply = await self._transport.post(endpoint.url, call, BASE_S + PER_TOKEN_S * call.tokens)
         except TransportError as error:
-            self._unanswered(error, endpoint, row)
+            await self._unanswered(error, endpoint, row)
             return None
         if reply.status != 200:
             self._refused(reply, endpoint, row, sent_at)
@@ -170,7 +180,7 @@ class ServedBackend:
         self._pool.answered(endpoint)
         return answer
 
-    def _unanswered(self, error: TransportError, endpoint: Endpoint, row: _Row) -> None:
+    async def _unanswered(self, error: TransportError, endpoint: Endpoint, row: _Row) -> None:
         decision = retries.of_transport(error.kind, silent_before=row.silent)
         reason = str(error)
         if decision is Decision.ASIDE:
@@ -180,10 +190,26 @@ class ServedBackend:
             self._pool.gone(endpoint, reason)
         elif decision is Decision.FREE:
             row.silent = True
+        elif error.kind in ("silent", "broken") and await self._is_dead(endpoint):
+            self._died(endpoint, row, reason)
         else:
-            if error.kind in ("silent", "broken"):
-                row.deaths += (f"{endpoint.url}: {reason}",)
             self._again(endpoint, row, f"server.{error.kind}", reason)
+
+    async def _is_dead(self, endpoint: Endpoint) -> bool:
+        try:
+            return (await self._transport.get(f"{endpoint.url}/health", HEALTH_S)).status != 200
+        except TransportError:
+            return True
+
+    def _died(self, endpoint: Endpoint, row: _Row, reason: str) -> None:
+        """The server went while it had this row: once may be chance, alone and again it is not."""
+        self._pool.gone(endpoint, reason)
+        row.deaths += (f"{endpoint.url}: {reason}",)
+        if len(row.deaths) >= DEATHS:
+            evidence = "; ".join(row.deaths)
+            raise AnswerError(
+                "server.poison", f"the server died each time it was asked: {evidence}", (), row.attempts
+            )
 
     def _refused(self, reply: Reply, endpoint: Endpoint, row: _Row, sent_at: float) -> None:
         decision = retries.of_status(reply.status)
@@ -248,6 +274,3 @@ async def check(transport: Transport, endpoint: Endpoint, profile: Profile) -> N
             vllm.parse_count(reply.body, endpoint.served.model, name, tokens)
     except ForeignReplyError as error:
         raise WrongServerError(f"{endpoint.url}: {error}") from error
-
-
-__all__ = ["ServedBackend", "ServerError", "check"]

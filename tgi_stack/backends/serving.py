@@ -78,7 +78,7 @@ async def open_served(
 async def _open(
     transport: Transport, settings: Settings, kind: str, say: Say, patience_s: float | None
 ) -> ServedBackend:
-    urls = [_checked(url) for url in settings.endpoints_for(kind)]
+    urls = [checked_url(url) for url in settings.endpoints_for(kind)]
     if patience_s is None:
         patience_s = settings.startup_timeout
     wanted = settings.model_for(kind)
@@ -113,7 +113,8 @@ async def _open(
     return ServedBackend(transport, pool, identity, profile, CREW * len(endpoints))
 
 
-def _checked(url: str) -> str:
+def checked_url(url: str) -> str:
+    """An endpoint's URL without its last slash; raises SettingsError for what is none."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise SettingsError(f"--endpoint {url[:80]}: give a URL such as http://127.0.0.1:8080")

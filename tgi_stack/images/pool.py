@@ -62,27 +62,48 @@ class ImagePool:
             "allow_truncated": allow_truncated,
             "cpu_s": self._cpu_s,
         }
+        request = json.dumps(asked).encode()
         async with self._free:
-            process = self._idle.pop() if self._idle else await self._start()
             try:
-                header, jpeg = await asyncio.wait_for(
-                    process.ask(json.dumps(asked).encode(), content), self._wall_s
-                )
-            except TimeoutError as error:
-                message = f"{name} was not decoded within {self._wall_s:.0f} s"
-                raise ImageError("image.timeout", message) from error
-            except (asyncio.IncompleteReadError, ConnectionError) as error:
-                raise _death(await process.ended(), name, self._cpu_s) from error
-            else:
-                self._idle.append(process)
-            finally:
-                if process not in self._idle:  # also where whoever asked has been cancelled
-                    process.kill()
+                header, jpeg = await self._ask(name, request, content)
+            except ImageError as error:
+                if error.type != "image.crashed":
+                    raise
+                # It may have been hurt by the image before, or killed from outside: once more, in a new one.
+                header, jpeg = await self._ask(name, request, content, fresh=True)
         answer = json.loads(header)
         if "error" in answer:
             raise ImageError(*answer["error"])
         fields = answer["image"]
         return PreparedImage(jpeg=jpeg, **fields | {"flags": tuple(fields["flags"])})
+
+    async def _ask(
+        self, name: str, request: bytes, content: bytes, *, fresh: bool = False
+    ) -> tuple[bytes, bytes]:
+        idle = None if fresh else self._living()
+        process = idle or await self._start()
+        answered = False
+        try:
+            answer = await asyncio.wait_for(process.ask(request, content), self._wall_s)
+            answered = True
+        except TimeoutError as error:
+            message = f"{name} was not decoded within {self._wall_s:.0f} s"
+            raise ImageError("image.timeout", message) from error
+        except (asyncio.IncompleteReadError, ConnectionError) as error:
+            raise _death(await process.ended(), name, self._cpu_s) from error
+        finally:
+            if answered:
+                self._idle.append(process)
+            else:  # also where whoever asked has been cancelled
+                process.kill()
+        return answer
+
+    def _living(self) -> _Process | None:
+        while self._idle:
+            process = self._idle.pop()
+            if process.is_alive:
+                return process
+        return None
 
     async def _start(self) -> _Process:
         self._all = {process for process in self._all if process.is_alive}
@@ -133,6 +154,9 @@ class _Process:
             await started.ended()
             reason = said.strip().splitlines()[-1] if said.strip() else "it says nothing"
             raise MachineError(f"`{' '.join(command)}` does not start: {reason}") from error
+        except BaseException:
+            started.kill()
+            raise
         return started
 
     async def _ready(self) -> None:

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any
 
-from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 
 from cache.keys import digest
 from tgi_stack.errors import ImageError
@@ -35,9 +35,6 @@ MAX_PIXELS = 64_000_000
 JPEG_QUALITY = 90
 # Wider than this times the filter's reach, pixels are averaged in whole blocks first.
 REDUCING_GAP = 3
-
-# Raised where the same file would be sent as other pixels: part of what answers depend on.
-VERSION = f"2 {'pillow' if pic_scale is None else 'pic-scale'}"
 
 
 def prepare(
@@ -77,18 +74,19 @@ def _prepared(
 ) -> PreparedImage:
     flags: tuple[str, ...] = ("image.frames",) if getattr(image, "is_animated", False) else ()
     profile = image.info.get("icc_profile")
-    turned = image.getexif().get(_ORIENTATION) in _TURNED
-    width, height = reversed(image.size) if turned else image.size
-    size = fit(width, height, grid, max_side_px)
     if image.format in ("JPEG", "MPO"):
-        wanted = size[::-1] if turned else size
+        turn = _TURNS.get(_orientation(image))
+        wanted = fit(*image.size, grid, max_side_px)  # the stored picture lies as it will after the same turn
         decoded, whole = _decode_jpeg(image, content, name, wanted, allow_truncated)
         flags += () if whole else ("image.truncated",)
+        width, height = image.size[::-1] if turn in _SWAPPING else image.size
     else:
+        fit(*image.size, grid, max_side_px)  # an aspect that is refused is, before anything is decoded
         decoded = _decode(image, name)
-    if decoded is not image:
-        decoded.info["exif"] = image.info.get("exif", b"")
-    upright = _plain(ImageOps.exif_transpose(decoded))
+        turn = _TURNS.get(_orientation(decoded))  # Pillow has turned a TIFF by itself, and says so here
+        width, height = decoded.size[::-1] if turn in _SWAPPING else decoded.size
+    upright = _plain(decoded if turn is None else decoded.transpose(turn))
+    size = fit(width, height, grid, max_side_px)
     sent = _to_srgb(_resized(upright, size), profile)
     sent.info.clear()  # a comment would be written again
     buffer = io.BytesIO()
@@ -97,7 +95,25 @@ def _prepared(
 
 
 _ORIENTATION = 0x0112  # EXIF's tag
-_TURNED = (5, 6, 7, 8)  # its values that swap width and height
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SWAPPING = {_TURNS[orientation] for orientation in (5, 6, 7, 8)}
+
+
+def _orientation(image: Image.Image) -> int:
+    """What EXIF (or XMP) says of how the picture lies; 1, upright, where that can't be read."""
+    try:
+        found = image.getexif().get(_ORIENTATION)
+    except Exception:  # noqa: BLE001  # the picture itself may be sound
+        return 1
+    return found if isinstance(found, int) else 1
 
 
 # -- opening and decoding ------------------------------------------------------------------------------

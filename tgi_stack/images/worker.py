@@ -29,15 +29,27 @@ def _read_part(file: IO[bytes]) -> bytes:
     return file.read(LENGTH.unpack(head)[0])
 
 
-def _allow(cpu_s: int) -> None:
-    """Has the kernel end this process (SIGXCPU) after that much computing: no decoder can evade it."""
+def _allow(cpu_s: int) -> bool:
+    """Has the kernel end this process (SIGXCPU) after that much computing: no decoder can evade it.
+
+    Returns:
+        Whether the process may compute for as long: `ulimit -t` may allow less.
+    """
+    limit = _used_s() + 1 + cpu_s
+    most = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    if most != resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_CPU, (min(limit, most), most))
+        return limit <= most
+    resource.setrlimit(resource.RLIMIT_CPU, (limit, most))
+    return True
+
+
+def _used_s() -> int:
     used = resource.getrusage(resource.RUSAGE_SELF)
-    limit = int(used.ru_utime + used.ru_stime) + 1 + cpu_s
-    resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+    return int(used.ru_utime + used.ru_stime)
 
 
 def _answer(asked: dict[str, Any], content: bytes) -> tuple[dict[str, Any], bytes]:
-    _allow(asked["cpu_s"])
     try:
         image = prepare(
             content,
@@ -54,7 +66,8 @@ def _answer(asked: dict[str, Any], content: bytes) -> tuple[dict[str, Any], byte
 
 def main() -> None:
     """Serves until its stdin ends, which it does when whoever started it is gone, however that went."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # for the run, which finishes what is in work
+        signal.signal(stop, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     requests, answers = os.fdopen(0, "rb"), os.fdopen(os.dup(1), "wb")
     # Decoders talk on stdout and stderr; nobody listens.
@@ -64,9 +77,12 @@ def main() -> None:
     answers.flush()
     os.dup2(null, 2)
     try:
-        while True:
+        allowed = True
+        while allowed:  # near its own end the process makes room for a fresh one
             asked = json.loads(_read_part(requests))
-            header, data = _answer(asked, _read_part(requests))
+            content = _read_part(requests)
+            allowed = _allow(asked["cpu_s"])
+            header, data = _answer(asked, content)
             answers.write(framed(json.dumps(header).encode(), data))
             answers.flush()
     except (EOFError, BrokenPipeError):

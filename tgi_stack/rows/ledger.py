@@ -143,6 +143,7 @@ class Ledger:
         self._write_out = write_out or (lambda file, lines: file.writelines(lines))
         self._index = _Index()
         self._synced_at = time.monotonic()
+        self._rows = self._written = 0
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
             self._descriptor = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
@@ -165,12 +166,18 @@ class Ledger:
             self._sync()
 
     def finish(self) -> None:
-        """Writes OUT in input order and renames it into place; `retire` removes the part file after that."""
+        """Writes OUT in input order and renames it into place; `retire` removes the part file after that.
+
+        Raises:
+            DiskError: it can't be written, or not every row's record was found again.
+        """
         self._sync()
         temporary = self._out.with_name(self._out.name + ".tmp")
         try:
             with temporary.open("wb") as file:
                 self._write_out(file, self.lines())
+                if self._written != self._rows:
+                    raise DiskError(f"{self._part}: {self._written:,} of {self._rows:,} records found again")
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, self._out)
@@ -188,6 +195,7 @@ class Ledger:
 
     def lines(self) -> Iterator[bytes]:
         """The record of each row that has one, in input order, each with its newline."""
+        self._written = 0
         # Rows finish nearly in input order, so one block serves many of them.
         start, block = 0, b""
         for offset in self._index.offsets():
@@ -195,6 +203,7 @@ class Ledger:
             if end < 0:
                 start, block = offset, self._block_with_line(offset)
                 end = block.index(b"\n")
+            self._written += 1
             yield _record_of(block[offset - start : end + 1])
 
     def _block_with_line(self, offset: int) -> bytes:
@@ -205,7 +214,14 @@ class Ledger:
 
     def _note(self, number: int, line: bytes, offset: int) -> None:
         sign = 1 if _is_ok(line) else -1
-        self._index.set(number, sign * (offset + 1))
+        try:
+            self._rows += self._index.get(number) == 0
+            self._index.set(number, sign * (offset + 1))
+        except OSError as error:
+            folder = tempfile.gettempdir()
+            raise DiskError(
+                f"temporary files in {folder}: {error.strerror}; free some or set TMPDIR"
+            ) from error
 
     def _sync(self) -> None:
         try:
@@ -294,7 +310,11 @@ class _Index:
         return self._blocks[block]
 
     def _store(self, block: int) -> None:
-        os.pwrite(self._file.fileno(), self._blocks.pop(block).tobytes(), block * self._BYTES)
+        content, place = self._blocks[block].tobytes(), block * self._BYTES
+        while content:  # a disk that is nearly full takes a part and says nothing
+            written = os.pwrite(self._file.fileno(), content, place)
+            content, place = content[written:], place + written
+        del self._blocks[block]
 
     def offsets(self) -> Iterator[int]:
         """The offsets of all records, in the order of their rows."""

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tgi_stack import __version__, prompts
+from tgi_stack import __version__, images, prompts
 from tgi_stack.errors import DiskError, UsageError
 from tgi_stack.rows.ledger import sha256_of, write_json
 from tgi_stack.rows.reader import SPOOLED, File, Folder, Source
@@ -61,6 +61,7 @@ def question(job: str, settings: Settings, source: Source, items: list[Source]) 
     return {
         "job": job,
         "prompt version": prompts.VERSION,
+        **({"image version": images.VERSION} if job == "summarize" else {}),
         "input": digest_of(source),
         "--map": source_of(source)["columns"],
         "items": [digest_of(one) for one in items],
