@@ -118,7 +118,13 @@ async def raw(url: str, in_flight: int, count: int) -> float:
 
 
 async def client(url: str, in_flight: int, count: int) -> float:
-    flags = {"engine": "vllm", "endpoint": (url,), "model": "tiny", "concurrency": in_flight}
+    flags = {
+        "engine": "vllm",
+        "endpoint": (url,),
+        "model": "tiny",
+        "concurrency": in_flight,
+        "llm_batch_size": 1,
+    }
     backend: ServedBackend = await open_served(load(flags, {}), "text", lambda line: None)
     try:
         return await _rate(backend.score, in_flight, count)

@@ -36,7 +36,16 @@ def questions(folder: Path, count: int) -> Path:
     return write_rows(folder / f"{count}.jsonl", *rows)
 
 
-def use(*servers: Loopback) -> list[str]:
+def use(*servers: Loopback, group: int = 1) -> list[str]:
+    """One prompt a request, so that faults come by the row; a test of its own groups them."""
+    return [
+        "--llm-batch-size",
+        str(group),
+        *_use(*servers),
+    ]
+
+
+def _use(*servers: Loopback) -> list[str]:
     return [
         "--model",
         "tiny",
@@ -88,7 +97,7 @@ def test_rankings_and_probabilities_are_those_of_the_questions(
 def test_summaries_are_those_of_the_images(fastqwen: Fastqwen, tmp_path: Path) -> None:
     with serve("vllm") as server:
         job = ("summarize", CATALOGUE / "images")
-        fastqwen(*job, "-o", tmp_path / "s.jsonl", *use(server))
+        fastqwen(*job, "-o", tmp_path / "s.jsonl", *_use(server))
         same_as_scripted(fastqwen, tmp_path / "s.jsonl", *job)
 
 
@@ -326,3 +335,21 @@ def test_doctor_names_the_fix_for_a_server_that_is_not_there(fastqwen: Fastqwen)
     done = fastqwen("doctor", "--endpoint", "http://127.0.0.1:9", check=4)
     assert "failure: http://127.0.0.1:9" in done.stderr
     assert "make up" in done.stderr
+
+
+@pytest.mark.parametrize("fault", [None, "500", "other id", "reset", "no label", "400"])
+def test_several_prompts_in_a_request_get_each_their_answer(
+    fastqwen: Fastqwen, tmp_path: Path, fault: str | None
+) -> None:
+    """Of two kinds of labels, which share no request; one that is refused is asked again prompt by prompt."""
+    kinds = (["A", "B", "C"], ["yes", "no"])
+    given = ({"id": f"row-{i}", "prompt": f"Question {i:05d}\n", "labels": kinds[i % 2]} for i in range(200))
+    rows = write_rows(tmp_path / "g.jsonl", *given)
+    with serve("vllm", delay_s=0.01) as server:
+        server.fault = lambda number, path: fault if number % 5 == 3 and number < 20 else None
+        out = tmp_path / "o.jsonl"
+        fastqwen("probs", rows, "-o", out, *use(server, group=16), check=None if fault == "400" else 0)
+        if fault == "400":
+            fastqwen("probs", rows, "-o", out, *use(server, group=16))
+        assert server.posts < 120
+        same_as_scripted(fastqwen, out, "probs", rows)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from tgi_stack import retries
 from tgi_stack.backends.base import Profile
+from tgi_stack.backends.grouping import Grouper
 from tgi_stack.endpoints import Endpoint, Pool
 from tgi_stack.errors import AnswerError, LabelError, WrongServerError
 from tgi_stack.retries import Budget, Decision
@@ -19,7 +20,7 @@ from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, Scor
 from tgi_stack.wire import tgi, vllm
 from tgi_stack.wire.reply import Call, ForeignReplyError, ReplyError, error_text
 
-Answer = TypeVar("Answer", LabelScores, Caption)
+Answer = TypeVar("Answer")
 
 ATTEMPTS = 6
 BAD_REPLIES = 3  # of one row, before it fails
@@ -59,6 +60,7 @@ class ServedBackend:
         profile: Profile,
         appetite: int,
         *,
+        group_size: int = 1,
         rng: random.Random | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -71,36 +73,49 @@ class ServedBackend:
         self._rng = rng or random.SystemRandom()
         self._clock = clock
         self._suspects = asyncio.Lock()
+        # Prompts share a request where their labels are the same; TGI takes one prompt a request.
+        self._group = Grouper[ScoreRequest, LabelScores](
+            self._score, size=group_size, key=lambda request: request.label_ids
+        )
 
     async def score(self, request: ScoreRequest) -> LabelScores:
         if len(request.label_ids) > vllm.MAX_LABELS:
             raise LabelError(
                 "label.too_many", f"{len(request.label_ids)} labels; a server reads {vllm.MAX_LABELS}"
             )
-        return await self._ask(Question(self._score_call(request), self._score_parse(request)))
+        return await self._group.ask(request)
+
+    async def _score(self, requests: Sequence[ScoreRequest]) -> Sequence[LabelScores]:
+        asked = list(requests)
+        found, attempts = await self._ask(Question(self._score_call(asked), self._score_parse(asked)))
+        return [replace(scores, attempts=attempts) for scores in found]
 
     async def caption(self, request: CaptionRequest) -> Caption:
-        return await self._ask(Question(self._caption_call(request), self._caption_parse(request)))
+        found, attempts = await self._ask(Question(self._caption_call(request), self._caption_parse(request)))
+        return replace(found, attempts=attempts)
 
     async def aclose(self) -> None:
+        await self._group.aclose()
         await self._pool.aclose()
         await self._transport.aclose()
 
     # -- dialects ----------------------------------------------------------------------------------------
 
-    def _score_call(self, request: ScoreRequest) -> Callable[[Endpoint, str], Call]:
+    def _score_call(self, requests: list[ScoreRequest]) -> Callable[[Endpoint, str], Call]:
         def call(endpoint: Endpoint, name: str) -> Call:
             if endpoint.served.dialect == "tgi":
-                return tgi.score_call(request, _seed(name))
-            return vllm.score_call([request], endpoint.served.model, name)
+                return tgi.score_call(requests[0], _seed(name))
+            return vllm.score_call(requests, endpoint.served.model, name)
 
         return call
 
-    def _score_parse(self, request: ScoreRequest) -> Callable[[Endpoint, str, Reply], LabelScores]:
-        def parse(endpoint: Endpoint, name: str, reply: Reply) -> LabelScores:
+    def _score_parse(
+        self, requests: list[ScoreRequest]
+    ) -> Callable[[Endpoint, str, Reply], list[LabelScores]]:
+        def parse(endpoint: Endpoint, name: str, reply: Reply) -> list[LabelScores]:
             if endpoint.served.dialect == "tgi":
-                return tgi.parse_score(reply.body, reply.headers, request, _seed(name))
-            return vllm.parse_scores(reply.body, [request], endpoint.served.model, name)[0]
+                return [tgi.parse_score(reply.body, reply.headers, requests[0], _seed(name))]
+            return vllm.parse_scores(reply.body, requests, endpoint.served.model, name)
 
         return parse
 
@@ -123,7 +138,8 @@ class ServedBackend:
 
     # -- asking ------------------------------------------------------------------------------------------
 
-    async def _ask(self, question: Question[Answer]) -> Answer:
+    async def _ask(self, question: Question[Answer]) -> tuple[Answer, int]:
+        """The answer, and how many attempts it took."""
         row = _Row()
         until = self._clock() + ROW_S
         self._budget.earn()
@@ -134,7 +150,7 @@ class ServedBackend:
             else:
                 answer = await self._once(question, row)
             if answer is not None:
-                return replace(answer, attempts=row.attempts)
+                return answer, row.attempts
             if self._clock() > until:
                 raise AnswerError("server.deadline", f"no answer within {ROW_S:.0f} s", (), row.attempts)
             await self._pause(row)

@@ -110,7 +110,9 @@ async def _open(
         tokenizer=profile.tokenizer.digest,
         version=first.version,
     )
-    return ServedBackend(transport, pool, identity, profile, CREW * len(endpoints))
+    group_size = settings.llm_batch_size if first.dialect == "vllm" else 1
+    crew = CREW * len(endpoints)
+    return ServedBackend(transport, pool, identity, profile, crew, group_size=group_size)
 
 
 def checked_url(url: str) -> str:
