@@ -64,15 +64,51 @@ class _Response(ClientResponse):
             self.wire.close()
 
 
+class _Pulse:
+    """Gives back to all deadlines the time in which this process stood still, which is no server's fault."""
+
+    EVERY_S = 0.25
+    STILL_S = 1.0
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._loop = asyncio.get_running_loop()
+        self.deadlines: set[asyncio.Timeout] = set()
+        self._beat_at = self._loop.time()
+        self._handle = self._loop.call_soon(self._beat)
+
+    def _beat(self) -> None:
+        # Timers run in the order of their times: this one before any deadline that fell into the stillness.
+        late_s = self._loop.time() - self._beat_at - self.EVERY_S
+        if late_s > self.STILL_S:
+            self._say(f"stood still for {late_s:.1f} s (a slow disk?); deadlines are moved")
+            for deadline in self.deadlines:
+                when = deadline.when()
+                if when is not None:
+                    deadline.reschedule(when + late_s)
+        self._beat_at = self._loop.time()
+        self._handle = self._loop.call_later(self.EVERY_S, self._beat)
+
+    def stop(self) -> None:
+        self._handle.cancel()
+
+
 class Transport:
     """A pool of connections; to be made and closed in the event loop that uses it.
 
     Args:
         api_key: sent as a bearer token; never shown.
         ca_file: certificates to trust in place of the system's.
+        say: told where the event loop has stood still.
     """
 
-    def __init__(self, api_key: str | None = None, ca_file: Path | None = None) -> None:
+    def __init__(
+        self,
+        api_key: str | None = None,
+        ca_file: Path | None = None,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self._pulse = _Pulse(say)
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_S, ssl=_trust(ca_file))
         headers = {"Accept-Encoding": "identity", "User-Agent": f"fastqwen/{__version__}"}
         if api_key is not None:
@@ -107,9 +143,11 @@ class Transport:
         self, method: str, url: str, data: bytes | None, headers: Mapping[str, str], deadline_s: float
     ) -> Reply:
         began = False
+        deadline = asyncio.timeout(deadline_s)
+        self._pulse.deadlines.add(deadline)
         try:
             async with (
-                asyncio.timeout(deadline_s),
+                deadline,
                 self._session.request(
                     method, url, data=data, headers=headers, allow_redirects=False
                 ) as response,
@@ -128,9 +166,12 @@ class Transport:
             raise TransportError(kind, str(error) or type(error).__name__) from error
         except (aiohttp.ClientError, ValueError) as error:
             raise TransportError("broken", str(error) or type(error).__name__) from error
+        finally:
+            self._pulse.deadlines.discard(deadline)
 
     async def aclose(self) -> None:
         """Closes all connections."""
+        self._pulse.stop()
         await self._session.close()
 
 

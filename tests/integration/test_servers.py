@@ -13,6 +13,7 @@ import pytest
 
 from tests.conftest import CATALOGUE, Fastqwen, read_records, write_rows
 from tests.loopback import TOKENIZER, Loopback, serve
+from tgi_stack.rows.output import Output
 
 SCRIPTED = ("--engine", "scripted")
 QUESTION = {"labels": ["A", "B", "C"]}
@@ -315,6 +316,27 @@ def test_a_row_whose_server_never_answers_ends_by_its_deadline(
         out = tmp_path / "o.jsonl"
         fastqwen("probs", rows, "-o", out, *use(server), "--concurrency", "8")
         same_as_scripted(fastqwen, out, "probs", rows)
+
+
+def test_a_process_that_stands_still_blames_no_server(  # X12
+    fastqwen: Fastqwen, tmp_path: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that takes two seconds for one record, while each answer has one."""
+    monkeypatch.setattr("tgi_stack.backends.served.BASE_S", 1.0)
+    monkeypatch.setattr("tgi_stack.backends.served.PER_TOKEN_S", 0.0)
+    write = Output.write
+
+    def slow(self: Output, number: int, record: dict[str, Any]) -> None:
+        if number == 20:
+            time.sleep(2.5)
+        write(self, number, record)
+
+    monkeypatch.setattr(Output, "write", slow)
+    with serve("vllm", delay_s=0.05) as server:
+        out = tmp_path / "o.jsonl"
+        done = fastqwen("probs", rows, "-o", out, *use(server), "--concurrency", "8")
+        assert "stood still" in done.stderr
+        assert all(record["attempts"] == 1 for record in read_records(out))
 
 
 def test_json_is_what_a_run_ends_with(

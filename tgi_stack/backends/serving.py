@@ -67,7 +67,7 @@ async def open_served(
         ServerError: none answers, or one is not what was asked for.
     """
     given = access(settings)
-    transport = Transport(given.api_key, given.ca_file)
+    transport = Transport(given.api_key, given.ca_file, say)
     try:
         return await _open(transport, settings, kind, say, patience_s)
     except BaseException:
