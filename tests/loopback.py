@@ -131,7 +131,7 @@ class Loopback:
     # -- dialects ----------------------------------------------------------------------------------------
 
     def _described(self, path: str) -> dict[str, Any] | None:
-        if path == "/health":
+        if path in ("/health", "/metrics"):
             return {}
         if self.dialect == "tgi" and path == "/info":
             return {

@@ -5,23 +5,20 @@ So far the endpoints: what each is, its model, its way to a probability, how lon
 
 from __future__ import annotations
 
-import re
 import statistics
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from tgi_stack.backends.serving import access, checked_url, describe, open_served
+from tgi_stack.backends.serving import METRICS_S, WORK, access, checked_url, describe, open_served
 from tgi_stack.errors import FastqwenError
 from tgi_stack.labels import LETTERS, Prover
 from tgi_stack.settings import Settings
 from tgi_stack.transport import Transport, TransportError
 from tgi_stack.types import ScoreRequest
 from tgi_stack.wire import tgi, vllm
-from tgi_stack.wire.reply import ReplyError, Served
+from tgi_stack.wire.reply import ReplyError, Served, gauge
 
-METRICS_S = 5.0
-QUEUES = {"tgi": "tgi_queue_size", "vllm": "vllm:num_requests_waiting"}
 ROUTES = {"tgi": tgi.ROUTE, "vllm": vllm.ROUTE}
 READS = 5
 
@@ -92,14 +89,12 @@ async def _reads(url: str, served: Served, settings: Settings) -> Line:
 
 
 async def _queue(transport: Transport, url: str, served: Served) -> Line:
-    name = QUEUES[served.dialect]
+    running, waiting = WORK[served.dialect]
     try:
         reply = await transport.get(f"{url}/metrics", METRICS_S)
-        found = re.search(
-            rf"^{re.escape(name)}(?:{{[^}}]*}})? ([0-9.e+]+)$", reply.body.decode(), re.MULTILINE
-        )
-    except (TransportError, UnicodeDecodeError) as error:
+    except TransportError as error:
         return Line("warning", f"{url} queue", f"/metrics: {error}")
-    if found is None:
-        return Line("warning", f"{url} queue", f"no {name} in /metrics")
-    return Line("ok", f"{url} queue", f"{float(found[1]):.0f} requests wait")
+    at_work, queued = gauge(reply.body, running), gauge(reply.body, waiting)
+    if at_work is None or queued is None:
+        return Line("warning", f"{url} queue", f"no {waiting} in /metrics: nobody can yield to others")
+    return Line("ok", f"{url} queue", f"{at_work:.0f} requests run, {queued:.0f} wait")

@@ -17,6 +17,8 @@ from tgi_stack.retries import pause_s
 from tgi_stack.wire.reply import Served
 
 CUT = 0.7
+YIELD = 0.8
+LOOK_EVERY_S = 1.0
 GROW = 1.25
 LEAST_GAIN = 1.03  # of throughput, for which more requests in flight are worth it
 FIRST = 32
@@ -53,10 +55,20 @@ class Limit:
             return
         self._held += 1
         # Now and then it is seen whether more helps by now.
-        if rate > LEAST_GAIN * self._best or self._held >= 10:
+        if rate > LEAST_GAIN * self._best or (self._held >= 10 and self._best < float("inf")):
             self.allowed = min(float(self._most), GROW * self.allowed + 1)
             self._held = 0
-        self._best = max(rate, 0.95 * self._best)
+        self._best = max(rate, 0.95 * self._best)  # infinite while others wait: nothing is a gain
+
+    def yields(self) -> None:
+        """Others wait: a little less, and no more for now."""
+        self.allowed = max(1.0, YIELD * self.allowed)
+        self._best, self._held = float("inf"), 0
+
+    def resumes(self) -> None:
+        """Nobody waits any more."""
+        if self._best == float("inf"):
+            self._best = 0.0
 
     def throttled(self, sent_at: float) -> None:
         """Told to send less, about a request of that time; what was out at the last cut is one burst."""
@@ -88,17 +100,21 @@ class Pool:
     Args:
         probe: asks an endpoint something whose answer is known; raises where it is not right.
         patience_s: how long all endpoints may be gone before the run ends.
+        crowd: how many requests an endpoint runs and how many wait there, whosever; None where it can't be
+            told.
     """
 
     endpoints: list[Endpoint]
     probe: Callable[[Endpoint], Awaitable[None]]
     patience_s: float
     say: Callable[[str], None]
+    crowd: Callable[[Endpoint], Awaitable[tuple[float, float] | None]] | None = None
     clock: Clock = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     rng: random.Random = field(default_factory=random.Random)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _probing: set[asyncio.Task[None]] = field(default_factory=set)
+    _watching: asyncio.Task[None] | None = None
 
     async def acquire(self) -> Endpoint:
         """The endpoint to send the next request to, once one takes it; to be given to `release`.
@@ -106,6 +122,8 @@ class Pool:
         Raises:
             ServerError: none is left, or all have been gone for too long.
         """
+        if self.crowd is not None and self._watching is None:
+            self._watching = asyncio.create_task(self._watch(self.crowd))
         while True:
             now = self.clock()
             ready = [
@@ -199,12 +217,42 @@ class Pool:
                 self.say(f"{endpoint.url} is back")
                 self._notify()
 
+    async def _watch(self, crowd: Callable[[Endpoint], Awaitable[tuple[float, float] | None]]) -> None:
+        """Makes room on a server where the requests of others wait."""
+        telling = set(self.endpoints)
+        while telling:
+            await self.sleep(LOOK_EVERY_S)
+            for endpoint in [e for e in telling if e.state == "up"]:
+                found = await self._crowd_of(endpoint, crowd)
+                if found is None:
+                    telling.discard(endpoint)
+                    continue
+                running, waiting = found
+                others = running + waiting - endpoint.outstanding
+                if waiting >= 1 and others >= 1:
+                    if endpoint.limit.allowed > 1:
+                        self.say(
+                            f"{endpoint.url}: {others:.0f} requests of others, {waiting:.0f} wait; yielding"
+                        )
+                    endpoint.limit.yields()
+                else:
+                    endpoint.limit.resumes()
+
+    async def _crowd_of(
+        self, endpoint: Endpoint, crowd: Callable[[Endpoint], Awaitable[tuple[float, float] | None]]
+    ) -> tuple[float, float] | None:
+        try:
+            return await crowd(endpoint)
+        except Exception:  # noqa: BLE001  # whoever sends requests there will see what it is
+            return 0.0, 0.0
+
     def _notify(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
 
     async def aclose(self) -> None:
         """Ends the probing."""
-        for task in self._probing:
+        tasks = [*self._probing, *([self._watching] if self._watching is not None else [])]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._probing, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -134,7 +134,7 @@ async def unreachable(endpoint: Endpoint) -> None:
 def pool(count: int, clock: Clock) -> Pool:
     endpoints = [Endpoint(f"http://{n}", SERVED, Limit(8, clock)) for n in range(count)]
     rng = random.Random(1)
-    return Pool(endpoints, unreachable, 30.0, lambda line: None, clock, clock.sleep, rng)
+    return Pool(endpoints, unreachable, 30.0, lambda line: None, None, clock, clock.sleep, rng)
 
 
 async def test_work_goes_where_the_least_of_it_is() -> None:
@@ -196,3 +196,27 @@ async def test_a_fault_of_the_whole_run_reaches_everybody() -> None:
     grouper = Grouper[int, int](ask, size=3, key=lambda number: None)
     results = await asyncio.gather(*map(grouper.ask, range(7)), return_exceptions=True)
     assert all(isinstance(result, ServerError) for result in results)
+
+
+async def test_room_is_made_where_others_wait_and_taken_back_after() -> None:
+    clock = Clock()
+    made = pool(1, clock)
+    (endpoint,) = made.endpoints
+    endpoint.limit.allowed = 100.0
+    crowds = iter([(40.0, 0.0), (40.0, 20.0), (40.0, 20.0), (4.0, 0.0)])
+    seen: list[float] = []
+
+    async def crowd(asked: Endpoint) -> tuple[float, float] | None:
+        seen.append(asked.limit.allowed)
+        return next(crowds, None)
+
+    made.crowd = crowd
+    endpoint.outstanding = 30
+    await made.acquire()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert seen == [100, 100, 80, 64, 64]  # our own 31 in flight are no others
+    for _ in range(4):
+        answer(endpoint.limit, clock, 1000, 0.5)
+    assert endpoint.limit.allowed > 0
+    await made.aclose()

@@ -22,12 +22,18 @@ from tgi_stack.tokens import Tokenizer
 from tgi_stack.transport import Transport, TransportError
 from tgi_stack.types import Identity
 from tgi_stack.wire import tgi, vllm
-from tgi_stack.wire.reply import ReplyError, Served, error_text
+from tgi_stack.wire.reply import ReplyError, Served, error_text, gauge
 
 DESCRIBE_S = 10.0
 DEFAULT_PATIENCE_S = 1.0  # for servers that nobody named
 MOST_IN_FLIGHT = 1024
 CREW = 256
+METRICS_S = 5.0
+# What each dialect's /metrics calls the requests that run, and those that wait.
+WORK = {
+    "tgi": ("tgi_batch_current_size", "tgi_queue_size"),
+    "vllm": ("vllm:num_requests_running", "vllm:num_requests_waiting"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +106,14 @@ async def _open(
     async def probe(endpoint: Endpoint) -> None:
         await check(transport, endpoint, profile)
 
-    pool = Pool(endpoints, probe, settings.startup_timeout, say)
+    group_size = settings.llm_batch_size if first.dialect == "vllm" and kind == "text" else 1
+
+    async def crowd(endpoint: Endpoint) -> tuple[float, float] | None:
+        reply = await transport.get(f"{endpoint.url}/metrics", METRICS_S)
+        running, waiting = (gauge(reply.body, name) for name in WORK[first.dialect])
+        return None if running is None or waiting is None else (running / group_size, waiting / group_size)
+
+    pool = Pool(endpoints, probe, settings.startup_timeout, say, crowd)
     identity = Identity(
         engine=first.dialect,
         model=wanted or first.model,
@@ -110,7 +123,6 @@ async def _open(
         tokenizer=profile.tokenizer.digest,
         version=first.version,
     )
-    group_size = settings.llm_batch_size if first.dialect == "vllm" else 1
     crew = CREW * len(endpoints)
     return ServedBackend(transport, pool, identity, profile, crew, group_size=group_size)
 

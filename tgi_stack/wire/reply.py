@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,3 +99,10 @@ def count(value: Any) -> int:
     if type(value) is not int or value < 0:
         raise ReplyError(f"{value!r} is no number of tokens")
     return value
+
+
+def gauge(metrics: bytes, name: str) -> float | None:
+    """The sum of a gauge in Prometheus' text format, or None where it is not there."""
+    line = re.compile(rb"^" + re.escape(name.encode()) + rb"(?:\{[^}\n]*\})? ([0-9.eE+]+)$", re.MULTILINE)
+    found = [float(value) for value in line.findall(metrics)]
+    return sum(found) if found else None
