@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import json
+import logging
 import os
 import signal
 import sys
@@ -108,7 +109,7 @@ ConfigFile = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="A machine-readable closing summary on stdout; needs -o.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Only the closing line and errors.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Tracebacks of errors.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Tracebacks of errors; what the client does.")]
 LlmBatchSize = Annotated[
     int | None,
     typer.Option("--llm-batch-size", "--llm_batch_size", metavar="N", help="Prompts in a torch batch."),
@@ -556,6 +557,9 @@ def _close(tally: runner.Tally, out: Path | None, as_json: bool, stopped: int | 
 @contextmanager
 def _reporting(debug: bool) -> Any:
     """Errors of the tree become one line and their exit status; a traceback comes with --debug alone."""
+    if debug:
+        logging.basicConfig(format="fastqwen: %(message)s")
+        logging.getLogger("fastqwen").setLevel(logging.INFO)
     try:
         yield
     except FastqwenError as error:

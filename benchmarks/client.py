@@ -1,6 +1,7 @@
 """Requests a second of the client of servers, beside a raw aiohttp loop in the same run.
 
-    python benchmarks/client.py [--seconds 6]
+    python benchmarks/client.py [--seconds 6] [--rows 10000 100000]
+    python benchmarks/client.py --endpoint http://127.0.0.1:8000
 
 A server in a second process answers label reads in vLLM's dialect after a delay. The raw loop sends the same
 bodies and does nothing but parse the JSON; the client proves, parses, limits and counts as a run does.
@@ -14,24 +15,29 @@ import json
 import multiprocessing
 import random
 import resource
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 from rich.console import Console
 from rich.table import Table
 
+from rows import peak_mib, write_input
 from tgi_stack.backends.served import ServedBackend
 from tgi_stack.backends.serving import open_served
 from tgi_stack.fanout import fan_out
 from tgi_stack.settings import load
+from tgi_stack.tiny import TINY
+from tgi_stack.tokens import Tokenizer
 from tgi_stack.types import ScoreRequest
 from tgi_stack.wire import vllm
 
 LABELS = (32, 33, 34, 35)
-SHOWN = ", ".join(f'"token_id:{label}": -{2 + place}.5' for place, label in enumerate(LABELS))
+TOKENIZER = Tokenizer(TINY / "text" / "tokenizer.json")
 
 
 class _Answering(asyncio.Protocol):
@@ -68,25 +74,20 @@ def _answer(head: bytes, body: bytes) -> bytes:
     elif path == b"/v1/models":
         text = '{"data": [{"id": "tiny", "root": "tiny", "max_model_len": 4096}]}'
     elif path == b"/v1/completions":
-        text = _read(json.loads(body)["prompt"], _header(head, b"x-request-id").decode())
+        text = _read(json.loads(body), _header(head, b"x-request-id").decode())
     else:
         return b"HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n"
     return f"HTTP/1.1 200 OK\r\nContent-Length: {len(text)}\r\n\r\n{text}".encode()
 
 
-def _read(prompt: Any, name: str) -> str:
-    from tgi_stack.tiny import TINY
-    from tgi_stack.tokens import Tokenizer
-
-    tokens = (
-        len(Tokenizer(TINY / "text" / "tokenizer.json").encode(prompt))
-        if isinstance(prompt, str)
-        else len(prompt[0])
-    )
-    return (
-        f'{{"id": "cmpl-{name}", "model": "tiny", "choices": [{{"index": 0, "logprobs": {{"top_logprobs": '
-        f'[{{{SHOWN}}}]}}}}], "usage": {{"prompt_tokens": {tokens}}}}}'
-    )
+def _read(asked: dict[str, Any], name: str) -> str:
+    prompts = asked["prompt"]
+    if isinstance(prompts, str):  # the client's question before the first row
+        prompts = [TOKENIZER.encode(prompts)]
+    shown = {f"token_id:{id}": -2.5 - place for place, id in enumerate(asked.get("logprob_token_ids", ()))}
+    choices = [{"index": place, "logprobs": {"top_logprobs": [shown]}} for place in range(len(prompts))]
+    usage = {"prompt_tokens": sum(map(len, prompts))}
+    return json.dumps({"id": f"cmpl-{name}", "model": "tiny", "choices": choices, "usage": usage})
 
 
 def server(delay_s: float, port: Connection) -> None:
@@ -138,18 +139,48 @@ async def _rate(ask: Callable[[ScoreRequest], Awaitable[Any]], in_flight: int, c
     return count / (time.perf_counter() - began)
 
 
+async def live(url: str, count: int, in_flight: int, group: int) -> tuple[float, float]:
+    """Prompts a second of a real vLLM that serves the tiny text checkpoint: the raw loop's, and ours."""
+    asked = list(requests(count))
+    groups = [asked[place : place + group] for place in range(0, count, group)]
+    async with aiohttp.ClientSession() as session:
+
+        async def ask(several: list[ScoreRequest]) -> Any:
+            call = vllm.score_call(several, "tiny", "x")
+            async with session.post(url + call.path, json=call.body, headers=call.headers) as response:
+                return await response.json()
+
+        began = time.perf_counter()
+        await fan_out(groups, ask, lambda answer: None, workers=in_flight // group)
+        reference = count / (time.perf_counter() - began)
+    flags: dict[str, Any] = {"engine": "vllm", "endpoint": (url,), "model": "tiny"}
+    backend = await open_served(load(flags | {"llm_batch_size": group}, {}), "text", lambda line: None)
+    try:
+        began = time.perf_counter()
+        await fan_out(asked, backend.score, lambda answer: None, workers=in_flight)
+        return reference, count / (time.perf_counter() - began)
+    finally:
+        await backend.aclose()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seconds", type=float, default=6.0, help="of each measurement, about")
+    parser.add_argument("--rows", type=int, nargs="*", default=[10_000, 100_000], help="of whole runs")
+    parser.add_argument("--endpoint", help="a vLLM that serves the tiny text checkpoint, instead of all this")
     args = parser.parse_args()
+    if args.endpoint is not None:
+        asyncio.run(live(args.endpoint, 64, 64, 8))  # warms up
+        for _ in range(3):
+            reference, found = asyncio.run(live(args.endpoint, 1024, 64, 8))
+            share = found / reference
+            print(f"raw loop {reference:,.0f}, fastqwen {found:,.0f} prompts/s: {share:.2f}")
+        return
     table = Table("delay ms", "in flight", "raw aiohttp, 1/s", "fastqwen, 1/s", "share", "peak MiB")
     for delay_s, in_flight in ((0.5, 256), (0.5, 1024), (0.0, 64)):
-        ours, theirs = multiprocessing.Pipe()
-        process = multiprocessing.Process(target=server, args=(delay_s, theirs), daemon=True)
-        process.start()
-        url = f"http://127.0.0.1:{ours.recv()}"
+        process, url = served(delay_s)
         expected = in_flight / delay_s if delay_s else 2000.0
         count = max(in_flight * 4, int(min(expected, 1500.0) * args.seconds))
         reference = asyncio.run(raw(url, in_flight, count))
@@ -158,7 +189,35 @@ def main() -> None:
         cells = (f"{reference:,.0f}", f"{found:,.0f}", f"{found / reference:.2f}", f"{peak:.0f}")
         table.add_row(f"{1000 * delay_s:.0f}", f"{in_flight:,}", *cells)
         process.terminate()
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    process, url = served(0.0)
+    table = Table("rows", "s", "rows/s", "peak MiB", title="fastqwen probs, whole runs, no delay")
+    for rows in args.rows:
+        spent_s, peak = whole_run(url, rows)
+        table.add_row(f"{rows:,}", f"{spent_s:.1f}", f"{rows / spent_s:,.0f}", f"{peak:.0f}")
+    process.terminate()
+    console.print(table)
+
+
+def served(delay_s: float) -> tuple[multiprocessing.Process, str]:
+    """A server in a process of its own, and its URL."""
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.Process(target=server, args=(delay_s, theirs), daemon=True)
+    process.start()
+    return process, f"http://127.0.0.1:{ours.recv()}"
+
+
+def whole_run(url: str, rows: int) -> tuple[float, float]:
+    """Seconds and peak MiB of the command line."""
+    with tempfile.TemporaryDirectory(prefix="fastqwen-client-") as name:
+        source, out = Path(name, "in.jsonl"), Path(name, "out.jsonl")
+        write_input(source, rows)
+        began = time.perf_counter()
+        peak = peak_mib(
+            ["probs", str(source), "-o", str(out), "--endpoint", url, "--model", "tiny", "--quiet"]
+        )
+        return time.perf_counter() - began, peak
 
 
 if __name__ == "__main__":

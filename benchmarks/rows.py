@@ -50,13 +50,18 @@ def reference(source: Path, out: Path) -> float:
 
 def run(source: Path, out: Path) -> tuple[float, float]:
     """Seconds and peak MiB of one command."""
-    fastqwen = str(Path(sys.executable).with_name("fastqwen"))
-    command = [fastqwen, "probs", str(source), "-o", str(out), "--engine", "scripted", "--quiet"]
     began = time.perf_counter()
+    peak = peak_mib(["probs", str(source), "-o", str(out), "--engine", "scripted", "--quiet"])
+    return time.perf_counter() - began, peak
+
+
+def peak_mib(arguments: list[str]) -> float:
+    """The most memory that the command line takes with these arguments."""
+    command = [str(Path(sys.executable).with_name("fastqwen")), *arguments]
     done = subprocess.run(  # noqa: S603  # our own program
         [sys.executable, "-c", MEASURE, *command], check=True, capture_output=True, text=True
     )
-    return time.perf_counter() - began, int(done.stdout) / 1024
+    return int(done.stdout) / 1024
 
 
 def resumable(out: Path) -> None:

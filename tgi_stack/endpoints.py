@@ -7,6 +7,7 @@ one that refuses every request is set aside for good; when none is left the run 
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -24,6 +25,7 @@ LEAST_GAIN = 1.03  # of throughput, for which more requests in flight are worth 
 FIRST = 32
 FAILURES_TO_STOP = 8  # in a row: from then on only probes are sent
 
+LOG = logging.getLogger("fastqwen")
 Clock = Callable[[], float]
 
 
@@ -167,11 +169,15 @@ class Pool:
     def answered(self, endpoint: Endpoint) -> None:
         """An answer was right."""
         endpoint.failures = endpoint.throttles = 0
+        before = int(endpoint.limit.allowed)
         endpoint.limit.answered(endpoint.outstanding)
+        _log(endpoint, before)
 
     def throttled(self, endpoint: Endpoint, sent_at: float, after_s: float | None) -> None:
         """The endpoint asked for less: nothing is sent to it for a while."""
+        before = int(endpoint.limit.allowed)
         endpoint.limit.throttled(sent_at)
+        _log(endpoint, before)
         if self.clock() >= endpoint.paused_until:  # the rest of a burst says nothing new
             endpoint.throttles += 1
             pause = after_s if after_s is not None else pause_s(min(endpoint.throttles, 3), self.rng)
@@ -256,3 +262,9 @@ class Pool:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _log(endpoint: Endpoint, before: int) -> None:
+    now = int(endpoint.limit.allowed)
+    if now != before:
+        LOG.info("%s: %d requests at once, from %d", endpoint.url, now, before)

@@ -29,6 +29,7 @@ DEFAULT_PATIENCE_S = 1.0  # for servers that nobody named
 MOST_IN_FLIGHT = 1024
 CREW = 256
 METRICS_S = 5.0
+PROOFS = 5  # attempts: a server that others use may be busy or hurt for a moment
 # What each dialect's /metrics calls the requests that run, and those that wait.
 WORK = {
     "tgi": ("tgi_batch_current_size", "tgi_queue_size"),
@@ -200,10 +201,14 @@ def _refuse_differences(urls: list[str], served: list[Served]) -> None:
 
 
 async def _prove(transport: Transport, endpoint: Endpoint, profile: Profile) -> None:
-    try:
-        await check(transport, endpoint, profile)
-    except (TransportError, ReplyError) as error:
-        raise ServerError(f"{endpoint.url} says what it is but answers nothing: {error}") from error
+    for left in reversed(range(PROOFS)):
+        try:
+            await check(transport, endpoint, profile)
+            break
+        except (TransportError, ReplyError) as error:
+            if not left:
+                raise ServerError(f"{endpoint.url} says what it is but answers nothing: {error}") from error
+            await asyncio.sleep(0.5)
 
 
 def _profile(served: Served, settings: Settings, kind: str, say: Say) -> Profile:

@@ -156,6 +156,7 @@ class _Process:
             raise MachineError(f"`{' '.join(command)}` does not start: {reason}") from error
         except BaseException:
             started.kill()
+            await started.ended()
             raise
         return started
 
