@@ -26,7 +26,7 @@ from rich.console import Console
 
 from tgi_stack import __version__, prompts, report, settings
 from tgi_stack.backends.base import Backend
-from tgi_stack.backends.registry import open_backend
+from tgi_stack.backends.registry import examine_endpoints, open_backend
 from tgi_stack.errors import (
     DiskError,
     FastqwenError,
@@ -374,14 +374,12 @@ def examine(
     lines: list[Any] = []
 
     async def look() -> None:
-        async for line in doctor.examine(chosen):
+        async for line in examine_endpoints(chosen):
             lines.append(line)
             talk.print(_escaped(f"{line.state}: {line.what} ({line.detail})"), markup=False)
 
     with _reporting(debug):
         chosen = settings.load(flags, file=config)
-        from tgi_stack import doctor
-
         asyncio.run(look())
     if as_json:
         _print_data([asdict(line) for line in lines])

@@ -39,12 +39,15 @@ def command(rows: Path, out: Path) -> list[str]:
     return ["probs", str(rows), "-o", str(out), "--engine", "scripted", "--concurrency", "2", "--quiet"]
 
 
-def under_strace(arguments: list[str], log: Path, inject: str) -> int:
-    """How the command ends with a fault injected; see strace(1), -e inject."""
+def under_strace(arguments: list[str], log: Path, inject: str, trace: Path | None = None) -> int:
+    """How the command ends with a fault injected; see strace(1), -e inject. `trace` takes those calls."""
     reader, writer = os.pipe()
     pid = start(arguments, log, gate=reader)
-    tracing = ["strace", "-f", "-qq", "-o", os.devnull, "-p", str(pid), "-e", f"inject={inject}"]
-    tracer = subprocess.Popen(tracing, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    call = inject.partition(":")[0]
+    tracing = ["strace", "-f", "-qq", "-o", str(trace or os.devnull), "-p", str(pid), "-e", f"trace={call}"]
+    tracer = subprocess.Popen(
+        [*tracing, "-e", f"inject={inject}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     status = Path(f"/proc/{pid}/status")
     while "TracerPid:\t0\n" in status.read_text() and tracer.poll() is None:
         time.sleep(0.002)
@@ -121,19 +124,9 @@ def test_a_failure_of_every_call_that_writes(
 @needs_strace
 def test_a_failed_fsync_is_not_tried_again(tmp_path: Path, rows: Path) -> None:  # X06
     """The kernel drops what it could not write and says so once: a second fsync would lie."""
-    out = tmp_path / "out.jsonl"
-    log = tmp_path / "trace"
-    reader, writer = os.pipe()
-    pid = start(command(rows, out), tmp_path / "log", gate=reader)
-    inject = "inject=fdatasync:error=EIO:when=1+"
-    tracing = ["strace", "-f", "-qq", "-o", str(log), "-p", str(pid), "-e", inject, "-e", "trace=fdatasync"]
-    tracer = subprocess.Popen(tracing)
-    while "TracerPid:\t0\n" in Path(f"/proc/{pid}/status").read_text():
-        time.sleep(0.002)
-    os.write(writer, b"x")
-    assert wait(pid) == 3
-    tracer.wait()
-    assert log.read_text().count("fdatasync(") == 1
+    out, trace = tmp_path / "out.jsonl", tmp_path / "trace"
+    assert under_strace(command(rows, out), tmp_path / "log", "fdatasync:error=EIO:when=1+", trace) == 3
+    assert trace.read_text().count("fdatasync(") == 1
 
 
 @contextmanager

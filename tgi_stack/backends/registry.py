@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING
 
 from tgi_stack.backends.base import Backend
 from tgi_stack.errors import MissingPackageError, NoEngineError
 from tgi_stack.settings import Settings
+
+if TYPE_CHECKING:
+    from tgi_stack.doctor import Line
 
 Say = Callable[[str], None]
 
@@ -41,6 +45,13 @@ async def open_backend(settings: Settings, kind: str, say: Say) -> Backend:
             raise NoEngineError(f"{no_server}; {error}") from error
         say("no server answers: computing in process")
         return backend
+
+
+def examine_endpoints(settings: Settings) -> AsyncIterator[Line]:
+    """See `doctor.examine`; it needs the client of servers."""
+    from tgi_stack.doctor import examine
+
+    return examine(settings)
 
 
 def _local(settings: Settings, kind: str, say: Say) -> Backend:
