@@ -449,6 +449,7 @@ def _run_job(
             talk.print(_escaped(line), markup=False)
 
     _refuse_same_file(out, [source, *(items or [])])
+    chosen = runner.within_limits(chosen, say)
     sink = _open_sink(name, source, items or [], out, chosen)
     tally = runner.Tally()
     stopped = None

@@ -66,7 +66,7 @@ class Settings(BaseModel):
     unordered: bool = False
     skip_bad_rows: bool = False
     limit: int | None = Field(None, ge=0)
-    concurrency: int | None = Field(None, ge=1, le=65536)
+    concurrency: int | None = Field(None, ge=1)
 
     def model_for(self, kind: str) -> str | None:
         """The model named for a job of `kind` `text` or `vision`, or None for the default."""
