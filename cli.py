@@ -570,6 +570,8 @@ async def _work(
 def _close(tally: runner.Tally, out: Path | None, as_json: bool, stopped: int | None) -> None:
     for type, count in tally.failures.most_common():
         talk.print(f"{count:,} x {type}", markup=False)
+    for note in tally.notes():
+        talk.print(note, markup=False)
     talk.print(tally.line(), markup=False)
     if as_json:
         _print_data(tally.as_dict() | {"out": str(out)})

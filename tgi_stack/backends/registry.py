@@ -35,9 +35,10 @@ async def open_backend(settings: Settings, kind: str, say: Say) -> Backend:
     from tgi_stack.backends.serving import DEFAULT_PATIENCE_S, open_served
 
     if settings.engine != "auto" or settings.names_endpoints:
-        return await open_served(settings, kind, say)
+        return _with_fallback(await open_served(settings, kind, say), settings, kind, say)
     try:
-        return await open_served(settings, kind, say, patience_s=DEFAULT_PATIENCE_S)
+        served = await open_served(settings, kind, say, patience_s=DEFAULT_PATIENCE_S)
+        return _with_fallback(served, settings, kind, say)
     except NoEngineError as no_server:
         try:
             backend = _local(settings, kind, say)
@@ -52,6 +53,18 @@ def examine_endpoints(settings: Settings) -> AsyncIterator[Line]:
     from tgi_stack.doctor import examine
 
     return examine(settings)
+
+
+def _with_fallback(served: Backend, settings: Settings, kind: str, say: Say) -> Backend:
+    from tgi_stack.backends.fallback import WithFallback
+
+    # Never a download in the middle of a run; the server's own model, whatever --model called it.
+    update = {"engine": "auto", "model": served.identity.model}
+
+    def open_torch() -> Backend:
+        return _local(settings.model_copy(update=update), kind, say)
+
+    return WithFallback(served, settings.fallback, open_torch, say)
 
 
 def _local(settings: Settings, kind: str, say: Say) -> Backend:
