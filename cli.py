@@ -110,6 +110,7 @@ ConfigFile = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="A machine-readable closing summary on stdout; needs -o.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Only the closing line and errors.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Tracebacks of errors; what the client does.")]
+MaxSide = Annotated[int | None, typer.Option(metavar="PIXELS", help="The longer side an image is sent with.")]
 Fallback = Annotated[
     str | None,
     typer.Option(metavar="torch|bounds|fail", help="Where a server can't give an exact answer."),
@@ -170,9 +171,7 @@ def summarize(
     max_new_tokens: Annotated[
         int | None, typer.Option(metavar="N", help="Tokens of a summary at most.")
     ] = None,
-    max_side: Annotated[
-        int | None, typer.Option(metavar="PIXELS", help="The longer side an image is sent with.")
-    ] = None,
+    max_side: MaxSide = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
     seed: Annotated[int | None, typer.Option(help="For a temperature above 0.")] = None,
     allow_text_only: Annotated[
@@ -236,6 +235,7 @@ def rerank(
     item_images: Annotated[
         bool | None, typer.Option("--item-images", help="Candidates' images in the prompt too.")
     ] = None,
+    max_side: MaxSide = None,
     max_history: Annotated[int | None, typer.Option(metavar="N", help="The newest N of the history.")] = None,
     max_item_tokens: Annotated[
         int | None, typer.Option(metavar="N", help="Tokens of an item at most.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import CATALOGUE, Fastqwen, read_records, write_rows
+from tests.conftest import Fastqwen, read_records, write_rows
 from tests.loopback import Loopback, serve
 from tgi_stack.labels import default_labels
 from tgi_stack.tokens import Tokenizer
@@ -155,7 +154,7 @@ def test_bounds_are_said_to_be_bounds(
     assert "labels.bounded" in bound["flags"]
     for label, value in zip(labels, bound["logprobs"], strict=True):
         true = logprobs[tokenizer.encode(label)[0]]
-        assert value == pytest.approx(true if true >= shown[-1] else shown[-1])
+        assert value == pytest.approx(max(true, shown[-1]))
     assert unseen["error"]["type"] == "score.unseen"
     assert [record["error"]["type"] for record in read_records(tmp_path / "f.jsonl")] == [
         "score.inexact",
