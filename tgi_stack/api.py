@@ -92,11 +92,18 @@ class _Engine:
         if self._closed:
             return
         self._closed = True
-        if self._backend is not None:
-            asyncio.run_coroutine_threadsafe(self._backend.aclose(), self._loop).result()
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    async def _end(self) -> None:
+        running = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        if self._backend is not None:
+            await self._backend.aclose()
 
     def _submit(self, what: Coroutine[Any, Any, Value]) -> Future[Value]:
         if self._closed:
