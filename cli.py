@@ -24,6 +24,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from cache.store import Store
 from tgi_stack import __version__, prompts, report, settings
 from tgi_stack.backends.base import Backend
 from tgi_stack.backends.registry import examine_endpoints, open_backend
@@ -40,6 +41,7 @@ from tgi_stack.jobs import run as runner
 from tgi_stack.jobs.probs import Probs
 from tgi_stack.jobs.rerank import Rerank, join_items
 from tgi_stack.jobs.summarize import Summarize
+from tgi_stack.keeping import open_store
 from tgi_stack.progress import Progress
 from tgi_stack.rows.ledger import Checked, Sink, UnorderedFile, part_path, standard_output
 from tgi_stack.rows.manifest import question
@@ -94,6 +96,16 @@ PromptFile = Annotated[
 Columns = Annotated[
     str | None,
     typer.Option("--map", metavar="id=asin,title=name", help="Our names of fields for the file's own."),
+]
+CacheDir = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Where answers are remembered; else the user's cache.")
+]
+NoCache = Annotated[bool | None, typer.Option("--no-cache", help="Remember nothing, and nothing remembered.")]
+CacheSize = Annotated[
+    str | None, typer.Option(metavar="20GB", help="What the cache may take on disk; without it, any.")
+]
+Offline = Annotated[
+    bool | None, typer.Option("--offline", help="From the cache alone: no network, nothing computed.")
 ]
 Limit = Annotated[int | None, typer.Option(metavar="N", help="Only the first N rows.")]
 Overwrite = Annotated[
@@ -180,6 +192,10 @@ def summarize(
     allow_truncated: Annotated[
         bool | None, typer.Option("--allow-truncated", help="JPEGs that end early too, flagged.")
     ] = None,
+    cache_dir: CacheDir = None,
+    no_cache: NoCache = None,
+    cache_size: CacheSize = None,
+    offline: Offline = None,
     columns: Columns = None,
     limit: Limit = None,
     concurrency: Concurrency = None,
@@ -201,8 +217,8 @@ def summarize(
         source = open_source(input, folders=True, columns=_columns(columns))
         prompt = _read_prompt(chosen, prompts.SUMMARY_PLACEHOLDERS)
 
-        def job(backend: Backend) -> runner.Job[Any]:
-            return Summarize(backend, chosen, source.base, prompt).job()
+        def job(backend: Backend, store: Store | None) -> runner.Job[Any]:
+            return Summarize(backend, chosen, source.base, prompt, store).job()
 
         _run_job("summarize", summarize_row, job, source, out, chosen, as_json=as_json, quiet=quiet)
 
@@ -257,6 +273,10 @@ def rerank(
     ] = None,
     fallback: Fallback = None,
     label_mass: LabelMass = None,
+    cache_dir: CacheDir = None,
+    no_cache: NoCache = None,
+    cache_size: CacheSize = None,
+    offline: Offline = None,
     columns: Columns = None,
     limit: Limit = None,
     concurrency: Concurrency = None,
@@ -279,8 +299,8 @@ def rerank(
         item_sources = [open_source(name, columns=_columns(columns)) for name in items or ()]
         prompt = _read_prompt(chosen, prompts.RERANK_PLACEHOLDERS)
 
-        def job(backend: Backend) -> runner.Job[Any]:
-            return Rerank(backend, chosen, join_items(item_sources), prompt, source.base).job()
+        def job(backend: Backend, store: Store | None) -> runner.Job[Any]:
+            return Rerank(backend, chosen, join_items(item_sources), prompt, source.base, store).job()
 
         _run_job("rerank", rerank_row, job, source, out, chosen, item_sources, as_json=as_json, quiet=quiet)
 
@@ -306,6 +326,10 @@ def probs(
     ] = None,
     fallback: Fallback = None,
     label_mass: LabelMass = None,
+    cache_dir: CacheDir = None,
+    no_cache: NoCache = None,
+    cache_size: CacheSize = None,
+    offline: Offline = None,
     columns: Columns = None,
     limit: Limit = None,
     concurrency: Concurrency = None,
@@ -327,8 +351,8 @@ def probs(
         source = open_source(input, columns=_columns(columns))
         parse = partial(probs_row, labels=chosen.labels)
 
-        def job(backend: Backend) -> runner.Job[Any]:
-            return Probs(backend, chosen).job()
+        def job(backend: Backend, store: Store | None) -> runner.Job[Any]:
+            return Probs(backend, chosen, store).job()
 
         _run_job("probs", parse, job, source, out, chosen, as_json=as_json, quiet=quiet)
 
@@ -462,7 +486,7 @@ def _read_prompt(chosen: Settings, allowed: frozenset[str]) -> str | None:
 def _run_job(
     name: str,
     parse: Callable[[RawRow], Any],
-    make_job: Callable[[Backend], runner.Job[Any]],
+    make_job: Callable[[Backend, Store | None], runner.Job[Any]],
     source: Source,
     out: Path | None,
     chosen: Settings,
@@ -482,7 +506,7 @@ def _run_job(
     chosen = runner.within_limits(chosen, say)
     sink = _open_sink(name, source, items or [], out, chosen)
     tally = runner.Tally()
-    stopped = None
+    stopped, store = None, None
     try:
         if isinstance(sink, Output) and sink.finished is not None:
             tally = runner.Tally.of(sink.finished)
@@ -491,12 +515,13 @@ def _run_job(
             strict = not chosen.skip_bad_rows
             known = sink.known_rows(strict=strict) if isinstance(sink, Output) else None
             runner.count(parse, source, chosen, tally, known)
+            store = open_store(chosen, say)
 
             async def work() -> int | None:
                 sees = name == "summarize" or (name == "rerank" and chosen.item_images)
-                backend = await open_backend(chosen, "vision" if sees else "text", say)
+                backend = await open_backend(chosen, "vision" if sees else "text", say, store)
                 try:
-                    job = make_job(backend)
+                    job = make_job(backend, store)
                     sink.begin(backend.identity, Checked(tally.input_rows, strict))
                     return await _work(job, source, sink, chosen, tally, quiet)
                 finally:
@@ -509,6 +534,8 @@ def _run_job(
         raise
     finally:
         sink.close(tally.as_dict())
+        if store is not None:
+            store.close()
     if isinstance(source, Folder) and source.skipped:
         say(f"{source.skipped:,} files in {source.base} are no images (or are links) and were left out")
     _close(tally, out, as_json, stopped)

@@ -20,6 +20,7 @@ from typing import Any, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.store import Store
 from tgi_stack import prompts
 from tgi_stack import settings as settings_of
 from tgi_stack.backends.base import Backend
@@ -30,6 +31,7 @@ from tgi_stack.jobs import run as runner
 from tgi_stack.jobs.probs import Probs
 from tgi_stack.jobs.rerank import Rerank, join_items
 from tgi_stack.jobs.summarize import Summarize
+from tgi_stack.keeping import open_store
 from tgi_stack.rows.ledger import Checked
 from tgi_stack.rows.reader import RawRow, open_source
 from tgi_stack.rows.schema import rerank_row, summarize_row
@@ -78,6 +80,7 @@ class _Engine:
         self._thread = threading.Thread(target=self._loop.run_forever, name="fastqwen", daemon=True)
         self._thread.start()
         self._backend: Backend | None = None
+        self._store: Store | None = None
         self._opening = asyncio.Lock()
         self._closed = False
 
@@ -104,6 +107,8 @@ class _Engine:
         await asyncio.gather(*running, return_exceptions=True)
         if self._backend is not None:
             await self._backend.aclose()
+        if self._store is not None:
+            self._store.close()
 
     def _submit(self, what: Coroutine[Any, Any, Value]) -> Future[Value]:
         if self._closed:
@@ -114,7 +119,8 @@ class _Engine:
     async def _opened(self) -> Backend:
         async with self._opening:
             if self._backend is None:
-                self._backend = await open_backend(self.settings, self._kind, LOG.info)
+                self._store = open_store(self.settings, LOG.info)
+                self._backend = await open_backend(self.settings, self._kind, LOG.info, self._store)
         return self._backend
 
     def _run(self, prepare: Callable[[], _Run]) -> Iterator[Record]:
@@ -214,7 +220,7 @@ class Summarizer(_Engine):
         return _Run(
             source,
             summarize_row,
-            lambda backend: Summarize(backend, self.settings, source.base, template).job(),
+            lambda backend: Summarize(backend, self.settings, source.base, template, self._store).job(),
         )
 
 
@@ -245,7 +251,7 @@ class Reranker(_Engine):
         return _Run(
             source,
             rerank_row,
-            lambda backend: Rerank(backend, self.settings, known, template, source.base).job(),
+            lambda backend: Rerank(backend, self.settings, known, template, source.base, self._store).job(),
         )
 
     @overload
@@ -294,7 +300,7 @@ class Reranker(_Engine):
         if len(numbers) != len(texts):
             raise UsageError(f"{len(texts)} prompts, but {len(numbers)} numbers of candidates")
         backend = await self._opened()
-        job = Probs(backend, self.settings)
+        job = Probs(backend, self.settings, self._store)
         results: list[Probabilities | None] = [None] * len(texts)
         errors: dict[int, RowError] = {}
 

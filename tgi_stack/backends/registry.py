@@ -6,6 +6,8 @@ import importlib.util
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
+from cache.store import Store
+from tgi_stack.answers import Identities
 from tgi_stack.backends.base import Backend
 from tgi_stack.errors import MissingPackageError, NoEngineError
 from tgi_stack.settings import Settings
@@ -16,8 +18,10 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 
 
-async def open_backend(settings: Settings, kind: str, say: Say) -> Backend:
+async def open_backend(settings: Settings, kind: str, say: Say, store: Store | None = None) -> Backend:
     """The backend for a job of `kind` `text` or `vision`; `say` is told in a line what was chosen.
+
+    The cache remembers who it was, so that `--offline` knows whose answers to look for.
 
     `auto` asks the endpoints; only where none was named and none answers does it compute in process, and only
     with weights that are on this machine.
@@ -26,6 +30,20 @@ async def open_backend(settings: Settings, kind: str, say: Say) -> Backend:
         MissingPackageError: the engine's packages are not installed.
         ServerError: no server, or the wrong one.
     """
+    if settings.offline:
+        from tgi_stack.backends.offline import open_offline
+
+        offline = open_offline(settings, kind, store)
+        identity = offline.identity
+        say(f"offline: answers of {identity.model} ({identity.engine} {identity.version}) from the cache")
+        return offline
+    backend = await _opened(settings, kind, say)
+    if store is not None:
+        Identities(store).remember(settings, kind, backend.identity, backend.profile)
+    return backend
+
+
+async def _opened(settings: Settings, kind: str, say: Say) -> Backend:
     if settings.engine == "scripted":
         from tgi_stack.backends.scripted import open_scripted
 
