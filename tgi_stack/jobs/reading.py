@@ -12,7 +12,7 @@ from cache.store import Store
 from tgi_stack import prompts, scoring
 from tgi_stack.answers import LabelAnswers, TokenAnswers
 from tgi_stack.backends.base import Backend
-from tgi_stack.errors import LabelError, TextError
+from tgi_stack.errors import RowError, TextError
 from tgi_stack.fanout import together
 from tgi_stack.images import VERSION as image_version  # noqa: N811
 from tgi_stack.labels import Ending, Prover, branches, chained, refuse_several_tokens
@@ -169,7 +169,7 @@ class Reader:
             return None
         try:
             spaced = await self.read(place, tuple(f" {label}" for label in labels))
-        except LabelError:
+        except RowError:  # a courtesy, which no row is to fail for
             return None
         return spaced if spaced.label_mass is not None and spaced.label_mass > mass else None
 

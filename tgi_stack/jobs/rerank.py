@@ -48,7 +48,7 @@ class Rerank:
         self._backend = backend
         self._settings = settings
         self._items = items
-        self._shortened: dict[str, tuple[str, bool]] = {}
+        self._lines: dict[Item, tuple[str, bool]] = {}
         self._images = _images(backend, settings, base, store)
         self._reader = reader = Reader(backend, settings, store)
         written = Prompts(reader, backend.profile.context, settings, template)
@@ -69,7 +69,10 @@ class Rerank:
         """The fields of the row's record."""
         candidates = [self._resolve(entry) for entry in row.candidates]
         asked, past_cut = self._asked(row)
-        lines = await together(*(self._shown(item) for item in candidates))
+        if self._images is None:
+            lines = [self._in_words(item) for item in candidates]
+        else:
+            lines = await together(*(self._in_pictures(self._images, item) for item in candidates))
         outcome = await self._ranker.rank(asked, [shown for shown, _ in lines])
         cut = past_cut or any(was_cut for _, was_cut in lines) or any(read.cut for read in outcome.reads)
         return _record(candidates, outcome, cut) | self._identity(outcome) | _about(row) | _cost(outcome)
@@ -86,25 +89,30 @@ class Rerank:
             raise ItemError("item.unknown", f"item {entry!r} is in no --items file")
         return self._items[entry]
 
-    async def _shown(self, item: Item) -> tuple[Shown, bool]:
-        if self._images is None or item.image is None:
-            line, cut = self._line(item)
-            return Shown(item.id, line), cut
-        image = await self._images.get(item.image, item.image)
+    def _in_words(self, item: Item) -> tuple[Shown, bool]:
+        line, cut = self._line(item)
+        return Shown(item.id, line), cut
+
+    async def _in_pictures(self, images: Images, item: Item) -> tuple[Shown, bool]:
+        if item.image is None:
+            return self._in_words(item)
+        image = await images.get(item.image, item.image)
         text, cut = self._line(item, optional=True)
         return Shown(item.id, f"{prompts.IMAGE_MARK} {text}".rstrip(), image), cut
 
     def _line(self, item: Item, *, optional: bool = False) -> tuple[str, bool]:
-        text = prompts.item_text(item, self._settings.item_fields)
-        if not text and not optional:
+        """What stands for an item, and whether it was cut; items come again and again."""
+        if item not in self._lines:
+            if len(self._lines) >= REMEMBERED:
+                self._lines.clear()
+            text = prompts.item_text(item, self._settings.item_fields)
+            tokenizer = self._backend.profile.tokenizer
+            self._lines[item] = tokenizer.truncate(text, self._settings.max_item_tokens)
+        line = self._lines[item]
+        if not line[0] and not optional:
             fields = ", ".join(self._settings.item_fields)
             raise ItemError("item.empty", f"item {item.id!r} has none of the fields {fields}")
-        if text not in self._shortened:  # items come again and again
-            if len(self._shortened) >= REMEMBERED:
-                self._shortened.clear()
-            tokenizer = self._backend.profile.tokenizer
-            self._shortened[text] = tokenizer.truncate(text, self._settings.max_item_tokens)
-        return self._shortened[text]
+        return line
 
     def _identity(self, outcome: Outcome) -> dict[str, Any]:
         routes = dict.fromkeys(read.scores.route for read in outcome.reads)
