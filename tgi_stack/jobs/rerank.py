@@ -48,7 +48,7 @@ class Rerank:
         self._backend = backend
         self._settings = settings
         self._items = items
-        self._lines: dict[Item, tuple[str, bool]] = {}
+        self._words: dict[Item, tuple[Shown, bool]] = {}
         self._images = _images(backend, settings, base, store)
         self._reader = reader = Reader(backend, settings, store)
         written = Prompts(reader, backend.profile.context, settings, template)
@@ -70,7 +70,7 @@ class Rerank:
         candidates = [self._resolve(entry) for entry in row.candidates]
         asked, past_cut = self._asked(row)
         if self._images is None:
-            lines = [self._in_words(item) for item in candidates]
+            lines = list(map(self._in_words, candidates))
         else:
             lines = await together(*(self._in_pictures(self._images, item) for item in candidates))
         outcome = await self._ranker.rank(asked, [shown for shown, _ in lines])
@@ -79,8 +79,8 @@ class Rerank:
 
     def _asked(self, row: RerankRow) -> tuple[Asked, bool]:
         kept = row.history[max(0, len(row.history) - self._settings.max_history) :]
-        past = [self._line(self._resolve(entry)) for entry in kept]
-        return Asked(tuple(line for line, _ in past), row.query), any(cut for _, cut in past)
+        past = [self._in_words(self._resolve(entry)) for entry in kept]
+        return Asked(tuple(shown.line for shown, _ in past), row.query), any(cut for _, cut in past)
 
     def _resolve(self, entry: Item | str) -> Item:
         if isinstance(entry, Item):
@@ -90,8 +90,13 @@ class Rerank:
         return self._items[entry]
 
     def _in_words(self, item: Item) -> tuple[Shown, bool]:
-        line, cut = self._line(item)
-        return Shown(item.id, line), cut
+        """An item as a line, and whether it was cut; items come again and again."""
+        if item not in self._words:
+            if len(self._words) >= REMEMBERED:
+                self._words.clear()
+            line, cut = self._line(item)
+            self._words[item] = Shown(item.id, line), cut
+        return self._words[item]
 
     async def _in_pictures(self, images: Images, item: Item) -> tuple[Shown, bool]:
         if item.image is None:
@@ -101,18 +106,11 @@ class Rerank:
         return Shown(item.id, f"{prompts.IMAGE_MARK} {text}".rstrip(), image), cut
 
     def _line(self, item: Item, *, optional: bool = False) -> tuple[str, bool]:
-        """What stands for an item, and whether it was cut; items come again and again."""
-        if item not in self._lines:
-            if len(self._lines) >= REMEMBERED:
-                self._lines.clear()
-            text = prompts.item_text(item, self._settings.item_fields)
-            tokenizer = self._backend.profile.tokenizer
-            self._lines[item] = tokenizer.truncate(text, self._settings.max_item_tokens)
-        line = self._lines[item]
-        if not line[0] and not optional:
+        text = prompts.item_text(item, self._settings.item_fields)
+        if not text and not optional:
             fields = ", ".join(self._settings.item_fields)
             raise ItemError("item.empty", f"item {item.id!r} has none of the fields {fields}")
-        return line
+        return self._backend.profile.tokenizer.truncate(text, self._settings.max_item_tokens)
 
     def _identity(self, outcome: Outcome) -> dict[str, Any]:
         routes = dict.fromkeys(read.scores.route for read in outcome.reads)
