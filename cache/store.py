@@ -43,7 +43,7 @@ WAL_MENDED = (3, 51, 3)
 BUSY_S = 2.0
 PATIENCE = 3  # lookups that waited too long, before the run goes on without the cache
 DATABASE = "cache.db"
-GC_BATCH = 200
+GC_BATCH = 64
 
 Say = Callable[[str], None]
 
@@ -126,6 +126,7 @@ class _Shelf:
     def write(self, entries: list[tuple[str, bytes]]) -> None:
         """Writes several in one transaction; by one thread."""
         if self._cache is None:
+            _refuse_locked(self._folder)
             self._cache = open_database(self._folder)
         with self._cache.transact():
             for key, blob in entries:
@@ -158,13 +159,22 @@ class _Shelf:
             self._cache.close()
 
 
+def _refuse_locked(folder: Path) -> None:
+    """Raises OperationalError where others hold the database; diskcache would wait for them a minute."""
+    with contextlib.closing(sqlite3.connect(folder / DATABASE, timeout=BUSY_S)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.rollback()
+
+
 def _connect(folder: Path) -> sqlite3.Connection:
     """A connection that only reads."""
     url = f"{(folder / DATABASE).absolute().as_uri()}?mode=ro"
     connection = sqlite3.connect(url, uri=True, timeout=BUSY_S, check_same_thread=False)
     try:
         connection.execute("SELECT 1 FROM Cache LIMIT 1").fetchone()
-    except sqlite3.OperationalError:
+    except sqlite3.OperationalError as error:
+        if "locked" in str(error):
+            return connection
         connection.close()
         # A log that nobody may write beside it: what is in the database itself is read.
         connection = sqlite3.connect(f"{url}&immutable=1", uri=True, check_same_thread=False)
@@ -199,6 +209,7 @@ class Store:
         self._say = say
         self._said: set[str] = set()
         self._slow = 0
+        self._closed = False
         self._limit = limit
         self._offline = offline
         self._root = places.prepare(directory)
@@ -357,6 +368,9 @@ class Store:
 
     def close(self) -> None:
         """Writes what is left; adds to the counts that stay."""
+        if self._closed:
+            return
+        self._closed = True
         if self._writer is not None:
             self._writer.close()
         for shelf in self._shelves.values():

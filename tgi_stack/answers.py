@@ -26,7 +26,7 @@ from tgi_stack.types import Caption, Identity, LabelScores, PreparedImage
 
 REMEMBERED = 4096  # answers in memory, for equal questions at the same time
 REMEMBERED_IMAGE_BYTES = 64 * 2**20
-ASKED_AGAIN = 1 / 32  # of the questions are kept with their answers
+ASKED_AGAIN = 1 / 8  # of the questions are kept with their answers
 ABOUT_THE_LABELS = ("label_mass.low", "resolution.bf16", "resolution.fp16")  # flags that a subset has anew
 
 
