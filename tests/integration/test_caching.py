@@ -322,7 +322,7 @@ def test_a_model_that_was_swapped_is_noticed(cached: Fastqwen, tmp_path: Path) -
             )
             return answer(asked | {"prompt": given}, id)
 
-        server._completions = swapped  # type: ignore[method-assign,assignment]  # another model
+        server._completions = swapped  # type: ignore[method-assign]  # another model
         done = cached("cache", "verify", "--reask", "50%", *options, check=1)
     assert "another model gave these answers" in done.stderr
 
