@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
             folder = fetch(name, revision or "main", token or None)
         except GatedRepoError:
             print(
-                f"{name} is gated: accept its terms on its page, then put a token into docker/secrets/hf_token"
+                f"{name} is gated: accept its terms on its page, and put a token into docker/secrets/hf_token"
             )
             return 1
         except RepositoryNotFoundError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tgi_stack.backends.base import Backend
@@ -12,6 +13,7 @@ from tgi_stack.settings import Settings
 
 if TYPE_CHECKING:
     from tgi_stack.doctor import Line
+    from tgi_stack.stack.commands import Stack
 
 Say = Callable[[str], None]
 
@@ -52,6 +54,14 @@ def examine_endpoints(settings: Settings) -> AsyncIterator[Line]:
     from tgi_stack.doctor import examine
 
     return examine(settings)
+
+
+def open_stack(docker_dir: Path | None, say: Say) -> Stack:
+    """The servers of this host; they are proven by the client of servers."""
+    from tgi_stack.stack.commands import Stack
+    from tgi_stack.stack.files import locate
+
+    return Stack(locate(docker_dir), say)
 
 
 def _local(settings: Settings, kind: str, say: Say) -> Backend:

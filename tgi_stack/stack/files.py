@@ -15,17 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from tgi_stack.errors import DiskError, UsageError
-from tgi_stack.stack.plan import MIB, PORTS, Plan, Server
-from tgi_stack.stack.request import MOST_REPLICAS
+from tgi_stack.stack.plan import MIB, Plan, Server
+from tgi_stack.stack.request import MOST_REPLICAS, Request
 
 COMPOSE = "compose.yml"
 PROJECT = "fastqwen"
 VERSION = 1
-ALL_PROFILES = tuple(
-    f"{kind}-{replica}" if replica > 1 else kind
-    for kind in ("text", "vision-vllm", "vision-tgi")
-    for replica in range(1, MOST_REPLICAS + 1)
-) + ("models", "gateway", "observe")
+_SERVERS = ("text", "vision-vllm", "vision-tgi")
+_REPLICAS = tuple(f"{kind}-{number}" for kind in _SERVERS for number in range(2, MOST_REPLICAS + 1))
+ALL_PROFILES = (*_SERVERS, *_REPLICAS, "models", "gateway", "observe")
 HOST_MEMORY_MIB = 12 * 1024  # beside the weights, which pass through the host's memory
 _USER = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _KEY = re.compile(r"[A-Za-z0-9_-]{20,256}")
@@ -71,6 +69,14 @@ class Folder:
             return None
         return found if isinstance(found, dict) and found.get("version") == VERSION else None
 
+    @property
+    def profiles(self) -> tuple[str, ...]:
+        """Of the plan: its servers' services and its extras."""
+        written = self.written
+        if written is None:
+            return ()
+        return (*(server["service"] for server in written["servers"]), *written["extras"])
+
     def pins(self) -> Pins:
         """From pins.json."""
         try:
@@ -93,6 +99,27 @@ class Folder:
         lines = [f"{name}={_quoted(value)}" for name, value in variables(plan, pins, extras).items()]
         _write(self.env, "# Written by `fastqwen stack plan`.\n" + "\n".join(lines) + "\n")
         _write(self.path / "stack.json", json.dumps(described(plan, pins, extras), indent=2) + "\n")
+
+    def add_extras(self, written: dict[str, Any], extras: tuple[str, ...]) -> None:
+        """Adds profiles to a plan that stays as it is."""
+        both = sorted({*written["extras"], *extras})
+        services = [server["service"] for server in written["servers"]]
+        profiles = f"COMPOSE_PROFILES={','.join([*services, *both])}"
+        lines = self.env.read_text().splitlines()
+        lines = [profiles if line.startswith("COMPOSE_PROFILES=") else line for line in lines]
+        _write(self.env, "\n".join(lines) + "\n")
+        _write(self.path / "stack.json", json.dumps(written | {"extras": both}, indent=2) + "\n")
+
+    def refuse_closed_files(self) -> None:
+        """Raises DiskError for a mounted file that a container's root without capabilities can't read."""
+        mounted = [*self.path.glob("*.sh"), self.path / "fetch.py"]
+        for name in ("caddy", "grafana", "prometheus"):
+            mounted += [self.path / name, *(self.path / name).rglob("*")]
+        closed = [path for path in mounted if not path.stat().st_mode & 0o004]
+        if closed:
+            raise DiskError(
+                f"{closed[0]} is closed to other users, containers can't read it; chmod -R go+rX {self.path}"
+            )
 
     def prepare_secrets(self) -> None:
         """The folder of secrets, closed to other users; its files open, to be read in containers.
@@ -151,7 +178,7 @@ def locate(named: Path | None = None) -> Folder:
         if (place / COMPOSE).is_file():
             return Folder(place.resolve())
     raise UsageError(
-        f"no {COMPOSE} in {' or '.join(map(str, places))}; run it in a clone of fastqwen, or give --docker-dir"
+        f"no {COMPOSE} in {' or '.join(map(str, places))}; run it in a clone of fastqwen or give --docker-dir"
     )
 
 
@@ -172,6 +199,8 @@ def variables(plan: Plan, pins: Pins, extras: tuple[str, ...]) -> dict[str, str]
         "MAX_TOP_N_TOKENS": "128",
         "PAYLOAD_LIMIT": "16000000",
         "SERVER_MEMORY": f"{_host_mib(plan)}m",
+        "TEXT_PORT": str(plan.request.text_port),
+        "VISION_PORT": str(plan.request.vision_port),
         "SERVER_SHM": f"{plan.request.num_shard}g",
     }
     image = "VLLM_IMAGE" if vision.wanted.engine.name == "vllm" else "VISION_TGI_IMAGE"
@@ -213,11 +242,11 @@ def described(plan: Plan, pins: Pins, extras: tuple[str, ...]) -> dict[str, Any]
         "phases": [
             [service(server) for server in plan.servers if server.name in names] for names in plan.phases()
         ],
-        "servers": [_described(server, pins) for server in plan.servers],
+        "servers": [_described(server, pins, plan.request) for server in plan.servers],
     }
 
 
-def _described(server: Server, pins: Pins) -> dict[str, Any]:
+def _described(server: Server, pins: Pins, request: Request) -> dict[str, Any]:
     wanted = server.wanted
     return {
         "name": server.name,
@@ -234,7 +263,7 @@ def _described(server: Server, pins: Pins) -> dict[str, Any]:
         "gpus": [{"gpu": gpu.label, "name": gpu.name, "uuid": gpu.uuid} for gpu in server.gpus],
         "memory_mib": server.share_mib,
         "need_mib": server.need_mib,
-        "url": f"http://127.0.0.1:{PORTS[server.kind]}",
+        "url": f"http://127.0.0.1:{request.ports[server.kind]}",
     }
 
 

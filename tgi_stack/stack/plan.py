@@ -1,8 +1,8 @@
 """Places servers on GPUs: how much each needs, how much it gets, and what would fit where it does not.
 
 Pure: from a request and what nvidia-smi told to a plan. What a server needs is its weights (counted), the
-working memory of a prefill and a fixed part (estimates, on the safe side), and keys and values for two requests
-of full length. What is left on a GPU is shared among the servers on it, up to a limit.
+working memory of a prefill and a fixed part (estimates, on the safe side), and keys and values for two
+requests of full length. What is left on a GPU is shared among the servers on it, up to a limit.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ LEAST_REQUESTS = 2  # of full length, whose keys and values have to fit
 USABLE_KV = 0.9  # of what TGI gives to keys and values
 ENOUGH_TOKENS = 262_144  # of keys and values; more brings little, and others may want the GPU
 PREFILL_TOKENS = (16_384, 8_192)  # the larger batch where it fits
-PORTS = {"text": 8080, "vision": 8081}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +87,7 @@ class Plan:
         return tuple(server for server in self.servers if server.kind == kind)
 
     def phases(self) -> list[list[str]]:
-        """Names of servers to start at once, group after group: those on one GPU start one after the other."""
+        """Names of servers to start at once, group after group: on one GPU one after the other."""
         groups: list[list[Server]] = []
         for server in self.servers:
             for group in groups:

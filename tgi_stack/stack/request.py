@@ -24,6 +24,7 @@ class Request:
         replicas: of each server, one GPU each (or `num_shard` of them).
         num_shard: GPUs that a server is spread over.
         max_total_tokens: of a prompt and its answer together.
+        text_port, vision_port: of 127.0.0.1, where the front publishes the servers.
     """
 
     text_model: str = DEFAULT_MODELS["text"]
@@ -35,6 +36,8 @@ class Request:
     replicas: int = 1
     num_shard: int = 1
     max_total_tokens: int = 8192
+    text_port: int = 8080
+    vision_port: int = 8081
 
     def __post_init__(self) -> None:
         _one_of("VISION", self.vision, tuple(ENGINES))
@@ -43,6 +46,8 @@ class Request:
         _between("REPLICAS", self.replicas, 1, MOST_REPLICAS)
         _one_of("NUM_SHARD", self.num_shard, SHARDS)
         _between("MAX_TOTAL_TOKENS", self.max_total_tokens, 1024, 40960)
+        _between("TEXT_PORT", self.text_port, 1024, 65535)
+        _between("VISION_PORT", self.vision_port, 1024, 65535)
         for name in (self.text_model, self.vision_model, self.vision_image):
             # They go into a file of variables and a command line.
             if name and not all(c.isalnum() or c in "/._-:@" for c in name):
@@ -52,6 +57,11 @@ class Request:
     def models(self) -> dict[str, str]:
         """The model of each kind of server."""
         return {"text": self.text_model, "vision": self.vision_model or VISION_DEFAULTS[self.vision]}
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """Where each kind of server is published."""
+        return {"text": self.text_port, "vision": self.vision_port}
 
     def as_dict(self) -> dict[str, Any]:
         """For stack.json; two requests are the same where these are."""

@@ -1,0 +1,290 @@
+"""`fastqwen stack`: plan, up, wait, status, down. Says lines, raises errors, prints nothing itself."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tgi_stack.errors import FastqwenError, MachineError, ServerError, UsageError
+from tgi_stack.findings import Line
+from tgi_stack.stack import docker, faults, gpus, pinning, plan
+from tgi_stack.stack.docker import Compose, State
+from tgi_stack.stack.files import Folder
+from tgi_stack.stack.programs import Ended
+from tgi_stack.stack.ready import prove
+from tgi_stack.stack.request import Request
+
+Say = Callable[[str], None]
+LOOK_EVERY_S = 2.0
+RESTARTS_SEEN = 5  # looks at a container that is starting again and again
+IN_PROCESS = "or compute in process, without servers: --engine torch"
+EXTRA_PORTS = {"gateway": 8443, "observe": 3000}
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """The servers of a folder.
+
+    Args:
+        say: told, in lines, what is done.
+    """
+
+    folder: Folder
+    say: Say
+
+    # -- plan --------------------------------------------------------------------------------------------
+
+    def plan(
+        self, given: dict[str, Any], extras: tuple[str, ...], assume: str | None, *, pin: bool
+    ) -> list[str]:
+        """What runs where, as lines; written to the folder's files unless the GPUs are assumed.
+
+        Args:
+            given: fields of `Request`.
+            extras: `gateway`, `observe`.
+            assume: GPUs that are not there, see `gpus.assumed`.
+            pin: ask anew for the newest commits and digests.
+
+        Raises:
+            UsageError, MachineError: see `plan.make`; servers run by another plan.
+        """
+        request = Request(**given)
+        if assume is not None:
+            return table(plan.make(request, gpus.assumed(assume)))
+        if pin:
+            self.folder.write_pins(pinning.renewed(self.folder, request, self.say))
+        written = self.folder.written
+        if written is not None and self._running(written):
+            refuse_change(written, request)
+            self.say("the servers run; their plan stays")
+            return [_entry(server) for server in written["servers"]]
+        made = plan.make(request, gpus.read())
+        self.folder.write(made, extras)
+        return table(made)
+
+    def _running(self, written: dict[str, Any]) -> bool:
+        try:
+            states = Compose(self.folder).states()
+        except MachineError:
+            return False
+        return any(server["service"] in states for server in written["servers"])
+
+    # -- up ----------------------------------------------------------------------------------------------
+
+    def up(self, given: dict[str, Any], extras: tuple[str, ...], timeout_s: float) -> list[str]:
+        """Brings the servers up and waits until they answer; what runs where, as lines.
+
+        Servers that share a GPU start one after the other. Called again it changes nothing.
+
+        Args:
+            given, extras: see `plan`.
+
+        Raises:
+            MachineError: this machine can't; all that is missing, each with its fix.
+            ServerError: a server did not come up.
+        """
+        request = Request(**given)
+        plan.wanted(request, request.max_total_tokens)  # an impossible wish is told before a missing GPU
+        self._check_machine()
+        written = self.folder.written
+        running = written is not None and self._running(written)
+        extras = tuple(sorted({*extras, *(written["extras"] if written and running else ())}))
+        if written is not None and running:
+            refuse_change(written, request)
+        else:
+            self.folder.write_pins(pinning.completed(self.folder, request, self.say))
+            self.folder.write(plan.make(request, gpus.read()), extras)
+            refuse_taken_ports(request, extras)
+        self._enable(extras)
+        self.folder.refuse_closed_files()
+        self.folder.prepare_secrets()
+        if "gateway" in extras:
+            self.say(f"gateway: keys for {self.folder.write_gateway_keys()} users")
+        self._start(timeout_s)
+        return [_entry(server) for server in self._written()["servers"]]
+
+    def _check_machine(self) -> None:
+        lines = docker.examine()
+        found = gpus.read()
+        if found.problem:
+            lines.append(Line("failure", "GPU", found.problem, "install the NVIDIA driver"))
+        missing = [f"  {line.what}: {line.detail}; {line.fix}" for line in lines if line.state == "failure"]
+        if missing:
+            raise MachineError(
+                "this machine can't run the servers:\n" + "\n".join(missing) + f"\n  {IN_PROCESS}"
+            )
+
+    def _enable(self, extras: tuple[str, ...]) -> None:
+        """Adds the profiles that are asked for now to those of the plan that stays."""
+        written = self._written()
+        if set(extras) <= set(written["extras"]):
+            return
+        self.folder.add_extras(written, extras)
+
+    def _start(self, timeout_s: float) -> None:
+        compose = Compose(self.folder)
+        self.say("fetching the weights that are not there yet")
+        self._must(compose.models(self.say), "models")
+        for services in self._written()["phases"]:
+            # Those on one GPU one after the other: each measures what is free when it starts.
+            self._must(compose.up([*services, "front"], self.say), ", ".join(services))
+            self.wait(timeout_s, services)
+        self._must(compose.up([], self.say), "the rest")
+
+    def _must(self, ended: Ended, what: str) -> None:
+        if ended.status:
+            raise ServerError(_told(what, ended.said))
+
+    def _written(self) -> dict[str, Any]:
+        written = self.folder.written
+        if written is None:
+            raise UsageError("nothing is planned yet; make up")
+        return written
+
+    # -- wait --------------------------------------------------------------------------------------------
+
+    def wait(self, timeout_s: float, services: list[str] | None = None) -> None:
+        """Waits until all servers (or those of some services) answer.
+
+        Raises:
+            ServerError: one did not come up: which, why, and the end of its log.
+        """
+        servers = [s for s in self._written()["servers"] if services is None or s["service"] in services]
+        asyncio.run(self._wait(servers, timeout_s))
+
+    async def _wait(self, servers: list[dict[str, Any]], timeout_s: float) -> None:
+        until = time.monotonic() + timeout_s
+        restarts: dict[str, int] = {}
+        waiting = {server["name"]: server for server in servers}
+        reasons: dict[str, str] = {}
+        while waiting:
+            states = self._states()
+            for name, server in list(waiting.items()):
+                self._refuse_dead(server, states.get(server["service"]), restarts)
+                if states and states.get(server["service"], NOWHERE).health not in ("healthy", ""):
+                    reasons[name] = "its health check has not passed yet"
+                    continue
+                try:
+                    took = await prove(server["url"], server["kind"], server["model"], server["revision"])
+                except ServerError as error:
+                    reasons[name] = str(error)
+                    continue
+                self.say(f"{_entry(server)}: answers, {took:.1f} s for the first")
+                del waiting[name]
+            if waiting and time.monotonic() >= until:
+                name, server = next(iter(waiting.items()))
+                raise ServerError(self._failed(server, f"not up after {timeout_s:.0f} s: {reasons[name]}"))
+            if waiting:
+                await asyncio.sleep(min(LOOK_EVERY_S, max(0.05, until - time.monotonic())))
+
+    def _states(self) -> dict[str, State]:
+        """Empty where there is no Docker to ask: then the servers themselves are all that is asked."""
+        try:
+            return Compose(self.folder).states()
+        except MachineError:
+            return {}
+
+    def _refuse_dead(self, server: dict[str, Any], state: State | None, restarts: dict[str, int]) -> None:
+        """Raises ServerError for a container that has ended and won't come up by waiting."""
+        if state is None or state.state not in ("exited", "dead", "restarting"):
+            return
+        name = server["name"]
+        restarts[name] = restarts.get(name, 0) + 1
+        fault = faults.diagnose(Compose(self.folder).logs(server["service"]))
+        lasting = fault is not None and not fault.transient
+        if lasting or state.state != "restarting" or restarts[name] >= RESTARTS_SEEN:
+            raise ServerError(self._failed(server, f"it ended with status {state.exit_code}"))
+
+    def _failed(self, server: dict[str, Any], otherwise: str) -> str:
+        try:
+            log = Compose(self.folder).logs(server["service"])
+        except MachineError:
+            log = ""
+        return _told(f"{server['name']} ({server['model']} on {server['engine']})", log, otherwise)
+
+    # -- status and down ---------------------------------------------------------------------------------
+
+    def status(self) -> list[Line]:
+        """Each server: its container, and whether it answers."""
+        return asyncio.run(self._status())
+
+    async def _status(self) -> list[Line]:
+        states, lines = self._states(), []
+        for server in self._written()["servers"]:
+            state = states.get(server["service"], NOWHERE)
+            try:
+                took = await prove(server["url"], server["kind"], server["model"], server["revision"])
+            except FastqwenError as error:
+                detail = f"{state.state}, {error}"
+                lines.append(Line("failure", _entry(server), detail, "make up; make logs"))
+            else:
+                lines.append(Line("ok", _entry(server), f"{state.state}, answers in {took:.1f} s"))
+        return lines
+
+    def down(self) -> None:
+        """Stops the servers; weights and compile caches stay in their volumes."""
+        done = Compose(self.folder).down(self.say)
+        if done.status:
+            known = faults.diagnose(done.said)
+            raise MachineError(f"{known.reason}; {known.fix}" if known else done.said[-400:])
+
+
+NOWHERE = State("", "no container", "", 0)
+
+
+def table(made: plan.Plan) -> list[str]:
+    """A plan's servers, a line each."""
+    return [
+        f"{server.name}: {server.wanted.engine.name} {server.wanted.engine.version}, {server.wanted.name} "
+        f"({server.wanted.quantization}, {server.wanted.launch.dtype}) on GPU "
+        f"{', '.join(gpu.label for gpu in server.gpus)} ({server.gpus[0].name}): {server.share_mib:,} MiB, "
+        f"at least {server.need_mib:,}"
+        for server in made.servers
+    ]
+
+
+def _entry(server: dict[str, Any]) -> str:
+    labels = ", ".join(gpu["gpu"] for gpu in server["gpus"])
+    return (
+        f"{server['name']}: {server['model']} on {server['engine']} {server['engine_version']}, "
+        f"GPU {labels}, {server['url']}"
+    )
+
+
+def _told(what: str, log: str, otherwise: str = "it failed") -> str:
+    fault = faults.diagnose(log)
+    reason = f"{fault.reason}; {fault.fix}" if fault else f"{otherwise}; make logs shows more"
+    shown = faults.last_lines(log)
+    return f"{what} did not come up: {reason}" + (f"\n  the end of its log:\n{shown}" if shown else "")
+
+
+def refuse_change(written: dict[str, Any], request: Request) -> None:
+    """Raises UsageError where running servers were asked for otherwise."""
+    asked = request.as_dict()
+    differs = [
+        f"{name.upper()} is {written['request'].get(name) or 'the default'}, {value or 'the default'} is asked"
+        for name, value in asked.items()
+        if written["request"].get(name) != value
+    ]
+    if differs:
+        said = "; ".join(differs)
+        raise UsageError(f"the servers run by another plan: {said}; make down, then make up")
+
+
+def refuse_taken_ports(request: Request, extras: tuple[str, ...]) -> None:
+    """Raises MachineError for a port that another program listens on."""
+    for port in (request.text_port, request.vision_port, *(EXTRA_PORTS[extra] for extra in extras)):
+        if taken(port):
+            said = f"port {port} of 127.0.0.1 is taken by another program"
+            raise MachineError(f"{said}; free it, or give TEXT_PORT or VISION_PORT")
+
+
+def taken(port: int) -> bool:
+    """Whether a program listens on a port of 127.0.0.1."""
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
