@@ -22,7 +22,7 @@ from tgi_stack.images.prepare import prepare
 from tgi_stack.tiny import TINY
 from tgi_stack.tokens import Tokenizer
 from tgi_stack.transport import Transport
-from tgi_stack.types import CaptionRequest, ScoreRequest
+from tgi_stack.types import CaptionRequest, PreparedImage, ScoreRequest
 from tgi_stack.wire import vllm
 from tgi_stack.wire.reply import Call
 
@@ -46,32 +46,39 @@ def caption_request() -> CaptionRequest:
     return CaptionRequest(prompt, body, TOKENIZER.encode(prompt), image, 48)
 
 
+def chat_score_request() -> ScoreRequest:
+    image = caption_request().image
+    assert image is not None
+    parts: tuple[str | PreparedImage, ...] = ("A. ", image, " red\nB. ", image, " blue\nC. none. Which?")
+    visual = Grid.from_checkpoint(TINY / "vision").tokens(image.sent_width, image.sent_height)
+    body = prompts.IMAGE_MARK.join(part for part in parts if isinstance(part, str))
+    prompt = prompts.user_turn(prompts.place_images(body, [visual, visual]), close_thinking=False)
+    return ScoreRequest(prompt, TOKENIZER.encode(prompt), LABELS, LABEL_IDS, parts)
+
+
 def calls() -> dict[str, tuple[str, Call]]:
     """Each recording's name, the kind of server it is asked of, and the request."""
     one, two = score_request("Which? Answer A, B or C:\n"), score_request("And now? A, B or C:\n")
     good = vllm.score_call([one], "tiny", NAME)
     unknown = vllm.score_call([one], "another", NAME)
     long = vllm.score_call([score_request("", (11,) * 3000)], "tiny", NAME)
-    many = Call(good.path, good.body | {"logprobs": 21, "logprob_token_ids": None}, 0, good.headers)
     picture = vllm.caption_call(caption_request(), "tiny", NAME, closes_thinking=False)
     broken = json.loads(json.dumps(picture.body))
     broken["messages"][0]["content"][0]["image_url"]["url"] = "data:image/jpeg;base64,AAAA"
-    top = Call(good.path, _top_logprobs(good.body), 0, good.headers)
     return {
         "scores": ("text", good),
         "scores-of-two": ("text", vllm.score_call([one, two], "tiny", NAME)),
-        "top-logprobs": ("text", top),
+        "top-logprobs": ("text", vllm.score_call([one], "tiny", NAME, top=20)),
         "unknown-model": ("text", unknown),
         "too-long": ("text", long),
-        "too-many-logprobs": ("text", many),
+        "too-many-logprobs": ("text", vllm.score_call([one], "tiny", NAME, top=21)),
         "chat-with-image": ("vision", picture),
+        "chat-scores": (
+            "vision",
+            vllm.chat_score_call(chat_score_request(), "tiny", NAME, closes_thinking=False),
+        ),
         "broken-image": ("vision", Call(picture.path, broken, 0, picture.headers)),
     }
-
-
-def _top_logprobs(body: dict[str, Any]) -> dict[str, Any]:
-    kept = {name: value for name, value in body.items() if name != "logprob_token_ids"}
-    return kept | {"logprobs": 20}
 
 
 async def record(urls: dict[str, str]) -> None:
@@ -88,6 +95,7 @@ async def record(urls: dict[str, str]) -> None:
         for name, (kind, call) in calls().items():
             reply = await transport.post(urls[kind], call, 120)
             asked = {"path": call.path, "headers": call.headers, "body": call.body}
+            print(name, reply.status)
             _write(folder / f"{name}.json", version, asked, reply.status, reply.body)
     finally:
         await transport.aclose()

@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT
-from tests.live.record import LABEL_IDS, NAME, calls, caption_request, score_request
+from tests.live.record import (
+    LABEL_IDS,
+    NAME,
+    calls,
+    caption_request,
+    chat_score_request,
+    score_request,
+)
 from tgi_stack import retries
 from tgi_stack.retries import Decision
 from tgi_stack.wire import vllm
@@ -33,28 +40,41 @@ def test_what_was_recorded_is_what_is_sent_today(name: str) -> None:
     sent: dict[str, Any] = json.loads(json.dumps(calls()[name][1].body))
     asked = RECORDED[name]["request"]
     assert asked["path"] == calls()[name][1].path
-    if name != "chat-with-image":  # whose image was cut out
+    if not name.startswith("chat"):  # whose images were cut out
         assert asked["body"] == sent
 
 
 def test_a_read_of_labels() -> None:
     request = score_request("Which? Answer A, B or C:\n")
-    (scores,) = vllm.parse_scores(body("scores"), [request], "tiny", NAME)
-    assert scores.logprobs == pytest.approx((-8.975430, -5.366055, -3.436367), abs=1e-5)
-    assert scores.normalised == "vocabulary"
-    assert scores.prompt_tokens == 12
+    (found,) = vllm.parse_tops(body("scores"), [request], "tiny", NAME)
+    assert vllm.read_labels(found, LABEL_IDS) == pytest.approx((-8.975430, -5.366055, -3.436367), abs=1e-5)
     with pytest.raises(ForeignReplyError, match="came for"):
-        vllm.parse_scores(body("scores"), [request], "tiny", "another")
+        vllm.parse_tops(body("scores"), [request], "tiny", "another")
     with pytest.raises(ForeignReplyError, match="prompt tokens"):
-        vllm.parse_scores(body("scores"), [score_request("short")], "tiny", NAME)
+        vllm.parse_tops(body("scores"), [score_request("short")], "tiny", NAME)
 
 
 def test_a_read_of_two_prompts() -> None:
     requests = [score_request("Which? Answer A, B or C:\n"), score_request("And now? A, B or C:\n")]
-    first, second = vllm.parse_scores(body("scores-of-two"), requests, "tiny", NAME)
-    (alone,) = vllm.parse_scores(body("scores"), requests[:1], "tiny", NAME)
-    assert first.logprobs == alone.logprobs != second.logprobs
-    assert len(second.logprobs) == len(LABEL_IDS)
+    first, second = vllm.parse_tops(body("scores-of-two"), requests, "tiny", NAME)
+    (alone,) = vllm.parse_tops(body("scores"), requests[:1], "tiny", NAME)
+    assert first == alone != second
+    assert set(LABEL_IDS) <= second.keys()
+
+
+def test_the_likeliest_tokens() -> None:
+    request = score_request("Which? Answer A, B or C:\n")
+    (found,) = vllm.parse_tops(body("top-logprobs"), [request], "tiny", NAME)
+    assert len(found) == 20
+    assert LABEL_IDS[2] in found
+    assert LABEL_IDS[0] not in found  # label A is not among them
+    assert vllm.most_of(error_text(body("too-many-logprobs"))) == 20
+
+
+def test_a_read_after_images() -> None:
+    (found, request) = (body("chat-scores"), chat_score_request())
+    tops = vllm.parse_chat_top(found, request, "tiny", NAME)
+    assert all(value < 0 for value in vllm.read_labels(tops, LABEL_IDS))
 
 
 def test_a_chat_about_an_image() -> None:
