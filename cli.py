@@ -425,15 +425,16 @@ def examine(
     async def look() -> None:
         async for line in examine_endpoints(chosen):
             lines.append(line)
-            talk.print(_escaped(f"{line.state}: {line.what} ({line.detail})"), markup=False)
+            _say(str(line))
 
     with _reporting(debug):
         chosen = settings.load(flags, file=config)
         asyncio.run(look())
     if as_json:
         _print_data([asdict(line) for line in lines])
-    if any(line.state == "failure" for line in lines):
-        raise typer.Exit(ServerError.exit_status)
+    failed = [line.status for line in lines if line.state == "failure"]
+    if failed:
+        raise typer.Exit(max(failed))
 
 
 @stack.command(name="plan")
@@ -459,8 +460,9 @@ def stack_plan(
     debug: Debug = False,
 ) -> None:
     """Reads the GPUs and writes docker/.env and docker/stack.json: what runs where."""
-    given = _stack_variables(locals())
+    variables = locals()
     with _reporting(debug):
+        given = _stack_variables(variables)
         lines = open_stack(docker_dir, _say).plan(given, _extras(gateway, observe), assume_gpus, pin=pin)
     typer.echo("\n".join(lines))
 
@@ -485,8 +487,9 @@ def stack_up(
     debug: Debug = False,
 ) -> None:
     """Brings the servers up and waits until they answer."""
-    given = _stack_variables(locals())
+    variables = locals()
     with _reporting(debug):
+        given = _stack_variables(variables)
         lines = open_stack(docker_dir, _say).up(given, _extras(gateway, observe), timeout)
     typer.echo("\n".join(lines))
 
@@ -518,6 +521,8 @@ def stack_down(docker_dir: DockerDir = None, debug: Debug = False) -> None:
 def _stack_variables(given: dict[str, Any]) -> dict[str, Any]:
     """What was given of a stack's variables; the models may also stand in the settings."""
     others = ("gateway", "observe", "pin", "assume_gpus", "timeout", "docker_dir", "debug")
+    named = settings.load(_flags({name: given[name] for name in ("text_model", "vision_model")}))
+    given = given | {"text_model": named.text_model, "vision_model": named.vision_model}
     return {name: value for name, value in given.items() if value is not None and name not in others}
 
 

@@ -22,6 +22,7 @@ Say = Callable[[str], None]
 LOOK_EVERY_S = 2.0
 RESTARTS_SEEN = 5  # looks at a container that is starting again and again
 IN_PROCESS = "or compute in process, without servers: --engine torch"
+ENGINE = ("Docker", "Docker Compose")
 EXTRA_PORTS = {"gateway": 8443, "observe": 3000}
 
 
@@ -227,6 +228,9 @@ class Stack:
 
     def down(self) -> None:
         """Stops the servers; weights and compile caches stay in their volumes."""
+        missing = [line for line in docker.examine() if line.state == "failure" and line.what in ENGINE]
+        if missing:
+            raise MachineError("; ".join(f"{line.what}: {line.detail}; {line.fix}" for line in missing))
         done = Compose(self.folder).down(self.say)
         if done.status:
             known = faults.diagnose(done.said)

@@ -14,7 +14,7 @@ from tgi_stack.stack.files import ALL_PROFILES, PROJECT, Folder
 from tgi_stack.stack.programs import Ended, MissingProgramError, follow, run
 
 INSTALL_DOCKER = "install Docker Engine 24 or later: https://docs.docker.com/engine/install"
-INSTALL_TOOLKIT = "install the NVIDIA Container Toolkit, then: " + faults.CONFIGURE_TOOLKIT
+INSTALL_TOOLKIT = f"install the NVIDIA Container Toolkit, then: {faults.CONFIGURE}"
 
 
 def examine() -> list[Line]:

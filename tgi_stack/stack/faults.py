@@ -15,7 +15,7 @@ class Fault:
     transient: bool = False
 
 
-CONFIGURE_TOOLKIT = "sudo nvidia-ctk runtime configure --runtime=docker && sudo systemctl restart docker"
+CONFIGURE = "sudo nvidia-ctk runtime configure --runtime=docker && sudo systemctl restart docker"
 _KNOWN: tuple[tuple[str, Fault], ...] = (
     (
         r"Cannot connect to the Docker daemon|Is the docker daemon running",
@@ -34,7 +34,7 @@ _KNOWN: tuple[tuple[str, Fault], ...] = (
         r"unknown or invalid runtime name: nvidia|[Uu]nknown runtime specified nvidia",
         Fault(
             "Docker does not know the NVIDIA runtime",
-            CONFIGURE_TOOLKIT,
+            CONFIGURE,
         ),
     ),
     (

@@ -128,7 +128,10 @@ def make(request: Request, found: Found) -> Plan:
     """
     wanted(request, PREFILL_TOKENS[0])  # an impossible wish is told before a missing GPU
     if not found.gpus:
-        raise MachineError(found.problem or "no GPU")
+        raise MachineError(
+            f"{found.problem or 'no GPU'}; to see a plan for other GPUs: make stack-plan GPUS=24,24; "
+            "or compute in process: --engine torch"
+        )
     tried = _try(request, found.gpus)
     if isinstance(tried, Plan):
         return tried
