@@ -268,11 +268,11 @@ def _told(what: str, log: str, otherwise: str = "it failed") -> str:
 
 def refuse_change(written: dict[str, Any], request: Request) -> None:
     """Raises UsageError where running servers were asked for otherwise."""
-    asked = request.as_dict()
+    runs, asked = written["request"], request.as_dict()
     differs = [
-        f"{name.upper()} is {written['request'].get(name) or 'the default'}, {value or 'the default'} is asked"
-        for name, value in asked.items()
-        if written["request"].get(name) != value
+        f"{name.upper()} is {runs.get(name) or 'the default'}, asked is {asked[name] or 'the default'}"
+        for name in asked
+        if runs.get(name) != asked[name]
     ]
     if differs:
         said = "; ".join(differs)

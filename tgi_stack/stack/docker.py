@@ -18,7 +18,7 @@ INSTALL_TOOLKIT = f"install the NVIDIA Container Toolkit, then: {faults.CONFIGUR
 
 
 def examine() -> list[Line]:
-    """Whether this host's Docker can run the servers: the program, the daemon, Compose, the NVIDIA runtime."""
+    """Whether Docker here can run the servers: the program, the daemon, Compose, the NVIDIA runtime."""
     try:
         info = run(["docker", "info", "--format", "{{json .}}"])
     except MissingProgramError as error:
