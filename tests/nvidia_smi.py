@@ -1,7 +1,7 @@
 """What nvidia-smi prints for the query of `gpus.FIELDS` and for `-L`.
 
-Written after the format that NVIDIA documents (`--format=csv,noheader,nounits`), with the numbers of real cards;
-no GPU was at hand to record them from.
+Written after the format that NVIDIA documents (`--format=csv,noheader,nounits`), with the numbers of real
+cards; no GPU was at hand to record them from.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Programs that stand in for others on PATH: they note how they are called and print what they are told to."""
+"""Programs that stand in for others on PATH: they note each call and print what they are told to."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class StandIn:
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder before all others on PATH; without what is put there, the machine has neither Docker nor GPU."""
+    """The one folder of PATH, but for what scripts need: the machine has no Docker and no GPU."""
     folder = tmp_path / "programs" / "bin"
     folder.mkdir(parents=True)
     others = tmp_path / "programs" / "others"

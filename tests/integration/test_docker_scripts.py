@@ -75,8 +75,7 @@ def test_a_gpu_that_can_not_be_asked_starts_nothing(programs: Path) -> None:
 # -- fetch.py ----------------------------------------------------------------------------------------------
 
 COMMIT = "c1899de289a04d12100db370d81485cdf75e47ca"
-HUB = (
-    """
+HUB = """
 import os, pathlib
 from huggingface_hub import errors
 def snapshot_download(name, revision, allow_patterns=None, token=None, local_files_only=False):
@@ -88,14 +87,12 @@ def snapshot_download(name, revision, allow_patterns=None, token=None, local_fil
         raise errors.RepositoryNotFoundError("404")
     if "far" in name:
         raise errors.LocalEntryNotFoundError("no network")
-    place = pathlib.Path(os.environ["HF_HUB_CACHE"]) / ("models--" + name.replace("/", "--")) / "snapshots" / COMMIT
+    place = pathlib.Path(os.environ["HF_HUB_CACHE"]) / ("models--" + name.replace("/", "--"))
+    place = place / "snapshots" / COMMIT
     place.mkdir(parents=True, exist_ok=True)
     (place / "model.safetensors").write_bytes(b"12345")
     return str(place)
-COMMIT = "%s"
 """
-    % COMMIT
-)
 ERRORS = """
 class GatedRepoError(Exception): pass
 class RepositoryNotFoundError(Exception): pass
@@ -108,7 +105,7 @@ def hub(tmp_path: Path) -> Path:
     """A huggingface_hub of the test's own, which notes what is asked."""
     package = tmp_path / "packages" / "huggingface_hub"
     package.mkdir(parents=True)
-    (package / "__init__.py").write_text(HUB)
+    (package / "__init__.py").write_text(f"COMMIT = {COMMIT!r}\n{HUB}")
     (package / "errors.py").write_text(ERRORS)
     return tmp_path
 

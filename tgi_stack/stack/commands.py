@@ -58,21 +58,22 @@ class Stack:
             return table(plan.make(request, gpus.assumed(assume)))
         if pin:
             self.folder.write_pins(pinning.renewed(self.folder, request, self.say))
-        written = self.folder.written
-        if written is not None and self._running(written):
-            refuse_change(written, request)
+        running = self._running_plan()
+        if running is not None:
+            refuse_change(running, request)
             self.say("the servers run; their plan stays")
-            return [_entry(server) for server in written["servers"]]
+            return [_entry(server) for server in running["servers"]]
         made = plan.make(request, gpus.read())
         self.folder.write(made, extras)
         return table(made)
 
-    def _running(self, written: dict[str, Any]) -> bool:
-        try:
-            states = Compose(self.folder).states()
-        except MachineError:
-            return False
-        return any(server["service"] in states for server in written["servers"])
+    def _running_plan(self) -> dict[str, Any] | None:
+        """What was written for the servers that there are; None where there are none."""
+        written = self.folder.written
+        if written is None:
+            return None
+        states = self._states()
+        return written if any(server["service"] in states for server in written["servers"]) else None
 
     # -- up ----------------------------------------------------------------------------------------------
 
@@ -91,20 +92,18 @@ class Stack:
         request = Request(**given)
         plan.wanted(request, request.max_total_tokens)  # an impossible wish is told before a missing GPU
         self._check_machine()
-        written = self.folder.written
-        running = written is not None and self._running(written)
-        extras = tuple(sorted({*extras, *(written["extras"] if written and running else ())}))
-        if written is not None and running:
-            refuse_change(written, request)
-        else:
-            self.folder.write_pins(pinning.completed(self.folder, request, self.say))
-            self.folder.write(plan.make(request, gpus.read()), extras)
-            refuse_taken_ports(request, extras)
-        self._enable(extras)
         self.folder.refuse_closed_files()
-        self.folder.prepare_secrets()
-        if "gateway" in extras:
-            self.say(f"gateway: keys for {self.folder.write_gateway_keys()} users")
+        running = self._running_plan()
+        if running is not None:
+            refuse_change(running, request)
+            self._open_secrets(extras)
+            self.folder.add_extras(running, extras)
+        else:
+            made = plan.make(request, gpus.read())
+            refuse_taken_ports(request, extras)
+            self._open_secrets(extras)
+            self.folder.write_pins(pinning.completed(self.folder, request, self.say))
+            self.folder.write(made, extras)
         self._start(timeout_s)
         return [_entry(server) for server in self._written()["servers"]]
 
@@ -119,12 +118,10 @@ class Stack:
                 "this machine can't run the servers:\n" + "\n".join(missing) + f"\n  {IN_PROCESS}"
             )
 
-    def _enable(self, extras: tuple[str, ...]) -> None:
-        """Adds the profiles that are asked for now to those of the plan that stays."""
-        written = self._written()
-        if set(extras) <= set(written["extras"]):
-            return
-        self.folder.add_extras(written, extras)
+    def _open_secrets(self, extras: tuple[str, ...]) -> None:
+        self.folder.prepare_secrets()
+        if "gateway" in extras:
+            self.say(f"gateway: keys for {self.folder.write_gateway_keys()} users")
 
     def _start(self, timeout_s: float) -> None:
         compose = Compose(self.folder)

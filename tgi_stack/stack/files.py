@@ -103,6 +103,8 @@ class Folder:
     def add_extras(self, written: dict[str, Any], extras: tuple[str, ...]) -> None:
         """Adds profiles to a plan that stays as it is."""
         both = sorted({*written["extras"], *extras})
+        if both == written["extras"]:
+            return
         services = [server["service"] for server in written["servers"]]
         profiles = f"COMPOSE_PROFILES={','.join([*services, *both])}"
         lines = self.env.read_text().splitlines()

@@ -36,7 +36,7 @@ def of(url: str, served: Served, files: tuple[Path, ...] | None = None) -> Told:
         try:
             servers = json.loads(file.read_text())["servers"]
             for entry in servers:
-                same = _place(entry["url"]) == _place(url) and entry["engine"] == served.dialect
+                same = _place(str(entry["url"])) == _place(url) and entry["engine"] == served.dialect
                 if same and served.goes_by(entry["model"]):
                     revision = entry["revision"] if entry["revision"] != "main" else UNKNOWN
                     return Told(revision, entry["quantization"], entry["dtype"])

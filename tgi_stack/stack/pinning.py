@@ -42,9 +42,9 @@ def commit(name: str, say: Say) -> str:
     try:
         found = HfApi(token=False).model_info(name, timeout=15).sha
     except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise MachineError(
-            f"the hub does not tell the commit of {name} ({first}); add it to pins.json"
+            f"the hub does not tell the commit of {name} ({type(error).__name__}); see that this host "
+            "reaches it, or add the commit to docker/pins.json"
         ) from error
     if not found:
         raise MachineError(f"the hub tells no commit of {name}; add it to docker/pins.json")
