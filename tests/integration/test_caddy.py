@@ -110,7 +110,7 @@ def gateway(servers: tuple[Loopback, Loopback], tmp_path_factory: pytest.TempPat
 
 
 def ask(
-    url: str, method: str, path: str, body: bytes = b"", ca_file: Path | None = None, **headers: str
+    url: str, method: str, path: str, body: bytes = b"", ca_file: Path | None = None, headers: Any = ()
 ) -> tuple[int, dict[str, str], bytes]:
     """One request, its path sent as it is written."""
     scheme, _, rest = url.partition("://")
@@ -122,7 +122,7 @@ def ask(
         )
     else:
         made = http.client.HTTPConnection(host, timeout=20)
-    made.request(method, (f"/{prefix}" if prefix else "") + path, body, headers)
+    made.request(method, (f"/{prefix}" if prefix else "") + path, body, dict(headers))
     try:
         reply = made.getresponse()
         return reply.status, {name.lower(): value for name, value in reply.getheaders()}, reply.read()
@@ -141,7 +141,7 @@ def bearer(key: str = KEY) -> dict[str, str]:
 def test_routes_of_the_servers_that_are_open(front: Front, gateway: Front, method: str, path: str) -> None:
     for status, _, _ in (
         ask(front.text, method, path),
-        ask(gateway.text, method, path, ca_file=gateway.ca_file, **bearer()),
+        ask(gateway.text, method, path, ca_file=gateway.ca_file, headers=bearer()),
     ):
         # Whatever the server itself makes of an empty request, Caddy let it through.
         assert status not in (401, 403)
@@ -152,7 +152,7 @@ def test_every_other_route_is_refused(front: Front, gateway: Front, method: str,
     for url in (front.text, front.vision):
         assert ask(url, method, path)[0] == 403
     for url in (gateway.text, gateway.vision):
-        status = ask(url, method, path, ca_file=gateway.ca_file, **bearer())[0]
+        status = ask(url, method, path, ca_file=gateway.ca_file, headers=bearer())[0]
         assert status in (403, 404), url
 
 
@@ -178,12 +178,12 @@ def test_each_port_has_its_server(front: Front) -> None:
 )
 def test_without_a_key_nothing_is_answered(gateway: Front, headers: dict[str, str]) -> None:
     for path in ("/health", "/tokenize", "/info"):
-        assert ask(gateway.text, "GET", path, ca_file=gateway.ca_file, **headers)[0] == 401
+        assert ask(gateway.text, "GET", path, ca_file=gateway.ca_file, headers=headers)[0] == 401
 
 
 def test_two_users_have_a_key_each_and_the_log_names_them(gateway: Front) -> None:
     for key, user in ((KEY, "alice"), (KEY[::-1], "bob")):
-        status, headers, _ = ask(gateway.text, "GET", "/info", ca_file=gateway.ca_file, **bearer(key))
+        status, headers, _ = ask(gateway.text, "GET", "/info", ca_file=gateway.ca_file, headers=bearer(key))
         assert status == 200
         assert headers["x-fastqwen-user"] == user
     seen = [entry for entry in gateway.log if entry.get("request", {}).get("uri") == "/text/info"]
@@ -193,7 +193,7 @@ def test_two_users_have_a_key_each_and_the_log_names_them(gateway: Front) -> Non
 
 def test_the_log_has_no_key_and_no_body(gateway: Front) -> None:
     body = json.dumps({"inputs": "a secret prompt", "parameters": {"max_new_tokens": 1}}).encode()
-    ask(gateway.text, "POST", "/generate", body, gateway.ca_file, **bearer())
+    ask(gateway.text, "POST", "/generate", body, gateway.ca_file, headers=bearer())
     printed = gateway.printed.read_text()
     assert "/text/generate" in printed
     assert KEY not in printed
@@ -231,12 +231,12 @@ def test_a_body_of_no_stated_length_is_cut_at_the_limit(front: Front) -> None:
 
 def test_the_gateway_has_the_limit_too(gateway: Front) -> None:
     large = {"Content-Length": "20000000"} | bearer()
-    assert ask(gateway.vision, "POST", "/v1/completions", b"", gateway.ca_file, **large)[0] == 413
+    assert ask(gateway.vision, "POST", "/v1/completions", b"", gateway.ca_file, headers=large)[0] == 413
 
 
 def test_a_gateway_of_another_name_or_authority_is_not_trusted(gateway: Front) -> None:
     with pytest.raises(ssl.SSLCertVerificationError):
-        ask(gateway.text, "GET", "/health", ca_file=None, **bearer())
+        ask(gateway.text, "GET", "/health", ca_file=None, headers=bearer())
 
 
 # -- what passes -------------------------------------------------------------------------------------------
@@ -245,14 +245,14 @@ def test_a_gateway_of_another_name_or_authority_is_not_trusted(gateway: Front) -
 def test_headers_pass_in_both_directions(gateway: Front, servers: tuple[Loopback, Loopback]) -> None:
     body = {"inputs": "Hello", "parameters": {"max_new_tokens": 1, "seed": 5}}
     status, headers, _ = ask(
-        gateway.text, "POST", "/generate", json.dumps(body).encode(), gateway.ca_file, **bearer()
+        gateway.text, "POST", "/generate", json.dumps(body).encode(), gateway.ca_file, headers=bearer()
     )
     assert status == 200
     assert int(headers["x-prompt-tokens"]) > 0
     asked = {"model": "tiny", "prompt": "Hello", "max_tokens": 1}
     given = bearer() | {"X-Request-Id": "abc"}
     reply = ask(
-        gateway.vision, "POST", "/v1/completions", json.dumps(asked).encode(), gateway.ca_file, **given
+        gateway.vision, "POST", "/v1/completions", json.dumps(asked).encode(), gateway.ca_file, headers=given
     )
     assert json.loads(reply[2])["id"] == "cmpl-abc"
 
@@ -266,7 +266,7 @@ def test_servers_never_see_a_users_key(tmp_path: Path) -> None:
         with caddy(tmp_path, "gateway.Caddyfile", **listen, **upstreams(strict, vision)):
             root = tmp_path / "data" / "caddy" / "pki" / "authorities" / "local" / "root.crt"
             url = f"https://localhost:{listen['GATEWAY_LISTEN']}/text"
-            assert ask(url, "GET", "/info", ca_file=root, **bearer())[0] == 401
+            assert ask(url, "GET", "/info", ca_file=root, headers=bearer())[0] == 401
 
 
 def test_a_server_that_is_gone_is_a_502_and_back_again(
