@@ -482,6 +482,9 @@ def stack_up(
     vision_port: VisionPort = None,
     gateway: Gateway = False,
     observe: Observe = False,
+    gateway_name: Annotated[
+        str | None, typer.Option(metavar="HOST", help="What the gateway's certificate bears.")
+    ] = None,
     timeout: Timeout = 1800.0,
     docker_dir: DockerDir = None,
     debug: Debug = False,
@@ -490,7 +493,7 @@ def stack_up(
     variables = locals()
     with _reporting(debug):
         given = _stack_variables(variables)
-        lines = open_stack(docker_dir, _say).up(given, _extras(gateway, observe), timeout)
+        lines = open_stack(docker_dir, _say).up(given, _extras(gateway, observe), timeout, gateway_name)
     typer.echo("\n".join(lines))
 
 
@@ -520,7 +523,7 @@ def stack_down(docker_dir: DockerDir = None, debug: Debug = False) -> None:
 
 def _stack_variables(given: dict[str, Any]) -> dict[str, Any]:
     """What was given of a stack's variables; the models may also stand in the settings."""
-    others = ("gateway", "observe", "pin", "assume_gpus", "timeout", "docker_dir", "debug")
+    others = ("gateway", "gateway_name", "observe", "pin", "assume_gpus", "timeout", "docker_dir", "debug")
     named = settings.load(_flags({name: given[name] for name in ("text_model", "vision_model")}))
     given = given | {"text_model": named.text_model, "vision_model": named.vision_model}
     return {name: value for name, value in given.items() if value is not None and name not in others}

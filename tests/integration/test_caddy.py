@@ -239,6 +239,28 @@ def test_a_gateway_of_another_name_or_authority_is_not_trusted(gateway: Front) -
         ask(gateway.text, "GET", "/health", ca_file=None, headers=bearer())
 
 
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_a_certificate_of_ones_own_is_taken(tmp_path: Path, servers: tuple[Loopback, Loopback]) -> None:
+    cert, key, keys = tmp_path / "cert.pem", tmp_path / "key.pem", tmp_path / "keys"
+    keys.write_text(f'"Bearer {KEY}" "alice"\n')
+    request = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+    ]
+    request += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-days", "1"]
+    subprocess.run([*request, "-keyout", str(key), "-out", str(cert)], check=True, capture_output=True)
+    listen = {"GATEWAY_LISTEN": str(free_port()), "GATEWAY_KEYS": str(keys), "GATEWAY_TLS": f"{cert} {key}"}
+    with caddy(tmp_path, "gateway.Caddyfile", **listen, **upstreams(*servers)):
+        url = f"https://localhost:{listen['GATEWAY_LISTEN']}/text"
+        assert ask(url, "GET", "/info", ca_file=cert, headers=bearer())[0] == 200
+
+
 # -- what passes -------------------------------------------------------------------------------------------
 
 

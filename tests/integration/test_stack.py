@@ -51,8 +51,8 @@ def servers(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[st
     """Both servers, and plans that name them and the model they hold, so that `up` finds them there."""
     write = Folder.write
 
-    def naming(self: Folder, plan: Any, extras: tuple[str, ...]) -> None:
-        write(self, plan, extras)
+    def naming(self: Folder, plan: Any, extras: tuple[str, ...], name: str | None = None) -> None:
+        write(self, plan, extras, name)
         rename(self, made)
 
     with ExitStack() as stack:
@@ -226,12 +226,18 @@ def test_the_gateway_comes_beside_what_runs(
     up()
     assert "--profile gateway" not in docker.calls[-1]
     (folder.secrets / "keys").write_text("alice 0123456789abcdef0123\n")
-    done = up("--gateway")
+    done = up("--gateway", "--gateway-name", "gpu.example")
     assert "gateway: keys for 1 users" in done.stderr
+    assert "GATEWAY_NAME=gpu.example" in folder.env.read_text().splitlines()
     assert "0123456789abcdef0123" not in done.stderr + done.stdout + "".join(docker.calls)
     assert "--profile gateway" in docker.calls[-1]
-    # Once it is on it stays, also for a plain `make up`.
-    up()
+    # Once it is on it stays, also for a plain `make up`; a certificate of one's own is taken.
+    for name in ("cert.pem", "key.pem"):
+        (folder.secrets / "tls" / name).write_text("-")
+    up("--observe")
+    lines = folder.env.read_text().splitlines()
+    assert "GATEWAY_NAME=gpu.example" in lines
+    assert "GATEWAY_TLS='/run/tls/cert.pem /run/tls/key.pem'" in lines
     assert "--profile gateway" in docker.calls[-1]
 
 

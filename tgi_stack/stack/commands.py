@@ -65,6 +65,7 @@ class Stack:
             return [_entry(server) for server in running["servers"]]
         made = plan.make(request, gpus.read())
         self.folder.write(made, extras)
+        self.folder.prepare_secrets()
         return table(made)
 
     def _running_plan(self) -> dict[str, Any] | None:
@@ -77,13 +78,20 @@ class Stack:
 
     # -- up ----------------------------------------------------------------------------------------------
 
-    def up(self, given: dict[str, Any], extras: tuple[str, ...], timeout_s: float) -> list[str]:
+    def up(
+        self,
+        given: dict[str, Any],
+        extras: tuple[str, ...],
+        timeout_s: float,
+        gateway_name: str | None = None,
+    ) -> list[str]:
         """Brings the servers up and waits until they answer; what runs where, as lines.
 
         Servers that share a GPU start one after the other. Called again it changes nothing.
 
         Args:
             given, extras: see `plan`.
+            gateway_name: of this host, for the gateway's certificate; as before unless told.
 
         Raises:
             MachineError: this machine can't; all that is missing, each with its fix.
@@ -97,13 +105,13 @@ class Stack:
         if running is not None:
             refuse_change(running, request)
             self._open_secrets(extras)
-            self.folder.add_extras(running, extras)
+            self.folder.add_extras(running, extras, gateway_name)
         else:
             made = plan.make(request, gpus.read())
             refuse_taken_ports(request, extras)
             self._open_secrets(extras)
             self.folder.write_pins(pinning.completed(self.folder, request, self.say))
-            self.folder.write(made, extras)
+            self.folder.write(made, extras, gateway_name)
         self._start(timeout_s)
         return [_entry(server) for server in self._written()["servers"]]
 

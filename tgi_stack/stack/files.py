@@ -25,6 +25,8 @@ _SERVERS = ("text", "vision-vllm", "vision-tgi")
 _REPLICAS = tuple(f"{kind}-{number}" for kind in _SERVERS for number in range(2, MOST_REPLICAS + 1))
 ALL_PROFILES = (*_SERVERS, *_REPLICAS, "models", "gateway", "observe")
 HOST_MEMORY_MIB = 12 * 1024  # beside the weights, which pass through the host's memory
+OWN_TLS = "/run/tls/cert.pem /run/tls/key.pem"
+_HOST = re.compile(r"[A-Za-z0-9.-]{1,253}")
 _USER = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _KEY = re.compile(r"[A-Za-z0-9_-]{20,256}")
 
@@ -93,24 +95,35 @@ class Folder:
         value = {"images": pins.images, "models": pins.models}
         _write(self.path / "pins.json", json.dumps(value, indent=2, sort_keys=True) + "\n")
 
-    def write(self, plan: Plan, extras: tuple[str, ...]) -> None:
+    def write(self, plan: Plan, extras: tuple[str, ...], gateway_name: str | None = None) -> None:
         """Writes .env and stack.json; `extras` are profiles besides the servers' (`gateway`, `observe`)."""
         pins = self.pins()
-        lines = [f"{name}={_quoted(value)}" for name, value in variables(plan, pins, extras).items()]
-        _write(self.env, "# Written by `fastqwen stack plan`.\n" + "\n".join(lines) + "\n")
-        _write(self.path / "stack.json", json.dumps(described(plan, pins, extras), indent=2) + "\n")
+        self._write_both(variables(plan, pins, extras), described(plan, pins, extras), gateway_name)
 
-    def add_extras(self, written: dict[str, Any], extras: tuple[str, ...]) -> None:
+    def _write_both(self, values: dict[str, str], written: dict[str, Any], gateway_name: str | None) -> None:
+        before = self.written or {}
+        name = gateway_name or before.get("gateway_name") or "localhost"
+        if not _HOST.fullmatch(name):
+            raise UsageError(f"--gateway-name {name[:80]!r} is no name of a host")
+        own = all((self.secrets / "tls" / file).is_file() for file in ("cert.pem", "key.pem"))
+        values |= {"GATEWAY_NAME": name, "GATEWAY_TLS": OWN_TLS if own else "internal"}
+        lines = [f"{name}={_quoted(value)}" for name, value in values.items()]
+        _write(self.env, "# Written by `fastqwen stack plan`.\n" + "\n".join(lines) + "\n")
+        content = json.dumps(written | {"gateway_name": name}, indent=2)
+        _write(self.path / "stack.json", content + "\n")
+
+    def add_extras(
+        self, written: dict[str, Any], extras: tuple[str, ...], gateway_name: str | None = None
+    ) -> None:
         """Adds profiles to a plan that stays as it is."""
         both = sorted({*written["extras"], *extras})
-        if both == written["extras"]:
+        if both == written["extras"] and gateway_name in (None, written.get("gateway_name")):
             return
         services = [server["service"] for server in written["servers"]]
-        profiles = f"COMPOSE_PROFILES={','.join([*services, *both])}"
-        lines = self.env.read_text().splitlines()
-        lines = [profiles if line.startswith("COMPOSE_PROFILES=") else line for line in lines]
-        _write(self.env, "\n".join(lines) + "\n")
-        _write(self.path / "stack.json", json.dumps(written | {"extras": both}, indent=2) + "\n")
+        lines = [line.partition("=") for line in self.env.read_text().splitlines() if line[:1] != "#"]
+        values = {name: value.strip("'") for name, _, value in lines}
+        values["COMPOSE_PROFILES"] = ",".join([*services, *both])
+        self._write_both(values, written | {"extras": both}, gateway_name)
 
     def refuse_closed_files(self) -> None:
         """Raises DiskError for a mounted file that a container's root without capabilities can't read."""
