@@ -66,7 +66,7 @@ tests:
         alertname: ServerDown
         exp_alerts:
           - exp_labels: {job: text, instance: a}
-            exp_annotations: {summary: "text a does not answer; make status, make logs"}
+            exp_annotations: {summary: "text a: no answer; make status, make logs"}
       - eval_time: 12m
         alertname: QueueStandsStill
         exp_alerts:
@@ -82,6 +82,15 @@ tests:
         exp_alerts:
           - exp_labels: {job: vision, instance: b}
             exp_annotations: {summary: "vision: 0.2 requests a second fail or are refused"}
+  - interval: 15s
+    input_series:
+      - {series: 'up{job="text",instance="a"}', values: '1x60'}
+    alert_rule_test:
+      - eval_time: 12m
+        alertname: ServerDown
+        exp_alerts:
+          - exp_labels: {job: vision}
+            exp_annotations: {summary: "vision : no answer; make status, make logs"}
 """
 
 

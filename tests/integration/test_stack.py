@@ -298,7 +298,7 @@ def test_a_lack_of_memory_is_given_a_few_starts(
     docker: StandIn,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("tgi_stack.stack.commands.LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr("tgi_stack.stack.waiting.LOOK_EVERY_S", 0.01)
     servers["text"].stop()
     docker.play(" ps ", running(("text", "restarting", "starting"), ("vision-vllm", "running", "healthy")))
     docker.play("logs", "torch.OutOfMemoryError: CUDA out of memory.\n")

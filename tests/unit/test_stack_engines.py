@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
 
 import pytest
 
+import stack_tables
 from tests.conftest import ROOT
 from tests.server_options import TGI_OPTIONS, VLLM_OPTIONS
 from tgi_stack.errors import UsageError
@@ -79,8 +81,12 @@ def test_dtypes_are_those_of_the_arguments() -> None:
             assert short[cell.arguments[1]] == cell.dtype
 
 
-def test_the_docs_have_the_table() -> None:
-    assert engines.as_markdown() in (ROOT / "docs" / "servers.md").read_text()
+@pytest.mark.parametrize(
+    "table", [stack_tables.engines_table, stack_tables.sizes_table, stack_tables.pairs_table]
+)
+def test_the_docs_have_the_tables(table: Callable[[], str]) -> None:
+    """Printed by tools/stack_tables.py."""
+    assert table() in (ROOT / "docs" / "servers.md").read_text()
 
 
 # -- sizes -----------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import pytest
 from tests import nvidia_smi
 from tests.conftest import ROOT
 from tgi_stack.errors import DiskError, UsageError
-from tgi_stack.stack import faults, files, gpus, identities, plan
+from tgi_stack.stack import faults, files, gpus, identities, keys, plan
 from tgi_stack.stack.files import Folder
 from tgi_stack.stack.request import Request
 from tgi_stack.wire.reply import Served
@@ -87,23 +87,23 @@ def test_secrets_are_closed_to_others_by_their_folder_and_open_in_containers(fol
     folder.secrets.mkdir()
     (folder.secrets / "hf_token").write_text("hf_x")
     (folder.secrets / "hf_token").chmod(0o600)
-    folder.prepare_secrets()
+    keys.prepare(folder.path)
     assert stat.S_IMODE(folder.secrets.stat().st_mode) == 0o700
     assert stat.S_IMODE((folder.secrets / "hf_token").stat().st_mode) == 0o644
     assert (folder.secrets / "hf_token").read_text() == "hf_x"
 
 
 def test_a_mounted_file_that_containers_can_not_read_is_told(folder: Folder) -> None:
-    folder.refuse_closed_files()
+    keys.refuse_closed_files(folder.path)
     (folder.path / "caddy" / "Caddyfile").chmod(0o600)
     with pytest.raises(DiskError, match=r"Caddyfile is closed to other users.*chmod -R go\+rX"):
-        folder.refuse_closed_files()
+        keys.refuse_closed_files(folder.path)
 
 
 def test_keys_become_what_the_gateway_reads(folder: Folder) -> None:
-    folder.prepare_secrets()
+    keys.prepare(folder.path)
     (folder.secrets / "keys").write_text(f"# team\nalice {KEY}a\n\nbob {KEY}b\n")
-    assert folder.write_gateway_keys() == 2
+    assert keys.write_gateway_keys(folder.path) == 2
     assert (
         folder.secrets / "gateway.keys"
     ).read_text() == f'"Bearer {KEY}a" "alice"\n"Bearer {KEY}b" "bob"\n'
@@ -123,11 +123,11 @@ def test_keys_become_what_the_gateway_reads(folder: Folder) -> None:
 def test_a_file_of_keys_that_is_none_is_told_without_a_key(
     folder: Folder, content: str | None, said: str
 ) -> None:
-    folder.prepare_secrets()
+    keys.prepare(folder.path)
     if content is not None:
         (folder.secrets / "keys").write_text(content)
     with pytest.raises(UsageError) as caught:
-        folder.write_gateway_keys()
+        keys.write_gateway_keys(folder.path)
     assert said in str(caught.value)
     assert KEY not in str(caught.value)
 

@@ -71,7 +71,7 @@ def test_instances_of_mig_are_gpus_of_their_own() -> None:
 
 def test_an_instance_takes_one_server_and_is_never_one_of_several() -> None:
     one = nvidia_smi.MIG_LIST.rpartition("  MIG")[0]
-    with pytest.raises(DoesNotFitError, match=r"(text|vision): .* too few"):
+    with pytest.raises(DoesNotFitError, match=r"text: .* no GPU is left for it"):
         plan.make(Request(), gpus.parse(nvidia_smi.MIG, one))
     with pytest.raises(DoesNotFitError):
         plan.make(Request(num_shard=2), gpus.parse(nvidia_smi.MIG, nvidia_smi.MIG_LIST))
@@ -151,7 +151,7 @@ def test_what_does_not_fit_is_told_with_by_how_much_and_what_would() -> None:
 
 
 def test_replicas_that_find_no_gpu_are_told() -> None:
-    with pytest.raises(DoesNotFitError, match=r"every GPU holds a replica already; .*REPLICAS=1"):
+    with pytest.raises(DoesNotFitError, match=r"no GPU is left for it; .*REPLICAS=1"):
         plan.make(Request(replicas=2), gpus.parse(nvidia_smi.L4))
 
 

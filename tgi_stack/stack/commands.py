@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from tgi_stack.errors import FastqwenError, MachineError, ServerError, UsageError
 from tgi_stack.findings import Line
-from tgi_stack.stack import docker, faults, gpus, pinning, plan
-from tgi_stack.stack.docker import Compose, State
+from tgi_stack.stack import docker, faults, gpus, keys, pinning, plan
+from tgi_stack.stack.docker import Compose
 from tgi_stack.stack.files import Folder
 from tgi_stack.stack.programs import Ended
 from tgi_stack.stack.ready import prove
 from tgi_stack.stack.request import Request
+from tgi_stack.stack.waiting import NOWHERE, Waiting, entry, states_of, told
 
 Say = Callable[[str], None]
-LOOK_EVERY_S = 2.0
-RESTARTS_SEEN = 5  # looks at a container that is starting again and again
 IN_PROCESS = "or compute in process, without servers: --engine torch"
 ENGINE = ("Docker", "Docker Compose")
 EXTRA_PORTS = {"gateway": 8443, "observe": 3000}
@@ -62,10 +60,10 @@ class Stack:
         if running is not None:
             refuse_change(running, request)
             self.say("the servers run; their plan stays")
-            return [_entry(server) for server in running["servers"]]
+            return [entry(server) for server in running["servers"]]
         made = plan.make(request, gpus.read())
         self.folder.write(made, extras)
-        self.folder.prepare_secrets()
+        keys.prepare(self.folder.path)
         return table(made)
 
     def _running_plan(self) -> dict[str, Any] | None:
@@ -73,7 +71,7 @@ class Stack:
         written = self.folder.written
         if written is None:
             return None
-        states = self._states()
+        states = states_of(Compose(self.folder))
         return written if any(server["service"] in states for server in written["servers"]) else None
 
     # -- up ----------------------------------------------------------------------------------------------
@@ -100,7 +98,7 @@ class Stack:
         request = Request(**given)
         plan.wanted(request, request.max_total_tokens)  # an impossible wish is told before a missing GPU
         self._check_machine()
-        self.folder.refuse_closed_files()
+        keys.refuse_closed_files(self.folder.path)
         running = self._running_plan()
         if running is not None:
             refuse_change(running, request)
@@ -113,7 +111,7 @@ class Stack:
             self.folder.write_pins(pinning.completed(self.folder, request, self.say))
             self.folder.write(made, extras, gateway_name)
         self._start(timeout_s)
-        return [_entry(server) for server in self._written()["servers"]]
+        return [entry(server) for server in self._written()["servers"]]
 
     def _check_machine(self) -> None:
         lines = docker.examine()
@@ -127,9 +125,9 @@ class Stack:
             )
 
     def _open_secrets(self, extras: tuple[str, ...]) -> None:
-        self.folder.prepare_secrets()
+        keys.prepare(self.folder.path)
         if "gateway" in extras:
-            self.say(f"gateway: keys for {self.folder.write_gateway_keys()} users")
+            self.say(f"gateway: keys for {keys.write_gateway_keys(self.folder.path)} users")
 
     def _start(self, timeout_s: float) -> None:
         compose = Compose(self.folder)
@@ -143,7 +141,7 @@ class Stack:
 
     def _must(self, ended: Ended, what: str) -> None:
         if ended.status:
-            raise ServerError(_told(what, ended.said))
+            raise ServerError(told(what, ended.said))
 
     def _written(self) -> dict[str, Any]:
         written = self.folder.written
@@ -160,57 +158,8 @@ class Stack:
             ServerError: one did not come up: which, why, and the end of its log.
         """
         servers = [s for s in self._written()["servers"] if services is None or s["service"] in services]
-        asyncio.run(self._wait(servers, timeout_s))
-
-    async def _wait(self, servers: list[dict[str, Any]], timeout_s: float) -> None:
-        until = time.monotonic() + timeout_s
-        restarts: dict[str, int] = {}
-        waiting = {server["name"]: server for server in servers}
-        reasons: dict[str, str] = {}
-        while waiting:
-            states = self._states()
-            for name, server in list(waiting.items()):
-                self._refuse_dead(server, states.get(server["service"]), restarts)
-                if states and states.get(server["service"], NOWHERE).health not in ("healthy", ""):
-                    reasons[name] = "its health check has not passed yet"
-                    continue
-                try:
-                    took = await prove(server["url"], server["kind"], server["model"], server["revision"])
-                except ServerError as error:
-                    reasons[name] = str(error)
-                    continue
-                self.say(f"{_entry(server)}: answers, {took:.1f} s for the first")
-                del waiting[name]
-            if waiting and time.monotonic() >= until:
-                name, server = next(iter(waiting.items()))
-                raise ServerError(self._failed(server, f"not up after {timeout_s:.0f} s: {reasons[name]}"))
-            if waiting:
-                await asyncio.sleep(min(LOOK_EVERY_S, max(0.05, until - time.monotonic())))
-
-    def _states(self) -> dict[str, State]:
-        """Empty where there is no Docker to ask: then the servers themselves are all that is asked."""
-        try:
-            return Compose(self.folder).states()
-        except MachineError:
-            return {}
-
-    def _refuse_dead(self, server: dict[str, Any], state: State | None, restarts: dict[str, int]) -> None:
-        """Raises ServerError for a container that has ended and won't come up by waiting."""
-        if state is None or state.state not in ("exited", "dead", "restarting"):
-            return
-        name = server["name"]
-        restarts[name] = restarts.get(name, 0) + 1
-        fault = faults.diagnose(Compose(self.folder).logs(server["service"]))
-        lasting = fault is not None and not fault.transient
-        if lasting or state.state != "restarting" or restarts[name] >= RESTARTS_SEEN:
-            raise ServerError(self._failed(server, f"it ended with status {state.exit_code}"))
-
-    def _failed(self, server: dict[str, Any], otherwise: str) -> str:
-        try:
-            log = Compose(self.folder).logs(server["service"])
-        except MachineError:
-            log = ""
-        return _told(f"{server['name']} ({server['model']} on {server['engine']})", log, otherwise)
+        waiting = Waiting(Compose(self.folder), self.say)
+        asyncio.run(waiting.until_all_answer(servers, timeout_s))
 
     # -- status and down ---------------------------------------------------------------------------------
 
@@ -219,16 +168,16 @@ class Stack:
         return asyncio.run(self._status())
 
     async def _status(self) -> list[Line]:
-        states, lines = self._states(), []
+        states, lines = states_of(Compose(self.folder)), []
         for server in self._written()["servers"]:
             state = states.get(server["service"], NOWHERE)
             try:
                 took = await prove(server["url"], server["kind"], server["model"], server["revision"])
             except FastqwenError as error:
                 detail = f"{state.state}, {error}"
-                lines.append(Line("failure", _entry(server), detail, "make up; make logs"))
+                lines.append(Line("failure", entry(server), detail, "make up; make logs"))
             else:
-                lines.append(Line("ok", _entry(server), f"{state.state}, answers in {took:.1f} s"))
+                lines.append(Line("ok", entry(server), f"{state.state}, answers in {took:.1f} s"))
         return lines
 
     def down(self) -> None:
@@ -242,9 +191,6 @@ class Stack:
             raise MachineError(f"{known.reason}; {known.fix}" if known else done.said[-400:])
 
 
-NOWHERE = State("", "no container", "", 0)
-
-
 def table(made: plan.Plan) -> list[str]:
     """A plan's servers, a line each."""
     return [
@@ -254,21 +200,6 @@ def table(made: plan.Plan) -> list[str]:
         f"at least {server.need_mib:,}"
         for server in made.servers
     ]
-
-
-def _entry(server: dict[str, Any]) -> str:
-    labels = ", ".join(gpu["gpu"] for gpu in server["gpus"])
-    return (
-        f"{server['name']}: {server['model']} on {server['engine']} {server['engine_version']}, "
-        f"GPU {labels}, {server['url']}"
-    )
-
-
-def _told(what: str, log: str, otherwise: str = "it failed") -> str:
-    fault = faults.diagnose(log)
-    reason = f"{fault.reason}; {fault.fix}" if fault else f"{otherwise}; make logs shows more"
-    shown = faults.last_lines(log)
-    return f"{what} did not come up: {reason}" + (f"\n  the end of its log:\n{shown}" if shown else "")
 
 
 def refuse_change(written: dict[str, Any], request: Request) -> None:

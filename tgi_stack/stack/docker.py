@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from tgi_stack.errors import MachineError
 from tgi_stack.findings import Line
 from tgi_stack.stack import faults
-from tgi_stack.stack.files import ALL_PROFILES, PROJECT, Folder
+from tgi_stack.stack.files import ALL_PROFILES, Folder
 from tgi_stack.stack.programs import Ended, MissingProgramError, follow, run
+from tgi_stack.stack.rendering import PROJECT
 
 INSTALL_DOCKER = "install Docker Engine 24 or later: https://docs.docker.com/engine/install"
 INSTALL_TOOLKIT = f"install the NVIDIA Container Toolkit, then: {faults.CONFIGURE}"

@@ -139,14 +139,3 @@ def launch(engine: str, model_type: str, quantization: str, *, shards: int = 1, 
     if shards > 1 and not cell.shards:
         raise UsageError(f"{named} runs on one GPU only, NUM_SHARD={shards} was asked; NUM_SHARD=1")
     return cell
-
-
-def as_markdown() -> str:
-    """The table as it stands in docs/servers.md."""
-    lines = ["| engine | model type | quantisation | arguments, or why not |", "|---|---|---|---|"]
-    for (engine, model_type, quantization), cell in TABLE.items():
-        said = " ".join(cell.arguments) if isinstance(cell, Launch) else cell.reason.replace("`", "")
-        said = f"`{said}`" if isinstance(cell, Launch) else said
-        version = ENGINES[engine].version
-        lines.append(f"| {engine} {version} | {model_type} | {quantization} | {said} |")
-    return "\n".join(lines) + "\n"

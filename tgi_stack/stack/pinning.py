@@ -9,7 +9,8 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from tgi_stack.errors import MachineError
 from tgi_stack.stack import docker, plan
-from tgi_stack.stack.files import Folder, Pins
+from tgi_stack.stack.files import Folder
+from tgi_stack.stack.rendering import Pins
 from tgi_stack.stack.request import Request
 
 Say = Callable[[str], None]

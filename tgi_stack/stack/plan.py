@@ -238,7 +238,7 @@ def _shortage(short: Short) -> str:
     where = "on one GPU" if short.gpus_wanted == 1 else f"on each of {short.gpus_wanted} GPUs"
     need = f"{one.kind}: {one.name} ({one.quantization}) needs {short.need_mib:,} MiB {where}"
     if short.best is None:
-        return f"{need}, and every GPU holds a replica already"
+        return f"{need}, and no GPU is left for it"
     have = f"GPU {short.best.label} ({short.best.name}) has {max(0, short.left_mib):,} MiB for it"
     missing = short.need_mib - short.left_mib
     if missing <= 0:
