@@ -24,6 +24,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from cache.store import Store
 from tgi_stack import __version__, prompts, report, settings
 from tgi_stack.backends.base import Backend
 from tgi_stack.backends.registry import examine_endpoints, open_backend, open_stack
@@ -40,6 +41,7 @@ from tgi_stack.jobs import run as runner
 from tgi_stack.jobs.probs import Probs
 from tgi_stack.jobs.rerank import Rerank, join_items
 from tgi_stack.jobs.summarize import Summarize
+from tgi_stack.keeping import open_store
 from tgi_stack.progress import Progress
 from tgi_stack.rows.ledger import Checked, Sink, UnorderedFile, part_path, standard_output
 from tgi_stack.rows.manifest import question
@@ -98,6 +100,16 @@ Columns = Annotated[
     str | None,
     typer.Option("--map", metavar="id=asin,title=name", help="Our names of fields for the file's own."),
 ]
+CacheDir = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Where answers are remembered; else the user's cache.")
+]
+NoCache = Annotated[bool | None, typer.Option("--no-cache", help="Remember nothing, and nothing remembered.")]
+CacheSize = Annotated[
+    str | None, typer.Option(metavar="20GB", help="What the cache may take on disk; without it, any.")
+]
+Offline = Annotated[
+    bool | None, typer.Option("--offline", help="From the cache alone: no network, nothing computed.")
+]
 Limit = Annotated[int | None, typer.Option(metavar="N", help="Only the first N rows.")]
 Overwrite = Annotated[
     bool | None, typer.Option("--overwrite", help="Write an OUT that is there already anew.")
@@ -113,6 +125,7 @@ ConfigFile = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="A machine-readable closing summary on stdout; needs -o.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Only the closing line and errors.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Tracebacks of errors; what the client does.")]
+MaxSide = Annotated[int | None, typer.Option(metavar="PIXELS", help="The longer side an image is sent with.")]
 Fallback = Annotated[
     str | None,
     typer.Option(metavar="torch|bounds|fail", help="Where a server can't give an exact answer."),
@@ -189,9 +202,7 @@ def summarize(
     max_new_tokens: Annotated[
         int | None, typer.Option(metavar="N", help="Tokens of a summary at most.")
     ] = None,
-    max_side: Annotated[
-        int | None, typer.Option(metavar="PIXELS", help="The longer side an image is sent with.")
-    ] = None,
+    max_side: MaxSide = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
     seed: Annotated[int | None, typer.Option(help="For a temperature above 0.")] = None,
     allow_text_only: Annotated[
@@ -200,6 +211,10 @@ def summarize(
     allow_truncated: Annotated[
         bool | None, typer.Option("--allow-truncated", help="JPEGs that end early too, flagged.")
     ] = None,
+    cache_dir: CacheDir = None,
+    no_cache: NoCache = None,
+    cache_size: CacheSize = None,
+    offline: Offline = None,
     columns: Columns = None,
     limit: Limit = None,
     concurrency: Concurrency = None,
@@ -221,8 +236,8 @@ def summarize(
         source = open_source(input, folders=True, columns=_columns(columns))
         prompt = _read_prompt(chosen, prompts.SUMMARY_PLACEHOLDERS)
 
-        def job(backend: Backend) -> runner.Job[Any]:
-            return Summarize(backend, chosen, source.base, prompt).job()
+        def job(backend: Backend, store: Store | None) -> runner.Job[Any]:
+            return Summarize(backend, chosen, source.base, prompt, store).job()
 
         _run_job("summarize", summarize_row, job, source, out, chosen, as_json=as_json, quiet=quiet)
 
@@ -255,6 +270,7 @@ def rerank(
     item_images: Annotated[
         bool | None, typer.Option("--item-images", help="Candidates' images in the prompt too.")
     ] = None,
+    max_side: MaxSide = None,
     max_history: Annotated[int | None, typer.Option(metavar="N", help="The newest N of the history.")] = None,
     max_item_tokens: Annotated[
         int | None, typer.Option(metavar="N", help="Tokens of an item at most.")
@@ -276,6 +292,10 @@ def rerank(
     ] = None,
     fallback: Fallback = None,
     label_mass: LabelMass = None,
+    cache_dir: CacheDir = None,
+    no_cache: NoCache = None,
+    cache_size: CacheSize = None,
+    offline: Offline = None,
     columns: Columns = None,
     limit: Limit = None,
     concurrency: Concurrency = None,
@@ -298,8 +318,8 @@ def rerank(
         item_sources = [open_source(name, columns=_columns(columns)) for name in items or ()]
         prompt = _read_prompt(chosen, prompts.RERANK_PLACEHOLDERS)
 
-        def job(backend: Backend) -> runner.Job[Any]:
-            return Rerank(backend, chosen, join_items(item_sources), prompt, source.base).job()
+        def job(backend: Backend, store: Store | None) -> runner.Job[Any]:
+            return Rerank(backend, chosen, join_items(item_sources), prompt, source.base, store).job()
 
         _run_job("rerank", rerank_row, job, source, out, chosen, item_sources, as_json=as_json, quiet=quiet)
 
@@ -325,6 +345,10 @@ def probs(
     ] = None,
     fallback: Fallback = None,
     label_mass: LabelMass = None,
+    cache_dir: CacheDir = None,
+    no_cache: NoCache = None,
+    cache_size: CacheSize = None,
+    offline: Offline = None,
     columns: Columns = None,
     limit: Limit = None,
     concurrency: Concurrency = None,
@@ -346,8 +370,8 @@ def probs(
         source = open_source(input, columns=_columns(columns))
         parse = partial(probs_row, labels=chosen.labels)
 
-        def job(backend: Backend) -> runner.Job[Any]:
-            return Probs(backend, chosen).job()
+        def job(backend: Backend, store: Store | None) -> runner.Job[Any]:
+            return Probs(backend, chosen, store).job()
 
         _run_job("probs", parse, job, source, out, chosen, as_json=as_json, quiet=quiet)
 
@@ -582,7 +606,7 @@ def _read_prompt(chosen: Settings, allowed: frozenset[str]) -> str | None:
 def _run_job(
     name: str,
     parse: Callable[[RawRow], Any],
-    make_job: Callable[[Backend], runner.Job[Any]],
+    make_job: Callable[[Backend, Store | None], runner.Job[Any]],
     source: Source,
     out: Path | None,
     chosen: Settings,
@@ -602,7 +626,7 @@ def _run_job(
     chosen = runner.within_limits(chosen, say)
     sink = _open_sink(name, source, items or [], out, chosen)
     tally = runner.Tally()
-    stopped = None
+    stopped, store = None, None
     try:
         if isinstance(sink, Output) and sink.finished is not None:
             tally = runner.Tally.of(sink.finished)
@@ -611,12 +635,13 @@ def _run_job(
             strict = not chosen.skip_bad_rows
             known = sink.known_rows(strict=strict) if isinstance(sink, Output) else None
             runner.count(parse, source, chosen, tally, known)
+            store = open_store(chosen, say)
 
             async def work() -> int | None:
                 sees = name == "summarize" or (name == "rerank" and chosen.item_images)
-                backend = await open_backend(chosen, "vision" if sees else "text", say)
+                backend = await open_backend(chosen, "vision" if sees else "text", say, store)
                 try:
-                    job = make_job(backend)
+                    job = make_job(backend, store)
                     sink.begin(backend.identity, Checked(tally.input_rows, strict))
                     return await _work(job, source, sink, chosen, tally, quiet)
                 finally:
@@ -629,6 +654,8 @@ def _run_job(
         raise
     finally:
         sink.close(tally.as_dict())
+        if store is not None:
+            store.close()
     if isinstance(source, Folder) and source.skipped:
         say(f"{source.skipped:,} files in {source.base} are no images (or are links) and were left out")
     _close(tally, out, as_json, stopped)
@@ -690,6 +717,8 @@ async def _work(
 def _close(tally: runner.Tally, out: Path | None, as_json: bool, stopped: int | None) -> None:
     for type, count in tally.failures.most_common():
         talk.print(f"{count:,} x {type}", markup=False)
+    for note in tally.notes():
+        talk.print(note, markup=False)
     talk.print(tally.line(), markup=False)
     if as_json:
         _print_data(tally.as_dict() | {"out": str(out)})

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cache.store import Store
 from tgi_stack import prompts, scoring
 from tgi_stack.backends.base import Backend
 from tgi_stack.errors import InputError, ItemError, RowError, UsageError
@@ -21,14 +22,17 @@ from tgi_stack.rows.reader import Source
 from tgi_stack.settings import Settings
 from tgi_stack.types import Item, RerankRow
 
+REMEMBERED = 65_536  # lines of items
+
 
 class Rerank:
     """Ranks the candidates of each row.
 
     Args:
         items: what ids stand for.
-        base: the folder that the images of candidates written out in a row begin at.
         template: a prompt file's text in place of the built-in prompt.
+        base: the folder that the images of candidates written out in a row begin at.
+        store: where answers are remembered.
     """
 
     def __init__(
@@ -38,13 +42,16 @@ class Rerank:
         items: Mapping[str, Item],
         template: str | None = None,
         base: Path = Path(),
+        store: Store | None = None,
     ) -> None:
         prompts.check_template(template, settings.instruction, prompts.RERANK_PLACEHOLDERS)
         self._backend = backend
         self._settings = settings
         self._items = items
-        self._images = _images(backend, settings, base)
-        reader, written = Reader(backend), Prompts(backend.profile, settings, template)
+        self._shortened: dict[str, tuple[str, bool]] = {}
+        self._images = _images(backend, settings, base, store)
+        self._reader = reader = Reader(backend, settings, store)
+        written = Prompts(reader, backend.profile.context, settings, template)
         pointwise = settings.mode == "pointwise"
         self._ranker: Ranker = (Pointwise if pointwise else Listwise)(reader, written, settings)
 
@@ -53,7 +60,8 @@ class Rerank:
         return Job(schema.rerank_row, self.answer, self._backend.appetite, _about, self.aclose)
 
     async def aclose(self) -> None:
-        """Ends the processes that decode images."""
+        """Gives up what is being asked, and ends the processes that decode images."""
+        await self._reader.aclose()
         if self._images is not None:
             await self._images.aclose()
 
@@ -91,7 +99,12 @@ class Rerank:
         if not text and not optional:
             fields = ", ".join(self._settings.item_fields)
             raise ItemError("item.empty", f"item {item.id!r} has none of the fields {fields}")
-        return self._backend.profile.tokenizer.truncate(text, self._settings.max_item_tokens)
+        if text not in self._shortened:  # items come again and again
+            if len(self._shortened) >= REMEMBERED:
+                self._shortened.clear()
+            tokenizer = self._backend.profile.tokenizer
+            self._shortened[text] = tokenizer.truncate(text, self._settings.max_item_tokens)
+        return self._shortened[text]
 
     def _identity(self, outcome: Outcome) -> dict[str, Any]:
         routes = dict.fromkeys(read.scores.route for read in outcome.reads)
@@ -104,12 +117,12 @@ class Rerank:
         }
 
 
-def _images(backend: Backend, settings: Settings, base: Path) -> Images | None:
+def _images(backend: Backend, settings: Settings, base: Path, store: Store | None) -> Images | None:
     if not settings.item_images:
         return None
     if backend.profile.grid is None:
         raise UsageError(f"--item-images: {backend.identity.model} reads no images; use a Qwen-VL model")
-    return Images(backend.profile.grid, settings, base)
+    return Images(backend.profile.grid, settings, base, store)
 
 
 def _about(row: RerankRow) -> dict[str, Any]:
@@ -129,7 +142,7 @@ def _record(candidates: Sequence[Item], outcome: Outcome, cut: bool) -> dict[str
         "label_mass": sum(known) / len(known) if len(known) == len(masses) else None,
         "exact": all(read.scores.exact for read in reads),
         "reads": [_read(candidates, read) for read in reads],
-        "from_cache": False,
+        "from_cache": all(read.scores.from_cache for read in reads),
         "flags": [*(["text.truncated"] if cut else []), *flags],
     }
 
