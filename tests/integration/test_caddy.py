@@ -9,6 +9,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import CATALOGUE, ROOT, Fastqwen, read_records
+from tests.conftest import CATALOGUE, ROOT, Fastqwen, read_records, write_rows
 from tests.loopback import Loopback, listening
 from tests.obedient import Obedient
 
@@ -301,6 +302,20 @@ def test_a_server_that_is_gone_is_a_502_and_back_again(
     finally:
         text.start()
     assert ask(front.text, "GET", "/info")[0] == 200
+
+
+def test_a_run_waits_for_a_server_behind_the_front(
+    fastqwen: Fastqwen, tmp_path: Path, front: Front, servers: tuple[Loopback, Loopback]
+) -> None:
+    """While it loads the front says 502, not refused."""
+    text, _ = servers
+    text.stop()
+    threading.Timer(2.5, text.start).start()
+    rows = write_rows(tmp_path / "p.jsonl", {"prompt": "x", "labels": ["A", "B"]})
+    job = ("probs", rows, "-o", tmp_path / "o.jsonl", "--model", "tiny", "--endpoint", front.text)
+    done = fastqwen(*job, "--startup-timeout", "20")
+    assert "waiting up to 20 s" in done.stderr
+    assert "1 ok" in done.stderr
 
 
 # -- jobs --------------------------------------------------------------------------------------------------

@@ -122,6 +122,13 @@ def test_a_server_spread_over_gpus_takes_those_alike() -> None:
     assert made.servers[0].need_mib < 33_357_390_064 * 2 / 2**20
 
 
+def test_two_gpus_of_a_server_are_of_one_name() -> None:
+    rows = (("NVIDIA L4", 23034, 22564), ("NVIDIA L40S", 46068, 45300), ("NVIDIA L4", 23034, 22564))
+    mixed = "".join(nvidia_smi.row(i, *row, "8.9") for i, row in enumerate(rows))
+    made = plan.make(Request(num_shard=2), gpus.parse(mixed))
+    assert placed(made)["vision"] == ["0", "2"]
+
+
 def test_the_prefill_holds_the_longest_prompt() -> None:
     for tokens in (2048, 8192, 32768):
         made = plan.make(Request(max_total_tokens=tokens), gpus.parse(nvidia_smi.H200))
