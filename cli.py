@@ -447,7 +447,7 @@ def examine(
     lines: list[Any] = []
 
     async def look() -> None:
-        async for line in examine_endpoints(chosen):
+        async for line in examine_endpoints(chosen, _say):
             lines.append(line)
             _say(str(line))
 
@@ -455,7 +455,7 @@ def examine(
         chosen = settings.load(flags, file=config)
         asyncio.run(look())
     if as_json:
-        _print_data([asdict(line) for line in lines])
+        _print_data([line.as_dict() for line in lines])
     failed = [line.status for line in lines if line.state == "failure"]
     if failed:
         raise typer.Exit(max(failed))

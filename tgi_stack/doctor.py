@@ -10,7 +10,7 @@ import asyncio
 import importlib.util
 import statistics
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from tgi_stack import machine
@@ -20,9 +20,9 @@ from tgi_stack.backends.serving import METRICS_S, WORK, access, checked_url, des
 from tgi_stack.errors import FastqwenError
 from tgi_stack.findings import Line
 from tgi_stack.labels import LETTERS, Prover
-from tgi_stack.probes import label_request, picture_request
+from tgi_stack.probes import downloads, label_request, picture_request
 from tgi_stack.settings import DEFAULT_ENDPOINTS, Settings
-from tgi_stack.stack.commands import taken
+from tgi_stack.stack.ports import taken
 from tgi_stack.transport import Transport, TransportError
 from tgi_stack.types import Identity
 from tgi_stack.wire import vllm
@@ -44,10 +44,15 @@ class Asked:
     url: str
     kind: str
     settings: Settings
+    say: Callable[[str], None]
 
 
-async def examine(settings: Settings) -> AsyncIterator[Line]:
-    """This machine, then each endpoint that the settings name, else those where `make up` puts them."""
+async def examine(settings: Settings, say: Callable[[str], None]) -> AsyncIterator[Line]:
+    """This machine, then each endpoint that the settings name, else those where `make up` puts them.
+
+    Args:
+        say: told before a tokenizer is downloaded.
+    """
     for line in await asyncio.to_thread(lambda: list(machine.examine())):
         yield line
     given = access(settings)
@@ -55,7 +60,7 @@ async def examine(settings: Settings) -> AsyncIterator[Line]:
     told: str | None = None
     try:
         for url, kind in _endpoints(settings).items():
-            async for line in _endpoint(Asked(transport, url, kind, settings)):
+            async for line in _endpoint(Asked(transport, url, kind, settings, downloads(say))):
                 yield line
             told = told or await _date(transport, url)
     finally:
@@ -101,7 +106,7 @@ async def _model(asked: Asked, served: Served) -> AsyncIterator[Line]:
     chosen = {"endpoint": (asked.url,), "model": asked.settings.model_for(asked.kind) or served.model}
     try:
         narrowed = asked.settings.model_copy(update=chosen)
-        backend = await open_served(narrowed, asked.kind, lambda line: None, patience_s=0.0)
+        backend = await open_served(narrowed, asked.kind, asked.say, patience_s=0.0)
     except FastqwenError as error:
         yield Line("failure", f"{asked.url} model", str(error), "docs/servers.md, What to do when")
         return

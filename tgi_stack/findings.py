@@ -18,6 +18,10 @@ class Line:
     fix: str = ""
     status: int = 4
 
+    def as_dict(self) -> dict[str, str]:
+        """For `--json`."""
+        return {"state": self.state, "what": self.what, "detail": self.detail, "fix": self.fix}
+
     def __str__(self) -> str:
         fix = f"; {self.fix}" if self.fix else ""
         return f"{self.state}: {self.what} ({self.detail}){fix}"

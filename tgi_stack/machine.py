@@ -15,6 +15,7 @@ from tgi_stack import __version__
 from tgi_stack.errors import FastqwenError
 from tgi_stack.findings import Line
 from tgi_stack.stack import docker, gpus, plan
+from tgi_stack.stack.ports import taken
 from tgi_stack.stack.request import Request
 
 LEAST_PYTHON = (3, 11)
@@ -23,6 +24,7 @@ OPTIONAL = {"torch": "torch", "transformers": "torch", "bitsandbytes": "quant", 
 # SQLite's locks are not to be trusted on these.
 NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "lustre", "fuse.sshfs", "afs", "ceph")
 LEAST_SQLITE = (3, 24)
+PORTS = {"text": 8080, "vision": 8081, "gateway": 8443, "Grafana": 3000}
 SKEW_S = 60.0
 MARCH_2025 = 1_740_787_200
 
@@ -37,6 +39,7 @@ def examine(environ: Mapping[str, str] = os.environ) -> Iterator[Line]:
         state = "warning" if line.state == "failure" else line.state
         fix = f"for make up: {line.fix}" if line.fix else ""
         yield Line(state, line.what, line.detail, fix, 3)
+    yield ports_line()
     yield cache_line(environ)
 
 
@@ -93,6 +96,17 @@ def gpu_lines() -> Iterator[Line]:
     else:
         said = ", ".join(f"{s.name} on GPU {s.gpus[0].label} ({s.need_mib:,} MiB)" for s in made.servers)
         yield Line("ok", "make up", f"has room for {said}")
+
+
+def ports_line(ports: Mapping[str, int] | None = None) -> Line:
+    """The ports of this host that `make up`, `make gateway` and `make observe` publish."""
+    used = {name: taken(port) for name, port in (ports or PORTS).items()}
+    said = ", ".join(
+        f"{port} ({name}) {'in use' if used[name] else 'free'}" for name, port in (ports or PORTS).items()
+    )
+    if not any(used.values()):
+        return Line("ok", "ports", said)
+    return Line("ok", "ports", f"{said}; where no server of yours holds them: TEXT_PORT=... VISION_PORT=...")
 
 
 def cache_line(environ: Mapping[str, str] = os.environ) -> Line:

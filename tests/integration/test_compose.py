@@ -20,7 +20,9 @@ from tests import nvidia_smi
 from tests.conftest import ROOT
 from tests.server_options import TGI_OPTIONS, TGI_VARIABLES, VLLM_OPTIONS, VLLM_VARIABLES
 from tgi_stack.stack import gpus, plan
+from tgi_stack.stack.engines import ENGINES
 from tgi_stack.stack.files import ALL_PROFILES, Folder
+from tgi_stack.stack.rendering import OTHER_IMAGES
 from tgi_stack.stack.request import Request
 
 pytestmark = pytest.mark.skipif(
@@ -105,6 +107,11 @@ def test_each_profile_stands_alone(profile: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "front" in done.stdout.split()
+
+
+def test_images_are_those_that_pin_asks_for(services: Services) -> None:
+    named = {service["image"] for service in services.values()}
+    assert named == {engine.image for engine in ENGINES.values()} | set(OTHER_IMAGES.values())
 
 
 def test_every_bind_mount_is_a_file_of_the_repository(services: Services) -> None:

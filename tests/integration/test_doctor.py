@@ -120,6 +120,14 @@ def test_a_key_is_never_shown(fastqwen: Fastqwen, programs: Path) -> None:
     assert "a-secret-key" not in done.stdout + done.stderr
 
 
+def test_ports_are_told_as_free_or_in_use() -> None:
+    with listening(Obedient("tgi")) as server:
+        held = server.port
+        line = machine.ports_line({"text": held})
+        assert line.detail.startswith(f"{held} (text) in use; where no server of yours")
+    assert machine.ports_line({"text": held}).detail == f"{held} (text) free"
+
+
 # -- lines of the machine ----------------------------------------------------------------------------------
 
 

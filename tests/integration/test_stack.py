@@ -417,6 +417,7 @@ def test_pin_keeps_what_the_hub_and_the_registry_tell(
     fastqwen("stack", "plan", "--docker-dir", folder.path, "--pin")
     assert folder.pins().models["Qwen/Qwen3-0.6B"] == "f" * 40
     assert folder.pins().images["vllm/vllm-openai:v0.33.0"] == digest
+    assert f"CADDY_IMAGE=caddy:2.8.4@{digest}" in folder.env.read_text().splitlines()
     written = folder.written
     assert written is not None
     assert {server["revision"] for server in written["servers"]} == {"f" * 40}

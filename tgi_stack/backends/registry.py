@@ -68,11 +68,11 @@ async def _opened(settings: Settings, kind: str, say: Say) -> Backend:
         return backend
 
 
-def examine_endpoints(settings: Settings) -> AsyncIterator[Line]:
+def examine_endpoints(settings: Settings, say: Say) -> AsyncIterator[Line]:
     """See `doctor.examine`; it needs the client of servers."""
     from tgi_stack.doctor import examine
 
-    return examine(settings)
+    return examine(settings, say)
 
 
 def open_stack(docker_dir: Path | None, say: Say) -> Stack:

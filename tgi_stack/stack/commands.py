@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,15 +12,15 @@ from tgi_stack.findings import Line
 from tgi_stack.stack import docker, faults, gpus, keys, pinning, plan
 from tgi_stack.stack.docker import Compose
 from tgi_stack.stack.files import Folder
+from tgi_stack.stack.ports import refuse_taken_ports
 from tgi_stack.stack.programs import Ended
 from tgi_stack.stack.ready import prove
 from tgi_stack.stack.request import Request
-from tgi_stack.stack.waiting import NOWHERE, Waiting, entry, states_of, told
+from tgi_stack.stack.waiting import NOWHERE, Waiting, asked, entry, states_of, told
 
 Say = Callable[[str], None]
 IN_PROCESS = "or compute in process, without servers: --engine torch"
 ENGINE = ("Docker", "Docker Compose")
-EXTRA_PORTS = {"gateway": 8443, "observe": 3000}
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +171,7 @@ class Stack:
         for server in self._written()["servers"]:
             state = states.get(server["service"], NOWHERE)
             try:
-                took = await prove(server["url"], server["kind"], server["model"], server["revision"])
+                took = await prove(*asked(server), self.say)
             except FastqwenError as error:
                 detail = f"{state.state}, {error}"
                 lines.append(Line("failure", entry(server), detail, "make up; make logs"))
@@ -213,18 +212,3 @@ def refuse_change(written: dict[str, Any], request: Request) -> None:
     if differs:
         said = "; ".join(differs)
         raise UsageError(f"the servers run by another plan: {said}; make down, then make up")
-
-
-def refuse_taken_ports(request: Request, extras: tuple[str, ...]) -> None:
-    """Raises MachineError for a port that another program listens on."""
-    for port in (request.text_port, request.vision_port, *(EXTRA_PORTS[extra] for extra in extras)):
-        if taken(port):
-            said = f"port {port} of 127.0.0.1 is taken by another program"
-            raise MachineError(f"{said}; free it, or give TEXT_PORT or VISION_PORT")
-
-
-def taken(port: int) -> bool:
-    """Whether a program listens on a port of 127.0.0.1."""
-    with socket.socket() as probe:
-        probe.settimeout(0.5)
-        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -10,7 +10,7 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from tgi_stack.errors import MachineError
 from tgi_stack.stack import docker, plan
 from tgi_stack.stack.files import Folder
-from tgi_stack.stack.rendering import Pins
+from tgi_stack.stack.rendering import OTHER_IMAGES, Pins
 from tgi_stack.stack.request import Request
 
 Say = Callable[[str], None]
@@ -27,10 +27,11 @@ def renewed(folder: Folder, request: Request, say: Say) -> Pins:
     """The pins as of now: the newest commits of the models, and the digests behind the images' tags."""
     pins = folder.pins()
     models = {name: commit(name, say) for name in request.models.values()}
+    servers = [one.image for one in plan.wanted(request, request.max_total_tokens).values()]
     images = {}
-    for one in plan.wanted(request, request.max_total_tokens).values():
-        images[one.image] = docker.digest(one.image)
-        say(f"{one.image}: {images[one.image]}")
+    for name in (*servers, *OTHER_IMAGES.values()):
+        images[name] = docker.digest(name)
+        say(f"{name}: {images[name]}")
     return Pins(pins.models | models, pins.images | images)
 
 

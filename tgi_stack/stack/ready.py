@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from tgi_stack.backends.served import ServedBackend
 from tgi_stack.backends.serving import open_served
 from tgi_stack.errors import ServerError
-from tgi_stack.probes import KNOWN_ANSWER, KNOWN_LABELS, KNOWN_QUESTION, label_request, picture_request
+from tgi_stack.probes import (
+    KNOWN_ANSWER,
+    KNOWN_LABELS,
+    KNOWN_QUESTION,
+    downloads,
+    label_request,
+    picture_request,
+)
 from tgi_stack.settings import Settings
 
 PATIENCE_S = 10.0
@@ -15,7 +23,7 @@ PICTURE_PX = 448
 PICTURE_TOKENS = 16
 
 
-async def prove(url: str, kind: str, model: str, revision: str) -> float:
+async def prove(url: str, kind: str, model: str, revision: str, say: Callable[[str], None]) -> float:
     """Asks as a job would: the seconds it took.
 
     Raises:
@@ -25,7 +33,7 @@ async def prove(url: str, kind: str, model: str, revision: str) -> float:
     asked = {"endpoint": (url,), "model": model, "startup_timeout": PATIENCE_S}
     if revision != "main":
         asked["revision"] = revision
-    backend = await open_served(Settings.model_validate(asked), kind, lambda line: None, patience_s=0.0)
+    backend = await open_served(Settings.model_validate(asked), kind, downloads(say), patience_s=0.0)
     try:
         await _read(backend, url)
         if kind == "vision":

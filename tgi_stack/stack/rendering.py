@@ -10,6 +10,13 @@ from tgi_stack.stack.request import Request
 
 PROJECT = "fastqwen"
 VERSION = 1
+# What stands beside the servers; the compose file has the same defaults.
+OTHER_IMAGES = {
+    "CADDY_IMAGE": "caddy:2.8.4",
+    "PROMETHEUS_IMAGE": "prom/prometheus:v2.53.4",
+    "GRAFANA_IMAGE": "grafana/grafana:11.6.0",
+    "DCGM_IMAGE": "nvcr.io/nvidia/k8s/dcgm-exporter:3.3.9-3.6.1-ubuntu22.04",
+}
 HOST_MEMORY_MIB = 12 * 1024  # beside the weights, which pass through the host's memory
 
 
@@ -44,6 +51,7 @@ def variables(plan: Plan, pins: Pins, extras: tuple[str, ...]) -> dict[str, str]
         "VISION_PORT": str(plan.request.vision_port),
         "SERVER_SHM": f"{plan.request.num_shard}g",
     }
+    values |= {variable: pins.image(name) for variable, name in OTHER_IMAGES.items()}
     image = "VLLM_IMAGE" if vision.wanted.engine.name == "vllm" else "VISION_TGI_IMAGE"
     values[image] = pins.image(vision.wanted.image)
     for first in (text, vision):

@@ -44,7 +44,7 @@ class Waiting:
                     reasons[name] = "its health check has not passed yet"
                     continue
                 try:
-                    took = await prove(server["url"], server["kind"], server["model"], server["revision"])
+                    took = await prove(*asked(server), self.say)
                 except (ServerError, RowError) as error:
                     reasons[name] = str(error)
                     continue
@@ -81,6 +81,11 @@ def states_of(compose: Compose) -> dict[str, State]:
         return compose.states()
     except MachineError:
         return {}
+
+
+def asked(server: Entry) -> tuple[str, str, str, str]:
+    """What `prove` has to know of a server."""
+    return server["url"], server["kind"], server["model"], server["revision"]
 
 
 def entry(server: Entry) -> str:
