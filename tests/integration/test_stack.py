@@ -183,7 +183,7 @@ def test_up_brings_both_servers_up_and_twice_is_harmless(
     assert "text: tiny on tgi 3.3.7, GPU 1, http://127.0.0.1:" in done.stdout
     assert "vision: tiny on vllm 0.33.0, GPU 0, http://127.0.0.1:" in done.stdout
     asked = [call.partition("compose.yml ")[2] for call in started.calls]
-    assert "run --rm --no-deps models" in asked
+    assert "run --rm -T --no-deps models" in asked
     assert "up --detach --no-build vision-vllm text front" in asked
     assert all(server.posts >= 2 for server in servers.values())
     before = (folder.path / "stack.json").read_text()
@@ -432,3 +432,11 @@ def test_a_registry_that_tells_no_digest_leaves_the_pins(
     done = fastqwen("stack", "plan", "--docker-dir", folder.path, "--pin", check=3)
     assert "an image can't be pulled; is its tag right?" in done.stderr
     assert folder.pins() == before
+
+
+def test_wait_asks_the_servers_alone_where_docker_can_not_be_asked(
+    fastqwen: Fastqwen, planned: Folder, docker: StandIn
+) -> None:
+    docker.play("compose", stderr=NO_DAEMON, status=1)
+    done = fastqwen("stack", "wait", "--docker-dir", planned.path, "--timeout", "20")
+    assert done.stderr.count("answers,") == 2

@@ -86,7 +86,7 @@ class Compose:
 
     def models(self, say: Callable[[str], None]) -> Ended:
         """Fetches the weights."""
-        return follow([*self._command(), "run", "--rm", "--no-deps", "models"], say)
+        return follow([*self._command(), "run", "--rm", "-T", "--no-deps", "models"], say)
 
     def down(self, say: Callable[[str], None]) -> Ended:
         """Stops and removes the containers and networks; volumes stay."""

@@ -72,7 +72,7 @@ def variables(plan: Plan, pins: Pins, extras: tuple[str, ...]) -> dict[str, str]
 
 def _host_mib(plan: Plan) -> int:
     largest = max(s.wanted.model.weight_bytes(16) for s in plan.servers)
-    return HOST_MEMORY_MIB + largest // MIB
+    return HOST_MEMORY_MIB + 4096 * (plan.request.num_shard - 1) + largest // MIB
 
 
 def service(server: Server) -> str:
