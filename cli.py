@@ -25,7 +25,7 @@ import typer
 from rich.console import Console
 
 from cache.store import Store
-from tgi_stack import __version__, prompts, report, settings
+from tgi_stack import __version__, keeping, prompts, report, settings
 from tgi_stack.backends.base import Backend
 from tgi_stack.backends.registry import examine_endpoints, open_backend, open_stack
 from tgi_stack.errors import (
@@ -41,7 +41,7 @@ from tgi_stack.jobs import run as runner
 from tgi_stack.jobs.probs import Probs
 from tgi_stack.jobs.rerank import Rerank, join_items
 from tgi_stack.jobs.summarize import Summarize
-from tgi_stack.keeping import open_store
+from tgi_stack.keeping import open_store, store_of
 from tgi_stack.progress import Progress
 from tgi_stack.rows.ledger import Checked, Sink, UnorderedFile, part_path, standard_output
 from tgi_stack.rows.manifest import question
@@ -61,7 +61,9 @@ app = typer.Typer(
 )
 talk = Console(stderr=True, highlight=False, soft_wrap=True)
 
-stack = typer.Typer(no_args_is_help=True, help="The servers of this host; `make up` calls it.")
+stack = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="The servers of this host; `make up` calls it."
+)
 app.add_typer(stack, name="stack")
 
 # -- options that several commands share -----------------------------------------------------------------
@@ -559,6 +561,123 @@ def _extras(gateway: bool, observe: bool) -> tuple[str, ...]:
 
 def _say(line: str) -> None:
     talk.print(_escaped(line), markup=False)
+
+
+cache_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="What was computed before.")
+app.add_typer(cache_app, name="cache")
+
+
+@contextmanager
+def _store(cache_dir: Path | None, config: Path | None, debug: bool) -> Any:
+    with _reporting(debug):
+        chosen = settings.load({"cache_dir": cache_dir}, file=config)
+        store = store_of(chosen, lambda line: talk.print(_escaped(line), markup=False))
+        try:
+            yield store
+        finally:
+            store.close()
+
+
+@cache_app.command(name="info")
+def cache_info(
+    cache_dir: CacheDir = None, config: ConfigFile = None, as_json: Json = False, debug: Debug = False
+) -> None:
+    """What the cache holds: entries, bytes, hits and age by kind, and where it lies."""
+    with _store(cache_dir, config, debug) as store:
+        found = keeping.described(store)
+        if as_json:
+            _print_data(found)
+        else:
+            for line in keeping.lines(found):
+                typer.echo(line)
+
+
+@cache_app.command(name="verify")
+def cache_verify(
+    reask: Annotated[
+        str | None, typer.Option(metavar="1%", help="Ask the model again for this share of the readings.")
+    ] = None,
+    engine: Engine = None,
+    endpoint: Endpoints = None,
+    api_key_file: ApiKeyFile = None,
+    ca_file: CaFile = None,
+    model: Model = None,
+    revision: Revision = None,
+    tokenizer: TokenizerOption = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    cache_dir: CacheDir = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Checks the digests of all entries; with --reask, whether the model still says the same."""
+    flags = _flags(locals())
+    with _store(cache_dir, config, debug) as store:
+        share = keeping.share_of(reask)
+        found = keeping.verified(store)
+        if share is not None:
+            chosen = settings.load(flags, file=config)
+            found |= asyncio.run(keeping.reasked(chosen, store, share, lambda line: talk.print(line)))
+        if as_json:
+            _print_data(found)
+        for line in keeping.verdict(found):
+            talk.print(line, markup=False)
+        if found["damaged"] or found.get("differ"):
+            raise typer.Exit(1)
+
+
+@cache_app.command(name="gc")
+def cache_gc(
+    older_than: Annotated[
+        str | None, typer.Option(metavar="30d", help="What was stored before that.")
+    ] = None,
+    to_size: Annotated[
+        str | None, typer.Option(metavar="20GB", help="The oldest, down to this size.")
+    ] = None,
+    cache_dir: CacheDir = None,
+    config: ConfigFile = None,
+    debug: Debug = False,
+) -> None:
+    """Removes the oldest entries; never one that a running job has written or read."""
+    with _store(cache_dir, config, debug) as store:
+        removed, smaller = keeping.collect(store, older_than, to_size)
+        talk.print(f"{removed:,} entries removed, {smaller:,} bytes")
+
+
+@cache_app.command(name="clear")
+def cache_clear(cache_dir: CacheDir = None, config: ConfigFile = None, debug: Debug = False) -> None:
+    """Removes all entries that no running job uses."""
+    with _store(cache_dir, config, debug) as store:
+        talk.print(f"{store.clear():,} entries removed")
+
+
+@cache_app.command(name="export")
+def cache_export(
+    file: Annotated[Path, typer.Argument(metavar="FILE", show_default=False)],
+    cache_dir: CacheDir = None,
+    config: ConfigFile = None,
+    debug: Debug = False,
+) -> None:
+    """All entries in one file, sealed by the key that FASTQWEN_CACHE_KEY_FILE names, if any."""
+    with _store(cache_dir, config, debug) as store:
+        talk.print(f"{keeping.export(store, file):,} entries in {file}", markup=False)
+
+
+@cache_app.command(name="import")
+def cache_import(
+    file: Annotated[Path, typer.Argument(metavar="FILE", show_default=False)],
+    cache_dir: CacheDir = None,
+    config: ConfigFile = None,
+    debug: Debug = False,
+) -> None:
+    """Takes in the entries of a file that `cache export` wrote; each is verified."""
+    with _store(cache_dir, config, debug) as store:
+        found = keeping.take_in(store, file)
+        talk.print(f"{found.entries:,} entries, {found.new:,} of them new", markup=False)
+        if found.damaged or found.forged:
+            talk.print(f"{found.damaged:,} damaged and {found.forged:,} forged entries were left out")
+            raise typer.Exit(1)
 
 
 def _cutoffs(value: str) -> list[int]:

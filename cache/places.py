@@ -65,6 +65,11 @@ def make(folder: Path, database: Path) -> None:
         touch(database)
 
 
+def may_write(folder: Path, name: str) -> bool:
+    """Whether a database, and files beside it, may be written here."""
+    return os.access(folder, os.W_OK) and os.access(folder / name, os.W_OK)
+
+
 def touch(path: Path) -> None:
     """An empty file that its owner (or group) alone may read and write."""
     mode = 0o660 if shared() else 0o600

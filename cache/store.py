@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import diskcache
 
@@ -36,6 +36,7 @@ KINDS = {
     "image": "I",
     "identity": "D",
     "tokenizer": "V",
+    "question": "Q",
 }
 LARGE = frozenset({"image", "tokenizer"})  # kept apart, so that small answers stay close together
 WAL_MENDED = (3, 51, 3)
@@ -76,78 +77,85 @@ def journal_mode() -> str:
     return "wal" if sqlite3.sqlite_version_info >= WAL_MENDED else "truncate"
 
 
-class _Shelf(Protocol):
-    """Reads and writes one database."""
+def open_database(folder: Path) -> diskcache.Cache:
+    """A database to write to, made where there is none; takes a tenth of a second.
 
-    def get(self, key: str) -> bytes | None: ...
-    def write(self, entries: list[tuple[str, bytes]]) -> None: ...
-    def close(self) -> None: ...
+    Raises:
+        CacheError: its settings are not those that it was opened with.
+    """
+    cache = diskcache.Cache(
+        str(folder),
+        timeout=BUSY_S,
+        disk=PlainDisk,
+        disk_min_file_size=2**62,
+        eviction_policy="none",
+        cull_limit=0,
+        size_limit=2**62,
+        statistics=0,
+        tag_index=0,
+        sqlite_journal_mode=journal_mode(),
+        sqlite_synchronous=1,
+    )
+    if (cache.eviction_policy, cache.cull_limit, cache.size_limit) != ("none", 0, 2**62):
+        raise CacheError(f"{folder}: its settings can't be set; choose another --cache-dir")
+    return cache
 
 
-class _Writable:
-    """A database through diskcache."""
+class _Shelf:
+    """One database: read by a connection that only reads, written through diskcache once there is need."""
 
     def __init__(self, folder: Path) -> None:
-        self._cache = diskcache.Cache(
-            str(folder),
-            timeout=BUSY_S,
-            disk=PlainDisk,
-            disk_min_file_size=2**62,
-            eviction_policy="none",
-            cull_limit=0,
-            size_limit=2**62,
-            statistics=0,
-            tag_index=0,
-            sqlite_journal_mode=journal_mode(),
-            sqlite_synchronous=1,
-        )
-        if self._cache.eviction_policy != "none" or self._cache.cull_limit != 0:
-            raise CacheError(f"{folder}: its settings can't be set; choose another --cache-dir")
+        self._folder = folder
+        self._reader = _connect(folder)
+        self._cache: diskcache.Cache | None = None
 
     def get(self, key: str) -> bytes | None:
-        found = self._cache.get(key)
-        return found if found is None else bytes(found)
+        """The blob, or None.
+
+        Raises:
+            DamagedError: what is there is none of ours; it is not looked into.
+        """
+        row = self._reader.execute("SELECT value, mode, raw FROM Cache WHERE key = ?", (key,)).fetchone()
+        if row is None:
+            return None
+        value, mode, raw = row
+        if type(value) is not bytes or mode != diskcache.core.MODE_RAW or raw != 1:
+            raise DamagedError("a value that is no bytes of ours")
+        return value
 
     def write(self, entries: list[tuple[str, bytes]]) -> None:
+        """Writes several in one transaction; by one thread."""
+        if self._cache is None:
+            self._cache = open_database(self._folder)
         with self._cache.transact():
             for key, blob in entries:
                 self._cache.set(key, blob)
 
     def volume(self) -> int:
-        return int(self._cache.volume())
+        """Bytes of the database on disk."""
+        ((pages,),) = self._reader.execute("PRAGMA page_count").fetchall()
+        ((size,),) = self._reader.execute("PRAGMA page_size").fetchall()
+        return int(pages * size)
 
     def oldest(self, until: float) -> list[str]:
         """The names of entries stored before a time, the oldest first."""
         query = "SELECT key FROM Cache WHERE raw = 1 AND store_time <= ? ORDER BY store_time"
-        return [name for (name,) in _all(Path(self._cache.directory), query, until)]
+        return [name for (name,) in _all(self._folder, query, until)]
 
     def remove(self, names: list[str]) -> int:
         """Removes entries in one transaction; how many there were."""
-        with self._cache.transact(retry=True):
-            return sum(self._cache.delete(name) for name in names)
+        cache = open_database(self._folder)
+        try:
+            with cache.transact(retry=True):
+                return sum(cache.delete(name) for name in names)
+        finally:
+            cache.close()
 
     def close(self) -> None:
-        self._cache.close()
-
-
-class _ReadOnly:
-    """A database that can't be written to: read as it is."""
-
-    def __init__(self, folder: Path) -> None:
-        self._connection = _connect(folder)
-
-    def get(self, key: str) -> bytes | None:
-        query = "SELECT value FROM Cache WHERE key = ? AND raw = 1 AND mode = 1"
-        row = self._connection.execute(query, (key,)).fetchone()
-        if row is not None and type(row[0]) is not bytes:
-            raise DamagedError("a value that is no bytes of ours")
-        return None if row is None else row[0]
-
-    def write(self, entries: list[tuple[str, bytes]]) -> None:
-        raise CacheError("the cache can't be written to")
-
-    def close(self) -> None:
-        self._connection.close()
+        """Closes what is open."""
+        self._reader.close()
+        if self._cache is not None:
+            self._cache.close()
 
 
 def _connect(folder: Path) -> sqlite3.Connection:
@@ -160,6 +168,7 @@ def _connect(folder: Path) -> sqlite3.Connection:
         connection.close()
         # A log that nobody may write beside it: what is in the database itself is read.
         connection = sqlite3.connect(f"{url}&immutable=1", uri=True, check_same_thread=False)
+        connection.execute("SELECT 1 FROM Cache LIMIT 1").fetchone()
     return connection
 
 
@@ -194,14 +203,21 @@ class Store:
         self._offline = offline
         self._root = places.prepare(directory)
         self._shelves = {name: self._open(name) for name in ("small", "large")}
-        self.writable = all(isinstance(shelf, _Writable) for shelf in self._shelves.values())
-        self._leases = Leases(self._root / "leases") if self.writable else None
-        self._user = User(self._root / "users") if self.writable else None
-        self._writer: Writer | None = None
-        if self.writable:
-            self._writer = Writer(self._write, self._user)
+        # Databases that are there are written to when the first value comes: a warm run writes nothing.
+        self.writable = all(places.may_write(self._root / name, DATABASE) for name in self._shelves)
+        if not self.writable and not offline:
+            self._warn(f"the cache in {directory} can only be read here; nothing new is kept")
+        self._leases = Leases(self._root / "leases") if self.writable and not offline else None
+        self._user = self._registered() if self.writable else None
+        self._writer = Writer(self._write, self._user) if self._leases is not None else None
 
     # -- opening -----------------------------------------------------------------------------------------
+
+    def _registered(self) -> User | None:
+        try:
+            return User(self._root / "users")
+        except OSError:
+            return None
 
     def _open(self, name: str) -> _Shelf:
         folder = self._root / name
@@ -217,22 +233,20 @@ class Store:
             return self._opened(folder)
 
     def _opened(self, folder: Path) -> _Shelf:
-        database = folder / DATABASE
-        known = folder / "made"
-        if known.exists() and (not database.exists() or database.stat().st_size == 0):
-            raise DamagedError("it is empty")
+        database, made = folder / DATABASE, folder / "made"
+        if made.exists():
+            if not database.exists() or database.stat().st_size == 0:
+                raise DamagedError("it is empty")
+            return _Shelf(folder)
         try:
             places.make(folder, database)
-            shelf = _Writable(folder)
-            places.touch(known)
-        except (OSError, sqlite3.OperationalError, diskcache.Timeout) as error:
-            if not database.exists():
-                if isinstance(error, OSError):
-                    raise CacheError(f"{folder}: {error.strerror}; choose another --cache-dir") from error
-                raise CacheError(f"{folder}: {error}; choose another --cache-dir") from error
-            self._warn(f"the cache in {self.directory} can only be read here ({error}); nothing new is kept")
-            return _ReadOnly(folder)
-        return shelf
+            open_database(folder).close()
+            places.touch(made)
+        except OSError as error:
+            raise CacheError(f"{folder}: {error.strerror}; choose another --cache-dir") from error
+        except (sqlite3.OperationalError, diskcache.Timeout) as error:
+            raise CacheError(f"{folder}: {error}; choose another --cache-dir") from error
+        return _Shelf(folder)
 
     def _warn(self, line: str) -> None:
         if line not in self._said:
@@ -322,7 +336,7 @@ class Store:
                     f"the cache in {self.directory} can't be written ({error!s}); answers are not kept"
                 )
         if self._limit is not None and self.volume() > self._limit:
-            self.gc(to_bytes=int(0.9 * self._limit))
+            self._collect(to_bytes=int(0.9 * self._limit))
 
     def lease(self, kind: str, key: str) -> Lease | None:
         """The right to compute a value, unless another process has it; see `Leases`."""
@@ -356,7 +370,7 @@ class Store:
 
     def volume(self) -> int:
         """Bytes that the databases have on disk."""
-        return sum(shelf.volume() for shelf in self._shelves.values() if isinstance(shelf, _Writable))
+        return sum(shelf.volume() for shelf in self._shelves.values())
 
     def kept(self) -> list[Held]:
         """What there is of each kind."""
@@ -396,13 +410,16 @@ class Store:
         Returns:
             How many went, and how many bytes the databases are smaller.
         """
-        shelves = [shelf for shelf in self._shelves.values() if isinstance(shelf, _Writable)]
         if not self.writable:
             raise CacheError(f"the cache in {self.directory} can only be read here")
+        self.flush()
+        return self._collect(older_than_s, to_bytes)
+
+    def _collect(self, older_than_s: float | None = None, to_bytes: int | None = None) -> tuple[int, int]:
         before = self.volume()
         until = time.time() - (older_than_s or 0.0)
         # Looked up before it is asked what is in use: what comes later is nobody's to remove.
-        found = [(shelf, shelf.oldest(until)) for shelf in shelves]
+        found = [(shelf, shelf.oldest(until)) for shelf in self._shelves.values()]
         in_use = keys_in_use(self._root / "users")
         removed = 0
         for shelf, names in found:

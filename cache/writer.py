@@ -13,6 +13,8 @@ MOST_IN_ONE = 512
 MOST_WAITING = 20_000  # a disk that is slower than that keeps fewer answers, and nobody waits for it
 
 Then = Callable[[], None]
+Entry = tuple[str, bytes, Then | None]
+NOW: Entry = ("", b"", None)  # what stands before it is written without waiting for more
 
 
 class Told(Protocol):
@@ -32,7 +34,7 @@ class Writer:
     def __init__(self, write: Callable[[dict[str, bytes]], None], user: Told | None) -> None:
         self._write = write
         self._user = user
-        self._queue: queue.SimpleQueue[tuple[str, bytes, Then | None] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
         self._pending: dict[str, bytes] = {}
         self._idle = threading.Event()
         self._idle.set()
@@ -55,6 +57,8 @@ class Writer:
 
     def flush(self) -> None:
         """Waits until all is written that was put."""
+        if self._pending:
+            self._queue.put(NOW)
         while self._pending and self._thread.is_alive():
             self._idle.wait(0.1)
 
@@ -81,9 +85,9 @@ class Writer:
             if not self._pending:
                 self._idle.set()
 
-    def _gather(self) -> tuple[list[tuple[str, bytes, Then | None]], bool]:
+    def _gather(self) -> tuple[list[Entry], bool]:
         """What came within a while; and whether more can come."""
-        batch: list[tuple[str, bytes, Then | None]] = []
+        batch: list[Entry] = []
         until = time.monotonic() + LINGER_S
         while len(batch) < MOST_IN_ONE:
             try:
@@ -92,5 +96,7 @@ class Writer:
                 return batch, True
             if entry is None:
                 return batch, False
+            if entry is NOW:
+                return batch, True
             batch.append(entry)
         return batch, True

@@ -26,6 +26,7 @@ from tgi_stack.types import Caption, Identity, LabelScores, PreparedImage
 
 REMEMBERED = 4096  # answers in memory, for equal questions at the same time
 REMEMBERED_IMAGE_BYTES = 64 * 2**20
+ASKED_AGAIN = 1 / 32  # of the questions are kept with their answers
 ABOUT_THE_LABELS = ("label_mass.low", "resolution.bf16", "resolution.fp16")  # flags that a subset has anew
 
 
@@ -53,6 +54,7 @@ class LabelAnswers:
             "fallback": settings.fallback,
         }
         self._keys = Keys("labels", shared)
+        self._store = store
         self._lookup: Lookup[LabelTable] = Lookup(
             store, "labels", LabelTable.encoded, LabelTable.decode, memory=REMEMBERED
         )
@@ -77,6 +79,13 @@ class LabelAnswers:
         asked = self._keys.key(**parts, labels="\0".join(labels))
         known = await self._lookup.get_as(key, asked, widened, lambda found: found.holds(labels))
         return known.scores(labels) if known.fresh is None else known.fresh
+
+    def keep_question(self, parts: Mapping[str, Part], question: Callable[[], bytes]) -> None:
+        """Keeps some of the questions too, to be asked again; see `reask`."""
+        if self._store is not None:
+            key = self._keys.key(**parts)
+            if int(key[:2], 16) < 256 * ASKED_AGAIN:
+                self._store.put("question", key, question())
 
     async def aclose(self) -> None:
         """Gives up what is being asked."""

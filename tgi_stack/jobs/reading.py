@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -12,10 +13,11 @@ from cache.store import Store
 from tgi_stack import prompts, scoring
 from tgi_stack.answers import LabelAnswers, TokenAnswers
 from tgi_stack.backends.base import Backend
-from tgi_stack.errors import LabelError, TextError
+from tgi_stack.errors import RowError, TextError
 from tgi_stack.fanout import together
 from tgi_stack.images import VERSION as image_version  # noqa: N811
 from tgi_stack.labels import Ending, Prover, branches, chained, refuse_several_tokens
+from tgi_stack.reask import identity_of
 from tgi_stack.settings import Settings
 from tgi_stack.types import LabelScores, PreparedImage, ScoreRequest
 
@@ -129,7 +131,11 @@ class Reader:
         paths = self._prover.paths(labels, place.ending, (place.prompt, place.token_ids))
         self._refuse_length(place, max(map(len, paths)))
         if all(len(path) == 1 for path in paths):
-            return await self._score(place, (), tuple(path[0] for path in paths), labels)
+            ids = tuple(path[0] for path in paths)
+            scores = await self._score(place, (), ids, labels)
+            if not place.parts:
+                self._answers.keep_question(place.described(), partial(self._question, place, labels, ids))
+            return scores
         if not self._backend.takes_tokens or place.parts:
             refuse_several_tokens(labels, paths)
         tree = branches(paths)
@@ -139,6 +145,16 @@ class Reader:
             for (prefix, tokens), read in zip(tree.items(), reads, strict=True)
         }
         return _joined(chained(paths, found), reads)
+
+    def _question(self, place: Place, labels: tuple[str, ...], label_ids: tuple[int, ...]) -> bytes:
+        asked = {
+            "identity": json.dumps(identity_of(self._backend)),
+            "prompt": place.prompt,
+            "token_ids": place.token_ids,
+            "labels": labels,
+            "label_ids": label_ids,
+        }
+        return json.dumps(asked).encode()
 
     async def _score(
         self, place: Place, prefix: tuple[int, ...], ids: tuple[int, ...], labels: tuple[str, ...] = ()
@@ -169,7 +185,7 @@ class Reader:
             return None
         try:
             spaced = await self.read(place, tuple(f" {label}" for label in labels))
-        except LabelError:
+        except RowError:  # a courtesy, which no row is to fail for
             return None
         return spaced if spaced.label_mass is not None and spaced.label_mass > mass else None
 

@@ -48,7 +48,7 @@ class Rerank:
         self._backend = backend
         self._settings = settings
         self._items = items
-        self._shortened: dict[str, tuple[str, bool]] = {}
+        self._words: dict[Item, tuple[Shown, bool]] = {}
         self._images = _images(backend, settings, base, store)
         self._reader = reader = Reader(backend, settings, store)
         written = Prompts(reader, backend.profile.context, settings, template)
@@ -69,15 +69,18 @@ class Rerank:
         """The fields of the row's record."""
         candidates = [self._resolve(entry) for entry in row.candidates]
         asked, past_cut = self._asked(row)
-        lines = await together(*(self._shown(item) for item in candidates))
+        if self._images is None:
+            lines = list(map(self._in_words, candidates))
+        else:
+            lines = await together(*(self._in_pictures(self._images, item) for item in candidates))
         outcome = await self._ranker.rank(asked, [shown for shown, _ in lines])
         cut = past_cut or any(was_cut for _, was_cut in lines) or any(read.cut for read in outcome.reads)
         return _record(candidates, outcome, cut) | self._identity(outcome) | _about(row) | _cost(outcome)
 
     def _asked(self, row: RerankRow) -> tuple[Asked, bool]:
         kept = row.history[max(0, len(row.history) - self._settings.max_history) :]
-        past = [self._line(self._resolve(entry)) for entry in kept]
-        return Asked(tuple(line for line, _ in past), row.query), any(cut for _, cut in past)
+        past = [self._in_words(self._resolve(entry)) for entry in kept]
+        return Asked(tuple(shown.line for shown, _ in past), row.query), any(cut for _, cut in past)
 
     def _resolve(self, entry: Item | str) -> Item:
         if isinstance(entry, Item):
@@ -86,11 +89,19 @@ class Rerank:
             raise ItemError("item.unknown", f"item {entry!r} is in no --items file")
         return self._items[entry]
 
-    async def _shown(self, item: Item) -> tuple[Shown, bool]:
-        if self._images is None or item.image is None:
+    def _in_words(self, item: Item) -> tuple[Shown, bool]:
+        """An item as a line, and whether it was cut; items come again and again."""
+        if item not in self._words:
+            if len(self._words) >= REMEMBERED:
+                self._words.clear()
             line, cut = self._line(item)
-            return Shown(item.id, line), cut
-        image = await self._images.get(item.image, item.image)
+            self._words[item] = Shown(item.id, line), cut
+        return self._words[item]
+
+    async def _in_pictures(self, images: Images, item: Item) -> tuple[Shown, bool]:
+        if item.image is None:
+            return self._in_words(item)
+        image = await images.get(item.image, item.image)
         text, cut = self._line(item, optional=True)
         return Shown(item.id, f"{prompts.IMAGE_MARK} {text}".rstrip(), image), cut
 
@@ -99,12 +110,7 @@ class Rerank:
         if not text and not optional:
             fields = ", ".join(self._settings.item_fields)
             raise ItemError("item.empty", f"item {item.id!r} has none of the fields {fields}")
-        if text not in self._shortened:  # items come again and again
-            if len(self._shortened) >= REMEMBERED:
-                self._shortened.clear()
-            tokenizer = self._backend.profile.tokenizer
-            self._shortened[text] = tokenizer.truncate(text, self._settings.max_item_tokens)
-        return self._shortened[text]
+        return self._backend.profile.tokenizer.truncate(text, self._settings.max_item_tokens)
 
     def _identity(self, outcome: Outcome) -> dict[str, Any]:
         routes = dict.fromkeys(read.scores.route for read in outcome.reads)
