@@ -53,7 +53,7 @@ async def examine(settings: Settings, say: Callable[[str], None]) -> AsyncIterat
     Args:
         say: told before a tokenizer is downloaded.
     """
-    for line in await asyncio.to_thread(lambda: list(machine.examine())):
+    for line in await asyncio.to_thread(lambda: list(machine.examine(settings.cache_dir))):
         yield line
     given = access(settings)
     transport = Transport(given.api_key, given.ca_file)

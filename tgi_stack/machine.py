@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
+from cache import places
 from tgi_stack import __version__
 from tgi_stack.errors import FastqwenError
 from tgi_stack.findings import Line
@@ -21,16 +22,13 @@ from tgi_stack.stack.request import Request
 LEAST_PYTHON = (3, 11)
 NEEDED = ("aiohttp", "diskcache", "numpy", "pillow", "pyarrow", "pydantic", "tokenizers", "typer")
 OPTIONAL = {"torch": "torch", "transformers": "torch", "bitsandbytes": "quant", "pillow-heif": "heif"}
-# SQLite's locks are not to be trusted on these.
-NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "lustre", "fuse.sshfs", "afs", "ceph")
-LEAST_SQLITE = (3, 24)
 PORTS = {"text": 8080, "vision": 8081, "gateway": 8443, "Grafana": 3000}
 SKEW_S = 60.0
 MARCH_2025 = 1_740_787_200
 
 
-def examine(environ: Mapping[str, str] = os.environ) -> Iterator[Line]:
-    """A line for each, in the order of what is needed first."""
+def examine(cache_dir: Path | None) -> Iterator[Line]:
+    """A line for each, in the order of what is needed first; without `cache_dir` the user's cache folder."""
     yield python_line()
     yield from package_lines()
     yield from gpu_lines()
@@ -40,7 +38,7 @@ def examine(environ: Mapping[str, str] = os.environ) -> Iterator[Line]:
         fix = f"for make up: {line.fix}" if line.fix else ""
         yield Line(state, line.what, line.detail, fix, 3)
     yield ports_line()
-    yield cache_line(environ)
+    yield cache_line((cache_dir or places.default()).absolute())
 
 
 def python_line() -> Line:
@@ -109,41 +107,18 @@ def ports_line(ports: Mapping[str, int] | None = None) -> Line:
     return Line("ok", "ports", f"{said}; where no server of yours holds them: TEXT_PORT=... VISION_PORT=...")
 
 
-def cache_line(environ: Mapping[str, str] = os.environ) -> Line:
-    """Where the cache is: its file system, SQLite's version, its size."""
-    place = cache_place(environ)
-    sqlite = f"SQLite {sqlite3.sqlite_version}"
-    nearest = next(path for path in (place, *place.parents) if path.exists())
-    kind = file_system(nearest)
-    size = sum(path.stat().st_size for path in place.rglob("*") if path.is_file()) if place.is_dir() else 0
-    detail = f"{place}, {kind}, {sqlite}, {size:,} bytes"
+def cache_line(directory: Path, mounts: Path = places.MOUNTS) -> Line:
+    """Where the cache is: its file system, SQLite's version, its size in bytes."""
+    nearest = next(path for path in (directory, *directory.parents) if path.exists())
+    kind = places.file_system(directory, mounts)
+    files = directory.rglob("*") if directory.is_dir() else ()
+    size = sum(path.stat().st_size for path in files if path.is_file())
+    detail = f"{directory}, {kind}, SQLite {sqlite3.sqlite_version}, {size:,} bytes"
     if not os.access(nearest, os.W_OK):
         return Line("failure", "cache", detail, f"{nearest} can't be written; set FASTQWEN_CACHE_DIR", 3)
-    if kind in NETWORK_FILE_SYSTEMS:
-        return Line("warning", "cache", detail, "SQLite's locks may fail there; set FASTQWEN_CACHE_DIR", 3)
-    if sqlite3.sqlite_version_info < LEAST_SQLITE:
-        return Line("warning", "cache", detail, "an old SQLite; use a newer Python", 3)
+    if kind in places.NETWORK:
+        return Line("failure", "cache", detail, "SQLite loses data there; set FASTQWEN_CACHE_DIR", 3)
     return Line("ok", "cache", detail)
-
-
-def cache_place(environ: Mapping[str, str] = os.environ) -> Path:
-    """FASTQWEN_CACHE_DIR, else the user's cache folder."""
-    if named := environ.get("FASTQWEN_CACHE_DIR"):
-        return Path(named).expanduser().absolute()
-    base = environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "fastqwen"
-
-
-def file_system(path: Path, mounts: Path = Path("/proc/mounts")) -> str:
-    """The kind of file system that holds a path, as Linux tells it."""
-    try:
-        rows = [line.split(" ") for line in mounts.read_text().splitlines()]
-    except OSError:
-        return "file system unknown"
-    kinds = {row[1].replace("\\040", " "): row[2] for row in rows if len(row) > 2}
-    inside = path.resolve()
-    holders = [point for point in kinds if inside.is_relative_to(point)]
-    return kinds[max(holders, key=len)] if holders else "file system unknown"
 
 
 def clock_line(told: str | None, now: float | None = None) -> Line:

@@ -131,31 +131,28 @@ def test_ports_are_told_as_free_or_in_use() -> None:
 # -- lines of the machine ----------------------------------------------------------------------------------
 
 
-def test_the_cache_is_where_it_is_told_to_be(tmp_path: Path) -> None:
+def test_the_cache_is_where_it_is_told_to_be(fastqwen: Fastqwen, programs: Path, tmp_path: Path) -> None:
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "entry").write_bytes(bytes(1234))
-    line = machine.cache_line({"FASTQWEN_CACHE_DIR": str(tmp_path / "c")})
-    assert line.state == "ok"
-    assert line.detail.startswith(f"{tmp_path / 'c'}, ")
-    assert "SQLite 3." in line.detail
-    assert line.detail.endswith("1,234 bytes")
-    assert machine.cache_place({"XDG_CACHE_HOME": "/x"}) == Path("/x/fastqwen")
+    found = lines(fastqwen("doctor", "--json", FASTQWEN_CACHE_DIR=str(tmp_path / "c")).stdout)
+    line = found["cache"]
+    assert line["state"] == "ok"
+    assert line["detail"].startswith(f"{tmp_path / 'c'}, ")
+    assert "SQLite 3." in line["detail"]
+    assert line["detail"].endswith("1,234 bytes")
 
 
 def test_a_cache_that_is_not_there_yet_is_looked_for_where_it_would_be(tmp_path: Path) -> None:
-    line = machine.cache_line({"FASTQWEN_CACHE_DIR": str(tmp_path / "not" / "yet")})
+    line = machine.cache_line(tmp_path / "not" / "yet")
     assert (line.state, line.detail.split(", ")[-1]) == ("ok", "0 bytes")
 
 
-def test_a_file_system_is_that_of_the_nearest_mount(tmp_path: Path) -> None:
+def test_a_cache_on_a_network_file_system_is_a_failure(tmp_path: Path) -> None:
     mounts = tmp_path / "mounts"
-    home = tmp_path / "home dir"
-    home.mkdir()
-    escaped = str(home).replace(" ", "\\040")
-    mounts.write_text(f"/dev/sda / ext4 rw 0 0\nserver:/home {escaped} nfs4 rw 0 0\nproc /proc proc rw 0 0\n")
-    assert machine.file_system(home, mounts) == "nfs4"
-    assert machine.file_system(tmp_path, mounts) == "ext4"
-    assert machine.file_system(tmp_path, tmp_path / "none") == "file system unknown"
+    mounts.write_text(f"/dev/sda / ext4 rw 0 0\nserver:/home {tmp_path} nfs4 rw 0 0\n")
+    line = machine.cache_line(tmp_path / "cache", mounts)
+    assert (line.state, line.status) == ("failure", 3)
+    assert "FASTQWEN_CACHE_DIR" in line.fix
 
 
 @pytest.mark.parametrize(
