@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cache.store import Store
@@ -14,6 +15,7 @@ from tgi_stack.settings import Settings
 
 if TYPE_CHECKING:
     from tgi_stack.doctor import Line
+    from tgi_stack.stack.commands import Stack
 
 Say = Callable[[str], None]
 
@@ -66,11 +68,19 @@ async def _opened(settings: Settings, kind: str, say: Say) -> Backend:
         return backend
 
 
-def examine_endpoints(settings: Settings) -> AsyncIterator[Line]:
+def examine_endpoints(settings: Settings, say: Say) -> AsyncIterator[Line]:
     """See `doctor.examine`; it needs the client of servers."""
     from tgi_stack.doctor import examine
 
-    return examine(settings)
+    return examine(settings, say)
+
+
+def open_stack(docker_dir: Path | None, say: Say) -> Stack:
+    """The servers of this host; they are proven by the client of servers."""
+    from tgi_stack.stack.commands import Stack
+    from tgi_stack.stack.files import locate
+
+    return Stack(locate(docker_dir), say)
 
 
 def _with_fallback(served: Backend, settings: Settings, kind: str, say: Say) -> Backend:
