@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ import typer
 from rich.console import Console
 
 from cache.store import Store
-from tgi_stack import __version__, keeping, prompts, report, settings
+from tgi_stack import __version__, foretell, keeping, prompts, report, settings
 from tgi_stack.backends.base import Backend
 from tgi_stack.backends.registry import examine_endpoints, open_backend, open_stack
 from tgi_stack.errors import (
@@ -111,6 +112,9 @@ CacheSize = Annotated[
 ]
 Offline = Annotated[
     bool | None, typer.Option("--offline", help="From the cache alone: no network, nothing computed.")
+]
+DryRun = Annotated[
+    bool | None, typer.Option("--dry-run", help="What would be asked, and what is remembered; sends nothing.")
 ]
 Limit = Annotated[int | None, typer.Option(metavar="N", help="Only the first N rows.")]
 Overwrite = Annotated[
@@ -217,6 +221,7 @@ def summarize(
     no_cache: NoCache = None,
     cache_size: CacheSize = None,
     offline: Offline = None,
+    dry_run: DryRun = None,
     columns: Columns = None,
     limit: Limit = None,
     concurrency: Concurrency = None,
@@ -298,6 +303,7 @@ def rerank(
     no_cache: NoCache = None,
     cache_size: CacheSize = None,
     offline: Offline = None,
+    dry_run: DryRun = None,
     columns: Columns = None,
     limit: Limit = None,
     concurrency: Concurrency = None,
@@ -351,6 +357,7 @@ def probs(
     no_cache: NoCache = None,
     cache_size: CacheSize = None,
     offline: Offline = None,
+    dry_run: DryRun = None,
     columns: Columns = None,
     limit: Limit = None,
     concurrency: Concurrency = None,
@@ -734,6 +741,10 @@ def _run_job(
     as_json: bool,
     quiet: bool,
 ) -> None:
+    kind = _kind(name, chosen)
+    if chosen.dry_run:
+        _foretell(kind, parse, make_job, source, chosen, as_json=as_json)
+        return
     if as_json and out is None:
         raise UsageError("--json prints its summary on stdout, where the records go; give -o OUT as well")
 
@@ -757,12 +768,14 @@ def _run_job(
             store = open_store(chosen, say)
 
             async def work() -> int | None:
-                sees = name == "summarize" or (name == "rerank" and chosen.item_images)
-                backend = await open_backend(chosen, "vision" if sees else "text", say, store)
+                backend = await open_backend(chosen, kind, say, store)
                 try:
                     job = make_job(backend, store)
                     sink.begin(backend.identity, Checked(tally.input_rows, strict))
-                    return await _work(job, source, sink, chosen, tally, quiet)
+                    began = time.monotonic()
+                    ended = await _work(job, source, sink, chosen, tally, quiet)
+                    foretell.note_speed(store, kind, backend.identity, tally, time.monotonic() - began)
+                    return ended
                 finally:
                     await backend.aclose()
 
@@ -775,9 +788,43 @@ def _run_job(
         sink.close(tally.as_dict())
         if store is not None:
             store.close()
+    _say_skipped(source, say)
+    _close(tally, out, as_json, stopped)
+
+
+def _say_skipped(source: Source, say: Callable[[str], None]) -> None:
     if isinstance(source, Folder) and source.skipped:
         say(f"{source.skipped:,} files in {source.base} are no images (or are links) and were left out")
-    _close(tally, out, as_json, stopped)
+
+
+def _kind(name: str, chosen: Settings) -> str:
+    """Which sort of model a job asks."""
+    sees = name == "summarize" or (name == "rerank" and chosen.item_images)
+    return "vision" if sees else "text"
+
+
+def _foretell(
+    kind: str,
+    parse: Callable[[RawRow], Any],
+    make_job: Callable[[Backend, Store | None], runner.Job[Any]],
+    source: Source,
+    chosen: Settings,
+    *,
+    as_json: bool,
+) -> None:
+    """What a run would find in the cache and have to ask for; sends and writes nothing."""
+    tally = runner.Tally()
+    runner.count(parse, source, chosen, tally)
+    store = open_store(chosen, lambda line: talk.print(_escaped(line), markup=False))
+    try:
+        found = asyncio.run(foretell.foretell(kind, make_job, source, chosen, tally, store))
+    finally:
+        if store is not None:
+            store.close()
+    if as_json:
+        _print_data(asdict(found))
+    else:
+        talk.print(found.line(), markup=False)
 
 
 def _refuse_same_file(out: Path | None, sources: list[Source]) -> None:

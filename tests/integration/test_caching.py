@@ -16,7 +16,6 @@ from pytest_socket import disable_socket, enable_socket
 
 from tests.conftest import CATALOGUE, ROOT, Fastqwen, read_records, write_rows
 from tests.loopback import Loopback, serve
-from tgi_stack.backends.offline import allow_network
 
 TORCH = ("--engine", "torch", "--model", "tiny", "--device", "cpu")
 SESSIONS = ("rerank", CATALOGUE / "sessions.jsonl", "--items", CATALOGUE / "items.jsonl")
@@ -25,11 +24,10 @@ NOT_COMPARED = ("from_cache", "attempts")
 
 
 @pytest.fixture
-def cached(fastqwen: Fastqwen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fastqwen]:
+def cached(fastqwen: Fastqwen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fastqwen:
     monkeypatch.delenv("FASTQWEN_NO_CACHE")
     monkeypatch.setenv("FASTQWEN_CACHE_DIR", str(tmp_path / "cache"))
-    yield fastqwen
-    allow_network()
+    return fastqwen
 
 
 def plain(path: Path) -> list[dict[str, Any]]:
@@ -352,3 +350,23 @@ def test_a_run_without_a_place_for_a_cache_goes_on(cached: Fastqwen, tmp_path: P
     )
     assert "without a cache" in done.stderr
     assert "24 ok" in done.stderr
+
+
+def test_a_dry_run_says_what_would_be_asked_and_asks_nothing(
+    cached: Fastqwen, tmp_path: Path, server: Loopback
+) -> None:
+    use = ("--endpoint", server.url, "--model", "tiny")
+    assert "knows nobody" in cached(*SESSIONS, *use, "--dry-run", check=2).stderr
+    cached(*SESSIONS, *use, "--limit", "10", "-o", tmp_path / "a.jsonl")
+    posts = server.posts
+    out = tmp_path / "b.jsonl"
+    found = json.loads(cached(*SESSIONS, *use, "--dry-run", "--json", "-o", out).stdout)
+    assert (found["rows"], found["hits"], found["misses"], found["failed"]) == (24, 10, 14, 0)
+    assert found["requests"] == 14
+    assert found["seconds"] > 0
+    assert not out.exists()
+    assert server.posts == posts
+    cached(*SESSIONS, *use, "-o", out)
+    asked_for = sum(record["usage"]["prompt_tokens"] for record in read_records(out)[10:])
+    assert found["prompt_tokens"] == asked_for
+    assert "24 in the cache, 0 to compute" in cached(*SESSIONS, *use, "--dry-run").stderr

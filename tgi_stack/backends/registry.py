@@ -32,6 +32,10 @@ async def open_backend(settings: Settings, kind: str, say: Say, store: Store | N
         MissingPackageError: the engine's packages are not installed.
         ServerError: no server, or the wrong one.
     """
+    if settings.dry_run:
+        from tgi_stack.backends.counting import open_counting
+
+        return open_counting(settings, kind, store)
     if settings.offline:
         from tgi_stack.backends.offline import open_offline
 
