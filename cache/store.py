@@ -41,6 +41,7 @@ KINDS = {
 LARGE = frozenset({"image", "tokenizer"})  # kept apart, so that small answers stay close together
 WAL_MENDED = (3, 51, 3)
 BUSY_S = 2.0
+TURN_S = 20.0  # that a writer waits for its turn among other processes
 PATIENCE = 3  # lookups that waited too long, before the run goes on without the cache
 DATABASE = "cache.db"
 GC_BATCH = 64
@@ -125,12 +126,17 @@ class _Shelf:
 
     def write(self, entries: list[tuple[str, bytes]]) -> None:
         """Writes several in one transaction; by one thread."""
+        with places.alone(self._folder / "writing", TURN_S):
+            cache = self._opened()
+            with cache.transact():
+                for key, blob in entries:
+                    cache.set(key, blob)
+
+    def _opened(self) -> diskcache.Cache:
         if self._cache is None:
             _refuse_locked(self._folder)
             self._cache = open_database(self._folder)
-        with self._cache.transact():
-            for key, blob in entries:
-                self._cache.set(key, blob)
+        return self._cache
 
     def volume(self) -> int:
         """Bytes of the database on disk."""
@@ -145,12 +151,10 @@ class _Shelf:
 
     def remove(self, names: list[str]) -> int:
         """Removes entries in one transaction; how many there were."""
-        cache = open_database(self._folder)
-        try:
-            with cache.transact(retry=True):
+        with places.alone(self._folder / "writing", TURN_S):
+            cache = self._opened()
+            with cache.transact():
                 return sum(cache.delete(name) for name in names)
-        finally:
-            cache.close()
 
     def close(self) -> None:
         """Closes what is open."""
