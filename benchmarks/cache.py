@@ -140,13 +140,15 @@ def crowd(folder: Path, processes: int, writes: int) -> Table:
     with multiprocessing.get_context("spawn").Pool(processes + 1) as pool:
         stop = folder / "stop"
         cleaner = pool.apply_async(clean, (folder / "crowd", stop))
-        workers = [pool.apply_async(work, (folder / "crowd", stop, n, writes)) for n in range(processes)]
+        ended = folder / "ended"
+        workers = [pool.apply_async(work, (folder / "crowd", ended, n, writes)) for n in range(processes)]
         while len(list(folder.glob("done *"))) < processes:
             time.sleep(0.01)
         spent_s = time.perf_counter() - began
         stop.touch()
-        found = [worker.get() for worker in workers]
         rounds = cleaner.get()
+        ended.touch()
+        found = [worker.get() for worker in workers]
     kept = Store(folder / "crowd", silent)
     values = {name: kept.get("labels", name) for n in range(processes) for name in names_of(n, writes)}
     kept.close()
@@ -162,7 +164,7 @@ def crowd(folder: Path, processes: int, writes: int) -> Table:
     return table
 
 
-def work(folder: Path, stop: Path, number: int, writes: int) -> tuple[list[float], list[float]]:
+def work(folder: Path, ended: Path, number: int, writes: int) -> tuple[list[float], list[float]]:
     """How long each put took, and each wait until 100 were on disk."""
     store = Store(folder, silent)
     times, flushes = [], []
@@ -176,7 +178,7 @@ def work(folder: Path, stop: Path, number: int, writes: int) -> tuple[list[float
             flushes.append(timed(store.flush))
     store.flush()
     (folder.parent / f"done {number}").touch()
-    while not stop.exists():  # what a running job has written may not go; of one that is over it may
+    while not ended.exists():  # what a running job has written may not go; of one that is over it may
         time.sleep(0.01)
     store.close()
     return times, flushes
