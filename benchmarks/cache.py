@@ -15,7 +15,6 @@ import os
 import random
 import statistics
 import string
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,9 +25,7 @@ import diskcache
 from rich.console import Console
 from rich.table import Table
 
-# This file has the name of a package of ours, which is to be found first.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+import _paths  # noqa: F401  # before all others
 from cache.keys import digest
 from cache.store import Store
 from rows import peak_mib

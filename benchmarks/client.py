@@ -27,6 +27,7 @@ import aiohttp
 from rich.console import Console
 from rich.table import Table
 
+import _paths  # noqa: F401  # before all others
 from rows import peak_mib, write_input
 from tgi_stack.backends.served import ServedBackend
 from tgi_stack.backends.serving import open_served
