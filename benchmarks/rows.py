@@ -20,8 +20,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-import _paths  # noqa: F401  # before all others
-
 # Runs a command and prints its peak resident memory, which only a parent can ask for.
 MEASURE = """
 import resource, subprocess, sys

@@ -15,8 +15,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-import _paths  # noqa: F401  # before all others
-
 GOAL_S = 0.4
 BARE_TYPER = "import typer; app = typer.Typer(); app.command()(lambda: None); app()"
 

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequen
 from concurrent.futures import CancelledError, Future
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, SupportsIndex, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ from tgi_stack import prompts
 from tgi_stack import settings as settings_of
 from tgi_stack.backends.base import Backend
 from tgi_stack.backends.registry import open_backend
-from tgi_stack.errors import FastqwenError, RowError, UsageError
+from tgi_stack.errors import FastqwenError, PromptFileError, RowError, UsageError
 from tgi_stack.fanout import fan_out
 from tgi_stack.jobs import run as runner
 from tgi_stack.jobs.probs import Probs
@@ -121,7 +121,8 @@ class _Engine:
     async def _opened(self) -> Backend:
         async with self._opening:
             if self._backend is None:
-                self._store = open_store(self.settings, LOG.info)
+                if self._store is None:
+                    self._store = open_store(self.settings, LOG.info)
                 self._backend = await open_backend(self.settings, self._kind, LOG.info, self._store)
         return self._backend
 
@@ -136,7 +137,8 @@ class _Engine:
                 yield record
             done.result()
         finally:
-            self._loop.call_soon_threadsafe(stop.set)
+            if not self._closed:
+                self._loop.call_soon_threadsafe(stop.set)
 
     async def _produce(
         self, prepare: Callable[[], _Run], records: queue.Queue[Record | None], stop: asyncio.Event
@@ -298,7 +300,8 @@ class Reranker(_Engine):
         self, asked: str | Sequence[str], counts: int | Sequence[int]
     ) -> Probabilities | list[Probabilities]:
         texts = [asked] if isinstance(asked, str) else list(asked)
-        numbers = [counts] * len(texts) if isinstance(counts, int) else list(counts)
+        # numpy's integers too, which tables of data give
+        numbers = [int(counts)] * len(texts) if isinstance(counts, SupportsIndex) else list(map(int, counts))
         if len(numbers) != len(texts):
             raise UsageError(f"{len(texts)} prompts, but {len(numbers)} numbers of candidates")
         backend = await self._opened()
@@ -327,7 +330,10 @@ class Reranker(_Engine):
 def _template(settings: Settings, allowed: frozenset[str]) -> str | None:
     if settings.prompt_file is None:
         return None
-    template = settings.prompt_file.read_text(encoding="utf-8")
+    try:
+        template = settings.prompt_file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PromptFileError(f"prompt_file {settings.prompt_file}: {error}") from error
     prompts.check_template(template, settings.instruction, allowed)
     return template
 
@@ -361,7 +367,7 @@ def predict_probs(
     """`Reranker.predict_probs` of an engine that is kept for further calls with the same options."""
     reranker = _kept(options)
     if isinstance(prompts, str):
-        if not isinstance(num_candidates, int):
+        if not isinstance(num_candidates, SupportsIndex):
             raise UsageError("one prompt has one number of candidates")
         return reranker.predict_probs(prompts, num_candidates)
     return reranker.predict_probs(prompts, num_candidates)

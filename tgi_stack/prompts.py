@@ -215,6 +215,11 @@ def check_template(template: str | None, instruction: str | None, allowed: froze
         raise PromptFileError("the prompt file has no {{candidates}}; without them there is nothing to rank")
 
 
+def times(template: str, name: str) -> int:
+    """How often a placeholder stands in a template."""
+    return sum(match[1] == name for match in _PLACEHOLDER.finditer(template))
+
+
 def fill(template: str, values: Mapping[str, str]) -> str:
     """The template with its placeholders replaced, in one pass: what data contains is never expanded."""
     return _PLACEHOLDER.sub(lambda match: values[match[1]], without_marks(template))

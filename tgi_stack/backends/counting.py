@@ -24,7 +24,7 @@ class CountingBackend:
         self.identity = identity
         self.profile = profile
         self.appetite = APPETITE
-        self.takes_tokens = True
+        self.takes_tokens = identity.engine != "tgi"
         self.requests = self.prompt_tokens = self.new_tokens = self.images = 0
 
     async def score(self, request: ScoreRequest) -> LabelScores:

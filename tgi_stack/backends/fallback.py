@@ -77,19 +77,23 @@ class WithFallback:
         async with self._opening:
             if self._torch is None and self._mode in ("torch", None):
                 try:
-                    self._torch = await asyncio.to_thread(self._open_torch)
-                    self._refuse_another_tokenizer(self._torch)
-                except (NoEngineError, MachineError, UsageError) as error:
+                    opened = await asyncio.to_thread(self._open_torch)
+                    self._refuse_another_model(opened)
+                    self._torch = opened
+                except (NoEngineError, MachineError, UsageError, WrongServerError) as error:
                     if self._mode == "torch":
                         raise _unavailable(error) from error
                     self._say(f"some labels are not shown by the server and are given as bounds ({error})")
                     self._mode = "bounds"
         return self._torch
 
-    def _refuse_another_tokenizer(self, torch: Backend) -> None:
-        if torch.identity.tokenizer != self.identity.tokenizer:
+    def _refuse_another_model(self, torch: Backend) -> None:
+        ours, theirs = torch.identity, self.identity
+        if ours.tokenizer != theirs.tokenizer:
+            raise WrongServerError(f"the tokenizer of {ours.model} here is not the server's")
+        if "unknown" not in (ours.revision, theirs.revision) and ours.revision != theirs.revision:
             raise WrongServerError(
-                f"--fallback torch: the tokenizer of {torch.identity.model} here is not the server's"
+                f"{ours.model} here is revision {ours.revision}, the server's is {theirs.revision}"
             )
 
     async def caption(self, request: CaptionRequest) -> Caption:

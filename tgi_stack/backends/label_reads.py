@@ -26,6 +26,7 @@ from tgi_stack.wire.reply import Call
 
 MOST_ASKED = 1024  # likeliest tokens, until the server says that it shows fewer
 MOST_GRAMMARS = 32  # that TGI keeps; one more is compiled anew each time, while everybody waits
+UNLIKELY = (177, 178, 188, 189, 190)  # parts of characters, which no answer begins with
 FOR_THE_MASS = 128  # likeliest tokens: one label among them is enough
 
 Found = Mapping[int, float]
@@ -93,15 +94,19 @@ class VllmReads:
         return await self._likeliest(request)
 
     async def _reads_ids(self, request: ScoreRequest) -> bool:
-        """Whether the labels come when they are asked for by id; seen twice, lest one bad reply decides."""
+        """Whether tokens come when they are asked for by id; seen twice, lest one bad reply decides.
+
+        A server that does not know the field shows the likeliest tokens, of which hardly all these are.
+        """
+        asked = replace(request, label_ids=tuple({*request.label_ids, *UNLIKELY}), labels=())
         for _ in range(2):
             try:
-                ((found,), _) = await self._ask(self._question([request], None, _as_found))
+                ((found,), _) = await self._ask(self._question([asked], None, _as_found))
             except AnswerError as error:
                 if vllm.most_of(str(error)) is None:
                     raise
-                return False  # it takes the labels for a number of likeliest tokens
-            if all(id in found for id in request.label_ids):
+                return False  # it takes the ids for a number of likeliest tokens
+            if all(id in found for id in asked.label_ids):
                 return True
         return False
 

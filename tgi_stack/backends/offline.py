@@ -15,6 +15,7 @@ from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, Scor
 
 APPETITE = 64
 _LOCAL = (getattr(socket, "AF_UNIX", None), None)  # sockets between processes of this host
+_RESOLVING = ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "socket.getnameinfo")
 
 
 class OfflineBackend:
@@ -24,7 +25,7 @@ class OfflineBackend:
         self.identity = identity
         self.profile = profile
         self.appetite = APPETITE
-        self.takes_tokens = True
+        self.takes_tokens = identity.engine != "tgi"
 
     async def score(self, request: ScoreRequest) -> LabelScores:
         raise self._miss("labels", request.prompt)
@@ -89,7 +90,13 @@ def allow_network() -> None:
 
 
 def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
-    if not _BAN.holders or event not in ("socket.connect", "socket.sendto", "socket.getaddrinfo"):
+    if not _BAN.holders or not event.startswith("socket."):
         return
-    if event == "socket.getaddrinfo" or getattr(arguments[0], "family", None) not in _LOCAL:
+    if event == "socket.__new__":
+        forbidden = arguments[1] not in _LOCAL
+    elif event in ("socket.connect", "socket.sendto", "socket.sendmsg", "socket.bind"):
+        forbidden = getattr(arguments[0], "family", None) not in _LOCAL
+    else:
+        forbidden = event in _RESOLVING
+    if forbidden:
         raise UsageError("--offline: something tried to reach the network")

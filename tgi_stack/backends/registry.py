@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cache.store import Store
 from tgi_stack.answers import Identities
@@ -91,7 +91,9 @@ def _with_fallback(served: Backend, settings: Settings, kind: str, say: Say) -> 
     from tgi_stack.backends.fallback import WithFallback
 
     # Never a download in the middle of a run; the server's own model, whatever --model called it.
-    update = {"engine": "auto", "model": served.identity.model}
+    update: dict[str, Any] = {"engine": "auto", "model": served.identity.model}
+    if served.identity.revision != "unknown":
+        update["revision"] = served.identity.revision
 
     def open_torch() -> Backend:
         return _local(settings.model_copy(update=update), kind, say)

@@ -13,7 +13,7 @@ from cache.store import Store
 from tgi_stack import prompts, scoring
 from tgi_stack.answers import LabelAnswers, TokenAnswers
 from tgi_stack.backends.base import Backend
-from tgi_stack.errors import RowError, TextError
+from tgi_stack.errors import RowError, ScoreError, TextError
 from tgi_stack.fanout import together
 from tgi_stack.images import VERSION as image_version  # noqa: N811
 from tgi_stack.labels import Ending, Prover, branches, chained, refuse_several_tokens
@@ -191,8 +191,17 @@ class Reader:
 
 
 def _joined(logprobs: tuple[float, ...], reads: Sequence[LabelScores]) -> LabelScores:
-    """One reading, from those of the branches."""
-    mass = scoring.mass(logprobs)
+    """One reading, from those of the branches.
+
+    Raises:
+        ScoreError: `score.mixed` where some came from the server and some from torch: those don't add up.
+    """
+    if len({read.route for read in reads}) > 1:
+        raise ScoreError(
+            "score.mixed",
+            "the server shows some of the labels' tokens and not others; use labels of one token, or torch",
+        )
+    mass = scoring.mass(logprobs) if all(read.exact for read in reads) else None
     kept = (flag for flag in chain.from_iterable(r.flags for r in reads) if flag != "label_mass.low")
     return replace(
         reads[0],

@@ -10,7 +10,7 @@ from typing import Any
 from cache.store import Store
 from tgi_stack import prompts, scoring
 from tgi_stack.backends.base import Backend
-from tgi_stack.errors import InputError, ItemError, RowError, UsageError
+from tgi_stack.errors import InputError, ItemError, PromptFileError, RowError, UsageError
 from tgi_stack.fanout import together
 from tgi_stack.jobs.asking import Asked, Prompts, Shown
 from tgi_stack.jobs.images import Images
@@ -49,6 +49,8 @@ class Rerank:
         self._settings = settings
         self._items = items
         self._words: dict[Item, tuple[Shown, bool]] = {}
+        if settings.item_images and template is not None and prompts.times(template, "candidates") > 1:
+            raise PromptFileError("{{candidates}} stands twice in the prompt file; with --item-images once")
         self._images = _images(backend, settings, base, store)
         self._reader = reader = Reader(backend, settings, store)
         written = Prompts(reader, backend.profile.context, settings, template)
@@ -75,7 +77,9 @@ class Rerank:
             lines = await together(*(self._in_pictures(self._images, item) for item in candidates))
         outcome = await self._ranker.rank(asked, [shown for shown, _ in lines])
         cut = past_cut or any(was_cut for _, was_cut in lines) or any(read.cut for read in outcome.reads)
-        return _record(candidates, outcome, cut) | self._identity(outcome) | _about(row) | _cost(outcome)
+        seen = (flag for shown, _ in lines if shown.image is not None for flag in shown.image.flags)
+        flags = [*(["text.truncated"] if cut else []), *seen]
+        return _record(candidates, outcome, flags) | self._identity(outcome) | _about(row) | _cost(outcome)
 
     def _asked(self, row: RerankRow) -> tuple[Asked, bool]:
         kept = row.history[max(0, len(row.history) - self._settings.max_history) :]
@@ -136,11 +140,11 @@ def _about(row: RerankRow) -> dict[str, Any]:
     return {} if row.positive is None else {"positive": list(row.positive)}
 
 
-def _record(candidates: Sequence[Item], outcome: Outcome, cut: bool) -> dict[str, Any]:
+def _record(candidates: Sequence[Item], outcome: Outcome, seen: Sequence[str]) -> dict[str, Any]:
     reads = outcome.reads
     masses = [read.scores.label_mass for read in reads]
     known = [mass for mass in masses if mass is not None]
-    flags = dict.fromkeys(flag for read in reads for flag in read.scores.flags)
+    flags = dict.fromkeys([*seen, *(flag for read in reads for flag in read.scores.flags)])
     window = None if outcome.window is None else dict(zip(("size", "stride"), outcome.window, strict=True))
     return {
         "ranking": _ranking(candidates, outcome),
@@ -149,7 +153,7 @@ def _record(candidates: Sequence[Item], outcome: Outcome, cut: bool) -> dict[str
         "exact": all(read.scores.exact for read in reads),
         "reads": [_read(candidates, read) for read in reads],
         "from_cache": all(read.scores.from_cache for read in reads),
-        "flags": [*(["text.truncated"] if cut else []), *flags],
+        "flags": list(flags),
     }
 
 
@@ -208,7 +212,7 @@ def join_items(sources: Iterable[Source]) -> dict[str, Item]:
             except RowError as error:
                 raise InputError(f"--items {source.name}, row {raw.number}: {error}") from error
             if found.image is not None:
-                found = replace(found, image=str(source.base / found.image))
+                found = replace(found, image=str(source.base.resolve() / found.image))
             items[found.id] = _merge(items.get(found.id), found)
     return items
 
