@@ -21,3 +21,11 @@ def image_inputs(token_ids: torch.Tensor, image_token_id: int) -> dict[str, Any]
     if not VERSION_5:
         return {}
     return {"mm_token_type_ids": (token_ids == image_token_id).int()}
+
+
+def rotary(theta: float, sections: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The arguments of a configuration that set its rotary positions."""
+    kind = {"rope_type": "default", **(sections or {})}
+    if VERSION_5:
+        return {"rope_parameters": {**kind, "rope_theta": theta}}
+    return {"rope_theta": theta, "rope_scaling": kind if sections else None}

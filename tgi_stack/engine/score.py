@@ -1,4 +1,4 @@
-"""Label logarithms from a causal language model: the distribution of the token after each prompt.
+"""Label logarithms by transformers' own forward, for networks that `Network` does not know.
 
 The network's body runs over the batch; only each prompt's last position meets the output head, and only
 there are logits taken to fp32 and normalised, so that full logits never exist. Prompts are padded on the
@@ -34,11 +34,18 @@ def score(model: Any, requests: Sequence[ScoreRequest], pad_id: int = 0) -> list
     hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
     last = hidden[torch.arange(len(rows), device=ids.device), torch.tensor(lengths, device=ids.device) - 1]
     logprobs = torch.log_softmax(model.lm_head(last).float(), dim=-1)
-    return [_read(request, row) for request, row in zip(requests, logprobs, strict=True)]
+    return [
+        read(request, row[list(request.label_ids)]) for request, row in zip(requests, logprobs, strict=True)
+    ]
 
 
-def _read(request: ScoreRequest, logprobs: torch.Tensor) -> LabelScores:
-    values = tuple(logprobs[list(request.label_ids)].tolist())
+def read(request: ScoreRequest, logprobs: torch.Tensor) -> LabelScores:
+    """The reading of a request from the logarithms of its labels, shape [labels].
+
+    Raises:
+        ScoreError: one of them is no number.
+    """
+    values = tuple(logprobs.tolist())
     if not all(map(math.isfinite, values)):
         raise ScoreError(
             "score.not_finite", "the model's logits are not finite numbers; use --dtype bf16 or fp32"
