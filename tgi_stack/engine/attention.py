@@ -129,7 +129,7 @@ def by_triton(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, parts: Segments
     tokens, heads, size = q.shape
     out = torch.empty(tokens, heads * size, dtype=q.dtype, device=q.device)
     kernels.programs.attend[len(parts.tiles), k.shape[1]](
-        q, k, v, out, parts.tiles, q.stride(0), k.stride(0), LOG2_E * size**-0.5,
+        q, k, v, out, parts.tiles, q.stride(0), k.stride(0), v.stride(0), LOG2_E * size**-0.5,
         GROUP=heads // k.shape[1], HEADS=heads, SIZE=size,
         BLOCK_M=TILE, BLOCK_N=KEYS, CAUSAL=parts.causal, num_warps=8, num_stages=3,
     )  # fmt: skip

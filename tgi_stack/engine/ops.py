@@ -42,7 +42,7 @@ class Ops:
         """
         heads, kv_heads, size = shape
         q, k, v = qkv.view(len(qkv), -1, size).split([heads, kv_heads, kv_heads], dim=1)
-        return _turn(_rms(q.float(), q_norm, eps), tables, q), _turn(_rms(k.float(), k_norm, eps), tables, k), v
+        return turn(_rms(q.float(), q_norm, eps), tables, q), turn(_rms(k.float(), k_norm, eps), tables, k), v
 
     def swiglu(self, gate_up: torch.Tensor, *, fp8: bool = False) -> Activations:
         """silu(gate) * up of rows [gate | up]."""
@@ -100,7 +100,8 @@ def _rms(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight.float()
 
 
-def _turn(x: torch.Tensor, tables: Tables, like: torch.Tensor) -> torch.Tensor:
+def turn(x: torch.Tensor, tables: Tables, like: torch.Tensor) -> torch.Tensor:
+    """Heads turned to their positions, shape [tokens, heads, head_dim], in the dtype of `like`."""
     cos, sin = (table[:, None] for table in tables)
     low, high = x.chunk(2, dim=-1)
     return torch.cat((low * cos - high * sin, high * cos + low * sin), dim=-1).to(like.dtype)

@@ -19,7 +19,7 @@ import torch
 from tgi_stack.engine import attention
 from tgi_stack.engine.network import Network
 from tgi_stack.engine.packing import Ints, Pack, pack
-from tgi_stack.engine.score import read
+from tgi_stack.engine.reading import reading
 from tgi_stack.errors import MachineError
 from tgi_stack.types import LabelScores, ScoreRequest
 
@@ -92,7 +92,7 @@ class Scorer:
         for members, values in under_way:
             for member, row in zip(members, values.cpu(), strict=True):
                 request = requests[member]
-                readings[member] = read(request, row[: len(request.label_ids)])
+                readings[member] = reading(request, tuple(row[: len(request.label_ids)].tolist()))
         return [readings[index] for index in range(len(requests))]
 
     def _launch(

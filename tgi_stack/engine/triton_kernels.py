@@ -92,17 +92,17 @@ def rows8(x, out, scales, WIDTH, BLOCK: tl.constexpr, FP8_MAX: tl.constexpr, FP8
 
 @triton.jit
 def _attend_block(
-    q, acc, peak, total, k, v, kv_row, first, end, query, scale,
+    q, acc, peak, total, k, v, k_row, v_row, first, end, query, scale,
     SIZE: tl.constexpr, BLOCK_N: tl.constexpr, MASKED: tl.constexpr, CAUSAL: tl.constexpr,
 ):  # fmt: skip
     """The online softmax over one block of keys."""
     keys = first + tl.arange(0, BLOCK_N)
     d = tl.arange(0, SIZE)
-    place = keys.to(tl.int64)[:, None] * kv_row + d[None, :]
+    rows = keys.to(tl.int64)[:, None]
     if MASKED:
-        key = tl.load(k + place, mask=keys[:, None] < end, other=0.0)
+        key = tl.load(k + rows * k_row + d[None, :], mask=keys[:, None] < end, other=0.0)
     else:
-        key = tl.load(k + place)
+        key = tl.load(k + rows * k_row + d[None, :])
     scores = tl.dot(q, tl.trans(key)) * scale
     if MASKED:
         seen = keys[None, :] < end
@@ -114,16 +114,16 @@ def _attend_block(
     shrink = tl.exp2(peak - higher)
     total = total * shrink + tl.sum(weights, 1)
     if MASKED:
-        value = tl.load(v + place, mask=keys[:, None] < end, other=0.0)
+        value = tl.load(v + rows * v_row + d[None, :], mask=keys[:, None] < end, other=0.0)
     else:
-        value = tl.load(v + place)
+        value = tl.load(v + rows * v_row + d[None, :])
     acc = tl.dot(weights.to(value.dtype), value, acc * shrink[:, None])
     return acc, higher, total
 
 
 @triton.jit
 def attend(
-    q, k, v, out, tiles, q_row, kv_row, scale,
+    q, k, v, out, tiles, q_row, k_row, v_row, scale,
     GROUP: tl.constexpr, HEADS: tl.constexpr, SIZE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr,
 ):  # fmt: skip
@@ -155,11 +155,11 @@ def attend(
     whole = prefix + (prefix_end - prefix) // BLOCK_N * BLOCK_N
     for n in range(prefix, whole, BLOCK_N):
         acc, peak, total = _attend_block(
-            queries, acc, peak, total, k, v, kv_row, n, prefix_end, query, scale, SIZE, BLOCK_N, False, CAUSAL
+            queries, acc, peak, total, k, v, k_row, v_row, n, prefix_end, query, scale, SIZE, BLOCK_N, False, False
         )
     for n in range(whole, prefix_end, BLOCK_N):
         acc, peak, total = _attend_block(
-            queries, acc, peak, total, k, v, kv_row, n, prefix_end, query, scale, SIZE, BLOCK_N, True, False
+            queries, acc, peak, total, k, v, k_row, v_row, n, prefix_end, query, scale, SIZE, BLOCK_N, True, False
         )
     last = end
     clear = start + (end - start) // BLOCK_N * BLOCK_N
@@ -168,11 +168,11 @@ def attend(
         clear = start + (first - start) // BLOCK_N * BLOCK_N
     for n in range(start, clear, BLOCK_N):
         acc, peak, total = _attend_block(
-            queries, acc, peak, total, k, v, kv_row, n, end, query, scale, SIZE, BLOCK_N, False, CAUSAL
+            queries, acc, peak, total, k, v, k_row, v_row, n, end, query, scale, SIZE, BLOCK_N, False, CAUSAL
         )
     for n in range(clear, last, BLOCK_N):
         acc, peak, total = _attend_block(
-            queries, acc, peak, total, k, v, kv_row, n, end, query, scale, SIZE, BLOCK_N, True, CAUSAL
+            queries, acc, peak, total, k, v, k_row, v_row, n, end, query, scale, SIZE, BLOCK_N, True, CAUSAL
         )
     acc = acc / total[:, None]
     place = query.to(tl.int64)[:, None] * (HEADS * SIZE) + head[:, None] * SIZE + d[None, :]
@@ -200,7 +200,7 @@ def decode(
     acc = tl.zeros([BLOCK_M, SIZE], tl.float32)
     for n in range(0, end, BLOCK_N):
         acc, peak, total = _attend_block(
-            queries, acc, peak, total, k, v, kv_row, n, end, m, scale, SIZE, BLOCK_N, True, False
+            queries, acc, peak, total, k, v, kv_row, kv_row, n, end, m, scale, SIZE, BLOCK_N, True, False
         )
     acc = acc / total[:, None]
     place = slot * (HEADS * SIZE) + head[:, None] * SIZE + d[None, :]
