@@ -110,6 +110,14 @@ ConfigFile = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="A machine-readable closing summary on stdout; needs -o.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Only the closing line and errors.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Tracebacks of errors; what the client does.")]
+Fallback = Annotated[
+    str | None,
+    typer.Option(metavar="torch|bounds|fail", help="Where a server can't give an exact answer."),
+]
+LabelMass = Annotated[
+    bool | None,
+    typer.Option("--label-mass", help="With TGI: a second read that tells the labels' mass."),
+]
 LlmBatchSize = Annotated[
     int | None,
     typer.Option("--llm-batch-size", "--llm_batch_size", metavar="N", help="Prompts in a torch batch."),
@@ -225,10 +233,30 @@ def rerank(
     item_fields: Annotated[
         str | None, typer.Option(metavar="FIELD,...", help="What stands for an item.")
     ] = None,
+    item_images: Annotated[
+        bool | None, typer.Option("--item-images", help="Candidates' images in the prompt too.")
+    ] = None,
     max_history: Annotated[int | None, typer.Option(metavar="N", help="The newest N of the history.")] = None,
     max_item_tokens: Annotated[
         int | None, typer.Option(metavar="N", help="Tokens of an item at most.")
     ] = None,
+    mode: Annotated[
+        str | None, typer.Option(metavar="listwise|pointwise", help="One prompt a row, or one a candidate.")
+    ] = None,
+    permutations: Annotated[
+        int | None, typer.Option(metavar="N", help="Orders of the candidates to average over, at most.")
+    ] = None,
+    calibrate: Annotated[
+        bool | None, typer.Option("--calibrate", help="Divide out what a prompt without content says.")
+    ] = None,
+    window: Annotated[
+        int | None, typer.Option(metavar="N", help="Candidates in a prompt; more go in windows.")
+    ] = None,
+    stride: Annotated[
+        int | None, typer.Option(metavar="N", help="How far a window moves; half of it by default.")
+    ] = None,
+    fallback: Fallback = None,
+    label_mass: LabelMass = None,
     columns: Columns = None,
     limit: Limit = None,
     concurrency: Concurrency = None,
@@ -252,7 +280,7 @@ def rerank(
         prompt = _read_prompt(chosen, prompts.RERANK_PLACEHOLDERS)
 
         def job(backend: Backend) -> runner.Job[Any]:
-            return Rerank(backend, chosen, join_items(item_sources), prompt).job()
+            return Rerank(backend, chosen, join_items(item_sources), prompt, source.base).job()
 
         _run_job("rerank", rerank_row, job, source, out, chosen, item_sources, as_json=as_json, quiet=quiet)
 
@@ -276,6 +304,8 @@ def probs(
     chat: Annotated[
         bool | None, typer.Option("--chat", help="The prompt as one user turn, made harmless.")
     ] = None,
+    fallback: Fallback = None,
+    label_mass: LabelMass = None,
     columns: Columns = None,
     limit: Limit = None,
     concurrency: Concurrency = None,
@@ -449,6 +479,7 @@ def _run_job(
             talk.print(_escaped(line), markup=False)
 
     _refuse_same_file(out, [source, *(items or [])])
+    chosen = runner.within_limits(chosen, say)
     sink = _open_sink(name, source, items or [], out, chosen)
     tally = runner.Tally()
     stopped = None
@@ -462,7 +493,8 @@ def _run_job(
             runner.count(parse, source, chosen, tally, known)
 
             async def work() -> int | None:
-                backend = await open_backend(chosen, "vision" if name == "summarize" else "text", say)
+                sees = name == "summarize" or (name == "rerank" and chosen.item_images)
+                backend = await open_backend(chosen, "vision" if sees else "text", say)
                 try:
                     job = make_job(backend)
                     sink.begin(backend.identity, Checked(tally.input_rows, strict))

@@ -72,7 +72,7 @@ async def _reads(url: str, served: Served, settings: Settings) -> Line:
         tokenizer = backend.profile.tokenizer
         labels = tuple(LETTERS[:20])
         prompt, ids = backend.profile.turn("Answer with one letter.")
-        ending = (backend.profile.tail, tokenizer.encode(backend.profile.tail))
+        ending = (backend.profile.tail(), tokenizer.encode(backend.profile.tail()))
         request = ScoreRequest(prompt, ids, labels, Prover(tokenizer.encode).ids(labels, ending))
         spent = []
         for _ in range(READS):

@@ -35,6 +35,17 @@ async def fan_out(
         raise _first(group) from None
 
 
+async def together(*questions: Awaitable[Result]) -> list[Result]:
+    """All answers, in order; all are waited for, then the first failure among them is raised."""
+    if len(questions) == 1:
+        return [await questions[0]]
+    answers = await asyncio.gather(*questions, return_exceptions=True)
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            raise answer
+    return answers  # type: ignore[return-value]  # the exceptions are gone
+
+
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     first = group.exceptions[0]
     return _first(first) if isinstance(first, BaseExceptionGroup) else first

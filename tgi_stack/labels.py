@@ -7,8 +7,10 @@ and a label that fails is an error, never a number.
 
 from __future__ import annotations
 
+import math
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 
 from tgi_stack.errors import LabelError
 
@@ -43,31 +45,115 @@ def default_labels(count: int, encode: Encode) -> tuple[str, ...]:
     return pairs[:count]
 
 
-def prove(labels: Sequence[str], prompt: str, prompt_ids: Sequence[int], encode: Encode) -> tuple[int, ...]:
-    """The token id of each label right after the prompt.
+def trace(
+    labels: Sequence[str], prompt: str, prompt_ids: Sequence[int], encode: Encode
+) -> tuple[tuple[int, ...], ...]:
+    """The token ids of each label right after the prompt: one or more.
 
     Raises:
-        LabelError: `label.duplicate`; `label.not_one_token` where the ids of prompt + label are not the
-            ids of the prompt and one more.
+        LabelError: `label.duplicate`; `label.merges` where a label is no tokens of its own there;
+            `label.prefix` where one label's tokens begin another's, whose probability it would contain.
     """
     if len(set(labels)) != len(labels):
         twice = next(label for label in labels if list(labels).count(label) > 1)
         raise LabelError("label.duplicate", f"label {twice!r} stands twice")
-    ids = tuple(_prove_one(label, prompt, tuple(prompt_ids), encode) for label in labels)
-    if len(set(ids)) != len(ids):
-        raise LabelError("label.duplicate", "two labels are the same token of this vocabulary")
-    return ids
+    known = tuple(prompt_ids)
+    paths = {_path(label, prompt, known, encode): label for label in labels}
+    if len(paths) != len(labels):
+        raise LabelError("label.duplicate", "two labels are the same tokens of this vocabulary")
+    for path, label in paths.items():
+        for end in range(1, len(path)):
+            if path[:end] in paths:
+                raise LabelError(
+                    "label.prefix",
+                    f"label {paths[path[:end]]!r} is how label {label!r} begins, and would count it too; "
+                    "use labels of which none begins another",
+                )
+    return tuple(paths)
 
 
-def _prove_one(label: str, prompt: str, prompt_ids: tuple[int, ...], encode: Encode) -> int:
+def _path(label: str, prompt: str, prompt_ids: tuple[int, ...], encode: Encode) -> tuple[int, ...]:
     ids = encode(prompt + label)
-    if len(ids) == len(prompt_ids) + 1 and ids[:-1] == prompt_ids:
-        return ids[-1]
-    alone = len(encode(label))
-    where = "it merges with the end of the prompt" if alone == 1 else f"it is {alone} tokens"
+    if len(ids) > len(prompt_ids) and ids[: len(prompt_ids)] == prompt_ids:
+        return ids[len(prompt_ids) :]
     raise LabelError(
-        "label.not_one_token", f"label {label!r} can't be read as one token here: {where}; use other labels"
+        "label.merges",
+        f"label {label!r} can't be read here: it merges with the end of the prompt; use other labels",
     )
+
+
+def refuse_several_tokens(labels: Sequence[str], paths: Sequence[Sequence[int]]) -> None:
+    """Raises LabelError for a label that is not one token."""
+    for label, path in zip(labels, paths, strict=True):
+        if len(path) != 1:
+            raise LabelError(
+                "label.not_one_token",
+                f"label {label!r} can't be read as one token here: it is {len(path)} tokens; use other "
+                "labels, or an engine that reads several (vllm, torch)",
+            )
+
+
+# -- labels of several tokens --------------------------------------------------------------------------
+
+
+def branches(paths: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], tuple[int, ...]]:
+    """The prefix tree of labels: after which tokens (none at first) which ones go on."""
+    tree: dict[tuple[int, ...], dict[int, None]] = {}
+    for path in paths:
+        for place, token in enumerate(path):
+            tree.setdefault(path[:place], {})[token] = None
+    return {prefix: tuple(tokens) for prefix, tokens in tree.items()}
+
+
+def chained(
+    paths: Sequence[tuple[int, ...]], found: Mapping[tuple[int, ...], Mapping[int, float]]
+) -> tuple[float, ...]:
+    """Each label's logarithm by the chain rule, from the logarithms of the tokens after each prefix."""
+    return tuple(math.fsum(found[path[:place]][token] for place, token in enumerate(path)) for path in paths)
+
+
+# -- TGI's grammars ------------------------------------------------------------------------------------
+
+LADDER = (8, 16, 26, 52, 104, 208, 416, 552)  # sizes of grammars, so that a run needs few of them
+
+
+def allowed(labels: Sequence[str]) -> int:
+    """How many tokens at most a grammar over labels allows: those, and what they begin with."""
+    whole = {label.encode() for label in labels}
+    return len(whole | {label[:end] for label in whole for end in range(1, len(label))})
+
+
+@lru_cache(maxsize=1024)
+def grammars(labels: tuple[str, ...], alphabet: tuple[str, ...], most: int) -> list[tuple[str, ...]]:
+    """The sets of labels to read, each of at most `most` tokens, that together hold `labels`.
+
+    One set where that is possible: of default labels more than were asked for, so that rows of 5 and of 7
+    candidates share a grammar. Else groups of the whole alphabet that share its first label.
+
+    Args:
+        alphabet: the labels that `labels` begin, or they themselves.
+
+    Returns:
+        None of them where `most` is too few for any.
+    """
+    for size in LADDER:
+        if size >= len(labels) and allowed(alphabet[:size]) <= most:
+            return [alphabet[:size]]
+    groups = _groups(alphabet, most)
+    enough = next((end for end, group in enumerate(groups, 1) if labels[-1] in group), len(groups))
+    return groups[:enough]
+
+
+def _groups(alphabet: tuple[str, ...], most: int) -> list[tuple[str, ...]]:
+    """The whole alphabet in groups that share its first label; none where two labels are too many."""
+    found = [alphabet[:1]]
+    for label in alphabet[1:]:
+        if allowed((*found[-1], label)) > most:
+            found.append(alphabet[:1])
+        if allowed((*found[-1], label)) > most:
+            return []
+        found[-1] += (label,)
+    return found
 
 
 class Prover:
@@ -79,7 +165,7 @@ class Prover:
 
     def __init__(self, encode: Encode) -> None:
         self._encode = encode
-        self._known: dict[tuple[tuple[str, ...], Ending], tuple[int, ...]] = {}
+        self._known: dict[tuple[tuple[str, ...], Ending], tuple[tuple[int, ...], ...]] = {}
         self._defaults: dict[int, tuple[str, ...]] = {}
 
     def default(self, count: int) -> tuple[str, ...]:
@@ -88,29 +174,53 @@ class Prover:
             self._defaults[count] = default_labels(count, self._encode)
         return self._defaults[count]
 
-    def ids(self, labels: tuple[str, ...], ending: Ending, whole: Ending | None = None) -> tuple[int, ...]:
-        """The labels' token ids after a prompt.
+    def alphabet(self, labels: tuple[str, ...]) -> tuple[str, ...]:
+        """All default labels of the kind that `labels` are the first of; else themselves."""
+        if labels == tuple(LETTERS[: len(labels)]):
+            return tuple(LETTERS)
+        if labels == PAIRS[:1] + labels[1:]:
+            pairs = self._pairs()
+            return pairs if labels == pairs[: len(labels)] else labels
+        return labels
+
+    def _pairs(self) -> tuple[str, ...]:
+        if -1 not in self._defaults:
+            self._defaults[-1] = tuple(pair for pair in PAIRS if len(self._encode(pair)) == 1)
+        return self._defaults[-1]
+
+    def paths(
+        self, labels: tuple[str, ...], ending: Ending, whole: Ending | None = None
+    ) -> tuple[tuple[int, ...], ...]:
+        """The labels' token ids after a prompt, one or more each.
 
         Args:
             ending: the last words of the prompt, and their ids.
             whole: the prompt itself, for a tokenizer in which its ending alone reads otherwise.
 
         Raises:
-            LabelError: see `prove`.
+            LabelError: see `trace`.
         """
         key = (labels, ending)
         if len(ending[0]) > LONGEST_REMEMBERED:
-            return self._prove(labels, ending, whole)
+            return self._trace(labels, ending, whole)
         if key not in self._known:
             if len(self._known) >= REMEMBERED:
                 self._known.clear()
-            self._known[key] = self._prove(labels, ending, whole)
+            self._known[key] = self._trace(labels, ending, whole)
         return self._known[key]
 
-    def _prove(self, labels: tuple[str, ...], ending: Ending, whole: Ending | None) -> tuple[int, ...]:
+    def ids(self, labels: tuple[str, ...], ending: Ending, whole: Ending | None = None) -> tuple[int, ...]:
+        """The labels' token ids after a prompt, where each has to be one token; see `paths`."""
+        paths = self.paths(labels, ending, whole)
+        refuse_several_tokens(labels, paths)
+        return tuple(path[0] for path in paths)
+
+    def _trace(
+        self, labels: tuple[str, ...], ending: Ending, whole: Ending | None
+    ) -> tuple[tuple[int, ...], ...]:
         try:
-            return prove(labels, *ending, self._encode)
+            return trace(labels, *ending, self._encode)
         except LabelError:
             if whole is None:
                 raise
-            return prove(labels, *whole, self._encode)
+            return trace(labels, *whole, self._encode)

@@ -27,12 +27,21 @@ CLOSED_THINKING = "<think>\n\n</think>\n\n"
 
 ZERO_WIDTH_SPACE = "\u200b"
 REPLACEMENT = "\ufffd"
+IMAGE_MARK = "\ufdd0"  # where an image stands in a body; a code point that no text may hold
 
 SUMMARY_INSTRUCTION = (
     "Summarise this product in one sentence: what it is, what it is for, where it is used and "
     "what its buyer wants. Leave out low-level visual detail."
 )
 RERANK_INSTRUCTION = "Find the candidate that this shopper is most likely to want next."
+
+# What Qwen3-Reranker was trained to be asked, word for word (its model card).
+JUDGE = (
+    "Judge whether the Document meets the requirements based on the Query and the Instruct provided. "
+    'Note that the answer can only be "yes" or "no".'
+)
+JUDGE_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
+NO_CONTENT = "N/A"  # what stands where content would, to see what a prompt alone makes likely
 
 SUMMARY_PLACEHOLDERS = frozenset({"title", "text"})
 RERANK_PLACEHOLDERS = frozenset({"history", "candidates"})
@@ -76,20 +85,33 @@ def _break_token(match: re.Match[str]) -> str:
 # -- the frame: ChatML ---------------------------------------------------------------------------------
 
 
-def user_turn(body: str, *, close_thinking: bool) -> str:
+def user_turn(body: str, *, close_thinking: bool, system: str = "") -> str:
     """One user turn and the opening of the answer; `body` must be harmless already.
 
     `close_thinking` writes the empty thinking block that hybrid Qwen3 models expect where they are not to
     think, so that the next token is the answer's first.
     """
     answer = CLOSED_THINKING if close_thinking else ""
-    return f"{TURN_START}user\n{body}{TURN_END}\n{TURN_START}assistant\n{answer}"
+    before = f"{TURN_START}system\n{system}{TURN_END}\n" if system else ""
+    return f"{before}{TURN_START}user\n{body}{TURN_END}\n{TURN_START}assistant\n{answer}"
 
 
 def image_turn(body: str, *, image_tokens: int, close_thinking: bool) -> str:
-    """A user turn that begins with one image of `image_tokens` visual tokens (as Qwen-VL renders it)."""
-    image = f"{VISION_START}{IMAGE_PAD * image_tokens}{VISION_END}"
-    return user_turn(image + body, close_thinking=close_thinking)
+    """A user turn that begins with one image of `image_tokens` visual tokens."""
+    return user_turn(place_images(IMAGE_MARK + body, [image_tokens]), close_thinking=close_thinking)
+
+
+def place_images(body: str, visual: Sequence[int]) -> str:
+    """A harmless body with its image marks replaced, each by so many visual tokens (as Qwen-VL renders it).
+
+    Raises:
+        ValueError: not as many marks as images.
+    """
+    texts = body.split(IMAGE_MARK)
+    if len(texts) != len(visual) + 1:
+        raise ValueError(f"{len(texts) - 1} places for {len(visual)} images")
+    images = [f"{VISION_START}{IMAGE_PAD * tokens}{VISION_END}" for tokens in visual]
+    return texts[0] + "".join(image + text for image, text in zip(images, texts[1:], strict=True))
 
 
 def closes_thinking(chat_template: str | None) -> bool:
@@ -149,14 +171,25 @@ def listwise_body(
     heading = "The shopper searches for:" if query is not None else "The shopper's history, oldest first:"
     answer = "one letter" if all(len(label) == 1 for label in labels) else "its letters"
     return (
-        f"{instruction or RERANK_INSTRUCTION}\n\n{heading}\n{past}\n\n"
+        f"{without_marks(instruction or RERANK_INSTRUCTION)}\n\n{heading}\n{past}\n\n"
         f"Candidates:\n{listed}\n\nWhich candidate fits best? Answer with {answer}."
     )
 
 
+def pointwise_body(query: str, document: str, *, instruction: str | None = None) -> str:
+    """The question of a pointwise read: what is looked for stands first, so that candidates share it."""
+    task = without_marks(instruction or JUDGE_INSTRUCTION)
+    return f"<Instruct>: {task}\n<Query>: {query}\n<Document>: {document}"
+
+
 def one_line(text: str | None) -> str:
     """White space folded to single spaces, so that data can't pass for a line of the prompt's own."""
-    return _WHITE_SPACE.sub(" ", text).strip() if text else ""
+    return _WHITE_SPACE.sub(" ", without_marks(text)).strip() if text else ""
+
+
+def without_marks(text: str) -> str:
+    """Text in which no image has a place."""
+    return text.replace(IMAGE_MARK, REPLACEMENT)
 
 
 # -- prompt files --------------------------------------------------------------------------------------
@@ -184,4 +217,4 @@ def check_template(template: str | None, instruction: str | None, allowed: froze
 
 def fill(template: str, values: Mapping[str, str]) -> str:
     """The template with its placeholders replaced, in one pass: what data contains is never expanded."""
-    return _PLACEHOLDER.sub(lambda match: values[match[1]], template)
+    return _PLACEHOLDER.sub(lambda match: values[match[1]], without_marks(template))

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tgi_stack.errors import SettingsError
 
@@ -58,6 +58,14 @@ class Settings(BaseModel):
     item_fields: tuple[ItemField, ...] = Field(("title", "summary", "text"), min_length=1)
     max_history: int = Field(20, ge=0)
     max_item_tokens: int = Field(128, ge=1)
+    item_images: bool = False
+    mode: Literal["listwise", "pointwise"] = "listwise"
+    permutations: int = Field(1, ge=1, le=1000)
+    calibrate: bool = False
+    window: int | None = Field(None, ge=2)
+    stride: int | None = Field(None, ge=1)
+    label_mass: bool = False
+    fallback: Literal["torch", "bounds", "fail"] | None = None
 
     labels: tuple[str, ...] | None = Field(None, min_length=1)
     chat: bool = False
@@ -66,7 +74,17 @@ class Settings(BaseModel):
     unordered: bool = False
     skip_bad_rows: bool = False
     limit: int | None = Field(None, ge=0)
-    concurrency: int | None = Field(None, ge=1, le=65536)
+    concurrency: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Settings:
+        if self.stride is not None and self.window is None:
+            raise ValueError("--stride is the step of windows; give --window as well")
+        if self.stride is not None and self.window is not None and self.stride > self.window:
+            raise ValueError("--stride is at most --window, or candidates between windows are never read")
+        if self.mode == "pointwise" and (self.permutations > 1 or self.window is not None):
+            raise ValueError("--permutations and --window are for --mode listwise")
+        return self
 
     def model_for(self, kind: str) -> str | None:
         """The model named for a job of `kind` `text` or `vision`, or None for the default."""
@@ -105,7 +123,9 @@ def load(
         return Settings(**values)
     except ValidationError as error:
         first = error.errors()[0]
-        name = str(first["loc"][0]) if first["loc"] else "settings"
+        if not first["loc"]:
+            raise SettingsError(first["msg"].removeprefix("Value error, ")) from error
+        name = str(first["loc"][0])
         raise SettingsError(f"--{name.replace('_', '-')}: {first['msg']} (got {first['input']!r})") from error
 
 

@@ -85,12 +85,23 @@ class PreparedImage:
 
 @dataclass(frozen=True, slots=True)
 class ScoreRequest:
-    """A prompt and the labels to read from the distribution of the token after it, with their ids."""
+    """A prompt and the labels to read from the distribution of the token after it, with their ids.
+
+    `parts` is the body of the user's turn where images stand in it, text and images in their order: what
+    the torch engine looks at, and what servers that render prompts themselves are sent, after `system`.
+    """
 
     prompt: str
     token_ids: tuple[int, ...]
     labels: tuple[str, ...]
     label_ids: tuple[int, ...]
+    parts: tuple[str | PreparedImage, ...] = ()
+    system: str = ""
+
+    @property
+    def images(self) -> tuple[PreparedImage, ...]:
+        """The images among the parts."""
+        return tuple(part for part in self.parts if isinstance(part, PreparedImage))
 
 
 @dataclass(frozen=True, slots=True)

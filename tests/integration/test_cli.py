@@ -73,9 +73,9 @@ def test_probs_of_own_labels_from_standard_input(fastqwen: Fastqwen) -> None:
     records = {record["id"]: record for record in map(json.loads, done.stdout.splitlines())}
     first, second = records["1"], records["2"]
     assert first["labels"] == ["yes", "no"]
-    assert second["error"]["type"] == "label.not_one_token"
+    assert second["error"]["type"] == "label.prefix"
     assert second["error"]["row"] == 2
-    assert "1 x label.not_one_token" in done.stderr
+    assert "1 x label.prefix" in done.stderr
 
 
 def test_chat_makes_a_prompt_one_harmless_turn(fastqwen: Fastqwen, tmp_path: Path) -> None:
@@ -321,7 +321,7 @@ def test_a_machine_readable_summary(fastqwen: Fastqwen, tmp_path: Path) -> None:
     done = fastqwen("probs", rows, "-o", tmp_path / "o.jsonl", "--json", "--quiet", *TINY, check=1)
     summary = json.loads(done.stdout)
     assert (summary["rows"], summary["ok"], summary["failed"], summary["pending"]) == (2, 1, 1, 0)
-    assert summary["failures"] == {"label.not_one_token": 1}
+    assert summary["failures"] == {"label.prefix": 1}
 
 
 def test_settings_from_a_file_and_variables_reach_the_run(fastqwen: Fastqwen, tmp_path: Path) -> None:

@@ -242,3 +242,29 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:  # D13
         )
         peaks.append(int(done.stdout))
     assert peaks[1] < 1.1 * peaks[0]
+
+
+def test_more_rows_at_once_than_can_be_are_fewer_and_said(fastqwen: Fastqwen, tmp_path: Path) -> None:  # C02
+    rows = write_rows(tmp_path / "p.jsonl", *({"prompt": str(i), "labels": ["A"]} for i in range(20)))
+    done = fastqwen("probs", rows, "--engine", "scripted", "--concurrency", "1000000000")
+    assert len(done.stdout.splitlines()) == 20
+    assert "--concurrency 1,000,000,000 is more than can be open at once here" in done.stderr
+
+
+def test_few_open_files_are_what_there_is(rows: Path, tmp_path: Path) -> None:
+    fastqwen = [
+        sys.executable,
+        "-m",
+        "cli",
+        *command(rows, tmp_path / "o.jsonl")[:-1],
+        "--concurrency",
+        "9999",
+    ]
+    limits = {resource.RLIMIT_NOFILE: (160, 160)}
+
+    def lower() -> None:
+        for what, limit in limits.items():
+            resource.setrlimit(what, limit)
+
+    done = subprocess.run(fastqwen, preexec_fn=lower, capture_output=True, text=True, check=True)
+    assert "32 it is" in done.stderr

@@ -88,7 +88,7 @@ def caption_requests(tokenizer: Tokenizer, names: list[str]) -> list[CaptionRequ
     for name in names:
         image = prepare((CATALOGUE / "images" / name).read_bytes(), name, GRID)
         seen = GRID.tokens(image.sent_width, image.sent_height)
-        prompt, ids = profile.turn(prompts.summary_body(None, None), seen)
+        prompt, ids = profile.turn(prompts.IMAGE_MARK + prompts.summary_body(None, None), [seen])
         requests.append(CaptionRequest(prompt, "", ids, image, 40))
     return requests
 

@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 from tests.conftest import ROOT
 from tests.loopback import TOKENIZER, Loopback
 from tgi_stack import prompts
-from tgi_stack.types import CaptionRequest, LabelScores, PreparedImage, ScoreRequest
+from tgi_stack.types import CaptionRequest, PreparedImage, ScoreRequest
 from tgi_stack.wire import tgi, vllm
 from tgi_stack.wire.reply import ForeignReplyError, ReplyError, error_text, shown
 
@@ -43,7 +43,7 @@ def caption(image: PreparedImage | None = None, temperature: float = 0.0) -> Cap
 @pytest.mark.parametrize(
     "call",
     [
-        tgi.score_call(REQUEST, SEED),
+        tgi.score_call(REQUEST, SEED, 3, LABELS),
         tgi.caption_call(caption()),
         tgi.caption_call(caption(IMAGE)),
         tgi.caption_call(caption(IMAGE, 0.7)),
@@ -57,7 +57,7 @@ def test_what_tgi_is_sent_is_what_its_document_takes(call: Any) -> None:
 
 def test_what_our_loopback_server_answers_is_what_tgis_document_promises() -> None:
     server = Loopback("tgi")
-    body = json.loads(json.dumps(tgi.score_call(REQUEST, SEED).body))
+    body = json.loads(json.dumps(tgi.score_call(REQUEST, SEED, 3, LABELS).body))
     assert conforms(server._generate(body["inputs"], body["parameters"])[1], "GenerateResponse")
     info = server._described("/info")
     assert info is not None
@@ -74,7 +74,9 @@ def test_an_image_goes_to_tgi_as_data_in_the_place_of_its_tokens() -> None:
 
 def test_labels_are_literal_in_a_grammar() -> None:
     odd = ScoreRequest("x", (1,), ("a.b", "(", "|", "\\"), (1, 2, 3, 4))
-    assert tgi.score_call(odd, 1).body["parameters"]["grammar"]["value"] == "(a\\.b|\\(|\\||\\\\)"
+    assert (
+        tgi.score_call(odd, 1, 4, odd.labels).body["parameters"]["grammar"]["value"] == "(a\\.b|\\(|\\||\\\\)"
+    )
 
 
 def tgi_reply(**changes: Any) -> bytes:
@@ -104,20 +106,19 @@ def vllm_reply(top: dict[str, Any] | None = None, prompt_tokens: int | None = No
     return json.dumps(reply | changes).encode()
 
 
-def read_tgi(body: bytes, tokens: int = len(IDS)) -> LabelScores:
-    return tgi.parse_score(body, {"x-prompt-tokens": str(tokens)}, REQUEST, SEED)
+def read_tgi(body: bytes, tokens: int = len(IDS)) -> list[float]:
+    needed = dict(zip(LABEL_IDS, LABELS, strict=True))
+    found = tgi.parse_top(body, {"x-prompt-tokens": str(tokens)}, REQUEST, SEED, needed)
+    return [found[id] for id in LABEL_IDS]
 
 
-def read_vllm(body: bytes) -> LabelScores:
-    return vllm.parse_scores(body, [REQUEST], "tiny", "n")[0]
+def read_vllm(body: bytes) -> tuple[float, ...]:
+    return vllm.read_labels(vllm.parse_tops(body, [REQUEST], "tiny", "n")[0], LABEL_IDS)
 
 
 def test_sound_replies_are_read() -> None:
-    assert read_tgi(tgi_reply()).logprobs == (-1.5, -0.5, -1.75)
-    assert read_tgi(tgi_reply()).label_mass is None
-    scores = read_vllm(vllm_reply())
-    assert scores.logprobs == (-1.5, -0.5, -2.5)
-    assert scores.label_mass == pytest.approx(0.9117, abs=1e-4)
+    assert read_tgi(tgi_reply()) == [-1.5, -0.5, -1.75]
+    assert read_vllm(vllm_reply()) == (-1.5, -0.5, -2.5)
 
 
 FIRST = f"token_id:{LABEL_IDS[0]}"
@@ -164,11 +165,16 @@ def test_several_answers_are_matched_by_their_index() -> None:  # S07
         "logprobs": {"top_logprobs": [dict.fromkeys(choices[0]["logprobs"]["top_logprobs"][0], -3.0)]},
     }
     body = vllm_reply(choices=[other, *choices], prompt_tokens=2 * len(IDS))
-    first, second = vllm.parse_scores(body, [REQUEST, REQUEST], "tiny", "n")
-    assert (first.logprobs[0], second.logprobs[0]) == (-1.5, -3.0)
+    first, second = vllm.parse_tops(body, [REQUEST, REQUEST], "tiny", "n")
+    assert (first[LABEL_IDS[0]], second[LABEL_IDS[0]]) == (-1.5, -3.0)
     twice = vllm_reply(choices=[*choices, *choices], prompt_tokens=2 * len(IDS))
     with pytest.raises(ReplyError, match="index"):
-        vllm.parse_scores(twice, [REQUEST, REQUEST], "tiny", "n")
+        vllm.parse_tops(twice, [REQUEST, REQUEST], "tiny", "n")
+
+
+def test_probabilities_add_up_to_one_at_most() -> None:
+    with pytest.raises(ReplyError, match="add up"):
+        read_vllm(vllm_reply(dict.fromkeys((f"token_id:{id}" for id in LABEL_IDS), -0.5)))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,18 +25,21 @@ class Profile:
     context: int
     grid: Grid | None
 
-    def turn(self, body: str, image_tokens: int | None = None) -> tuple[str, tuple[int, ...]]:
+    def turn(self, body: str, visual: Sequence[int] = (), *, system: str = "") -> tuple[str, tuple[int, ...]]:
         """One user turn with a body made harmless, and its token ids.
 
         Args:
-            image_tokens: how many visual tokens stand before the body; None for no image.
+            visual: how many visual tokens stand for each image mark in the body.
+            system: what stands before it, of the project's own.
 
         Raises:
             TextError: see `Tokenizer.encode_prompt`; `text.too_long`, see `refuse_hopeless`.
         """
         self.refuse_hopeless(body)
-        prompt = self._frame(self.tokenizer.harmless(body), image_tokens)
-        return prompt, self.tokenizer.encode_prompt(prompt, self._frame("", image_tokens))
+        body = body if visual else prompts.without_marks(body)
+        prompt = self._frame(prompts.place_images(self.tokenizer.harmless(body), visual), system)
+        empty = prompts.place_images(prompts.IMAGE_MARK * len(visual), visual)
+        return prompt, self.tokenizer.encode_prompt(prompt, self._frame(empty, system))
 
     def refuse_hopeless(self, text: str) -> None:
         """Raises TextError for a text that can't fit whatever its tokens are, before time is spent on it."""
@@ -45,15 +49,14 @@ class Profile:
                 f"{len(text):,} characters can't fit {self.context} tokens",
             )
 
-    @property
-    def tail(self) -> str:
+    def tail(self, system: str = "") -> str:
         """What every turn ends with, from the control token that closes the body."""
-        return self._frame("", None).removeprefix(f"{prompts.TURN_START}user\n")
+        return self._frame(prompts.IMAGE_MARK, system).partition(prompts.IMAGE_MARK)[2]
 
-    def _frame(self, body: str, image_tokens: int | None) -> str:
-        if image_tokens is None:
-            return prompts.user_turn(body, close_thinking=self.closes_thinking)
-        return prompts.image_turn(body, image_tokens=image_tokens, close_thinking=self.closes_thinking)
+    def _frame(self, body: str, system: str) -> str:
+        # A judge (see `prompts.JUDGE`) was trained on answers after a closed thinking block.
+        closed = self.closes_thinking or (bool(system) and self.grid is None)
+        return prompts.user_turn(body, close_thinking=closed, system=system)
 
 
 class Backend(Protocol):
@@ -73,6 +76,10 @@ class Backend(Protocol):
     @property
     def appetite(self) -> int:
         """How many questions should be asked at once to keep it busy."""
+
+    @property
+    def takes_tokens(self) -> bool:
+        """Whether a prompt may go on in token ids, as it has to for labels of several tokens."""
 
     async def score(self, request: ScoreRequest) -> LabelScores:
         """The logarithms of the labels after the prompt."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 import transformers
 
-from tgi_stack import prompts
+from tgi_stack import prompts, scoring
 from tgi_stack.backends.base import Profile
 from tgi_stack.backends.batcher import Batcher
-from tgi_stack.engine import caption, score
+from tgi_stack.engine import caption, score, score_images
 from tgi_stack.engine.checkpoint import Checkpoint, Say, locate, locate_tokenizer
 from tgi_stack.engine.load import VISION_TYPES, load
 from tgi_stack.engine.placement import choose
@@ -26,6 +27,8 @@ from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, Scor
 class LocalBackend:
     """A network in this process."""
 
+    takes_tokens = True
+
     def __init__(self, model: Any, identity: Identity, profile: Profile, batch_size: int) -> None:
         self.identity = identity
         self.profile = profile
@@ -35,6 +38,9 @@ class LocalBackend:
         self._score = Batcher[ScoreRequest, LabelScores](
             partial(score.score, model), self._thread, size=batch_size
         )
+        self._score_images = Batcher[ScoreRequest, LabelScores](
+            partial(score_images.score_images, model, profile.grid), self._thread, size=batch_size
+        )
         self._caption = Batcher[CaptionRequest, Caption](
             partial(caption.caption, model, profile.tokenizer, profile.grid),
             self._thread,
@@ -43,7 +49,9 @@ class LocalBackend:
         )
 
     async def score(self, request: ScoreRequest) -> LabelScores:
-        return await self._score.ask(request)
+        scores = await (self._score_images if request.images else self._score).ask(request)
+        ties = scoring.tie_flags(scores.logprobs, self.identity.dtype)
+        return replace(scores, flags=scores.flags + ties) if ties else scores
 
     async def caption(self, request: CaptionRequest) -> Caption:
         if request.image is not None and self.profile.grid is None:

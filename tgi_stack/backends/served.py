@@ -5,22 +5,21 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
 
 from tgi_stack import retries
 from tgi_stack.backends.base import Profile
-from tgi_stack.backends.grouping import Grouper
+from tgi_stack.backends.label_reads import TgiReads, VllmReads
+from tgi_stack.backends.question import Answer, Question, seed_of
 from tgi_stack.endpoints import Endpoint, Pool
-from tgi_stack.errors import AnswerError, LabelError, WrongServerError
+from tgi_stack.errors import AnswerError, WrongServerError
+from tgi_stack.labels import Prover
 from tgi_stack.retries import Budget, Decision
 from tgi_stack.transport import Reply, Transport, TransportError
 from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, ScoreRequest
 from tgi_stack.wire import tgi, vllm
 from tgi_stack.wire.reply import Call, ForeignReplyError, ReplyError, error_text
-
-Answer = TypeVar("Answer")
 
 ATTEMPTS = 10  # of 10,000 rows with three of ten attempts failing, none fails for it
 CONTAGIOUS = 3  # attempts at a 424
@@ -29,14 +28,6 @@ DEATHS = 2  # of a server, with one row in flight
 BASE_S, PER_TOKEN_S = 60.0, 0.1  # an attempt's deadline, by the tokens it asks for
 ROW_S = 1800.0
 HEALTH_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Question(Generic[Answer]):
-    """How to ask one question in an endpoint's dialect, and what to make of the reply."""
-
-    call: Callable[[Endpoint, str], Call]
-    parse: Callable[[Endpoint, str, Reply], Answer]
 
 
 @dataclass
@@ -63,63 +54,46 @@ class ServedBackend:
         appetite: int,
         *,
         group_size: int = 1,
+        with_mass: bool = False,
         rng: random.Random | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.identity = identity
         self.profile = profile
         self.appetite = appetite
+        self.takes_tokens = identity.engine == "vllm"
         self._transport = transport
         self._pool = pool
         self._budget = Budget()
         self._rng = rng or random.SystemRandom()
         self._clock = clock
         self._suspects = asyncio.Lock()
-        # Prompts share a request where their labels are the same; TGI takes one prompt a request.
-        self._group = Grouper[ScoreRequest, LabelScores](
-            self._score, size=group_size, key=lambda request: request.label_ids
-        )
+        self._reads: VllmReads | TgiReads
+        if identity.engine == "tgi":
+            prover = Prover(profile.tokenizer.encode)
+            self._reads = TgiReads(self._ask, prover.alphabet, with_mass=with_mass)
+        else:
+            self._reads = VllmReads(
+                self._ask,
+                group_size=group_size,
+                closes_thinking=profile.closes_thinking,
+                dtype=identity.dtype,
+            )
 
     async def score(self, request: ScoreRequest) -> LabelScores:
-        if len(request.label_ids) > vllm.MAX_LABELS:
-            raise LabelError(
-                "label.too_many", f"{len(request.label_ids)} labels; a server reads {vllm.MAX_LABELS}"
-            )
-        return await self._group.ask(request)
-
-    async def _score(self, requests: Sequence[ScoreRequest]) -> Sequence[LabelScores]:
-        asked = list(requests)
-        found, attempts = await self._ask(Question(self._score_call(asked), self._score_parse(asked)))
-        return [replace(scores, attempts=attempts) for scores in found]
+        return await self._reads.score(request)
 
     async def caption(self, request: CaptionRequest) -> Caption:
         found, attempts = await self._ask(Question(self._caption_call(request), self._caption_parse(request)))
         return replace(found, attempts=attempts)
 
     async def aclose(self) -> None:
-        await self._group.aclose()
+        if isinstance(self._reads, VllmReads):
+            await self._reads.aclose()
         await self._pool.aclose()
         await self._transport.aclose()
 
     # -- dialects ----------------------------------------------------------------------------------------
-
-    def _score_call(self, requests: list[ScoreRequest]) -> Callable[[Endpoint, str], Call]:
-        def call(endpoint: Endpoint, name: str) -> Call:
-            if endpoint.served.dialect == "tgi":
-                return tgi.score_call(requests[0], _seed(name))
-            return vllm.score_call(requests, endpoint.served.model, name)
-
-        return call
-
-    def _score_parse(
-        self, requests: list[ScoreRequest]
-    ) -> Callable[[Endpoint, str, Reply], list[LabelScores]]:
-        def parse(endpoint: Endpoint, name: str, reply: Reply) -> list[LabelScores]:
-            if endpoint.served.dialect == "tgi":
-                return [tgi.parse_score(reply.body, reply.headers, requests[0], _seed(name))]
-            return vllm.parse_scores(reply.body, requests, endpoint.served.model, name)
-
-        return parse
 
     def _caption_call(self, request: CaptionRequest) -> Callable[[Endpoint, str], Call]:
         def call(endpoint: Endpoint, name: str) -> Call:
@@ -267,10 +241,6 @@ class ServedBackend:
         return any(endpoint.state == "up" for endpoint in self._pool.endpoints)
 
 
-def _seed(name: str) -> int:
-    return int(name, 16)
-
-
 async def check(transport: Transport, endpoint: Endpoint, profile: Profile) -> None:
     """Asks an endpoint something whose answer is known: how many tokens a text has.
 
@@ -282,7 +252,9 @@ async def check(transport: Transport, endpoint: Endpoint, profile: Profile) -> N
     tokens = len(profile.tokenizer.encode(text))
     name = f"{random.SystemRandom().getrandbits(tgi.SEED_BITS):014x}"
     is_tgi = endpoint.served.dialect == "tgi"
-    call = tgi.count_call(text, _seed(name)) if is_tgi else vllm.count_call(text, endpoint.served.model, name)
+    call = (
+        tgi.count_call(text, seed_of(name)) if is_tgi else vllm.count_call(text, endpoint.served.model, name)
+    )
     reply = await transport.post(endpoint.url, call, BASE_S)
     if retries.of_status(reply.status) is Decision.ASIDE:
         raise WrongServerError(f"{endpoint.url}: status {reply.status}: {error_text(reply.body)}")

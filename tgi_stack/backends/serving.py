@@ -125,7 +125,9 @@ async def _open(
         version=first.version,
     )
     crew = CREW * len(endpoints)
-    return ServedBackend(transport, pool, identity, profile, crew, group_size=group_size)
+    return ServedBackend(
+        transport, pool, identity, profile, crew, group_size=group_size, with_mass=settings.label_mass
+    )
 
 
 def checked_url(url: str) -> str:

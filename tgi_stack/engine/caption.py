@@ -38,7 +38,7 @@ def caption(
         max_new_tokens=first.max_new_tokens,
         pad_token_id=_pad_id(model),
         **sampling,
-        **_image_arguments(model, grid, images, ids),
+        **image_arguments(model, grid, images, ids),
     )
     ends = _end_ids(model)
     return [
@@ -74,9 +74,10 @@ def _left_padded(
     return ids, mask
 
 
-def _image_arguments(
+def image_arguments(
     model: Any, grid: Grid | None, images: Sequence[PreparedImage], ids: torch.Tensor
 ) -> dict[str, Any]:
+    """What a Qwen-VL network takes beside token ids that hold the visual tokens of these images, in order."""
     if not images or grid is None:
         return {}
     vision = model.config.vision_config

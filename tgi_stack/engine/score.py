@@ -30,8 +30,9 @@ def score(model: Any, requests: Sequence[ScoreRequest], pad_id: int = 0) -> list
     hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
     last = hidden[torch.arange(len(rows), device=ids.device), torch.tensor(lengths, device=ids.device) - 1]
     logprobs = torch.log_softmax(model.lm_head(last).float(), dim=-1)
-    return [_read(request, row) for request, row in zip(requests, logprobs, strict=True)]
+    return [read(request, row) for request, row in zip(requests, logprobs, strict=True)]
 
 
-def _read(request: ScoreRequest, logprobs: torch.Tensor) -> LabelScores:
+def read(request: ScoreRequest, logprobs: torch.Tensor) -> LabelScores:
+    """The labels' reading from one distribution; shape [vocabulary], fp32; see `reading.reading`."""
     return reading(request, tuple(logprobs[list(request.label_ids)].tolist()))

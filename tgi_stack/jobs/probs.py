@@ -6,13 +6,12 @@ from typing import Any
 
 from tgi_stack import scoring
 from tgi_stack.backends.base import Backend
-from tgi_stack.errors import TextError
+from tgi_stack.jobs.reading import Place, Reader
 from tgi_stack.jobs.run import Job
-from tgi_stack.labels import Prover
 from tgi_stack.rows.reader import RawRow
 from tgi_stack.rows.schema import probs_row
 from tgi_stack.settings import Settings
-from tgi_stack.types import ProbsRow, ScoreRequest
+from tgi_stack.types import ProbsRow
 
 
 class Probs:
@@ -21,8 +20,9 @@ class Probs:
     def __init__(self, backend: Backend, settings: Settings) -> None:
         self._backend = backend
         self._settings = settings
-        self._prover = Prover(backend.profile.tokenizer.encode)
-        self._turn_ending = (backend.profile.tail, backend.profile.tokenizer.encode(backend.profile.tail))
+        self._reader = Reader(backend)
+        tail = backend.profile.tail()
+        self._turn_ending = (tail, backend.profile.tokenizer.encode(tail))
 
     def job(self) -> Job[ProbsRow]:
         """The job that `run` runs."""
@@ -33,8 +33,11 @@ class Probs:
 
     async def answer(self, row: ProbsRow) -> dict[str, Any]:
         """The fields of the row's record."""
-        request, labels = self._request(row)
-        scores = await self._backend.score(request)
+        place = self._place(row.prompt)
+        count = row.labels
+        labels = self._reader.default_labels(count) if isinstance(count, int) else count
+        scores = await self._reader.read(place, labels)
+        spaced = await self._reader.spaced_is_likelier(place, labels, scores)
         identity = self._backend.identity
         return {
             "labels": list(labels),
@@ -47,24 +50,15 @@ class Probs:
             "model": identity.model,
             "revision": identity.revision,
             "from_cache": False,
-            "flags": list(scores.flags),
+            "flags": [*scores.flags, *([] if spaced is None else ["labels.spaced_likelier"])],
             "usage": {"prompt_tokens": scores.prompt_tokens},
-            "attempts": scores.attempts,
+            "attempts": scores.attempts + (0 if spaced is None else spaced.attempts),
         }
 
-    def _request(self, row: ProbsRow) -> tuple[ScoreRequest, tuple[str, ...]]:
+    def _place(self, prompt: str) -> Place:
         profile = self._backend.profile
         if self._settings.chat:
-            prompt, ids = profile.turn(row.prompt)
-            ending = self._turn_ending
-        else:
-            prompt = row.prompt
-            profile.refuse_hopeless(prompt)
-            ids, ending = profile.tokenizer.encode_with_ending(prompt)
-        if not ids:
-            raise TextError("text.empty", "the prompt is empty")
-        if len(ids) >= profile.context:
-            raise TextError("text.too_long", f"{len(ids)} tokens; the context is {profile.context}")
-        labels = self._prover.default(row.labels) if isinstance(row.labels, int) else row.labels
-        label_ids = self._prover.ids(labels, ending, (prompt, ids))
-        return ScoreRequest(prompt, ids, labels, label_ids), labels
+            return Place(*profile.turn(prompt), self._turn_ending)
+        profile.refuse_hopeless(prompt)
+        ids, ending = profile.tokenizer.encode_with_ending(prompt)
+        return Place(prompt, ids, ending)

@@ -1,70 +1,75 @@
-"""`rerank`: a history or a query and candidates in, the candidates in order of fit out.
-
-Listwise: one prompt lists all candidates, each behind a label, and the distribution of the next token over
-the labels ranks them.
-"""
+"""`rerank`: a history or a query and candidates in, the candidates in order of fit out."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from tgi_stack import prompts, scoring
 from tgi_stack.backends.base import Backend
-from tgi_stack.errors import InputError, ItemError, RowError, TextError
+from tgi_stack.errors import InputError, ItemError, RowError, UsageError
+from tgi_stack.fanout import together
+from tgi_stack.jobs.asking import Asked, Prompts, Shown
+from tgi_stack.jobs.images import Images
+from tgi_stack.jobs.ranking import Listwise, Outcome, Pointwise, Ranker, Read
+from tgi_stack.jobs.reading import Reader
 from tgi_stack.jobs.run import Job
-from tgi_stack.labels import Prover
 from tgi_stack.rows import schema
 from tgi_stack.rows.reader import Source
 from tgi_stack.settings import Settings
-from tgi_stack.types import Item, LabelScores, RerankRow, ScoreRequest
+from tgi_stack.types import Item, RerankRow
 
 
 class Rerank:
-    """Asks a backend for one reading a row.
+    """Ranks the candidates of each row.
 
     Args:
         items: what ids stand for.
+        base: the folder that the images of candidates written out in a row begin at.
         template: a prompt file's text in place of the built-in prompt.
     """
 
     def __init__(
-        self, backend: Backend, settings: Settings, items: Mapping[str, Item], template: str | None = None
+        self,
+        backend: Backend,
+        settings: Settings,
+        items: Mapping[str, Item],
+        template: str | None = None,
+        base: Path = Path(),
     ) -> None:
         prompts.check_template(template, settings.instruction, prompts.RERANK_PLACEHOLDERS)
         self._backend = backend
         self._settings = settings
         self._items = items
-        self._template = template
-        self._prover = Prover(backend.profile.tokenizer.encode)
-        self._ending = (backend.profile.tail, backend.profile.tokenizer.encode(backend.profile.tail))
+        self._images = _images(backend, settings, base)
+        reader, written = Reader(backend), Prompts(backend.profile, settings, template)
+        pointwise = settings.mode == "pointwise"
+        self._ranker: Ranker = (Pointwise if pointwise else Listwise)(reader, written, settings)
 
     def job(self) -> Job[RerankRow]:
         """The job that `run` runs."""
-        return Job(schema.rerank_row, self.answer, self._backend.appetite, _about)
+        return Job(schema.rerank_row, self.answer, self._backend.appetite, _about, self.aclose)
+
+    async def aclose(self) -> None:
+        """Ends the processes that decode images."""
+        if self._images is not None:
+            await self._images.aclose()
 
     async def answer(self, row: RerankRow) -> dict[str, Any]:
         """The fields of the row's record."""
         candidates = [self._resolve(entry) for entry in row.candidates]
-        labels = self._prover.default(len(candidates))
-        request, flags = self._request(row, candidates, labels)
-        scores = await self._backend.score(request)
-        identity = self._backend.identity
-        return {
-            "ranking": _ranking(candidates, scores),
-            "label_mass": scores.label_mass,
-            "exact": scores.exact,
-            "route": scores.route,
-            "reads": [_read(candidates, labels, scores)],
-            "engine": identity.engine,
-            "model": identity.model,
-            "revision": identity.revision,
-            "from_cache": False,
-            "flags": [*flags, *scores.flags],
-            **_about(row),
-            "usage": {"prompt_tokens": scores.prompt_tokens},
-            "attempts": scores.attempts,
-        }
+        asked, past_cut = self._asked(row)
+        lines = await together(*(self._shown(item) for item in candidates))
+        outcome = await self._ranker.rank(asked, [shown for shown, _ in lines])
+        cut = past_cut or any(was_cut for _, was_cut in lines) or any(read.cut for read in outcome.reads)
+        return _record(candidates, outcome, cut) | self._identity(outcome) | _about(row) | _cost(outcome)
+
+    def _asked(self, row: RerankRow) -> tuple[Asked, bool]:
+        kept = row.history[max(0, len(row.history) - self._settings.max_history) :]
+        past = [self._line(self._resolve(entry)) for entry in kept]
+        return Asked(tuple(line for line, _ in past), row.query), any(cut for _, cut in past)
 
     def _resolve(self, entry: Item | str) -> Item:
         if isinstance(entry, Item):
@@ -73,48 +78,38 @@ class Rerank:
             raise ItemError("item.unknown", f"item {entry!r} is in no --items file")
         return self._items[entry]
 
-    def _line(self, item: Item) -> tuple[str, bool]:
+    async def _shown(self, item: Item) -> tuple[Shown, bool]:
+        if self._images is None or item.image is None:
+            line, cut = self._line(item)
+            return Shown(item.id, line), cut
+        image = await self._images.get(item.image, item.image)
+        text, cut = self._line(item, optional=True)
+        return Shown(item.id, f"{prompts.IMAGE_MARK} {text}".rstrip(), image), cut
+
+    def _line(self, item: Item, *, optional: bool = False) -> tuple[str, bool]:
         text = prompts.item_text(item, self._settings.item_fields)
-        if not text:
+        if not text and not optional:
             fields = ", ".join(self._settings.item_fields)
             raise ItemError("item.empty", f"item {item.id!r} has none of the fields {fields}")
         return self._backend.profile.tokenizer.truncate(text, self._settings.max_item_tokens)
 
-    def _request(
-        self, row: RerankRow, candidates: Sequence[Item], labels: tuple[str, ...]
-    ) -> tuple[ScoreRequest, tuple[str, ...]]:
-        """The prompt that fits the context: the oldest history goes first, candidates never."""
-        kept = row.history[max(0, len(row.history) - self._settings.max_history) :]
-        past = [self._line(self._resolve(entry)) for entry in kept]
-        offered = [self._line(item) for item in candidates]
-        cut = any(was_cut for _, was_cut in (*past, *offered))
-        history = [line for line, _ in past]
-        while True:
-            prompt, ids = self._turn(row, [line for line, _ in offered], labels, history)
-            if len(ids) < self._backend.profile.context:
-                break
-            if not history:
-                raise TextError(
-                    "text.too_long",
-                    f"{len(ids)} tokens without any history; the context is {self._backend.profile.context}; "
-                    "lower --max-item-tokens",
-                )
-            history, cut = history[1:], True
-        request = ScoreRequest(prompt, ids, labels, self._prover.ids(labels, self._ending))
-        return request, ("text.truncated",) if cut else ()
+    def _identity(self, outcome: Outcome) -> dict[str, Any]:
+        routes = dict.fromkeys(read.scores.route for read in outcome.reads)
+        identity = self._backend.identity
+        return {
+            "route": "+".join(routes),
+            "engine": identity.engine,
+            "model": identity.model,
+            "revision": identity.revision,
+        }
 
-    def _turn(
-        self, row: RerankRow, offered: Sequence[str], labels: Sequence[str], history: Sequence[str]
-    ) -> tuple[str, tuple[int, ...]]:
-        body = prompts.listwise_body(
-            labels,
-            offered,
-            history=history,
-            query=row.query,
-            instruction=self._settings.instruction,
-            template=self._template,
-        )
-        return self._backend.profile.turn(body)
+
+def _images(backend: Backend, settings: Settings, base: Path) -> Images | None:
+    if not settings.item_images:
+        return None
+    if backend.profile.grid is None:
+        raise UsageError(f"--item-images: {backend.identity.model} reads no images; use a Qwen-VL model")
+    return Images(backend.profile.grid, settings, base)
 
 
 def _about(row: RerankRow) -> dict[str, Any]:
@@ -122,28 +117,57 @@ def _about(row: RerankRow) -> dict[str, Any]:
     return {} if row.positive is None else {"positive": list(row.positive)}
 
 
-def _ranking(candidates: Sequence[Item], scores: LabelScores) -> list[dict[str, Any]]:
-    probabilities = scoring.softmax(scores.logprobs)
-    full = scores.normalised == "vocabulary"
+def _record(candidates: Sequence[Item], outcome: Outcome, cut: bool) -> dict[str, Any]:
+    reads = outcome.reads
+    masses = [read.scores.label_mass for read in reads]
+    known = [mass for mass in masses if mass is not None]
+    flags = dict.fromkeys(flag for read in reads for flag in read.scores.flags)
+    window = None if outcome.window is None else dict(zip(("size", "stride"), outcome.window, strict=True))
+    return {
+        "ranking": _ranking(candidates, outcome),
+        **({} if window is None else {"window": window}),
+        "label_mass": sum(known) / len(known) if len(known) == len(masses) else None,
+        "exact": all(read.scores.exact for read in reads),
+        "reads": [_read(candidates, read) for read in reads],
+        "from_cache": False,
+        "flags": [*(["text.truncated"] if cut else []), *flags],
+    }
+
+
+def _ranking(candidates: Sequence[Item], outcome: Outcome) -> list[dict[str, Any]]:
+    def of(values: Sequence[float] | None, index: int) -> float | None:
+        return None if values is None else values[index]
+
+    spread = outcome.spread
     return [
         {
             "id": candidates[index].id,
             "rank": rank,
-            "score": probabilities[index],
-            "probability": probabilities[index],
-            "logprob": scores.logprobs[index] if full else None,
+            "score": outcome.scores[index],
+            "probability": of(outcome.probabilities, index),
+            "logprob": of(outcome.logprobs, index),
+            **({} if spread is None else {"spread": spread[index]}),
         }
-        for rank, index in enumerate(scoring.order(probabilities), 1)
+        for rank, index in enumerate(scoring.order(outcome.scores), 1)
     ]
 
 
-def _read(candidates: Sequence[Item], labels: Sequence[str], scores: LabelScores) -> dict[str, Any]:
+def _read(candidates: Sequence[Item], read: Read) -> dict[str, Any]:
     return {
-        "order": [item.id for item in candidates],
-        "labels": list(labels),
-        "logprobs": list(scores.logprobs),
-        "normalised": scores.normalised,
-        "label_mass": scores.label_mass,
+        "order": [candidates[index].id for index in read.order],
+        "labels": list(read.labels),
+        "logprobs": list(read.scores.logprobs),
+        "normalised": read.scores.normalised,
+        "label_mass": read.scores.label_mass,
+        **({} if read.prior is None else {"prior": list(read.prior)}),
+    }
+
+
+def _cost(outcome: Outcome) -> dict[str, Any]:
+    scores = [read.scores for read in outcome.reads]
+    return {
+        "usage": {"prompt_tokens": sum(one.prompt_tokens for one in scores)},
+        "attempts": sum(one.attempts for one in scores),
     }
 
 
@@ -164,6 +188,8 @@ def join_items(sources: Iterable[Source]) -> dict[str, Item]:
                 found = schema.item(schema.fields(raw))
             except RowError as error:
                 raise InputError(f"--items {source.name}, row {raw.number}: {error}") from error
+            if found.image is not None:
+                found = replace(found, image=str(source.base / found.image))
             items[found.id] = _merge(items.get(found.id), found)
     return items
 

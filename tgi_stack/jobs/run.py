@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ class Row(Protocol):
 
 
 DRAIN_S = 8.0  # a container engine kills ten seconds after it asked
+MOST_AT_ONCE = 16_384
+OWN_FILES = 128  # of the run itself: input, output, cache, image processes
 
 AnyRow = TypeVar("AnyRow", bound=Row)
 Record = dict[str, Any]
@@ -98,6 +101,20 @@ class Tally:
             for name in ("rows", "input_rows", "ok", "kept", "cached", "failed", "pending")
         }
         return counts | {"flags": dict(self.flags), "failures": dict(self.failures)}
+
+
+def within_limits(settings: Settings, say: Callable[[str], None]) -> Settings:
+    """The settings with a --concurrency that this machine can bear: a row at work holds a socket."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_AT_ONCE + OWN_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    most = MOST_AT_ONCE if soft == resource.RLIM_INFINITY else min(MOST_AT_ONCE, max(1, soft - OWN_FILES))
+    if settings.concurrency is None or settings.concurrency <= most:
+        return settings
+    say(f"--concurrency {settings.concurrency:,} is more than can be open at once here; {most:,} it is")
+    return settings.model_copy(update={"concurrency": most})
 
 
 def count(

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cache.keys import digest
 from cache.memo import Memo
 from tgi_stack import prompts
 from tgi_stack.backends.base import Backend
 from tgi_stack.errors import ImageError, TextError, UsageError
-from tgi_stack.images.files import checked, read_file
-from tgi_stack.images.pool import ImagePool
+from tgi_stack.jobs.images import Images
 from tgi_stack.jobs.run import Job
 from tgi_stack.quality import caption_flags
 from tgi_stack.rows.schema import summarize_row
@@ -21,9 +18,7 @@ from tgi_stack.settings import Settings
 from tgi_stack.types import Caption, CaptionRequest, PreparedImage, SummarizeRow
 
 MAX_KNOWN_TOKENS = 512  # of the title, and of the text: a description, not a book
-# What the same content under another path, and the same question, is answered from.
-REMEMBERED_IMAGE_BYTES = 64 * 2**20
-REMEMBERED_CAPTIONS = 4096
+REMEMBERED_CAPTIONS = 4096  # for the same question about the same content under another path
 
 
 class Summarize:
@@ -40,10 +35,9 @@ class Summarize:
         prompts.check_template(template, settings.instruction, prompts.SUMMARY_PLACEHOLDERS)
         self._backend = backend
         self._settings = settings
-        self._base = base
         self._template = template
-        self._pool = ImagePool()
-        self._images: Memo[str, PreparedImage] = Memo(REMEMBERED_IMAGE_BYTES, lambda image: len(image.jpeg))
+        grid = backend.profile.grid
+        self._images = None if grid is None else Images(grid, settings, base)
         self._captions: Memo[tuple[str, str | None], Caption] = Memo(REMEMBERED_CAPTIONS)
 
     def job(self) -> Job[SummarizeRow]:
@@ -53,8 +47,8 @@ class Summarize:
     async def aclose(self) -> None:
         """Ends the processes that decode images."""
         await self._captions.aclose()
-        await self._images.aclose()
-        await self._pool.aclose()
+        if self._images is not None:
+            await self._images.aclose()
 
     async def answer(self, row: SummarizeRow) -> dict[str, Any]:
         """The fields of the row's record."""
@@ -94,23 +88,7 @@ class Summarize:
                     "image.missing", "the row names no image; to summarise text alone: --allow-text-only"
                 )
             return None
-        grid = self._backend.profile.grid
-        if grid is None:
-            return None
-        name, content = row.image_name, row.image
-        if isinstance(content, str):
-            content = await asyncio.to_thread(read_file, self._base / content)
-        else:
-            checked(content, name)
-        prepare = partial(
-            self._pool.prepare,
-            content,
-            name,
-            grid,
-            max_side_px=self._settings.max_side,
-            allow_truncated=self._settings.allow_truncated,
-        )
-        return await self._images.get(digest(content), prepare)
+        return None if self._images is None else await self._images.get(row.image, row.image_name)
 
     def _request(
         self, title: str | None, text: str | None, image: PreparedImage | None
@@ -118,12 +96,12 @@ class Summarize:
         profile, settings = self._backend.profile, self._settings
         title, title_cut = self._shorten(title)
         text, text_cut = self._shorten(text)
-        seen = None
+        visual = []
         if image is not None and profile.grid is not None:
-            seen = profile.grid.tokens(image.sent_width, image.sent_height)
+            visual = [profile.grid.tokens(image.sent_width, image.sent_height)]
         body = prompts.summary_body(title, text, instruction=settings.instruction, template=self._template)
-        body = profile.tokenizer.harmless(body)
-        prompt, ids = profile.turn(body, seen)
+        body = profile.tokenizer.harmless(prompts.without_marks(body))
+        prompt, ids = profile.turn(prompts.IMAGE_MARK * len(visual) + body, visual)
         if len(ids) + settings.max_new_tokens > profile.context:
             raise TextError(
                 "text.too_long",

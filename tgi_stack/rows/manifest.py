@@ -61,7 +61,7 @@ def question(job: str, settings: Settings, source: Source, items: list[Source]) 
     return {
         "job": job,
         "prompt version": prompts.VERSION,
-        **({"image version": images.VERSION} if job == "summarize" else {}),
+        **({"image version": images.VERSION} if job == "summarize" or settings.item_images else {}),
         "input": digest_of(source),
         "--map": source_of(source)["columns"],
         "items": [digest_of(one) for one in items],

@@ -10,36 +10,53 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
 from text_generation.types import Details, Grammar, GrammarType, Parameters, Response, Token
 
-from tgi_stack.types import Caption, CaptionRequest, LabelScores, ScoreRequest
+from tgi_stack.types import Caption, CaptionRequest, PreparedImage, ScoreRequest
 from tgi_stack.wire.reply import Call, ForeignReplyError, ReplyError, Served, json_object, logprob
 
 ROUTE = "tgi.grammar"
+GROUPS_ROUTE = "tgi.grammar.groups"
+OPEN_ROUTE = "tgi.top_n"
 SEED_BITS = 53  # JSON numbers are exact that far
 _SPECIAL = re.compile(r"([\\.+*?()|\[\]{}^$])")
 _REASONS = {"eos_token": "stop", "stop_sequence": "stop", "length": "length"}
+_MOST = re.compile(r"`top_n_tokens` must be >= 0 and <= (\d+)")
 
 
-def score_call(request: ScoreRequest, seed: int) -> Call:
-    """One token, which the grammar allows to be a label and nothing else."""
-    labels = "|".join(_SPECIAL.sub(r"\\\1", label) for label in request.labels)
+def score_call(request: ScoreRequest, seed: int, top_n: int, grammar: Sequence[str] = ()) -> Call:
+    """One token and the `top_n` likeliest ones; of those that the grammar's labels allow, where there is one.
+
+    The logarithms are then normalised over what the grammar allows: the labels, and what they begin with.
+    """
+    labels = "|".join(_SPECIAL.sub(r"\\\1", label) for label in grammar)
     parameters = Parameters(
         do_sample=True,
         seed=seed,
         max_new_tokens=1,
         details=True,
-        top_n_tokens=len(request.labels),
-        grammar=Grammar(type=GrammarType.Regex, value=f"({labels})"),
+        top_n_tokens=top_n,
+        grammar=Grammar(type=GrammarType.Regex, value=f"({labels})") if grammar else None,
     )
-    return Call("/generate", _body(request.prompt, parameters), len(request.token_ids))
+    prompt = _with_images(request.prompt, request.images)
+    return Call("/generate", _body(prompt, parameters), len(request.token_ids))
 
 
-def parse_score(body: bytes, headers: Mapping[str, str], request: ScoreRequest, seed: int) -> LabelScores:
-    """The reading: exact among the labels; how much they have of the vocabulary is not known.
+def parse_top(
+    body: bytes,
+    headers: Mapping[str, str],
+    request: ScoreRequest,
+    seed: int,
+    needed: Mapping[int, str] = MappingProxyType({}),
+) -> dict[int, float]:
+    """The logarithms of the first token's likeliest ones, by their ids.
+
+    Args:
+        needed: the ids that have to be among them, with what to call them.
 
     Raises:
         ReplyError: a label that is missing, a number that is none.
@@ -48,21 +65,29 @@ def parse_score(body: bytes, headers: Mapping[str, str], request: ScoreRequest, 
     details = _details(body)[1]
     if details.seed != seed:
         raise ForeignReplyError(f"the answer of seed {details.seed} came for seed {seed}")
-    _prove_count(headers, len(request.token_ids))
-    found = {token.id: token.logprob for token in _first(details.top_tokens)}
-    missing = [label for label, id in zip(request.labels, request.label_ids, strict=True) if id not in found]
+    if not request.images:  # of images TGI counts other tokens than the model reads
+        _prove_count(headers, len(request.token_ids))
+    found = {token.id: logprob(token.logprob) for token in _first(details.top_tokens)}
+    missing = [label for id, label in needed.items() if id not in found]
     if missing:
         raise ReplyError(f"no logprob of label {missing[0]!r}")
-    logprobs = tuple(logprob(found[id]) for id in request.label_ids)
-    return LabelScores(logprobs, "labels", None, True, ROUTE, len(request.token_ids))
+    return found
+
+
+def most_of(refusal: str) -> int | None:
+    """The server's MAX_TOP_N_TOKENS, where its refusal names it."""
+    found = _MOST.search(refusal)
+    return int(found[1]) if found else None
+
+
+def refuses_grammars(refusal: str) -> bool:
+    """Whether a refusal says that the server was started without grammars."""
+    return "grammar" in refusal.lower()
 
 
 def caption_call(request: CaptionRequest) -> Call:
     """The prompt as it was rendered, with the image as a data URI in its place."""
-    prompt = request.prompt
-    if request.image is not None:
-        data = base64.b64encode(request.image.jpeg).decode("ascii")
-        prompt = _with_image(prompt, f"![](data:image/jpeg;base64,{data})")
+    prompt = _with_images(request.prompt, () if request.image is None else (request.image,))
     sampled = request.temperature > 0
     parameters = Parameters(
         do_sample=sampled,
@@ -87,11 +112,12 @@ def parse_caption(body: bytes, headers: Mapping[str, str], request: CaptionReque
 _IMAGE = re.compile(r"<\|vision_start\|>(?:<\|image_pad\|>)+<\|vision_end\|>")
 
 
-def _with_image(prompt: str, link: str) -> str:
-    """TGI puts the vision tokens around and in place of the link itself."""
-    replaced, times = _IMAGE.subn(lambda match: link, prompt, count=1)
-    if times != 1:
-        raise ValueError("the prompt has no place for its image")
+def _with_images(prompt: str, images: Sequence[PreparedImage]) -> str:
+    """TGI puts the vision tokens around and in place of a link itself."""
+    links = (f"![](data:image/jpeg;base64,{base64.b64encode(i.jpeg).decode('ascii')})" for i in images)
+    replaced, times = _IMAGE.subn(lambda match: next(links, ""), prompt)
+    if times != len(images):
+        raise ValueError(f"the prompt has {times} places for {len(images)} images")
     return replaced
 
 

@@ -1,0 +1,189 @@
+"""Ways to a ranking: all candidates in one prompt (in several orders, in windows), or one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from cache.memo import Memo
+from tgi_stack import scoring
+from tgi_stack.fanout import together
+from tgi_stack.jobs.asking import Asked, Prompts, Shown
+from tgi_stack.jobs.reading import Reader
+from tgi_stack.prompts import NO_CONTENT
+from tgi_stack.settings import Settings
+from tgi_stack.types import LabelScores
+
+YES_NO = ("yes", "no")
+PRIORS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """One reading: the candidates (by their place in the row) as they stood in the prompt, and their labels.
+
+    `prior` is the labels' logarithms without content, where they are calibrated by it.
+    """
+
+    order: tuple[int, ...]
+    labels: tuple[str, ...]
+    scores: LabelScores
+    prior: tuple[float, ...] | None = None
+    cut: bool = False
+
+    @property
+    def distribution(self) -> tuple[float, ...]:
+        """Probabilities among the labels, in their order."""
+        logprobs = self.scores.logprobs
+        return scoring.softmax(logprobs) if self.prior is None else scoring.calibrated(logprobs, self.prior)
+
+    @property
+    def by_candidate(self) -> tuple[float, ...]:
+        """The same of a listwise read, by the place of the candidates among those it shows."""
+        pairs = sorted(zip(self.order, self.distribution, strict=True))
+        return tuple(probability for _, probability in pairs)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What is known of a row's candidates, each sequence in the row's order.
+
+    `scores` is what they are ranked by; `probabilities` is None where windows show no common distribution,
+    `logprobs` where several reads were averaged or the route does not know them.
+    """
+
+    scores: tuple[float, ...]
+    probabilities: tuple[float, ...] | None
+    logprobs: tuple[float, ...] | None
+    spread: tuple[float, ...] | None
+    reads: tuple[Read, ...]
+    window: tuple[int, int] | None = None
+
+
+class Ranker(Protocol):
+    """A way to a ranking."""
+
+    async def rank(self, asked: Asked, shown: Sequence[Shown]) -> Outcome:
+        """The candidates' scores; raises a RowError where there are none."""
+
+
+class Listwise:
+    """One prompt lists all candidates, each behind a label."""
+
+    def __init__(self, reader: Reader, prompts: Prompts, settings: Settings) -> None:
+        self._reader = reader
+        self._prompts = prompts
+        self._permutations = settings.permutations
+        self._priors: Memo[tuple[int, bool], LabelScores] | None = (
+            Memo(PRIORS) if settings.calibrate else None
+        )
+        self._window = settings.window
+        self._stride = settings.stride or max(1, (settings.window or 2) // 2)
+
+    async def rank(self, asked: Asked, shown: Sequence[Shown]) -> Outcome:
+        if self._window is not None and len(shown) > self._window:
+            return await self._in_windows(asked, shown, self._window)
+        reads = await self._reads(asked, shown, range(len(shown)))
+        probabilities = scoring.mean([read.by_candidate for read in reads])
+        several = self._permutations > 1
+        alone = reads[0] if len(reads) == 1 and reads[0].scores.normalised == "vocabulary" else None
+        return Outcome(
+            scores=probabilities,
+            probabilities=probabilities,
+            logprobs=None if alone is None else alone.scores.logprobs,
+            spread=scoring.spread([read.by_candidate for read in reads]) if several else None,
+            reads=reads,
+        )
+
+    async def _reads(self, asked: Asked, shown: Sequence[Shown], places: Sequence[int]) -> tuple[Read, ...]:
+        """Reads in several orders, until the top of the order is settled."""
+        reads: list[Read] = []
+        for shift in scoring.rotations(len(places), self._permutations):
+            order = (*places[shift:], *places[:shift])
+            reads.append(await self._read(asked, [shown[place] for place in order], order))
+            if scoring.settled([read.by_candidate for read in reads]):
+                break
+        return tuple(reads)
+
+    async def _read(self, asked: Asked, shown: Sequence[Shown], order: tuple[int, ...]) -> Read:
+        labels = self._reader.default_labels(len(shown))
+        place, cut = self._prompts.listwise(asked, shown, labels)
+        scores = await self._reader.read(place, labels)
+        prior = None
+        if self._priors is not None:
+            without = partial(self._prior, asked.nothing, labels)
+            prior = (await self._priors.get((len(labels), asked.query is None), without)).logprobs
+        return Read(order, labels, scores, prior, cut)
+
+    async def _prior(self, nothing: Asked, labels: tuple[str, ...]) -> LabelScores:
+        place, _ = self._prompts.listwise(nothing, [Shown("", NO_CONTENT)] * len(labels), labels)
+        return await self._reader.read(place, labels)
+
+    async def _in_windows(self, asked: Asked, shown: Sequence[Shown], size: int) -> Outcome:
+        """Windows slide from the back of the order to its front and carry the best along.
+
+        The way of RankGPT (Sun et al. 2023).
+        """
+        order = list(range(len(shown)))
+        reads: list[Read] = []
+        end = len(order)
+        while True:
+            start = max(0, end - size)
+            places = order[start:end]
+            found = await self._reads(asked, shown, places)
+            reads += found
+            means = scoring.mean([_of(places, read) for read in found])
+            order[start:end] = [places[index] for index in scoring.order(means)]
+            if start == 0:
+                break
+            end -= self._stride
+        scores = {place: 1.0 / rank for rank, place in enumerate(order, 1)}
+        return Outcome(
+            scores=tuple(scores[place] for place in range(len(order))),
+            probabilities=None,
+            logprobs=None,
+            spread=None,
+            reads=tuple(reads),
+            window=(size, self._stride),
+        )
+
+
+def _of(places: Sequence[int], read: Read) -> list[float]:
+    found = dict(zip(read.order, read.distribution, strict=True))
+    return [found[place] for place in places]
+
+
+class Pointwise:
+    """One prompt a candidate: does it fit, yes or no; what is ranked by is the probability of yes."""
+
+    def __init__(self, reader: Reader, prompts: Prompts, settings: Settings) -> None:
+        self._reader = reader
+        self._prompts = prompts
+        self._priors: Memo[bool, LabelScores] | None = Memo(2) if settings.calibrate else None
+
+    async def rank(self, asked: Asked, shown: Sequence[Shown]) -> Outcome:
+        reads = await together(*(self._read(asked, one, place) for place, one in enumerate(shown)))
+        probabilities = tuple(read.distribution[0] for read in reads)
+        full = all(read.scores.normalised == "vocabulary" for read in reads)
+        return Outcome(
+            scores=probabilities,
+            probabilities=probabilities,
+            logprobs=tuple(read.scores.logprobs[0] for read in reads) if full else None,
+            spread=None,
+            reads=tuple(reads),
+        )
+
+    async def _read(self, asked: Asked, one: Shown, index: int) -> Read:
+        place, cut = self._prompts.pointwise(asked, one)
+        scores = await self._reader.read(place, YES_NO)
+        prior = None
+        if self._priors is not None:
+            without: Callable[[], Awaitable[LabelScores]] = partial(self._prior, asked.nothing)
+            prior = (await self._priors.get(asked.query is None, without)).logprobs
+        return Read((index,), YES_NO, scores, prior, cut)
+
+    async def _prior(self, nothing: Asked) -> LabelScores:
+        place, _ = self._prompts.pointwise(nothing, Shown("", NO_CONTENT))
+        return await self._reader.read(place, YES_NO)
