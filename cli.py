@@ -83,7 +83,8 @@ TokenizerOption = Annotated[
     str | None, typer.Option("--tokenizer", metavar="ID|PATH", help="In place of the model's own.")
 ]
 Device = Annotated[
-    str | None, typer.Option(metavar="auto|cpu|mps|cuda[:N]", help="Where the torch engine computes.")
+    str | None,
+    typer.Option(metavar="auto|cpu|mps|cuda[:N,M]|all", help="Where torch computes; a process for each GPU."),
 ]
 Dtype = Annotated[
     str | None, typer.Option(metavar="auto|fp32|bf16|fp16", help="auto: bf16 on a GPU, fp32 on a CPU.")
@@ -119,17 +120,33 @@ LabelMass = Annotated[
     typer.Option("--label-mass", help="With TGI: a second read that tells the labels' mass."),
 ]
 LlmBatchSize = Annotated[
-    int | None,
-    typer.Option("--llm-batch-size", "--llm_batch_size", metavar="N", help="Prompts in a torch batch."),
+    str | None,
+    typer.Option(
+        "--llm-batch-size", "--llm_batch_size", metavar="N|auto", help="Prompts in a batch; auto: as fit."
+    ),
 ]
 SummaryBatchSize = Annotated[
-    int | None,
+    str | None,
     typer.Option(
         "--semantic-summary-batch-size",
         "--semantic_summary_batch_size",
-        metavar="N",
-        help="Images in a torch batch.",
+        metavar="N|auto",
+        help="Summaries written at once; auto: as fit.",
     ),
+]
+Quantization = Annotated[
+    str | None, typer.Option(metavar="none|8bit|4bit|fp8", help="How the torch engine keeps weights.")
+]
+Loader = Annotated[str | None, typer.Option(metavar="transformers|unsloth", help="Who loads weights.")]
+UseQuantization = Annotated[
+    bool | None, typer.Option("--use-quantization", "--use_quantization", help="--quantization 4bit.")
+]
+UseTorchCompile = Annotated[
+    bool | None, typer.Option("--use-torch-compile", "--use_torch_compile", help="Compile layers.")
+]
+UseFlashAttention = Annotated[
+    bool | None,
+    typer.Option("--use-flash-attention", "--use_flash_attention", help="Flash kernels and no others."),
 ]
 
 
@@ -162,6 +179,11 @@ def summarize(
     tokenizer: TokenizerOption = None,
     device: Device = None,
     dtype: Dtype = None,
+    quantization: Quantization = None,
+    loader: Loader = None,
+    use_quantization: UseQuantization = None,
+    use_torch_compile: UseTorchCompile = None,
+    use_flash_attention: UseFlashAttention = None,
     semantic_summary_batch_size: SummaryBatchSize = None,
     prompt_file: PromptFile = None,
     instruction: Annotated[
@@ -225,6 +247,11 @@ def rerank(
     tokenizer: TokenizerOption = None,
     device: Device = None,
     dtype: Dtype = None,
+    quantization: Quantization = None,
+    loader: Loader = None,
+    use_quantization: UseQuantization = None,
+    use_torch_compile: UseTorchCompile = None,
+    use_flash_attention: UseFlashAttention = None,
     llm_batch_size: LlmBatchSize = None,
     prompt_file: PromptFile = None,
     instruction: Annotated[
@@ -299,6 +326,11 @@ def probs(
     tokenizer: TokenizerOption = None,
     device: Device = None,
     dtype: Dtype = None,
+    quantization: Quantization = None,
+    loader: Loader = None,
+    use_quantization: UseQuantization = None,
+    use_torch_compile: UseTorchCompile = None,
+    use_flash_attention: UseFlashAttention = None,
     llm_batch_size: LlmBatchSize = None,
     labels: Annotated[str | None, typer.Option(metavar="A,B,...", help="For rows that bring none.")] = None,
     chat: Annotated[

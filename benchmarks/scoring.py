@@ -32,7 +32,8 @@ from tgi_stack.engine.matrices import FP8
 from tgi_stack.engine.network import Network
 from tgi_stack.engine.ops import Ops, ops_for
 from tgi_stack.engine.placement import Placement, choose
-from tgi_stack.engine.scorer import Options, Scorer, options_for
+from tgi_stack.engine.runtime import prepare_compiler
+from tgi_stack.engine.scorer import SIZES, Options, Scorer, options_for
 from tgi_stack.engine.shapes import random_model
 from tgi_stack.types import ScoreRequest
 
@@ -68,7 +69,9 @@ def padded(model: Any, requests: Sequence[ScoreRequest], size: int = 32) -> None
         mask = [[0] * (longest - len(r.token_ids)) + [1] * len(r.token_ids) for r in part]
         device = model.device
         logits = model(
-            torch.tensor(rows, device=device), attention_mask=torch.tensor(mask, device=device), use_cache=False
+            torch.tensor(rows, device=device),
+            attention_mask=torch.tensor(mask, device=device),
+            use_cache=False,
         ).logits[:, -1]
         for request, row in zip(part, logits, strict=True):
             torch.softmax(row[list(request.label_ids)].float(), -1).cpu()
@@ -88,8 +91,9 @@ def variants(model: Any, budget: int | None) -> list[Variant]:
     def packed(ops: Ops, *, fp8: bool = False, compiled: bool = False, flash: bool = False) -> Scorer:
         network = Network(model, ops, fp8=fp8)
         if compiled:
-            network.compile()
-        options = options_for(network, None, compiled=compiled, flash=flash)
+            prepare_compiler()
+            network.compile(SIZES)
+        options = options_for(network, None, compiled, flash)
         if budget:
             options = Options(budget, sizes=options.sizes, flash=options.flash)
         return Scorer(network, options)
@@ -161,7 +165,7 @@ def sharing(model: Any, device: torch.device, queries: int, documents: int, repe
     rates = {}
     answers = {}
     for share in (False, True):
-        options = options_for(network, None, compiled=False, flash=False)
+        options = options_for(network, None)
         scorer = Scorer(network, Options(options.budget, share=share))
         answers[share] = scorer.score(requests)
         rates[share] = measure(lambda: scorer.score(requests), device, repeats=repeats).rate(len(requests))  # noqa: B023
@@ -200,16 +204,18 @@ def main() -> None:
     floors = {name: len(requests) / (operations / rate) for name, rate in rates.items()}
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     console.print(
-        f"{name}, torch {torch.__version__}; {len(requests)} prompts, mean {workload.mean_length(requests):.0f} "
-        f"tokens, {LABELS} labels\n"
-        + "\n".join(f"floor at {rates[k] / 1e12:.0f} TFLOP/s {k}: {v:.0f} prompts/s" for k, v in floors.items())
+        f"{name}, torch {torch.__version__}; {len(requests)} prompts, "
+        f"mean {workload.mean_length(requests):.0f} tokens, {LABELS} labels\n"
+        + "\n".join(
+            f"floor at {rates[k] / 1e12:.0f} TFLOP/s {k}: {v:.0f} prompts/s" for k, v in floors.items()
+        )
     )
     checked = sorted(requests[: args.checked], key=lambda request: len(request.token_ids))
     truth = fp32_truth(args.shape, placement, model, checked)
     base = next(iter(floors.values()))
     lines = []
     chosen = [v for v in variants(model, args.budget) if not args.only or any(o in v.name for o in args.only)]
-    random.Random(0).shuffle(chosen)
+    random.Random(0).shuffle(chosen)  # noqa: S311  # no secrets
     for variant in chosen:
         lines.append(run_variant(variant, requests, checked, truth, device, args.repeats))
         print(json.dumps(lines[-1]), file=sys.stderr, flush=True)
@@ -233,7 +239,9 @@ def main() -> None:
         f"computed whole, {once:.1f} shared: {once / whole:.2f} times; apart {result['difference']:.1e}"
     )
     if args.json:
-        args.json.write_text(json.dumps({"floors": floors, "rates": rates, "lines": lines, "sharing": result}))
+        args.json.write_text(
+            json.dumps({"floors": floors, "rates": rates, "lines": lines, "sharing": result})
+        )
 
 
 if __name__ == "__main__":

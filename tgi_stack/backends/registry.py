@@ -58,6 +58,6 @@ def _local(settings: Settings, kind: str, say: Say) -> Backend:
     for package in ("torch", "transformers"):
         if importlib.util.find_spec(package) is None:
             raise MissingPackageError(package, "torch")
-    from tgi_stack.backends.local import open_local
+    from tgi_stack.backends.workers import open_torch
 
-    return open_local(settings, kind, say)
+    return open_torch(settings, kind, say)

@@ -49,7 +49,7 @@ def _multiply8(a: torch.Tensor, b: torch.Tensor) -> Callable[[], object]:
 
 
 def text_operations(config: Any, lengths: Sequence[int]) -> float:
-    """Multiplications and additions of a forward of the body over prompts, and of the head at their last places."""
+    """Multiplications and additions of the body over prompts, and of the head at their last places."""
     hidden, size = config.hidden_size, config.head_dim
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     row = hidden * size * (2 * heads + 2 * kv_heads) + 3 * hidden * config.intermediate_size
@@ -68,4 +68,5 @@ def tower_operations(config: Any, patches: int) -> float:
     embedded = config.in_channels * config.temporal_patch_size * config.patch_size**2 * hidden * patches
     mergers = 1 + len(config.deepstack_visual_indexes)
     tokens = patches / config.spatial_merge_size**2
-    return 2 * (layers + embedded + mergers * tokens * merged * (merged + config.out_hidden_size))
+    merging = mergers * tokens * merged * (merged + config.out_hidden_size)
+    return float(2 * (layers + embedded + merging))

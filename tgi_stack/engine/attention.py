@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,15 +19,14 @@ from numpy.typing import NDArray
 
 from tgi_stack.engine import kernels
 
-try:
+varlen_attn: Any = None
+flash_attn_varlen_func: Any = None
+with suppress(ImportError):  # torch before 2.10
     # Without a GPU it is of no use, and to import it takes a second.
-    varlen_attn = import_module("torch.nn.attention.varlen").varlen_attn if torch.cuda.is_available() else None
-except ImportError:  # torch before 2.10
-    varlen_attn = None
-try:
-    from flash_attn import flash_attn_varlen_func  # type: ignore[import-not-found]
-except ImportError:
-    flash_attn_varlen_func = None
+    if torch.cuda.is_available():
+        varlen_attn = import_module("torch.nn.attention.varlen").varlen_attn
+with suppress(ImportError):
+    flash_attn_varlen_func = import_module("flash_attn").flash_attn_varlen_func
 
 LOG2_E = 1.4426950408889634
 TILE, KEYS = 128, 64  # rows of queries and of keys that the Triton kernel holds
@@ -106,7 +107,9 @@ def upload(values: NDArray[np.integer], device: torch.device) -> torch.Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-def choose(device: torch.device, dtype: torch.dtype, head_dim: int, wanted: str = "auto") -> tuple[str, Attention]:
+def choose(
+    device: torch.device, dtype: torch.dtype, head_dim: int, wanted: str = "auto"
+) -> tuple[str, Attention]:
     """The attention for a device, with its name: `triton`, `torch varlen`, `flash_attn` or `sdpa`.
 
     Args:
@@ -125,10 +128,12 @@ def choose(device: torch.device, dtype: torch.dtype, head_dim: int, wanted: str 
 
 def by_triton(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, parts: Segments) -> torch.Tensor:
     """The project's kernel: shared prefixes and grouped heads without a copy."""
-    assert parts.tiles is not None
+    if parts.tiles is None:
+        raise ValueError("segments for the Triton kernel are made with their group")
     tokens, heads, size = q.shape
     out = torch.empty(tokens, heads * size, dtype=q.dtype, device=q.device)
-    kernels.programs.attend[len(parts.tiles), k.shape[1]](
+    kernels.launch(
+        "attend", (len(parts.tiles), k.shape[1]),
         q, k, v, out, parts.tiles, q.stride(0), k.stride(0), v.stride(0), LOG2_E * size**-0.5,
         GROUP=heads // k.shape[1], HEADS=heads, SIZE=size,
         BLOCK_M=TILE, BLOCK_N=KEYS, CAUSAL=parts.causal, num_warps=8, num_stages=3,
@@ -148,8 +153,7 @@ def by_varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, parts: Segments
         arguments["window_size"] = (-1, 0) if parts.causal else (-1, -1)
     else:
         arguments["is_causal"] = parts.causal
-    out = varlen_attn(q, k, v, parts.query_ends, parts.key_ends, *parts.longest, **arguments)  # type: ignore[arg-type]
-    assert isinstance(out, torch.Tensor)
+    out: torch.Tensor = varlen_attn(q, k, v, parts.query_ends, parts.key_ends, *parts.longest, **arguments)
     return out.reshape(len(q), -1)
 
 
@@ -170,11 +174,14 @@ def by_sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, parts: Segments) 
         own = slice(int(start), int(start + length))
         before = slice(int(prefix), int(prefix + shared))
         keys, values = (torch.cat((x[before], x[own])) if shared else x[own] for x in (k, v))
+        query, key, value = (x.transpose(0, 1)[None] for x in (q[own], keys, values))
         mask = None
         if shared and parts.causal:
             mask = torch.ones(length, shared + length, dtype=torch.bool, device=q.device).tril(int(shared))
         found = torch.nn.functional.scaled_dot_product_attention(
-            *(x.transpose(0, 1)[None] for x in (q[own], keys, values)),
+            query,
+            key,
+            value,
             attn_mask=mask,
             is_causal=parts.causal and mask is None,
             enable_gqa=q.shape[1] != k.shape[1],

@@ -71,7 +71,8 @@ class SlotCache:
         slots, heads, size = q.shape
         keys, values = self._keys[layer], self._values[layer]
         out = torch.empty(slots, heads * size, dtype=q.dtype, device=q.device)
-        kernels.programs.decode[slots, self._network.kv_heads](
+        kernels.launch(
+            "decode", (slots, self._network.kv_heads),
             q, keys, values, out, lengths, q.stride(0), keys.stride(1), keys.stride(0),
             attention.LOG2_E * size**-0.5, GROUP=heads // self._network.kv_heads, HEADS=heads, SIZE=size,
             BLOCK_M=BLOCK_M, BLOCK_N=KEYS, num_warps=4, num_stages=3,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,8 +35,8 @@ class Prompt:
 class Decoder:
     """A network with slots.
 
-    On a GPU with Triton a step computes all slots and is captured in a CUDA graph, so that the host asks for it
-    with one call; elsewhere it computes the slots in use.
+    On a GPU with Triton a step computes all slots and is captured in a CUDA graph, so that the host asks for
+    it with one call; elsewhere it computes the slots in use.
 
     Args:
         tower: for prompts with images.
@@ -63,9 +64,10 @@ class Decoder:
         self._positions = torch.zeros(slots, dtype=torch.long, device=device)
         self._lengths = torch.zeros(slots, dtype=torch.int32, device=device)
         self._first = torch.arange(slots, device=device) * rows
-        self._logits: torch.Tensor | None = None
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self._captured: tuple[torch.cuda.CUDAGraph, torch.Tensor] | None = None
         self.whole = device.type == "cuda" and kernels.AVAILABLE and network.dtype in attention.HALF
+        if self.whole and network.is_compiled:
+            network.compile([slots])
 
     def fill(self, slots: Sequence[int], prompts: Sequence[Prompt], choose: Choose) -> torch.Tensor:
         """Lays prompts into slots and chooses the first token of each, shape [prompts]."""
@@ -106,12 +108,10 @@ class Decoder:
             lengths: rows that each of them has.
         """
         if self.whole:
-            if self._graph is None:
-                self._capture()
-            assert self._graph is not None
-            assert self._logits is not None
-            self._graph.replay()
-            self._tokens.copy_(choose(self._logits, range(self.cache.slots)))
+            self._captured = self._captured or self._capture()
+            graph, logits = self._captured
+            graph.replay()
+            self._tokens.copy_(choose(logits, range(self.cache.slots)))
             return self._tokens
         where = torch.tensor(slots, device=self._network.device)
         host = [(slot, length + 1) for slot, length in zip(slots, lengths, strict=True)]
@@ -129,9 +129,7 @@ class Decoder:
         rows = np.flatnonzero(ids == self._image_token)
         return self._tower(images), attention.upload(rows, self._network.device)
 
-    def _advance(
-        self, where: torch.Tensor | None, host: Sequence[tuple[int, int]] | None
-    ) -> torch.Tensor:
+    def _advance(self, where: torch.Tensor | None, host: Sequence[tuple[int, int]] | None) -> torch.Tensor:
         """Logits after the slots' latest tokens, which join the cache; all slots where `where` is None."""
         every = slice(None) if where is None else where
         lengths, first = self._lengths[every], self._first[every]
@@ -149,18 +147,18 @@ class Decoder:
         self._lengths[every] = seen.clamp(max=self.cache.rows - 1)
         return out @ network.head.T
 
-    def _capture(self) -> None:
-        """Records a step; the slots' state is put back, since recording runs it."""
+    def _capture(self) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
+        """A step as a graph, and where it leaves the logits; the slots' state is as before."""
         state = (self._tokens, self._positions, self._lengths)
         kept = [tensor.clone() for tensor in state]
-        side = torch.cuda.Stream()
+        side: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):  # kernels are compiled and libraries set up before recording
             self._advance(None, None)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            self._logits = self._advance(None, None)
+            logits = self._advance(None, None)
         for tensor, value in zip(state, kept, strict=True):
             tensor.copy_(value)
-        self._graph = graph
+        return graph, logits

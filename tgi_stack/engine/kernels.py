@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from tgi_stack.engine.matrices import FP8, FP8_MAX, Pending, Rows8
@@ -9,11 +11,16 @@ from tgi_stack.engine.matrices import FP8, FP8_MAX, Pending, Rows8
 try:
     import triton
 
-    from tgi_stack.engine import triton_kernels as programs
+    from tgi_stack.engine import triton_kernels
 
     AVAILABLE = True
 except ImportError:  # Triton comes with the CUDA builds of torch alone
     AVAILABLE = False
+
+
+def launch(name: str, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
+    """Starts a program of `triton_kernels` on the current device."""
+    getattr(triton_kernels, name)[grid](*arguments, **constants)
 
 
 def add_norm(
@@ -22,7 +29,8 @@ def add_norm(
     """Adds what is pending to x, in place, and gives the RMS norm of its rows."""
     out, scales = _output(x, x.shape[-1], fp8)
     block = triton.next_power_of_2(x.shape[-1])
-    programs.add_norm[len(x),](
+    launch(
+        "add_norm", (len(x),),
         x, x if pending is None else pending, weight, out, scales, x.shape[-1], eps,
         BLOCK=block, ADD=pending is not None, FP8_MAX=FP8_MAX, FP8=fp8, num_warps=_warps(block),
     )  # fmt: skip
@@ -39,7 +47,8 @@ def rotate(
 ) -> None:
     """Norms and turns queries and keys in place."""
     heads, kv_heads, size = shape
-    programs.rotate[len(qkv),](
+    launch(
+        "rotate", (len(qkv),),
         qkv, q_norm, k_norm, *tables, qkv.shape[-1], eps,
         HEADS=heads, KV_HEADS=kv_heads, HALF=size // 2, BLOCK=triton.next_power_of_2(heads + kv_heads),
     )  # fmt: skip
@@ -50,8 +59,17 @@ def swiglu(gate_up: torch.Tensor, *, fp8: bool) -> torch.Tensor | Rows8:
     width = gate_up.shape[-1] // 2
     out, scales = _output(gate_up, width, fp8)
     block = triton.next_power_of_2(width)
-    programs.swiglu[len(gate_up),](
-        gate_up, out, scales, width, BLOCK=block, FP8_MAX=FP8_MAX, FP8=fp8, num_warps=_warps(block)
+    launch(
+        "swiglu",
+        (len(gate_up),),
+        gate_up,
+        out,
+        scales,
+        width,
+        BLOCK=block,
+        FP8_MAX=FP8_MAX,
+        FP8=fp8,
+        num_warps=_warps(block),
     )
     return Rows8(out, scales) if fp8 else out
 
@@ -60,8 +78,17 @@ def rows8(x: torch.Tensor) -> Rows8:
     """Rows in fp8, each by its own scale."""
     out, scales = _output(x, x.shape[-1], fp8=True)
     block = triton.next_power_of_2(x.shape[-1])
-    programs.rows8[len(x),](
-        x, out, scales, x.shape[-1], BLOCK=block, FP8_MAX=FP8_MAX, FP8=True, num_warps=_warps(block)
+    launch(
+        "rows8",
+        (len(x),),
+        x,
+        out,
+        scales,
+        x.shape[-1],
+        BLOCK=block,
+        FP8_MAX=FP8_MAX,
+        FP8=True,
+        num_warps=_warps(block),
     )
     return Rows8(out, scales)
 

@@ -1,9 +1,9 @@
-"""A layer's matrices in the form that multiplies fastest: fused, in fp8, or the modules of a quantised model."""
+"""A layer's matrices as they multiply fastest: fused, in fp8, or the modules of a quantised model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from torch import nn
@@ -44,22 +44,19 @@ class Fused:
         self.weight = modules[0].weight.data
         if len(modules) > 1:
             self.weight = torch.cat([module.weight.data for module in modules])
-            for module, part in zip(
-                modules, self.weight.split([m.out_features for m in modules]), strict=True
-            ):
+            parts = torch.split(self.weight, [module.out_features for module in modules])
+            for module, part in zip(modules, parts, strict=True):
                 module.weight.data = part
 
     def __call__(self, x: Activations) -> torch.Tensor:
-        assert isinstance(x, torch.Tensor)
-        return torch.nn.functional.linear(x, self.weight)
+        return torch.nn.functional.linear(cast(torch.Tensor, x), self.weight)
 
     def add(self, residual: torch.Tensor, x: Activations) -> tuple[torch.Tensor, Pending]:
-        assert isinstance(x, torch.Tensor)
-        return torch.addmm(residual, x, self.weight.T), None
+        return torch.addmm(residual, cast(torch.Tensor, x), self.weight.T), None
 
 
 class Fused8:
-    """As `Fused`, in fp8 with a scale for each row of the weights and of the activations (Hopper and later)."""
+    """As `Fused`, in fp8, a scale for each row of the weights and of the activations (Hopper and later)."""
 
     wants_fp8 = True
 
@@ -70,11 +67,11 @@ class Fused8:
         self.scales = scales.T.contiguous()
 
     def __call__(self, x: Activations) -> torch.Tensor:
-        assert isinstance(x, Rows8)
+        rows = cast(Rows8, x)
         return torch._scaled_mm(
-            x.values,
+            rows.values,
             self.weight.T,
-            scale_a=x.scales,
+            scale_a=rows.scales,
             scale_b=self.scales,
             out_dtype=self.dtype,
             use_fast_accum=True,
@@ -100,10 +97,9 @@ class Modules:
         return residual, self(x)
 
 
-def matrix(modules: Sequence[nn.Module], *, fp8: bool = False) -> Matrix:
+def matrix(modules: Sequence[nn.Linear], *, fp8: bool = False) -> Matrix:
     """The maps of one input, side by side."""
-    plain = [module for module in modules if type(module) is nn.Linear and module.bias is None]
-    if len(plain) < len(modules):
-        return Modules(modules)
-    fused = Fused(plain)
+    if any(type(module) is not nn.Linear or module.bias is not None for module in modules):
+        return Modules(modules)  # bitsandbytes' are subclasses
+    fused = Fused(modules)
     return Fused8(fused.weight) if fp8 else fused

@@ -1,4 +1,4 @@
-"""The Qwen3 stack of layers over packed rows: one forward for scores, for prompts of summaries and for decoding.
+"""The Qwen3 stack of layers over packed rows: one forward for scores, for prompts and for decoding.
 
 It takes the weights of a loaded transformers model and leaves attention to its caller, who alone knows which
 rows belong together. Equal to transformers' forward to rounding (tested in fp32).
@@ -6,9 +6,9 @@ rows belong together. Equal to transformers' forward to rounding (tested in fp32
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 
@@ -25,7 +25,7 @@ class Attend(Protocol):
     """Attention of one layer."""
 
     def __call__(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """From q [tokens, heads, head_dim], k and v [tokens, kv_heads, head_dim] to [tokens, heads * head_dim]."""
+        """q [tokens, heads, head_dim], k and v [tokens, kv_heads, head_dim] -> [tokens, heads * head_dim]."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ class Network:
         self.rotary = Rotary(body.rotary_emb, getattr(body.rotary_emb, "mrope_section", None))
         self.layers = [_layer(module, fp8) for module in body.layers]
         self.ops = ops
-        self._before: Callable[..., Any] = before_attention
-        self._after: Callable[..., Any] = after_attention
+        self._compiled: set[int] = set()
+        self._fast = (before_attention, after_attention)
 
     @property
     def device(self) -> torch.device:
@@ -80,10 +80,20 @@ class Network:
         """Heads, key-value heads, head_dim."""
         return self.heads, self.kv_heads, self.head_dim
 
-    def compile(self) -> None:
-        """Compiles what stands before and after attention, once for all layers and each number of rows."""
-        self._before = torch.compile(before_attention, dynamic=False, fullgraph=True)
-        self._after = torch.compile(after_attention, dynamic=False, fullgraph=True)
+    def compile(self, sizes: Iterable[int]) -> None:
+        """Has what stands before and after attention compiled, once for all layers and each of these numbers
+        of rows, when it first comes; other numbers are computed as they are. May be called again for more.
+        """
+        if not self._compiled:
+            options: dict[str, Any] = {"dynamic": False, "fullgraph": True}
+            before, after = self._fast
+            self._fast = (torch.compile(before, **options), torch.compile(after, **options))
+        self._compiled.update(sizes)
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether `compile` was called."""
+        return bool(self._compiled)
 
     def forward(
         self,
@@ -105,20 +115,19 @@ class Network:
         """
         pending: Pending = None
         for index, layer in enumerate(self.layers):
-            x, q, k, v = self._before(self.ops, layer, x, pending, tables, self.shape, self.eps)
+            before = self._fast[0] if len(x) in self._compiled else before_attention
+            x, q, k, v = before(self.ops, layer, x, pending, tables, self.shape, self.eps)
             rows = attend(index, q, k, v)
-            after = self._after
             if last is not None and index == len(self.layers) - 1:
                 x, rows = x[last], rows[last]
-                after = after_attention  # few rows, and not of a fixed number
+            after = self._fast[1] if len(x) in self._compiled else after_attention
             x, pending = after(self.ops, layer, x, rows, self.eps)
             if index < len(inject):
                 x = x if pending is None else x + pending
                 pending = None
                 x[inject_rows] += inject[index]
         x, normed = self.ops.add_norm(x, pending, self.norm, self.eps)
-        assert isinstance(normed, torch.Tensor)
-        return normed
+        return cast(torch.Tensor, normed)
 
 
 def before_attention(

@@ -1,4 +1,4 @@
-"""Norms, rotations and activations of a layer: as torch operations, or as Triton kernels where there is a GPU.
+"""Norms, rotations and activations of a layer: as torch operations, or as Triton kernels on a GPU.
 
 Both compute in fp32 and round once, at the end.
 """
@@ -41,7 +41,7 @@ class Ops:
             qkv: shape [tokens, (heads + 2 * kv_heads) * head_dim].
         """
         heads, kv_heads, size = shape
-        q, k, v = qkv.view(len(qkv), -1, size).split([heads, kv_heads, kv_heads], dim=1)
+        q, k, v = torch.split(qkv.view(len(qkv), -1, size), [heads, kv_heads, kv_heads], dim=1)
         return turn(_rms(q.float(), q_norm, eps), tables, q), turn(_rms(k.float(), k_norm, eps), tables, k), v
 
     def swiglu(self, gate_up: torch.Tensor, *, fp8: bool = False) -> Activations:
@@ -81,7 +81,7 @@ class TritonOps(Ops):
     ) -> Triple:
         heads, kv_heads, size = shape
         kernels.rotate(qkv, q_norm, k_norm, tables, shape, eps)
-        q, k, v = qkv.view(len(qkv), -1, size).split([heads, kv_heads, kv_heads], dim=1)
+        q, k, v = torch.split(qkv.view(len(qkv), -1, size), [heads, kv_heads, kv_heads], dim=1)
         return q, k, v
 
     def swiglu(self, gate_up: torch.Tensor, *, fp8: bool = False) -> Activations:

@@ -1,8 +1,8 @@
 """Prompts laid behind each other without padding, in packs of a fixed budget of tokens: pure, on the host.
 
-Prompts that begin alike share a pack: what they share is laid down once, as a segment of its own, and each of
-them is a segment that attends to it and to itself. Where the shared part ends is found on the tokens alone, so
-it does not matter whether it was an instruction, a query or a history.
+Prompts that begin alike share a pack: what they share is laid down once, as a segment of its own, and each
+of them is a segment that attends to it and to itself. Where the shared part ends is found on the tokens
+alone, so it does not matter whether it was an instruction, a query or a history.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +34,8 @@ class Unit:
 class Pack:
     """One forward pass; int32 arrays, rows are places in the pack.
 
-    `starts`, `lengths`: the own rows of each segment, shape [segments]; `prefix_starts`, `prefix_lengths`: the
-    rows it attends to besides. `members`: the requests answered, and `last` the row of each one's last token.
+    `starts`, `lengths`: the own rows of each segment, shape [segments]; `prefix_starts`, `prefix_lengths`:
+    the rows it attends to besides. `members`: the requests answered; `last`: the row of each one's last.
     """
 
     token_ids: Ints
@@ -87,7 +88,7 @@ def _groups(prompts: Sequence[Ints], share: bool) -> Iterator[Unit]:
         return
     order = sorted(range(len(prompts)), key=lambda index: prompts[index].astype(">u4").tobytes())
     members, shared = [order[0]], 0
-    for before, index in zip(order, order[1:], strict=False):
+    for before, index in pairwise(order):
         common = _common(prompts[before], prompts[index])
         joint = common if len(members) == 1 else min(common, shared)
         if joint >= LEAST_SHARED and len(members) * joint >= (len(members) - 1) * shared:
@@ -127,7 +128,9 @@ def _unit(members: list[int], shared: int, prompts: Sequence[Ints]) -> Unit:
 
 
 def _lay(units: Sequence[Unit], prompts: Sequence[Ints]) -> Pack:
-    pieces: list[tuple[Ints, int, int, int, int]] = []  # ids, first position, prefix start, its length, member
+    pieces: list[
+        tuple[Ints, int, int, int, int]
+    ] = []  # ids, first position, prefix start, its length, member
     rows = 0
     for unit in units:
         prefix = rows

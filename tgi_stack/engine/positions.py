@@ -15,8 +15,8 @@ def rotary_positions(
 ) -> NDArray[np.int64]:
     """Time, row and column of each token, shape [3, tokens].
 
-    Text counts on in all three. The tokens of an image share one time, and their rows and columns begin there;
-    what follows the image begins behind the longer of its sides.
+    Text counts on in all three. The tokens of an image share one time, and their rows and columns begin
+    there; what follows the image begins behind the longer of its sides.
 
     Args:
         sizes: rows and columns of patches of each image, in order.

@@ -1,8 +1,8 @@
-"""Scores at the device's speed: prompts packed without padding, the body alone, then what is asked of the head.
+"""Scores at the device's speed: prompts packed without padding, the body alone, then the head.
 
-The head meets only each prompt's last position: the rows of its labels, and the whole vocabulary in pieces for
-the logarithm of its sum, in fp32. The host lays out the next pack while the device computes this one, and
-fetches results when all are under way.
+The head meets only each prompt's last position: the rows of its labels, and the whole vocabulary in pieces
+for the logarithm of its sum, in fp32. The host lays out the next pack while the device computes this one,
+and fetches results when all are under way.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ import torch
 from tgi_stack.engine import attention
 from tgi_stack.engine.network import Network
 from tgi_stack.engine.packing import Ints, Pack, pack
+from tgi_stack.engine.placement import current
 from tgi_stack.engine.reading import reading
 from tgi_stack.errors import MachineError
 from tgi_stack.types import LabelScores, ScoreRequest
 
 PIECE = 16_384  # rows of the head at once
-# A row of tiles 128 x 256 of a product with 1,024 columns for each of a GPU's processors; see docs/design/engine.md.
+# Four rows of 128 x 256 tiles of a product with 1,024 columns for each of 132 processors.
 GPU_TOKENS = 16_896
 CPU_TOKENS = 2_048
 LEAST_TOKENS = 64
@@ -51,7 +52,7 @@ class Options:
     flash: str = "auto"
 
 
-def options_for(network: Network, most: int | None, *, compiled: bool, flash: bool) -> Options:
+def options_for(network: Network, most: int | None, compiled: bool = False, flash: bool = False) -> Options:
     """The options that suit a device: on a GPU as many tokens as fill it."""
     on_gpu = network.device.type == "cuda"
     return Options(
@@ -86,7 +87,7 @@ class Scorer:
             MachineError: the memory does not suffice for one prompt alone.
         """
         prompts = [np.array(request.token_ids, dtype=np.int32) for request in requests]
-        with self._launching:
+        with self._launching, current(self._network.device):
             under_way = list(self._launch(requests, prompts))
         readings: dict[int, LabelScores] = {}
         for members, values in under_way:
@@ -155,7 +156,7 @@ def label_logprobs(last: torch.Tensor, head: torch.Tensor, labels: torch.Tensor)
         labels: ids, shape [prompts, labels].
     """
     total = torch.full((len(last),), -torch.inf, device=last.device)
-    for piece in head.split(PIECE):
+    for piece in torch.split(head, PIECE):
         total = torch.logaddexp(total, torch.logsumexp(_product(last, piece), dim=-1))
     wanted = torch.einsum("ph,plh->pl", last.float(), head[labels].float())
     return wanted - total[:, None]
@@ -175,6 +176,3 @@ def release(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-
-
-

@@ -5,7 +5,7 @@ All arithmetic is in fp32; a value is rounded once, when it is stored.
 
 # Triton reads the functions below as a language of its own: types and names follow its custom.
 # mypy: ignore-errors
-# ruff: noqa: N803, N806
+# ruff: noqa: N803
 
 from __future__ import annotations
 
@@ -155,11 +155,41 @@ def attend(
     whole = prefix + (prefix_end - prefix) // BLOCK_N * BLOCK_N
     for n in range(prefix, whole, BLOCK_N):
         acc, peak, total = _attend_block(
-            queries, acc, peak, total, k, v, k_row, v_row, n, prefix_end, query, scale, SIZE, BLOCK_N, False, False
+            queries,
+            acc,
+            peak,
+            total,
+            k,
+            v,
+            k_row,
+            v_row,
+            n,
+            prefix_end,
+            query,
+            scale,
+            SIZE,
+            BLOCK_N,
+            False,
+            False,
         )
     for n in range(whole, prefix_end, BLOCK_N):
         acc, peak, total = _attend_block(
-            queries, acc, peak, total, k, v, k_row, v_row, n, prefix_end, query, scale, SIZE, BLOCK_N, True, False
+            queries,
+            acc,
+            peak,
+            total,
+            k,
+            v,
+            k_row,
+            v_row,
+            n,
+            prefix_end,
+            query,
+            scale,
+            SIZE,
+            BLOCK_N,
+            True,
+            False,
         )
     last = end
     clear = start + (end - start) // BLOCK_N * BLOCK_N
@@ -182,9 +212,10 @@ def attend(
 @triton.jit
 def decode(
     q, k, v, out, lengths, q_row, kv_row, slot_row, scale,
-    GROUP: tl.constexpr, HEADS: tl.constexpr, SIZE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    GROUP: tl.constexpr, HEADS: tl.constexpr, SIZE: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Attention of one new token of each slot to the slot's rows in the cache; one program a slot and kv head."""
+    """Attention of one new token of each slot to its rows in the cache; a program a slot and kv head."""
     slot = tl.program_id(0).to(tl.int64)
     kv_head = tl.program_id(1)
     end = tl.load(lengths + slot)

@@ -104,7 +104,7 @@ class Tower:
         return torch.cat([cut[place] for place in range(len(images))])
 
     def _positions_of(self, size: Size) -> Positions:
-        """The learned position of each patch, and the tables of its rotary one, in the order of merge blocks."""
+        """The learned position of each patch, and the tables of its rotary one, by merge blocks."""
         rows, columns = (_blockwise(axis, size, int(self._config.spatial_merge_size)) for axis in (0, 1))
         weight = self._visual.pos_embed.weight
         side = round(len(weight) ** 0.5)
@@ -128,7 +128,7 @@ def _blockwise(axis: int, size: Size, merge: int) -> torch.Tensor:
 
 
 def _between(count: int, side: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Where `count` even steps fall among `side` learned ones: the one below, the one above, the share of that."""
+    """Where `count` even steps fall among `side` learned ones: the one below, the one above, its share."""
     places = torch.linspace(0, side - 1, count)
     below = places.long()
     return below, (below + 1).clamp(max=side - 1), places - below

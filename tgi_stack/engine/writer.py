@@ -7,10 +7,11 @@ decoded by other threads, ahead of it.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +19,7 @@ import torch
 
 from tgi_stack.engine.caption import pixels
 from tgi_stack.engine.decoder import Decoder, Prompt
+from tgi_stack.engine.placement import current
 from tgi_stack.engine.positions import rotary_positions
 from tgi_stack.engine.reading import ROUTE
 from tgi_stack.errors import MachineError
@@ -42,6 +44,10 @@ class Job:
     answer: Future[Caption]
     generator: torch.Generator | None
     written: list[int] = field(default_factory=list)
+
+    def begin(self) -> bool:
+        """Whether somebody still waits; from here on nobody can cancel."""
+        return self.answer.running() or self.answer.set_running_or_notify_cancel()
 
     @property
     def rows(self) -> int:
@@ -123,39 +129,51 @@ class Writer:
     def _work(self) -> None:
         while self._wait():
             try:
-                self._admit()
-                self._advance()
+                with current(self._device):
+                    self._turn()
             except torch.OutOfMemoryError as error:
                 self._shrink(error)
             except Exception as error:  # noqa: BLE001  # whatever it is, those who asked are told
                 self._fail(error)
         self._fail(None)
 
+    def _turn(self) -> None:
+        """Lets in who waits, then goes a few steps."""
+        if (decoder := self._fitting()) is not None:
+            self._admit(decoder)
+        if self._decoder is not None and self._running:
+            self._advance(self._decoder)
+
     def _wait(self) -> bool:
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._waiting or self._running)
             return not self._closed
 
-    def _admit(self) -> None:
-        """Fills free slots, as many prompts at once as the device takes."""
+    def _fitting(self) -> Decoder | None:
+        """The decoder, if its slots are long enough for all who wait; they grow once they are empty."""
         with self._changed:
             while self._waiting and self._waiting[0].answer.cancelled():
                 self._waiting.popleft()
             longest = max((job.rows for job in self._waiting), default=0)
-        if self._decoder is None or longest > self._decoder.cache.rows:
-            if self._running:
-                return  # the slots are too short for who waits: they grow once they are empty
-            if not longest:
-                return
-            self._grow(-(-longest // ROW_STEP) * ROW_STEP)
-        assert self._decoder is not None
-        free = [slot for slot in range(self._decoder.cache.slots) if slot not in self._running]
+        if self._decoder is not None and longest <= self._decoder.cache.rows:
+            return self._decoder
+        if self._running or not longest:
+            return None
+        rows = -(-longest // ROW_STEP) * ROW_STEP
+        slots = max(1, min(self._slots(rows), self._most or sys.maxsize))
+        self._decoder = None  # its memory is needed
+        self._decoder = self._make(slots, rows)
+        return self._decoder
+
+    def _admit(self, decoder: Decoder) -> None:
+        """Fills free slots, as many prompts at once as the device takes."""
+        free = [slot for slot in range(decoder.cache.slots) if slot not in self._running]
         # A few at a time would interrupt the others for little.
-        if self._running and len(free) < max(1, self._decoder.cache.slots // 8):
+        if self._running and len(free) < max(1, decoder.cache.slots // 8):
             return
         while free and (jobs := self._next(len(free))):
             slots, free = free[: len(jobs)], free[len(jobs) :]
-            self._fill(slots, jobs)
+            self._fill(decoder, slots, jobs)
 
     def _next(self, most: int) -> list[Job]:
         """Waiting jobs that fit into slots and into one forward pass together; they stay at the front."""
@@ -167,13 +185,12 @@ class Writer:
                 if jobs and tokens + length > self._fill_tokens:
                     break
                 job = self._waiting.popleft()
-                if job.answer.set_running_or_notify_cancel():
+                if job.begin():
                     jobs.append(job)
                     tokens += length
         return jobs
 
-    def _fill(self, slots: Sequence[int], jobs: Sequence[Job]) -> None:
-        assert self._decoder is not None
+    def _fill(self, decoder: Decoder, slots: Sequence[int], jobs: Sequence[Job]) -> None:
         ready: list[tuple[int, Job, Prompt]] = []
         for slot, job in zip(slots, jobs, strict=True):
             try:
@@ -184,21 +201,16 @@ class Writer:
             return
         places, chosen, prompts = zip(*ready, strict=True)
         self._running.update(zip(places, chosen, strict=True))
-        tokens = self._decoder.fill(places, prompts, self._choose).tolist()
+        tokens = decoder.fill(places, prompts, self._choose).tolist()
         for slot, token in zip(places, tokens, strict=True):
             self._write(slot, token)
 
-    def _advance(self) -> None:
+    def _advance(self, decoder: Decoder) -> None:
         """A few steps for all slots in use, then what they wrote is read."""
-        if not self._running or self._decoder is None:
-            return
-        decoder = self._decoder
         steps = STEPS_BETWEEN if decoder.whole else 1
         slots = list(self._running)
         lengths = [self._running[slot].used for slot in slots]
-        written = []
-        for _ in range(steps):
-            written.append(decoder.step(slots, lengths, self._choose).clone())
+        written = [decoder.step(slots, lengths, self._choose).clone() for _ in range(steps)]
         columns = torch.stack(written).T.tolist()
         for place, slot in enumerate(slots):
             for token in columns[slot if decoder.whole else place]:
@@ -236,15 +248,11 @@ class Writer:
                 tokens[row] = (weights / noise).argmax()
         return tokens
 
-    def _grow(self, rows: int) -> None:
-        """Slots of so many rows in place of those there are, as many as may be."""
-        slots = max(1, self._slots(rows))
-        self._decoder = None
-        self._decoder = self._make(slots if self._most is None else min(slots, self._most), rows)
-
     def _shrink(self, error: torch.OutOfMemoryError) -> None:
         """Half the prompts at once, then half the slots; what was under way starts again."""
-        slots = self._decoder.cache.slots if self._decoder is not None else self._most or self._slots(ROW_STEP)
+        slots = self._most or self._slots(ROW_STEP)
+        if self._decoder is not None:
+            slots = self._decoder.cache.slots
         if slots == 1 and self._fill_tokens == 1:
             self._fail(
                 MachineError(
@@ -273,10 +281,8 @@ class Writer:
         if error is not None:
             error.__cause__ = cause
         for job in jobs:
-            if error is None:
-                job.answer.cancel()
-            elif not job.answer.done():
-                job.answer.set_exception(error)
+            if (error is not None or not job.answer.cancel()) and not job.answer.done():
+                job.answer.set_exception(error or CancelledError())
 
 
 def _again(job: Job, device: torch.device) -> torch.Generator | None:
