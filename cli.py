@@ -26,7 +26,8 @@ from rich.console import Console
 
 from tgi_stack import __version__, prompts, report, settings
 from tgi_stack.backends.base import Backend
-from tgi_stack.backends.registry import examine_endpoints, open_backend
+from tgi_stack.backends.registry import bench, examine_endpoints, open_backend
+from tgi_stack.bench import show
 from tgi_stack.errors import (
     DiskError,
     FastqwenError,
@@ -447,6 +448,50 @@ def examine(
         _print_data([asdict(line) for line in lines])
     if any(line.state == "failure" for line in lines):
         raise typer.Exit(ServerError.exit_status)
+
+
+@app.command(name="bench")
+def bench_engine(
+    model: Model = None,
+    random_weights: Annotated[
+        str | None, typer.Option(metavar="SHAPE", help="qwen3-0.6b, qwen3-vl-2b, ...: nothing is downloaded.")
+    ] = None,
+    endpoint: Endpoints = None,
+    api_key_file: ApiKeyFile = None,
+    ca_file: CaFile = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    labelled: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A rerank file with `positive`, for accuracy.")
+    ] = None,
+    items: Annotated[list[str] | None, typer.Option(metavar="ITEMS", help="Its items.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Rows whose name contains this.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(metavar="N", min=1, help="Timed passes of a row.")] = 3,
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Figures as JSON.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Bars of the speed-ups, PNG.")] = None,
+    config: ConfigFile = None,
+    debug: Debug = False,
+) -> None:
+    """The speed-up table of the optimisations, measured on this machine, with what each costs in accuracy."""
+    flags = _flags(locals()) | {"engine": "torch"}
+    order = {
+        "random_weights": random_weights,
+        "labelled": labelled,
+        "items": tuple(items or ()),
+        "only": tuple(only or ()),
+        "repeats": repeats,
+    }
+    with _reporting(debug):
+        chosen = settings.load(flags, file=config)
+        results = asyncio.run(bench(chosen, order, lambda line: talk.print(_escaped(line), markup=False)))
+        if out is not None:
+            out.write_text(json.dumps(results, indent=2) + "\n")
+        if plot is not None:
+            show.plot(results, plot)
+    for table in show.tables(results):
+        Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def _cutoffs(value: str) -> list[int]:

@@ -137,7 +137,7 @@ def run_variant(
     repeats: int,
 ) -> dict[str, Any]:
     """One line of the table."""
-    part = requests[: max(8, int(len(requests) * variant.share))]
+    part = workload.part(requests, variant.share)
     before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
     began = time.perf_counter()
     way = variant.make()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import TYPE_CHECKING, Any
 
 from tgi_stack.backends.base import Backend
 from tgi_stack.errors import MissingPackageError, NoEngineError
@@ -54,10 +54,27 @@ def examine_endpoints(settings: Settings) -> AsyncIterator[Line]:
     return examine(settings)
 
 
+def bench(settings: Settings, order: dict[str, Any], say: Say) -> Coroutine[Any, Any, dict[str, Any]]:
+    """See `bench.run.bench`; `order` holds the fields of its `Order`.
+
+    Raises:
+        MissingPackageError: torch or transformers is not installed.
+    """
+    _require_torch()
+    from tgi_stack.bench.run import Order
+    from tgi_stack.bench.run import bench as measure
+
+    return measure(settings, Order(**order), say)
+
+
 def _local(settings: Settings, kind: str, say: Say) -> Backend:
-    for package in ("torch", "transformers"):
-        if importlib.util.find_spec(package) is None:
-            raise MissingPackageError(package, "torch")
+    _require_torch()
     from tgi_stack.backends.workers import open_torch
 
     return open_torch(settings, kind, say)
+
+
+def _require_torch() -> None:
+    for package in ("torch", "transformers"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingPackageError(package, "torch")

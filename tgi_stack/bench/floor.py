@@ -13,6 +13,7 @@ from tgi_stack.bench.timing import synchronise
 from tgi_stack.engine.matrices import FP8
 
 SIDE = {"cuda": 8192, "cpu": 1024}
+COPIED = {"cuda": 4 * 2**30, "cpu": 2**28}
 PRODUCTS = 10
 REPEATS = 5
 
@@ -46,6 +47,38 @@ def _multiply8(a: torch.Tensor, b: torch.Tensor) -> Callable[[], object]:
     ones = torch.ones(len(a), 1, device=a.device)
     scales = {"scale_a": ones, "scale_b": ones.T.contiguous()}
     return lambda: torch._scaled_mm(a8, b8.T, **scales, out_dtype=torch.bfloat16, use_fast_accum=True)
+
+
+def copy_rate(device: torch.device) -> float:
+    """Bytes a second that a large copy reads and writes, the median of several rounds."""
+    size = COPIED.get(device.type, COPIED["cpu"])
+    a = torch.ones(size, dtype=torch.uint8, device=device)
+    b = torch.empty_like(a)
+    b.copy_(a)
+    rates = []
+    for _ in range(REPEATS):
+        synchronise(device)
+        began = time.perf_counter()
+        b.copy_(a)
+        synchronise(device)
+        rates.append(2 * size / (time.perf_counter() - began))
+    return statistics.median(rates)
+
+
+def writing_seconds(
+    config: Any, slots: int, prompt: int, new_tokens: int, patches: int, rate: float, bandwidth: float
+) -> float:
+    """The least seconds of one summary: its prompt's operations, then for each new token its share of the
+    weights read once for all slots, and its own keys and values.
+    """
+    text, size = config.text_config, 2  # bytes of a weight in bf16
+    operations = text_operations(text, [prompt]) + tower_operations(config.vision_config, patches)
+    width = text.num_key_value_heads * text.head_dim
+    row = text.hidden_size * text.head_dim * 2 * (text.num_attention_heads + text.num_key_value_heads)
+    row += 3 * text.hidden_size * text.intermediate_size
+    weights = size * (text.num_hidden_layers * row + text.vocab_size * text.hidden_size)
+    keys = size * 2 * text.num_hidden_layers * width * (prompt + new_tokens / 2)
+    return float(operations / rate + new_tokens * (weights / slots + keys) / bandwidth)
 
 
 def text_operations(config: Any, lengths: Sequence[int]) -> float:

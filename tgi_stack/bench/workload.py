@@ -1,11 +1,19 @@
-"""Random prompts of given lengths: what is measured where no text of one's own is."""
+"""Random prompts and pictures: what is measured where none of one's own are."""
 
 from __future__ import annotations
 
+import io
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from tgi_stack.types import ScoreRequest
+import numpy as np
+from PIL import Image
+
+from tgi_stack.images.grid import Grid
+from tgi_stack.types import CaptionRequest, PreparedImage, ScoreRequest
+
+WORDS = 40
 
 
 def prompts(
@@ -35,6 +43,39 @@ def shared(
     return requests
 
 
+def part(requests: Sequence[Any], share: float, least: int = 8) -> list[Any]:
+    """A share of the requests with the lengths of all: evenly spaced in the order of length."""
+    ordered = sorted(requests, key=lambda request: len(request.token_ids))
+    count = min(len(ordered), max(least, round(len(ordered) * share)))
+    step = len(ordered) / count
+    return [ordered[int((place + 0.5) * step)] for place in range(count)]
+
+
 def mean_length(requests: Sequence[ScoreRequest]) -> float:
     """Tokens of a prompt on average."""
     return sum(len(request.token_ids) for request in requests) / len(requests)
+
+
+def pictures(
+    count: int, side_px: int, grid: Grid, config: Mapping[str, Any], new_tokens: int, seed: int = 0
+) -> list[CaptionRequest]:
+    """Requests for summaries of random pictures, with random words behind the visual tokens.
+
+    Args:
+        config: the model's, which names the tokens that stand for an image and around it.
+    """
+    draws = random.Random(seed)  # noqa: S311  # no secrets
+    rng = np.random.default_rng(seed)
+    seen = grid.tokens(side_px, side_px)
+    requests = []
+    for number in range(count):
+        coarse = Image.fromarray(rng.integers(0, 256, (14, 14, 3), dtype=np.uint8))
+        buffer = io.BytesIO()
+        coarse.resize((side_px, side_px)).save(buffer, "JPEG", quality=90)
+        size = (side_px, side_px)
+        image = PreparedImage(buffer.getvalue(), f"{seed}:{number}", *size, *size)
+        words = [draws.randrange(500) for _ in range(WORDS)]
+        visual = [config["vision_start_token_id"], *[config["image_token_id"]] * seen]
+        ids = (*words[:4], *visual, config["vision_end_token_id"], *words[4:])
+        requests.append(CaptionRequest("", "", ids, image, new_tokens))
+    return requests

@@ -13,7 +13,10 @@ import torch
 from tgi_stack.engine import attention, kernels
 from tgi_stack.engine.network import Network
 
-BLOCK_M, KEYS = 16, 64  # rows of a tensor core's tile, of which a group of heads fills a part; keys at once
+LEAST_ROWS, KEYS = (
+    16,
+    64,
+)  # rows of a tensor core's tile, of which a group of heads fills a part; keys at once
 
 
 class SlotCache:
@@ -71,10 +74,11 @@ class SlotCache:
         slots, heads, size = q.shape
         keys, values = self._keys[layer], self._values[layer]
         out = torch.empty(slots, heads * size, dtype=q.dtype, device=q.device)
+        group = heads // self._network.kv_heads
         kernels.launch(
             "decode", (slots, self._network.kv_heads),
             q, keys, values, out, lengths, q.stride(0), keys.stride(1), keys.stride(0),
-            attention.LOG2_E * size**-0.5, GROUP=heads // self._network.kv_heads, HEADS=heads, SIZE=size,
-            BLOCK_M=BLOCK_M, BLOCK_N=KEYS, num_warps=4, num_stages=3,
+            attention.LOG2_E * size**-0.5, GROUP=group, HEADS=heads, SIZE=size,
+            BLOCK_M=max(LEAST_ROWS, 1 << (group - 1).bit_length()), BLOCK_N=KEYS, num_warps=4, num_stages=3,
         )  # fmt: skip
         return out

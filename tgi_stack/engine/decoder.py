@@ -157,7 +157,7 @@ class Decoder:
             self._advance(None, None)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             logits = self._advance(None, None)
         for tensor, value in zip(state, kept, strict=True):
             tensor.copy_(value)

@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 
-from tgi_stack.engine import caption, network, score
+from tgi_stack.engine import attention, caption, kernels, network, score, trial
 from tgi_stack.engine.cache import SlotCache
 from tgi_stack.engine.decoder import Decoder
 from tgi_stack.engine.network import Network
 from tgi_stack.engine.ops import Ops, ops_for
+from tgi_stack.engine.placement import current
 from tgi_stack.engine.scorer import SIZES, Scorer, options_for
 from tgi_stack.engine.switches import Switches
 from tgi_stack.engine.vision import Tower
@@ -59,15 +60,16 @@ class Runtime:
         self._grid = grid
         self._writer: Writer | None = None
         self.network: Network | None = None
+        self.about = ""
         device = self.device.type
         reason = network.supports(model)
         if reason is None:
             self.network = self._network()
             options = options_for(self.network, switches.batch_size, switches.compiled, switches.flash)
             self.scorer = Scorer(self.network, options)
-            self.about = f"packed, attention by {self.scorer.attention}"
+            self.about += f"packed, attention by {self.scorer.attention}"
         else:
-            self.about = f"padded, by transformers' own forward ({reason})"
+            self.about += f"padded, by transformers' own forward ({reason})"
         if kind == "vision":
             self.gathered = switches.batch_size or MOST_SLOTS.get(device, MOST_SLOTS["cpu"])
         else:
@@ -79,6 +81,11 @@ class Runtime:
     def writes(self) -> bool:
         """Whether summaries go through `writer`; another model's go through transformers' generate."""
         return self.network is not None and self.model.config.model_type in (QWEN3_VL, "qwen3")
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """The tokens that end a summary."""
+        return caption.end_ids(self.model)
 
     @property
     def lanes(self) -> int:
@@ -102,8 +109,21 @@ class Runtime:
         if self._writer is not None:
             self._writer.close()
 
+    def _try_kernels(self) -> None:
+        """Kernels that this device can't compile, or computes wrongly, are not used."""
+        config = getattr(self.model.config, "text_config", self.model.config)
+        heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // heads
+        fault = trial.trial(self.device, self.model.dtype, (heads, kv_heads, size), config.hidden_size)
+        if fault is not None:
+            trial.refuse()
+            self.about += f"without Triton kernels ({fault}); "
+
     def _network(self) -> Network:
         compiled = self._switches.compiled
+        if self.device.type == "cuda" and kernels.AVAILABLE and self.model.dtype in attention.HALF:
+            with current(self.device):
+                self._try_kernels()
         ops = Ops() if compiled else ops_for(self.device)  # the compiler makes kernels of its own
         found = Network(self.model, ops, fp8=self._switches.weights == "fp8")
         if compiled:
@@ -127,7 +147,7 @@ class Runtime:
             make,
             partial(self._slots, SlotCache.row_bytes(network)),
             tokenizer,
-            caption.end_ids(self.model),
+            self.ends,
             self.device,
             config.image_token_id if sees else -1,
             config.vision_config.patch_size if sees else 1,

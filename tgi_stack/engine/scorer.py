@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from tgi_stack.engine import attention
+from tgi_stack.engine import attention, compat
 from tgi_stack.engine.network import Network
 from tgi_stack.engine.packing import Ints, Pack, pack
 from tgi_stack.engine.placement import current
@@ -166,7 +166,7 @@ def _product(last: torch.Tensor, piece: torch.Tensor) -> torch.Tensor:
     """The product in fp32, whatever the dtype of its factors."""
     if last.dtype is torch.float32:
         return last @ piece.T
-    if last.device.type == "cuda":
+    if last.device.type == "cuda" and compat.MM_OUT_DTYPE:
         return torch.mm(last, piece.T, out_dtype=torch.float32)
     return last.float() @ piece.float().T
 

@@ -143,7 +143,8 @@ def attend(
     query = first + m // GROUP
     head = kv_head * GROUP + m % GROUP
     d = tl.arange(0, SIZE)
-    inside = (query < end)[:, None]
+    # A group that does not divide the tile leaves rows over.
+    inside = ((query < end) & (m < BLOCK_M // GROUP * GROUP))[:, None]
     queries = tl.load(
         q + query.to(tl.int64)[:, None] * q_row + head[:, None] * SIZE + d[None, :], mask=inside, other=0.0
     )
