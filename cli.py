@@ -26,7 +26,7 @@ from rich.console import Console
 
 from tgi_stack import __version__, prompts, report, settings
 from tgi_stack.backends.base import Backend
-from tgi_stack.backends.registry import bench, examine_endpoints, open_backend
+from tgi_stack.backends.registry import bench, draw_bench, examine_endpoints, open_backend
 from tgi_stack.bench import show
 from tgi_stack.errors import (
     DiskError,
@@ -489,7 +489,7 @@ def bench_engine(
         if out is not None:
             out.write_text(json.dumps(results, indent=2) + "\n")
         if plot is not None:
-            show.plot(results, plot)
+            draw_bench(results, plot)
     for table in show.tables(results):
         Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
 

@@ -1,4 +1,4 @@
-"""`fastqwen bench`: rows measured in processes of their own, refusals in the table, figures as JSON and bars."""
+"""`fastqwen bench`: a process for each row, refusals in the table, figures as JSON and as bars."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from tgi_stack.bench import floor, show, workload
+from tgi_stack.bench import chart, floor, show, workload
 from tgi_stack.bench.run import Order, bench
 from tgi_stack.bench.tasks import Sizes
 from tgi_stack.engine.shapes import kind_of
@@ -58,7 +58,7 @@ def test_the_table_and_the_bars(results: dict[str, Any], tmp_path: Path) -> None
     printed = console.file.getvalue()  # type: ignore[attr-defined]
     assert "packed, continuous batches" in printed
     assert "compute capability" in printed
-    show.plot(results, tmp_path / "b.png")
+    chart.plot(results, tmp_path / "b.png")
     with Image.open(tmp_path / "b.png") as image:
         assert image.format == "PNG"
         assert len(image.convert("RGB").getcolors() or ()) > 2

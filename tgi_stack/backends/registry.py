@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tgi_stack.backends.base import Backend
@@ -65,6 +66,13 @@ def bench(settings: Settings, order: dict[str, Any], say: Say) -> Coroutine[Any,
     from tgi_stack.bench.run import bench as measure
 
     return measure(settings, Order(**order), say)
+
+
+def draw_bench(results: dict[str, Any], path: Path) -> None:
+    """See `bench.chart.plot`; it needs Pillow, which costs a command that draws nothing its start."""
+    from tgi_stack.bench.chart import plot
+
+    plot(results, path)
 
 
 def _local(settings: Settings, kind: str, say: Say) -> Backend:
