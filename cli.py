@@ -24,7 +24,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from tgi_stack import __version__, prompts, report, settings
+from cache.store import Store
+from tgi_stack import __version__, keeping, prompts, report, settings
 from tgi_stack.backends.base import Backend
 from tgi_stack.backends.registry import bench, draw_bench, examine_endpoints, open_backend
 from tgi_stack.bench import show
@@ -41,6 +42,7 @@ from tgi_stack.jobs import run as runner
 from tgi_stack.jobs.probs import Probs
 from tgi_stack.jobs.rerank import Rerank, join_items
 from tgi_stack.jobs.summarize import Summarize
+from tgi_stack.keeping import open_store, store_of
 from tgi_stack.progress import Progress
 from tgi_stack.rows.ledger import Checked, Sink, UnorderedFile, part_path, standard_output
 from tgi_stack.rows.manifest import question
@@ -97,6 +99,16 @@ Columns = Annotated[
     str | None,
     typer.Option("--map", metavar="id=asin,title=name", help="Our names of fields for the file's own."),
 ]
+CacheDir = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Where answers are remembered; else the user's cache.")
+]
+NoCache = Annotated[bool | None, typer.Option("--no-cache", help="Remember nothing, and nothing remembered.")]
+CacheSize = Annotated[
+    str | None, typer.Option(metavar="20GB", help="What the cache may take on disk; without it, any.")
+]
+Offline = Annotated[
+    bool | None, typer.Option("--offline", help="From the cache alone: no network, nothing computed.")
+]
 Limit = Annotated[int | None, typer.Option(metavar="N", help="Only the first N rows.")]
 Overwrite = Annotated[
     bool | None, typer.Option("--overwrite", help="Write an OUT that is there already anew.")
@@ -112,6 +124,7 @@ ConfigFile = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="A machine-readable closing summary on stdout; needs -o.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Only the closing line and errors.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Tracebacks of errors; what the client does.")]
+MaxSide = Annotated[int | None, typer.Option(metavar="PIXELS", help="The longer side an image is sent with.")]
 Fallback = Annotated[
     str | None,
     typer.Option(metavar="torch|bounds|fail", help="Where a server can't give an exact answer."),
@@ -193,9 +206,7 @@ def summarize(
     max_new_tokens: Annotated[
         int | None, typer.Option(metavar="N", help="Tokens of a summary at most.")
     ] = None,
-    max_side: Annotated[
-        int | None, typer.Option(metavar="PIXELS", help="The longer side an image is sent with.")
-    ] = None,
+    max_side: MaxSide = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
     seed: Annotated[int | None, typer.Option(help="For a temperature above 0.")] = None,
     allow_text_only: Annotated[
@@ -204,6 +215,10 @@ def summarize(
     allow_truncated: Annotated[
         bool | None, typer.Option("--allow-truncated", help="JPEGs that end early too, flagged.")
     ] = None,
+    cache_dir: CacheDir = None,
+    no_cache: NoCache = None,
+    cache_size: CacheSize = None,
+    offline: Offline = None,
     columns: Columns = None,
     limit: Limit = None,
     concurrency: Concurrency = None,
@@ -225,8 +240,8 @@ def summarize(
         source = open_source(input, folders=True, columns=_columns(columns))
         prompt = _read_prompt(chosen, prompts.SUMMARY_PLACEHOLDERS)
 
-        def job(backend: Backend) -> runner.Job[Any]:
-            return Summarize(backend, chosen, source.base, prompt).job()
+        def job(backend: Backend, store: Store | None) -> runner.Job[Any]:
+            return Summarize(backend, chosen, source.base, prompt, store).job()
 
         _run_job("summarize", summarize_row, job, source, out, chosen, as_json=as_json, quiet=quiet)
 
@@ -264,6 +279,7 @@ def rerank(
     item_images: Annotated[
         bool | None, typer.Option("--item-images", help="Candidates' images in the prompt too.")
     ] = None,
+    max_side: MaxSide = None,
     max_history: Annotated[int | None, typer.Option(metavar="N", help="The newest N of the history.")] = None,
     max_item_tokens: Annotated[
         int | None, typer.Option(metavar="N", help="Tokens of an item at most.")
@@ -285,6 +301,10 @@ def rerank(
     ] = None,
     fallback: Fallback = None,
     label_mass: LabelMass = None,
+    cache_dir: CacheDir = None,
+    no_cache: NoCache = None,
+    cache_size: CacheSize = None,
+    offline: Offline = None,
     columns: Columns = None,
     limit: Limit = None,
     concurrency: Concurrency = None,
@@ -307,8 +327,8 @@ def rerank(
         item_sources = [open_source(name, columns=_columns(columns)) for name in items or ()]
         prompt = _read_prompt(chosen, prompts.RERANK_PLACEHOLDERS)
 
-        def job(backend: Backend) -> runner.Job[Any]:
-            return Rerank(backend, chosen, join_items(item_sources), prompt, source.base).job()
+        def job(backend: Backend, store: Store | None) -> runner.Job[Any]:
+            return Rerank(backend, chosen, join_items(item_sources), prompt, source.base, store).job()
 
         _run_job("rerank", rerank_row, job, source, out, chosen, item_sources, as_json=as_json, quiet=quiet)
 
@@ -339,6 +359,10 @@ def probs(
     ] = None,
     fallback: Fallback = None,
     label_mass: LabelMass = None,
+    cache_dir: CacheDir = None,
+    no_cache: NoCache = None,
+    cache_size: CacheSize = None,
+    offline: Offline = None,
     columns: Columns = None,
     limit: Limit = None,
     concurrency: Concurrency = None,
@@ -360,8 +384,8 @@ def probs(
         source = open_source(input, columns=_columns(columns))
         parse = partial(probs_row, labels=chosen.labels)
 
-        def job(backend: Backend) -> runner.Job[Any]:
-            return Probs(backend, chosen).job()
+        def job(backend: Backend, store: Store | None) -> runner.Job[Any]:
+            return Probs(backend, chosen, store).job()
 
         _run_job("probs", parse, job, source, out, chosen, as_json=as_json, quiet=quiet)
 
@@ -494,6 +518,123 @@ def bench_engine(
         Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
 
 
+cache_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="What was computed before.")
+app.add_typer(cache_app, name="cache")
+
+
+@contextmanager
+def _store(cache_dir: Path | None, config: Path | None, debug: bool) -> Any:
+    with _reporting(debug):
+        chosen = settings.load({"cache_dir": cache_dir}, file=config)
+        store = store_of(chosen, lambda line: talk.print(_escaped(line), markup=False))
+        try:
+            yield store
+        finally:
+            store.close()
+
+
+@cache_app.command(name="info")
+def cache_info(
+    cache_dir: CacheDir = None, config: ConfigFile = None, as_json: Json = False, debug: Debug = False
+) -> None:
+    """What the cache holds: entries, bytes, hits and age by kind, and where it lies."""
+    with _store(cache_dir, config, debug) as store:
+        found = keeping.described(store)
+        if as_json:
+            _print_data(found)
+        else:
+            for line in keeping.lines(found):
+                typer.echo(line)
+
+
+@cache_app.command(name="verify")
+def cache_verify(
+    reask: Annotated[
+        str | None, typer.Option(metavar="1%", help="Ask the model again for this share of the readings.")
+    ] = None,
+    engine: Engine = None,
+    endpoint: Endpoints = None,
+    api_key_file: ApiKeyFile = None,
+    ca_file: CaFile = None,
+    model: Model = None,
+    revision: Revision = None,
+    tokenizer: TokenizerOption = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    cache_dir: CacheDir = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Checks the digests of all entries; with --reask, whether the model still says the same."""
+    flags = _flags(locals())
+    with _store(cache_dir, config, debug) as store:
+        share = keeping.share_of(reask)
+        found = keeping.verified(store)
+        if share is not None:
+            chosen = settings.load(flags, file=config)
+            found |= asyncio.run(keeping.reasked(chosen, store, share, lambda line: talk.print(line)))
+        if as_json:
+            _print_data(found)
+        for line in keeping.verdict(found):
+            talk.print(line, markup=False)
+        if found["damaged"] or found.get("differ"):
+            raise typer.Exit(1)
+
+
+@cache_app.command(name="gc")
+def cache_gc(
+    older_than: Annotated[
+        str | None, typer.Option(metavar="30d", help="What was stored before that.")
+    ] = None,
+    to_size: Annotated[
+        str | None, typer.Option(metavar="20GB", help="The oldest, down to this size.")
+    ] = None,
+    cache_dir: CacheDir = None,
+    config: ConfigFile = None,
+    debug: Debug = False,
+) -> None:
+    """Removes the oldest entries; never one that a running job has written or read."""
+    with _store(cache_dir, config, debug) as store:
+        removed, smaller = keeping.collect(store, older_than, to_size)
+        talk.print(f"{removed:,} entries removed, {smaller:,} bytes")
+
+
+@cache_app.command(name="clear")
+def cache_clear(cache_dir: CacheDir = None, config: ConfigFile = None, debug: Debug = False) -> None:
+    """Removes all entries that no running job uses."""
+    with _store(cache_dir, config, debug) as store:
+        talk.print(f"{store.clear():,} entries removed")
+
+
+@cache_app.command(name="export")
+def cache_export(
+    file: Annotated[Path, typer.Argument(metavar="FILE", show_default=False)],
+    cache_dir: CacheDir = None,
+    config: ConfigFile = None,
+    debug: Debug = False,
+) -> None:
+    """All entries in one file, sealed by the key that FASTQWEN_CACHE_KEY_FILE names, if any."""
+    with _store(cache_dir, config, debug) as store:
+        talk.print(f"{keeping.export(store, file):,} entries in {file}", markup=False)
+
+
+@cache_app.command(name="import")
+def cache_import(
+    file: Annotated[Path, typer.Argument(metavar="FILE", show_default=False)],
+    cache_dir: CacheDir = None,
+    config: ConfigFile = None,
+    debug: Debug = False,
+) -> None:
+    """Takes in the entries of a file that `cache export` wrote; each is verified."""
+    with _store(cache_dir, config, debug) as store:
+        found = keeping.take_in(store, file)
+        talk.print(f"{found.entries:,} entries, {found.new:,} of them new", markup=False)
+        if found.damaged or found.forged:
+            talk.print(f"{found.damaged:,} damaged and {found.forged:,} forged entries were left out")
+            raise typer.Exit(1)
+
+
 def _cutoffs(value: str) -> list[int]:
     try:
         cutoffs = [int(part) for part in value.split(",")]
@@ -539,7 +680,7 @@ def _read_prompt(chosen: Settings, allowed: frozenset[str]) -> str | None:
 def _run_job(
     name: str,
     parse: Callable[[RawRow], Any],
-    make_job: Callable[[Backend], runner.Job[Any]],
+    make_job: Callable[[Backend, Store | None], runner.Job[Any]],
     source: Source,
     out: Path | None,
     chosen: Settings,
@@ -559,7 +700,7 @@ def _run_job(
     chosen = runner.within_limits(chosen, say)
     sink = _open_sink(name, source, items or [], out, chosen)
     tally = runner.Tally()
-    stopped = None
+    stopped, store = None, None
     try:
         if isinstance(sink, Output) and sink.finished is not None:
             tally = runner.Tally.of(sink.finished)
@@ -568,12 +709,13 @@ def _run_job(
             strict = not chosen.skip_bad_rows
             known = sink.known_rows(strict=strict) if isinstance(sink, Output) else None
             runner.count(parse, source, chosen, tally, known)
+            store = open_store(chosen, say)
 
             async def work() -> int | None:
                 sees = name == "summarize" or (name == "rerank" and chosen.item_images)
-                backend = await open_backend(chosen, "vision" if sees else "text", say)
+                backend = await open_backend(chosen, "vision" if sees else "text", say, store)
                 try:
-                    job = make_job(backend)
+                    job = make_job(backend, store)
                     sink.begin(backend.identity, Checked(tally.input_rows, strict))
                     return await _work(job, source, sink, chosen, tally, quiet)
                 finally:
@@ -586,6 +728,8 @@ def _run_job(
         raise
     finally:
         sink.close(tally.as_dict())
+        if store is not None:
+            store.close()
     if isinstance(source, Folder) and source.skipped:
         say(f"{source.skipped:,} files in {source.base} are no images (or are links) and were left out")
     _close(tally, out, as_json, stopped)
@@ -647,6 +791,8 @@ async def _work(
 def _close(tally: runner.Tally, out: Path | None, as_json: bool, stopped: int | None) -> None:
     for type, count in tally.failures.most_common():
         talk.print(f"{count:,} x {type}", markup=False)
+    for note in tally.notes():
+        talk.print(note, markup=False)
     talk.print(tally.line(), markup=False)
     if as_json:
         _print_data(tally.as_dict() | {"out": str(out)})

@@ -20,6 +20,9 @@ from tgi_stack.tokens import Tokenizer
 ROOT = Path(__file__).resolve().parents[1]
 CATALOGUE = ROOT / "examples" / "catalogue"
 
+# Processes that tests start remember nothing either; tests of the cache say otherwise.
+os.environ["FASTQWEN_NO_CACHE"] = "1"
+
 
 class Completed(NamedTuple):
     """What a run printed."""
@@ -93,6 +96,7 @@ def fastqwen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capt
     """Runs the command line as the console script does, in a folder of its own, torch imported once."""
     for name in [name for name in os.environ if name.startswith("FASTQWEN_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("FASTQWEN_NO_CACHE", "1")
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str | Path, stdin: str = "", check: int | None = 0, **environ: str) -> Completed:

@@ -12,11 +12,12 @@ import gzip
 import io
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from tgi_stack import prompts
@@ -28,6 +29,7 @@ from tgi_stack.tokens import Tokenizer
 Fault = str | None
 
 TOKENIZER = Tokenizer(TINY / "vision" / "tokenizer.json")
+VOCABULARY = {TOKENIZER.decode([id]): id for id in range(TOKENIZER.size)}
 GRID = Grid.from_checkpoint(TINY / "vision")
 MODEL = "tiny"
 
@@ -42,6 +44,11 @@ class Loopback:
     model: str = MODEL
     api_key: str | None = None
     tokens_more: int = 0
+    logits: Callable[[Sequence[int]], Any] | None = None  # of a model; shape [vocabulary], float64
+    max_top_n: int = 128  # of TGI; of vLLM --max-logprobs
+    grammars: bool = True
+    reads_ids: bool = True  # vLLM's logprob_token_ids
+    half: bool = False  # logarithms in bf16, as TGI gives them
     poison: bytes | None = None  # a request that holds it kills the server, which is started again
     url: str = ""
     port: int = 0
@@ -125,7 +132,11 @@ class Loopback:
                 writer, STATUSES[fault], json.dumps({"error": f"played {fault}", "error_type": "x"}).encode()
             )
             return
-        more, answer = self._answer(path, json.loads(body), headers)
+        try:
+            more, answer = self._answer(path, json.loads(body), headers)
+        except RefusedError as refusal:
+            await _send(writer, refusal.status, json.dumps(refusal.body).encode())
+            return
         await _play(fault, writer, json.dumps(answer).encode(), more)
 
     # -- dialects ----------------------------------------------------------------------------------------
@@ -160,9 +171,14 @@ class Loopback:
     def _completions(self, asked: dict[str, Any], id: str) -> dict[str, Any]:
         given = asked["prompt"]
         questions = [list(TOKENIZER.encode(given))] if isinstance(given, str) else given
-        labels = asked.get("logprob_token_ids", [])
+        labels = asked.get("logprob_token_ids", []) if self.reads_ids else []
         choices = []
         for index, ids in enumerate(questions):
+            if self.logits is not None and "logprobs" in asked:
+                found = self._likeliest_of_vllm(ids, labels, asked["logprobs"])
+                top = {f"token_id:{id}": value for id, value in found.items()}
+                choices.append({"index": index, "text": "", "logprobs": {"top_logprobs": [top]}})
+                continue
             read = dict(zip(labels, label_logprobs(number_of(ids), labels), strict=True)) if labels else {}
             top = {"token_id:0": -20.0} | {f"token_id:{label}": value for label, value in read.items()}
             choices.append(
@@ -174,7 +190,46 @@ class Loopback:
         }
         return {"id": id, "model": self.model, "choices": choices, "usage": usage}
 
+    def _likeliest_of_vllm(self, ids: Sequence[int], labels: list[int], count: int) -> dict[int, float]:
+        logprobs = log_softmax(self.logits(ids)) if self.logits is not None else np.zeros(0)
+        if labels:
+            return {id: float(logprobs[id]) for id in (int(logprobs.argmax()), *labels)}
+        if count > self.max_top_n:
+            message = (
+                f"Requested sample logprobs of {count}, which is greater than max allowed: {self.max_top_n}"
+            )
+            raise RefusedError(400, {"error": {"message": message, "type": "BadRequestError", "code": 400}})
+        return {int(id): float(logprobs[id]) for id in np.argsort(-logprobs)[:count]}
+
+    def _top_of_tgi(self, ids: Sequence[int], asked: dict[str, Any]) -> list[dict[str, Any]]:
+        """Masked by the grammar, then normalised; the likeliest tokens, with all that tie with the last."""
+        count = asked.get("top_n_tokens", 0)
+        if count > self.max_top_n:
+            message = f"`top_n_tokens` must be >= 0 and <= {self.max_top_n}. Given: {count}"
+            raise RefusedError(
+                422, {"error": f"Input validation error: {message}", "error_type": "validation"}
+            )
+        if "grammar" in asked and not self.grammars:
+            raise RefusedError(422, {"error": "Input validation error: grammar is not supported"})
+        assert self.logits is not None
+        logits = np.array(self.logits(ids))
+        if "grammar" in asked:
+            labels = asked["grammar"]["value"].strip("()").replace("\\", "").split("|")
+            kept = [
+                i for text, i in VOCABULARY.items() if text and any(one.startswith(text) for one in labels)
+            ]
+            logits = np.where(np.isin(np.arange(len(logits)), kept), logits, -np.inf)
+        logprobs = log_softmax(logits)
+        if self.half:
+            logprobs = bf16(logprobs)
+        order = np.argsort(-logprobs, kind="stable")
+        last = logprobs[order[min(count, len(order)) - 1]]
+        top = [int(id) for id in order if logprobs[id] >= last and np.isfinite(logprobs[id])]
+        return [{"id": id, "text": "", "logprob": float(logprobs[id]), "special": False} for id in top]
+
     def _chat(self, asked: dict[str, Any], id: str) -> dict[str, Any]:
+        if "logprob_token_ids" in asked:
+            return self._chat_scores(asked, id)
         parts = asked["messages"][0]["content"]
         body = parts[-1]["text"]
         jpeg, visual = b"", None
@@ -192,10 +247,29 @@ class Loopback:
         usage = {"prompt_tokens": len(ids), "completion_tokens": len(text.split())}
         return {"id": id, "model": self.model, "choices": [message], "usage": usage}
 
+    def _chat_scores(self, asked: dict[str, Any], id: str) -> dict[str, Any]:
+        parts, body, visual, seen = asked["messages"][-1]["content"], "", [], b""
+        for part in parts:
+            if part["type"] == "text":
+                body += part["text"]
+            else:
+                jpeg = base64.b64decode(part["image_url"]["url"].partition("base64,")[2])
+                visual.append(GRID.tokens(*Image.open(io.BytesIO(jpeg)).size))
+                body, seen = body + prompts.IMAGE_MARK, seen + jpeg
+        ids = TOKENIZER.encode(prompts.user_turn(prompts.place_images(body, visual), close_thinking=False))
+        labels = asked["logprob_token_ids"]
+        read = zip(labels, label_logprobs(number_of(ids, seen), labels), strict=True)
+        top = [{"token": f"token_id:{label}", "logprob": value} for label, value in read]
+        choice = {"index": 0, "logprobs": {"content": [{"top_logprobs": top}]}}
+        usage = {"prompt_tokens": len(ids), "completion_tokens": 1}
+        return {"id": id, "model": self.model, "choices": [choice], "usage": usage}
+
     def _generate(self, inputs: str, asked: dict[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
         ids = TOKENIZER.encode(inputs)
         text, top = f"Scripted summary {number_of(ids):x}.", []
-        if "grammar" in asked:
+        if self.logits is not None and asked.get("top_n_tokens"):
+            top = self._top_of_tgi(ids, asked)
+        elif "grammar" in asked:
             labels = asked["grammar"]["value"].strip("()").replace("\\", "").split("|")
             label_ids = [TOKENIZER.encode(label)[-1] for label in labels]
             read = zip(labels, label_ids, label_logprobs(number_of(ids), label_ids), strict=True)
@@ -210,6 +284,27 @@ class Loopback:
         }
         headers = {"x-prompt-tokens": str(len(ids) + self.tokens_more)}
         return headers, {"generated_text": text, "details": details | ({"top_tokens": [top]} if top else {})}
+
+
+class RefusedError(Exception):
+    """What a server answers to a request that it does not take."""
+
+    def __init__(self, status: int, body: dict[str, Any]) -> None:
+        super().__init__(body)
+        self.status = status
+        self.body = body
+
+
+def log_softmax(logits: Any) -> Any:
+    peak = logits.max()
+    return logits - peak - np.log(np.exp(logits - peak).sum())
+
+
+def bf16(values: Any) -> Any:
+    """Rounded to the nearest value of bf16."""
+    bits = np.where(np.isfinite(values), values, 0.0).astype(np.float32).view(np.uint32)
+    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).view(np.float32)
+    return np.where(np.isfinite(values), rounded, values).astype(np.float64)
 
 
 STATUSES = {

@@ -16,10 +16,8 @@ from tgi_stack.labels import LETTERS, Prover
 from tgi_stack.settings import Settings
 from tgi_stack.transport import Transport, TransportError
 from tgi_stack.types import ScoreRequest
-from tgi_stack.wire import tgi, vllm
 from tgi_stack.wire.reply import ReplyError, Served, gauge
 
-ROUTES = {"tgi": tgi.ROUTE, "vllm": vllm.ROUTE}
 READS = 5
 
 
@@ -85,7 +83,7 @@ async def _reads(url: str, served: Served, settings: Settings) -> Line:
         await backend.aclose()
     mass = "unknown" if scores.label_mass is None else f"{scores.label_mass:.3f}"
     took = f"{1000 * statistics.median(spent):.0f} ms a read"
-    return Line("ok", f"{url} label reads", f"route {ROUTES[served.dialect]}, 20 labels, mass {mass}, {took}")
+    return Line("ok", f"{url} label reads", f"route {scores.route}, 20 labels, mass {mass}, {took}")
 
 
 async def _queue(transport: Transport, url: str, served: Served) -> Line:

@@ -106,8 +106,11 @@ def collect(
 
 
 def _ranked(record: Record, temperature: float | None, drop: Sequence[str]) -> list[tuple[str, float]]:
-    if temperature is None and not drop:
-        return [(entry["id"], float(entry["score"])) for entry in record["ranking"]]
+    listed = [(entry["id"], float(entry["score"])) for entry in record["ranking"] if entry["id"] not in drop]
+    if "window" in record or (temperature is None and not drop):
+        return listed  # windows show an order, no distribution
+    if all(len(read["order"]) == 1 and len(read["labels"]) == 2 for read in record["reads"]):
+        return _reread_pointwise(record["reads"], temperature or 1.0, drop)
     return reread(record["reads"], temperature or 1.0, drop)
 
 
@@ -125,7 +128,7 @@ def reread(
     for read in reads:
         left = [
             (id, value / temperature)
-            for id, value in zip(read["order"], read["logprobs"], strict=True)
+            for id, value in zip(read["order"], _without_prior(read), strict=True)
             if id in totals
         ]
         if left:
@@ -133,6 +136,21 @@ def reread(
                 totals[id] += p / len(reads)
     values = list(totals.values())
     return [(order[index], values[index]) for index in scoring.order(values)]
+
+
+def _reread_pointwise(
+    reads: Sequence[Record], temperature: float, drop: Sequence[str]
+) -> list[tuple[str, float]]:
+    """Candidates and their probability of yes, best first."""
+    left = [read for read in reads if read["order"][0] not in drop]
+    values = [scoring.softmax([value / temperature for value in _without_prior(read)])[0] for read in left]
+    return [(left[index]["order"][0], values[index]) for index in scoring.order(values)]
+
+
+def _without_prior(read: Record) -> list[float]:
+    """A read's logarithms, less those that a prompt without content has, where they are known."""
+    prior = read.get("prior") or [0.0] * len(read["logprobs"])
+    return [value - bias for value, bias in zip(read["logprobs"], prior, strict=True)]
 
 
 def read_qrels(path: Path) -> dict[str, dict[str, int]]:

@@ -47,7 +47,6 @@ SUMMARY_PLACEHOLDERS = frozenset({"title", "text"})
 RERANK_PLACEHOLDERS = frozenset({"history", "candidates"})
 
 _PLACEHOLDER = re.compile(r"\{\{\s*(.*?)\s*\}\}", re.DOTALL)
-_WHITE_SPACE = re.compile(r"\s+")
 
 
 # -- making text harmless ------------------------------------------------------------------------------
@@ -65,11 +64,12 @@ class Neutraliser:
     def __init__(self, added_tokens: Iterable[str]) -> None:
         tokens = sorted({t for t in added_tokens if t}, key=lambda t: (-len(t), t))
         self._match = re.compile("|".join(map(re.escape, tokens))) if tokens else None
+        self._first = {token[0] for token in tokens}
 
     def __call__(self, text: str) -> str:
         """The text with no added token left in it; unchanged where there was none."""
         text = text.replace("![", f"!{ZERO_WIDTH_SPACE}[")
-        if self._match is None:
+        if self._match is None or not any(first in text for first in self._first):  # most texts
             return text
         # Breaking one token can expose another that overlapped it, so look again until none is left.
         while self._match.search(text):
@@ -184,7 +184,7 @@ def pointwise_body(query: str, document: str, *, instruction: str | None = None)
 
 def one_line(text: str | None) -> str:
     """White space folded to single spaces, so that data can't pass for a line of the prompt's own."""
-    return _WHITE_SPACE.sub(" ", without_marks(text)).strip() if text else ""
+    return " ".join(without_marks(text).split()) if text else ""
 
 
 def without_marks(text: str) -> str:

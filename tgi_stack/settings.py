@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tgi_stack.errors import SettingsError
 
@@ -76,6 +77,11 @@ class Settings(BaseModel):
     labels: tuple[str, ...] | None = Field(None, min_length=1)
     chat: bool = False
 
+    cache_dir: Path | None = None
+    no_cache: bool = False
+    cache_size: int | None = Field(None, ge=2**20)
+    offline: bool = False
+
     overwrite: bool = False
     unordered: bool = False
     skip_bad_rows: bool = False
@@ -95,6 +101,11 @@ class Settings(BaseModel):
         if self.mode == "pointwise" and (self.permutations > 1 or self.window is not None):
             raise ValueError("--permutations and --window are for --mode listwise")
         return self
+
+    @field_validator("cache_size", mode="before")
+    @classmethod
+    def _bytes(cls, value: object) -> object:
+        return bytes_of(value) if isinstance(value, str) else value
 
     def model_for(self, kind: str) -> str | None:
         """The model named for a job of `kind` `text` or `vision`, or None for the default."""
@@ -161,6 +172,20 @@ def _from_file(file: Path | None) -> dict[str, Any]:
             near = difflib.get_close_matches(name, Settings.model_fields, n=1, cutoff=0.0)[0]
             raise SettingsError(f"{path}: unknown key `{name}`; did you mean `{near}`?")
     return values
+
+
+def bytes_of(value: str) -> int:
+    """A number of bytes such as `500MB`, `20 GiB` or `1048576`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+    units |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", value)
+    if found is None or found[2].upper() not in units:
+        raise ValueError("give a size such as 500MB or 20GiB")
+    return int(float(found[1]) * units[found[2].upper()])
 
 
 def split(value: str) -> tuple[str, ...]:

@@ -27,17 +27,29 @@ class Tokenizer:
         digest: SHA-256 of the tokenizer.json it was read from, part of every identity.
         added_tokens: the text of each added token, special or not, with its id.
         harmless: breaks the added tokens that stand in a text.
+        content: the bytes of the tokenizer.json.
         longest_token: of the vocabulary, in characters.
     """
 
     def __init__(self, path: Path) -> None:
         try:
-            content = path.read_bytes()
-            self._tokenizer = _Tokenizer.from_buffer(content)
+            self._load(path.read_bytes(), str(path))
         except OSError as error:
             raise MachineError(f"can't read the tokenizer {path}: {error.strerror}") from error
+
+    @classmethod
+    def of(cls, content: bytes) -> Tokenizer:
+        """The tokenizer of a tokenizer.json's bytes."""
+        made = cls.__new__(cls)
+        made._load(content, "what was kept as a tokenizer")
+        return made
+
+    def _load(self, content: bytes, name: str) -> None:
+        try:
+            self._tokenizer = _Tokenizer.from_buffer(content)
         except Exception as error:  # tokenizers raises bare Exception
-            raise MachineError(f"{path} is not a tokenizer.json: {error}") from error
+            raise MachineError(f"{name} is not a tokenizer.json: {error}") from error
+        self.content = content
         # A stored truncation or padding would change prompts silently.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()

@@ -139,6 +139,7 @@ class LabelScores:
     prompt_tokens: int
     flags: tuple[str, ...] = ()
     attempts: int = 1
+    from_cache: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -316,7 +316,7 @@ def test_an_output_that_is_there_is_kept(fastqwen: Fastqwen, tmp_path: Path) -> 
 
 def test_a_machine_readable_summary(fastqwen: Fastqwen, tmp_path: Path) -> None:
     rows = write_rows(
-        tmp_path / "p.jsonl", {"prompt": "x\n", "labels": ["A"]}, {"prompt": "y", "labels": ["ABC"]}
+        tmp_path / "p.jsonl", {"prompt": "x\n", "labels": ["A"]}, {"prompt": "y\n", "labels": ["1", "10"]}
     )
     done = fastqwen("probs", rows, "-o", tmp_path / "o.jsonl", "--json", "--quiet", *TINY, check=1)
     summary = json.loads(done.stdout)

@@ -13,6 +13,7 @@ from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line.split("    #")[0].strip() for block in BLOCKS for line in block.splitlines()]
 
 
@@ -47,6 +48,15 @@ def test_a_command_of_the_readme_runs(command: str, clone: Path) -> None:
         assert "24 of 24 sessions rank the item first that the shopper took" in README
         assert "24 of 24 sessions rank the item first that the shopper took" in done.stdout
         assert (clone / "out" / "ranked.jsonl").exists()
+
+
+@pytest.mark.parametrize("code", PYTHON)
+def test_python_of_the_readme_runs(code: str, clone: Path) -> None:
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=clone, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    assert len(done.stdout.splitlines()) == 24
 
 
 def test_the_tree_names_what_is_there() -> None:

@@ -50,14 +50,14 @@ async def job(tmp_path: Path, tiny_settings: Callable[..., Settings]) -> AsyncIt
 
 async def test_the_same_content_is_decoded_and_asked_once(job: Any, tmp_path: Path) -> None:  # I25
     prepared = 0
-    prepare = job._pool.prepare
+    prepare = job._images._pool.prepare
 
     async def counting(*args: Any, **options: Any) -> Any:
         nonlocal prepared
         prepared += 1
         return await prepare(*args, **options)
 
-    job._pool.prepare = counting
+    job._images._pool.prepare = counting
     for number in range(1000):
         shutil.copy(MUG, tmp_path / f"{number}.jpg")
     rows = [SummarizeRow(number + 1, str(number), f"{number}.jpg") for number in range(1000)]

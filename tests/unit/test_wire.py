@@ -177,6 +177,13 @@ def test_probabilities_add_up_to_one_at_most() -> None:
         read_vllm(vllm_reply(dict.fromkeys((f"token_id:{id}" for id in LABEL_IDS), -0.5)))
 
 
+def test_a_token_that_stands_twice_is_no_reading() -> None:  # S06
+    top = json.loads(tgi_reply())["details"]["top_tokens"][0]
+    assert read_tgi(tgi_reply(top_tokens=[top[::-1]])) == [-1.5, -0.5, -1.75]
+    with pytest.raises(ReplyError, match="twice"):
+        read_tgi(tgi_reply(top_tokens=[[*top, top[0]]]))
+
+
 @pytest.mark.parametrize(
     "top_tokens", [None, [], [[]], [[{"id": 1, "text": "A", "logprob": -1.0, "special": False}]]]
 )

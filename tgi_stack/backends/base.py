@@ -35,11 +35,16 @@ class Profile:
         Raises:
             TextError: see `Tokenizer.encode_prompt`; `text.too_long`, see `refuse_hopeless`.
         """
+        prompt, frame = self.render(body, visual, system=system)
+        return prompt, self.tokenizer.encode_prompt(prompt, frame)
+
+    def render(self, body: str, visual: Sequence[int] = (), *, system: str = "") -> tuple[str, str]:
+        """The prompt of `turn`, and its frame: the same without what stands in the body."""
         self.refuse_hopeless(body)
         body = body if visual else prompts.without_marks(body)
-        prompt = self._frame(prompts.place_images(self.tokenizer.harmless(body), visual), system)
         empty = prompts.place_images(prompts.IMAGE_MARK * len(visual), visual)
-        return prompt, self.tokenizer.encode_prompt(prompt, self._frame(empty, system))
+        harmless = prompts.place_images(self.tokenizer.harmless(body), visual)
+        return self._frame(harmless, system), self._frame(empty, system)
 
     def refuse_hopeless(self, text: str) -> None:
         """Raises TextError for a text that can't fit whatever its tokens are, before time is spent on it."""

@@ -26,7 +26,7 @@ from tgi_stack.wire.reply import Call
 
 MOST_ASKED = 1024  # likeliest tokens, until the server says that it shows fewer
 MOST_GRAMMARS = 32  # that TGI keeps; one more is compiled anew each time, while everybody waits
-TOP_ASKED = 128
+FOR_THE_MASS = 128  # likeliest tokens: one label among them is enough
 
 Found = Mapping[int, float]
 
@@ -74,7 +74,7 @@ class VllmReads:
         self._closes_thinking = closes_thinking
         self._dtype = "bf16" if dtype == "unknown" else dtype  # what Qwen's checkpoints are in
         self._by_id: bool | None = None
-        self._top = TOP_ASKED
+        self._top = MOST_ASKED
         self._learning = asyncio.Lock()
         self._group = Grouper[ScoreRequest, LabelScores](
             self._read_group, size=group_size, key=lambda request: request.label_ids
@@ -95,7 +95,12 @@ class VllmReads:
     async def _reads_ids(self, request: ScoreRequest) -> bool:
         """Whether the labels come when they are asked for by id; seen twice, lest one bad reply decides."""
         for _ in range(2):
-            ((found,), _) = await self._ask(self._question([request], None, _as_found))
+            try:
+                ((found,), _) = await self._ask(self._question([request], None, _as_found))
+            except AnswerError as error:
+                if vllm.most_of(str(error)) is None:
+                    raise
+                return False  # it takes the labels for a number of likeliest tokens
             if all(id in found for id in request.label_ids):
                 return True
         return False
@@ -216,7 +221,7 @@ class TgiReads:
             try:
                 if groups:
                     return await self._by_grammar(request, groups)
-                found, attempts = await self._likeliest(request)
+                found, attempts = await self._likeliest(request, most)
             except AnswerError as error:
                 self._learn(str(error))
                 if (groups, most) == (self._groups(request.labels), self._most):
@@ -275,7 +280,7 @@ class TgiReads:
 
     async def _over_vocabulary(self, request: ScoreRequest, scores: LabelScores) -> LabelScores:
         """The same reading with its mass, from a label that is among the likeliest tokens too."""
-        found, attempts = await self._likeliest(request)
+        found, attempts = await self._likeliest(request, min(self._most, FOR_THE_MASS))
         attempts += scores.attempts
         logprobs = dict(zip(request.label_ids, scores.logprobs, strict=True))
         seen = [id for id in logprobs if id in found]
@@ -293,8 +298,8 @@ class TgiReads:
             attempts=attempts,
         )
 
-    async def _likeliest(self, request: ScoreRequest) -> tuple[dict[int, float], int]:
-        return await self._ask(self._question(request, min(self._most, TOP_ASKED)))
+    async def _likeliest(self, request: ScoreRequest, top_n: int) -> tuple[dict[int, float], int]:
+        return await self._ask(self._question(request, top_n))
 
     def _question(
         self,

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cache.store import Store
+from tgi_stack.answers import Identities
 from tgi_stack.backends.base import Backend
 from tgi_stack.errors import MissingPackageError, NoEngineError
 from tgi_stack.settings import Settings
@@ -17,8 +19,10 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 
 
-async def open_backend(settings: Settings, kind: str, say: Say) -> Backend:
+async def open_backend(settings: Settings, kind: str, say: Say, store: Store | None = None) -> Backend:
     """The backend for a job of `kind` `text` or `vision`; `say` is told in a line what was chosen.
+
+    The cache remembers who it was, so that `--offline` knows whose answers to look for.
 
     `auto` asks the endpoints; only where none was named and none answers does it compute in process, and only
     with weights that are on this machine.
@@ -27,6 +31,20 @@ async def open_backend(settings: Settings, kind: str, say: Say) -> Backend:
         MissingPackageError: the engine's packages are not installed.
         ServerError: no server, or the wrong one.
     """
+    if settings.offline:
+        from tgi_stack.backends.offline import open_offline
+
+        offline = open_offline(settings, kind, store)
+        identity = offline.identity
+        say(f"offline: answers of {identity.model} ({identity.engine} {identity.version}) from the cache")
+        return offline
+    backend = await _opened(settings, kind, say)
+    if store is not None:
+        Identities(store).remember(settings, kind, backend.identity, backend.profile)
+    return backend
+
+
+async def _opened(settings: Settings, kind: str, say: Say) -> Backend:
     if settings.engine == "scripted":
         from tgi_stack.backends.scripted import open_scripted
 
@@ -36,9 +54,10 @@ async def open_backend(settings: Settings, kind: str, say: Say) -> Backend:
     from tgi_stack.backends.serving import DEFAULT_PATIENCE_S, open_served
 
     if settings.engine != "auto" or settings.names_endpoints:
-        return await open_served(settings, kind, say)
+        return _with_fallback(await open_served(settings, kind, say), settings, kind, say)
     try:
-        return await open_served(settings, kind, say, patience_s=DEFAULT_PATIENCE_S)
+        served = await open_served(settings, kind, say, patience_s=DEFAULT_PATIENCE_S)
+        return _with_fallback(served, settings, kind, say)
     except NoEngineError as no_server:
         try:
             backend = _local(settings, kind, say)
@@ -73,6 +92,18 @@ def draw_bench(results: dict[str, Any], path: Path) -> None:
     from tgi_stack.bench.chart import plot
 
     plot(results, path)
+
+
+def _with_fallback(served: Backend, settings: Settings, kind: str, say: Say) -> Backend:
+    from tgi_stack.backends.fallback import WithFallback
+
+    # Never a download in the middle of a run; the server's own model, whatever --model called it.
+    update = {"engine": "auto", "model": served.identity.model}
+
+    def open_torch() -> Backend:
+        return _local(settings.model_copy(update=update), kind, say)
+
+    return WithFallback(served, settings.fallback, open_torch, say)
 
 
 def _local(settings: Settings, kind: str, say: Say) -> Backend:

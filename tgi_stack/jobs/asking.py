@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tgi_stack import prompts
-from tgi_stack.backends.base import Profile
 from tgi_stack.errors import TextError
-from tgi_stack.jobs.reading import Place
+from tgi_stack.jobs.reading import Place, Reader
 from tgi_stack.settings import Settings
 from tgi_stack.types import PreparedImage
 
@@ -39,11 +38,12 @@ class Asked:
 class Prompts:
     """Writes the prompts of `rerank`.
 
-    Over the context the oldest history goes first, candidates never.
+    `context` is in tokens. Over it the oldest history goes first, candidates never.
     """
 
-    def __init__(self, profile: Profile, settings: Settings, template: str | None) -> None:
-        self._profile = profile
+    def __init__(self, reader: Reader, context: int, settings: Settings, template: str | None) -> None:
+        self._reader = reader
+        self._context = context
         self._instruction = settings.instruction
         self._template = template
 
@@ -84,27 +84,17 @@ class Prompts:
 
     def _place(self, body: str, shown: Sequence[Shown], system: str = "") -> Place:
         images = [one.image for one in shown if one.image is not None]
-        profile, grid = self._profile, self._profile.grid
-        visual = [grid.tokens(i.sent_width, i.sent_height) for i in images] if grid is not None else []
-        prompt, ids = profile.turn(body, visual, system=system)
-        ending = (profile.tail(system), profile.tokenizer.encode(profile.tail(system)))
-        if not images:
-            return Place(prompt, ids, ending)
-        texts = profile.tokenizer.harmless(body).split(prompts.IMAGE_MARK)
-        parts: list[str | PreparedImage] = [texts[0]]
-        for image, text in zip(images, texts[1:], strict=True):
-            parts += [image, text]
-        return Place(prompt, ids, ending, tuple(parts), system)
+        return self._reader.turn(body, images, system=system)
 
     def _fitting(
         self, place: Callable[[Sequence[str]], Place], history: tuple[str, ...]
     ) -> tuple[Place, bool]:
         for gone in range(len(history) + 1):
             found = place(history[gone:])
-            if len(found.token_ids) < self._profile.context:
+            if found.fits(self._context):
                 return found, gone > 0
         raise TextError(
             "text.too_long",
-            f"{len(found.token_ids)} tokens without any history; the context is {self._profile.context}; "
+            f"{len(found.token_ids)} tokens without any history; the context is {self._context}; "
             "lower --max-item-tokens, or rank in windows: --window 10",
         )

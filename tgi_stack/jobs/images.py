@@ -7,14 +7,13 @@ from functools import partial
 from pathlib import Path
 
 from cache.keys import digest
-from cache.memo import Memo
+from cache.store import Store
+from tgi_stack.answers import ImageAnswers
 from tgi_stack.images.files import checked, read_file
 from tgi_stack.images.grid import Grid
 from tgi_stack.images.pool import ImagePool
 from tgi_stack.settings import Settings
 from tgi_stack.types import PreparedImage
-
-REMEMBERED_BYTES = 64 * 2**20
 
 
 class Images:
@@ -22,25 +21,36 @@ class Images:
 
     Args:
         base: the folder that relative paths begin at.
+        store: where prepared images are remembered.
     """
 
-    def __init__(self, grid: Grid, settings: Settings, base: Path) -> None:
+    def __init__(self, grid: Grid, settings: Settings, base: Path, store: Store | None = None) -> None:
         self._grid = grid
         self._settings = settings
         self._base = base
         self._pool = ImagePool()
-        self._prepared: Memo[str, PreparedImage] = Memo(REMEMBERED_BYTES, lambda image: len(image.jpeg))
+        self._answers = ImageAnswers(store, grid, settings)
 
-    async def get(self, content: str | bytes, name: str) -> PreparedImage:
-        """The image of a path, or of a file's bytes; `name` is what to call it in messages.
+    async def read(self, content: str | bytes, name: str) -> tuple[bytes, str]:
+        """The bytes of a path, or given ones, once they are known to be an image's; and their SHA-256.
+
+        Args:
+            name: what to call it in messages.
+
+        Raises:
+            ImageError: see `images.files`.
+        """
+        if isinstance(content, str):
+            return await asyncio.to_thread(_read, self._base / content)
+        checked(content, name)
+        return content, digest(content)
+
+    async def prepared(self, content: bytes, sha256: str, name: str) -> PreparedImage:
+        """What is sent in place of a file with these bytes.
 
         Raises:
             ImageError: see `images.prepare`.
         """
-        if isinstance(content, str):
-            content = await asyncio.to_thread(read_file, self._base / content)
-        else:
-            checked(content, name)
         prepare = partial(
             self._pool.prepare,
             content,
@@ -49,9 +59,19 @@ class Images:
             max_side_px=self._settings.max_side,
             allow_truncated=self._settings.allow_truncated,
         )
-        return await self._prepared.get(digest(content), prepare)
+        return await self._answers.get(sha256, prepare)
+
+    async def get(self, content: str | bytes, name: str) -> PreparedImage:
+        """`read` and `prepared` at once."""
+        found, sha256 = await self.read(content, name)
+        return await self.prepared(found, sha256, name)
 
     async def aclose(self) -> None:
         """Ends the processes that decode images."""
-        await self._prepared.aclose()
+        await self._answers.aclose()
         await self._pool.aclose()
+
+
+def _read(path: Path) -> tuple[bytes, str]:
+    content = read_file(path)
+    return content, digest(content)

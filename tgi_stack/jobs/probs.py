@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from cache.store import Store
 from tgi_stack import scoring
 from tgi_stack.backends.base import Backend
-from tgi_stack.jobs.reading import Place, Reader
+from tgi_stack.jobs.reading import Reader
 from tgi_stack.jobs.run import Job
 from tgi_stack.rows.reader import RawRow
 from tgi_stack.rows.schema import probs_row
@@ -17,23 +18,21 @@ from tgi_stack.types import ProbsRow
 class Probs:
     """Asks a backend for one reading a row; prompts go verbatim, with --chat as one harmless turn."""
 
-    def __init__(self, backend: Backend, settings: Settings) -> None:
+    def __init__(self, backend: Backend, settings: Settings, store: Store | None = None) -> None:
         self._backend = backend
         self._settings = settings
-        self._reader = Reader(backend)
-        tail = backend.profile.tail()
-        self._turn_ending = (tail, backend.profile.tokenizer.encode(tail))
+        self._reader = Reader(backend, settings, store)
 
     def job(self) -> Job[ProbsRow]:
         """The job that `run` runs."""
-        return Job(self._parse, self.answer, self._backend.appetite)
+        return Job(self._parse, self.answer, self._backend.appetite, aclose=self._reader.aclose)
 
     def _parse(self, raw: RawRow) -> ProbsRow:
         return probs_row(raw, self._settings.labels)
 
     async def answer(self, row: ProbsRow) -> dict[str, Any]:
         """The fields of the row's record."""
-        place = self._place(row.prompt)
+        place = (self._reader.turn if self._settings.chat else self._reader.verbatim)(row.prompt)
         count = row.labels
         labels = self._reader.default_labels(count) if isinstance(count, int) else count
         scores = await self._reader.read(place, labels)
@@ -49,16 +48,8 @@ class Probs:
             "engine": identity.engine,
             "model": identity.model,
             "revision": identity.revision,
-            "from_cache": False,
+            "from_cache": scores.from_cache and (spaced is None or spaced.from_cache),
             "flags": [*scores.flags, *([] if spaced is None else ["labels.spaced_likelier"])],
             "usage": {"prompt_tokens": scores.prompt_tokens},
             "attempts": scores.attempts + (0 if spaced is None else spaced.attempts),
         }
-
-    def _place(self, prompt: str) -> Place:
-        profile = self._backend.profile
-        if self._settings.chat:
-            return Place(*profile.turn(prompt), self._turn_ending)
-        profile.refuse_hopeless(prompt)
-        ids, ending = profile.tokenizer.encode_with_ending(prompt)
-        return Place(prompt, ids, ending)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Protocol
 
 from cache.memo import Memo
@@ -20,7 +20,7 @@ YES_NO = ("yes", "no")
 PRIORS = 1024
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Read:
     """One reading: the candidates (by their place in the row) as they stood in the prompt, and their labels.
 
@@ -33,15 +33,17 @@ class Read:
     prior: tuple[float, ...] | None = None
     cut: bool = False
 
-    @property
+    @cached_property
     def distribution(self) -> tuple[float, ...]:
         """Probabilities among the labels, in their order."""
         logprobs = self.scores.logprobs
         return scoring.softmax(logprobs) if self.prior is None else scoring.calibrated(logprobs, self.prior)
 
-    @property
+    @cached_property
     def by_candidate(self) -> tuple[float, ...]:
         """The same of a listwise read, by the place of the candidates among those it shows."""
+        if list(self.order) == sorted(self.order):
+            return self.distribution
         pairs = sorted(zip(self.order, self.distribution, strict=True))
         return tuple(probability for _, probability in pairs)
 
@@ -86,9 +88,10 @@ class Listwise:
         if self._window is not None and len(shown) > self._window:
             return await self._in_windows(asked, shown, self._window)
         reads = await self._reads(asked, shown, range(len(shown)))
-        probabilities = scoring.mean([read.by_candidate for read in reads])
+        one = len(reads) == 1
+        probabilities = reads[0].by_candidate if one else scoring.mean([r.by_candidate for r in reads])
         several = self._permutations > 1
-        alone = reads[0] if len(reads) == 1 and reads[0].scores.normalised == "vocabulary" else None
+        alone = reads[0] if one and reads[0].scores.normalised == "vocabulary" else None
         return Outcome(
             scores=probabilities,
             probabilities=probabilities,
@@ -103,7 +106,7 @@ class Listwise:
         for shift in scoring.rotations(len(places), self._permutations):
             order = (*places[shift:], *places[:shift])
             reads.append(await self._read(asked, [shown[place] for place in order], order))
-            if scoring.settled([read.by_candidate for read in reads]):
+            if len(reads) > 1 and scoring.settled([read.by_candidate for read in reads]):
                 break
         return tuple(reads)
 

@@ -2,40 +2,121 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from itertools import chain
 
-from tgi_stack import scoring
+from cache.keys import Part
+from cache.store import Store
+from tgi_stack import prompts, scoring
+from tgi_stack.answers import LabelAnswers, TokenAnswers
 from tgi_stack.backends.base import Backend
-from tgi_stack.errors import LabelError, TextError
+from tgi_stack.errors import RowError, TextError
 from tgi_stack.fanout import together
+from tgi_stack.images import VERSION as image_version  # noqa: N811
 from tgi_stack.labels import Ending, Prover, branches, chained, refuse_several_tokens
+from tgi_stack.reask import identity_of
+from tgi_stack.settings import Settings
 from tgi_stack.types import LabelScores, PreparedImage, ScoreRequest
 
+Encoded = tuple[tuple[int, ...], Ending]
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class Place:
-    """Where labels are read: a prompt, its token ids, its last words (all that labels could merge with).
+    """Where labels are read: a prompt, and once they are needed its token ids and its last words.
 
-    `parts` and `system` are what was said in its turns, for servers that render images themselves.
+    The last words are all that labels could merge with. `parts` and `system` are what was said in the
+    prompt's turns, for servers that render images themselves.
     """
 
     prompt: str
-    token_ids: tuple[int, ...]
-    ending: Ending
+    encode: Callable[[], Encoded]
     parts: tuple[str | PreparedImage, ...] = ()
     system: str = ""
 
+    @cached_property
+    def _encoded(self) -> Encoded:
+        return self.encode()
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """The ids of the prompt."""
+        return self._encoded[0]
+
+    @property
+    def ending(self) -> Ending:
+        """The prompt's last words, and their ids."""
+        return self._encoded[1]
+
+    def fits(self, tokens: int) -> bool:
+        """Whether the prompt is shorter; a token is a byte at least, so that few have to be counted."""
+        if len(self.prompt) < tokens and len(self.prompt.encode("utf-8", "surrogatepass")) < tokens:
+            return True
+        return len(self.token_ids) < tokens
+
+    def described(self) -> dict[str, Part]:
+        """What an answer here depends on, for its key."""
+        images = (part for part in self.parts if isinstance(part, PreparedImage))
+        seen = " ".join(f"{i.sha256}:{i.sent_width}x{i.sent_height}" for i in images)
+        version = image_version if seen else ""
+        return {"prompt": self.prompt, "system": self.system, "images": seen, "image_version": version}
+
 
 class Reader:
-    """Asks one backend for labels."""
+    """Asks one backend for labels, once for each question.
 
-    def __init__(self, backend: Backend) -> None:
+    Args:
+        store: where answers are remembered.
+    """
+
+    def __init__(self, backend: Backend, settings: Settings, store: Store | None) -> None:
         self._backend = backend
         self._profile = backend.profile
         self._prover = Prover(backend.profile.tokenizer.encode)
+        self._answers = LabelAnswers(store, backend.identity, settings)
+        self._tokens = TokenAnswers(store, backend.profile.tokenizer)
         self.default_labels = self._prover.default
+        self._endings = {system: self._turn_ending(system) for system in ("", prompts.JUDGE)}
+
+    def _turn_ending(self, system: str) -> Ending:
+        tail = self._profile.tail(system)
+        return tail, self._profile.tokenizer.encode(tail)
+
+    def turn(
+        self,
+        body: str,
+        images: Sequence[PreparedImage] = (),
+        *,
+        system: str = "",
+    ) -> Place:
+        """The place after a turn with this body, made harmless; images stand at its marks.
+
+        Raises:
+            TextError: `text.too_long`, see `Profile.refuse_hopeless`.
+        """
+        profile, grid = self._profile, self._profile.grid
+        visual = [grid.tokens(i.sent_width, i.sent_height) for i in images] if grid is not None else []
+        prompt, frame = profile.render(body, visual, system=system)
+
+        def encode() -> Encoded:
+            encoded = partial(profile.tokenizer.encode_prompt, prompt, frame)
+            return self._tokens.get(prompt, encoded, framed=True), self._endings[system]
+
+        parts: list[str | PreparedImage] = []
+        if images:
+            texts = profile.tokenizer.harmless(body).split(prompts.IMAGE_MARK)
+            parts = [texts[0]]
+            for image, text in zip(images, texts[1:], strict=True):
+                parts += [image, text]
+        return Place(prompt, encode, tuple(parts), system)
+
+    def verbatim(self, prompt: str) -> Place:
+        """The place after a prompt of the user's own."""
+        self._profile.refuse_hopeless(prompt)
+        return Place(prompt, partial(self._profile.tokenizer.encode_with_ending, prompt))
 
     async def read(self, place: Place, labels: tuple[str, ...]) -> LabelScores:
         """The labels' logarithms; of labels of several tokens by the chain rule over their prefix tree.
@@ -44,10 +125,17 @@ class Reader:
             LabelError: labels that can't be read here, see `labels.trace`.
             TextError: `text.empty`, `text.too_long`.
         """
+        return await self._answers.get(place.described(), labels, partial(self._ask, place, labels))
+
+    async def _ask(self, place: Place, labels: tuple[str, ...]) -> LabelScores:
         paths = self._prover.paths(labels, place.ending, (place.prompt, place.token_ids))
         self._refuse_length(place, max(map(len, paths)))
         if all(len(path) == 1 for path in paths):
-            return await self._score(place, (), tuple(path[0] for path in paths), labels)
+            ids = tuple(path[0] for path in paths)
+            scores = await self._score(place, (), ids, labels)
+            if not place.parts:
+                self._answers.keep_question(place.described(), partial(self._question, place, labels, ids))
+            return scores
         if not self._backend.takes_tokens or place.parts:
             refuse_several_tokens(labels, paths)
         tree = branches(paths)
@@ -57,6 +145,16 @@ class Reader:
             for (prefix, tokens), read in zip(tree.items(), reads, strict=True)
         }
         return _joined(chained(paths, found), reads)
+
+    def _question(self, place: Place, labels: tuple[str, ...], label_ids: tuple[int, ...]) -> bytes:
+        asked = {
+            "identity": json.dumps(identity_of(self._backend)),
+            "prompt": place.prompt,
+            "token_ids": place.token_ids,
+            "labels": labels,
+            "label_ids": label_ids,
+        }
+        return json.dumps(asked).encode()
 
     async def _score(
         self, place: Place, prefix: tuple[int, ...], ids: tuple[int, ...], labels: tuple[str, ...] = ()
@@ -74,6 +172,10 @@ class Reader:
         if length >= self._profile.context:
             raise TextError("text.too_long", f"{length} tokens; the context is {self._profile.context}")
 
+    async def aclose(self) -> None:
+        """Gives up what is being asked."""
+        await self._answers.aclose()
+
     async def spaced_is_likelier(
         self, place: Place, labels: tuple[str, ...], scores: LabelScores
     ) -> LabelScores | None:
@@ -83,7 +185,7 @@ class Reader:
             return None
         try:
             spaced = await self.read(place, tuple(f" {label}" for label in labels))
-        except LabelError:
+        except RowError:  # a courtesy, which no row is to fail for
             return None
         return spaced if spaced.label_mass is not None and spaced.label_mass > mass else None
 

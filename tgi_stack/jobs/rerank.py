@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cache.store import Store
 from tgi_stack import prompts, scoring
 from tgi_stack.backends.base import Backend
 from tgi_stack.errors import InputError, ItemError, RowError, UsageError
@@ -21,14 +22,17 @@ from tgi_stack.rows.reader import Source
 from tgi_stack.settings import Settings
 from tgi_stack.types import Item, RerankRow
 
+REMEMBERED = 65_536  # lines of items
+
 
 class Rerank:
     """Ranks the candidates of each row.
 
     Args:
         items: what ids stand for.
-        base: the folder that the images of candidates written out in a row begin at.
         template: a prompt file's text in place of the built-in prompt.
+        base: the folder that the images of candidates written out in a row begin at.
+        store: where answers are remembered.
     """
 
     def __init__(
@@ -38,13 +42,16 @@ class Rerank:
         items: Mapping[str, Item],
         template: str | None = None,
         base: Path = Path(),
+        store: Store | None = None,
     ) -> None:
         prompts.check_template(template, settings.instruction, prompts.RERANK_PLACEHOLDERS)
         self._backend = backend
         self._settings = settings
         self._items = items
-        self._images = _images(backend, settings, base)
-        reader, written = Reader(backend), Prompts(backend.profile, settings, template)
+        self._words: dict[Item, tuple[Shown, bool]] = {}
+        self._images = _images(backend, settings, base, store)
+        self._reader = reader = Reader(backend, settings, store)
+        written = Prompts(reader, backend.profile.context, settings, template)
         pointwise = settings.mode == "pointwise"
         self._ranker: Ranker = (Pointwise if pointwise else Listwise)(reader, written, settings)
 
@@ -53,7 +60,8 @@ class Rerank:
         return Job(schema.rerank_row, self.answer, self._backend.appetite, _about, self.aclose)
 
     async def aclose(self) -> None:
-        """Ends the processes that decode images."""
+        """Gives up what is being asked, and ends the processes that decode images."""
+        await self._reader.aclose()
         if self._images is not None:
             await self._images.aclose()
 
@@ -61,15 +69,18 @@ class Rerank:
         """The fields of the row's record."""
         candidates = [self._resolve(entry) for entry in row.candidates]
         asked, past_cut = self._asked(row)
-        lines = await together(*(self._shown(item) for item in candidates))
+        if self._images is None:
+            lines = list(map(self._in_words, candidates))
+        else:
+            lines = await together(*(self._in_pictures(self._images, item) for item in candidates))
         outcome = await self._ranker.rank(asked, [shown for shown, _ in lines])
         cut = past_cut or any(was_cut for _, was_cut in lines) or any(read.cut for read in outcome.reads)
         return _record(candidates, outcome, cut) | self._identity(outcome) | _about(row) | _cost(outcome)
 
     def _asked(self, row: RerankRow) -> tuple[Asked, bool]:
         kept = row.history[max(0, len(row.history) - self._settings.max_history) :]
-        past = [self._line(self._resolve(entry)) for entry in kept]
-        return Asked(tuple(line for line, _ in past), row.query), any(cut for _, cut in past)
+        past = [self._in_words(self._resolve(entry)) for entry in kept]
+        return Asked(tuple(shown.line for shown, _ in past), row.query), any(cut for _, cut in past)
 
     def _resolve(self, entry: Item | str) -> Item:
         if isinstance(entry, Item):
@@ -78,11 +89,19 @@ class Rerank:
             raise ItemError("item.unknown", f"item {entry!r} is in no --items file")
         return self._items[entry]
 
-    async def _shown(self, item: Item) -> tuple[Shown, bool]:
-        if self._images is None or item.image is None:
+    def _in_words(self, item: Item) -> tuple[Shown, bool]:
+        """An item as a line, and whether it was cut; items come again and again."""
+        if item not in self._words:
+            if len(self._words) >= REMEMBERED:
+                self._words.clear()
             line, cut = self._line(item)
-            return Shown(item.id, line), cut
-        image = await self._images.get(item.image, item.image)
+            self._words[item] = Shown(item.id, line), cut
+        return self._words[item]
+
+    async def _in_pictures(self, images: Images, item: Item) -> tuple[Shown, bool]:
+        if item.image is None:
+            return self._in_words(item)
+        image = await images.get(item.image, item.image)
         text, cut = self._line(item, optional=True)
         return Shown(item.id, f"{prompts.IMAGE_MARK} {text}".rstrip(), image), cut
 
@@ -104,12 +123,12 @@ class Rerank:
         }
 
 
-def _images(backend: Backend, settings: Settings, base: Path) -> Images | None:
+def _images(backend: Backend, settings: Settings, base: Path, store: Store | None) -> Images | None:
     if not settings.item_images:
         return None
     if backend.profile.grid is None:
         raise UsageError(f"--item-images: {backend.identity.model} reads no images; use a Qwen-VL model")
-    return Images(backend.profile.grid, settings, base)
+    return Images(backend.profile.grid, settings, base, store)
 
 
 def _about(row: RerankRow) -> dict[str, Any]:
@@ -129,7 +148,7 @@ def _record(candidates: Sequence[Item], outcome: Outcome, cut: bool) -> dict[str
         "label_mass": sum(known) / len(known) if len(known) == len(masses) else None,
         "exact": all(read.scores.exact for read in reads),
         "reads": [_read(candidates, read) for read in reads],
-        "from_cache": False,
+        "from_cache": all(read.scores.from_cache for read in reads),
         "flags": [*(["text.truncated"] if cut else []), *flags],
     }
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import islice, takewhile
 from typing import Any, Generic, Protocol, TypeVar
 
+from tgi_stack import scoring
 from tgi_stack.errors import RowError
 from tgi_stack.fanout import fan_out
 from tgi_stack.rows.ledger import Sink
@@ -30,6 +31,10 @@ class Row(Protocol):
 DRAIN_S = 8.0  # a container engine kills ten seconds after it asked
 MOST_AT_ONCE = 16_384
 OWN_FILES = 128  # of the run itself: input, output, cache, image processes
+
+FLAG_NOTES = {
+    "labels.spaced_likelier": ": with a space before them the labels are likelier; try ' A' in place of 'A'",
+}
 
 AnyRow = TypeVar("AnyRow", bound=Row)
 Record = dict[str, Any]
@@ -66,6 +71,7 @@ class Tally:
     failed: int = 0
     flags: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
+    positions: list[tuple[float, int]] = field(default_factory=list)  # sums of probabilities, and reads
 
     @classmethod
     def of(cls, counts: dict[str, Any]) -> Tally:
@@ -83,9 +89,31 @@ class Tally:
         if record["status"] == "ok":
             self.ok += 1
             self.cached += bool(record.get("from_cache"))
+            if len(record.get("reads", ())) > 1 and "window" not in record:
+                self._add_positions(record["reads"])
         else:
             self.failed += 1
             self.failures[record["error"]["type"]] += 1
+
+    def _add_positions(self, reads: list[Record]) -> None:
+        for read in reads:
+            if len(read["order"]) < 2:
+                continue
+            for place, probability in enumerate(scoring.softmax(read["logprobs"])):
+                if place == len(self.positions):
+                    self.positions.append((0.0, 0))
+                total, count = self.positions[place]
+                self.positions[place] = (total + probability, count + 1)
+
+    def notes(self) -> Iterator[str]:
+        """What else the closing summary says: flags, and what positions have to do with probabilities."""
+        for flag, count in self.flags.most_common():
+            yield f"{count:,} x {flag}{FLAG_NOTES.get(flag, '')}"
+        if self.positions:
+            means = (
+                f"{place}: {total / count:.3f}" for place, (total, count) in enumerate(self.positions, 1)
+            )
+            yield f"mean probability by position in the prompt: {', '.join(means)}"
 
     def line(self) -> str:
         """The line of conservation that ends every run."""
@@ -100,7 +128,12 @@ class Tally:
             name: getattr(self, name)
             for name in ("rows", "input_rows", "ok", "kept", "cached", "failed", "pending")
         }
-        return counts | {"flags": dict(self.flags), "failures": dict(self.failures)}
+        means = [total / count for total, count in self.positions]
+        return counts | {
+            "flags": dict(self.flags),
+            "failures": dict(self.failures),
+            **({"mean_probability_by_position": means} if means else {}),
+        }
 
 
 def within_limits(settings: Settings, say: Callable[[str], None]) -> Settings:

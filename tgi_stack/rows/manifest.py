@@ -41,6 +41,10 @@ FREE = frozenset(
         "api_key_file",
         "ca_file",
         "startup_timeout",
+        "cache_dir",
+        "no_cache",
+        "cache_size",
+        "offline",
     }
 )
 

@@ -67,7 +67,10 @@ def parse_top(
         raise ForeignReplyError(f"the answer of seed {details.seed} came for seed {seed}")
     if not request.images:  # of images TGI counts other tokens than the model reads
         _prove_count(headers, len(request.token_ids))
-    found = {token.id: logprob(token.logprob) for token in _first(details.top_tokens)}
+    first = _first(details.top_tokens)
+    found = {token.id: logprob(token.logprob) for token in first}
+    if len(found) != len(first):
+        raise ReplyError("a token that stands twice")
     missing = [label for id, label in needed.items() if id not in found]
     if missing:
         raise ReplyError(f"no logprob of label {missing[0]!r}")

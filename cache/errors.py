@@ -1,0 +1,15 @@
+"""What the cache can't do, and why. A miss is no error."""
+
+from __future__ import annotations
+
+
+class CacheError(Exception):
+    """A cache that can't be opened, or may not be used; the message ends with what to do."""
+
+
+class DamagedError(Exception):
+    """Bytes that are not what was stored."""
+
+
+class BundleError(CacheError):
+    """A bundle that can't be read, or whose entries are not what they say."""

@@ -1,0 +1,139 @@
+"""Where the cache lies: folders, permissions, file systems; what is damaged is set aside, never deleted."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import stat
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from cache.codecs import FORMAT
+from cache.errors import CacheError
+
+# SQLite's locks do not hold on these; see its own documentation of corruption.
+NETWORK = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "lustre", "beegfs", "gpfs", "afs", "fuse.sshfs"}
+    | {"fuse.glusterfs", "fuse.s3fs", "fuse.rclone", "fuse.gcsfuse"}
+)
+MOUNTS = Path("/proc/self/mounts")
+
+
+def default(environ: Mapping[str, str] = os.environ) -> Path:
+    """The user's cache folder."""
+    base = environ.get("XDG_CACHE_HOME") or str(Path(environ.get("HOME") or Path.home()) / ".cache")
+    return Path(base) / "fastqwen" / "cache"
+
+
+def shared(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether a team shares the folder (`FASTQWEN_CACHE_GROUP=1`)."""
+    return environ.get("FASTQWEN_CACHE_GROUP") == "1"
+
+
+def prepare(directory: Path, mounts: Path = MOUNTS) -> Path:
+    """The folder of this format's databases, made where it is missing.
+
+    Raises:
+        CacheError: a network file system, a folder that anybody may write to, or one that can't be made.
+    """
+    kind = file_system(directory, mounts)
+    if kind in NETWORK:
+        raise CacheError(
+            f"{directory} is on a network file system ({kind}), where SQLite loses data; choose a local "
+            "--cache-dir, and hand results over with: fastqwen cache export"
+        )
+    root = directory / f"v{FORMAT}"
+    try:
+        for folder in (directory, root):
+            _make_folder(folder)
+        mode = directory.stat().st_mode
+    except OSError as error:
+        raise CacheError(f"{directory}: {error.strerror}; choose another --cache-dir") from error
+    if mode & stat.S_IWOTH:
+        raise CacheError(f"anybody may write to {directory}; mend it with: chmod o-w {directory}")
+    return root
+
+
+def make(folder: Path, database: Path) -> None:
+    """The folder of a database and its file, with the permissions that all files beside it will have."""
+    _make_folder(folder)
+    if not database.exists():
+        touch(database)
+
+
+def may_write(folder: Path, name: str) -> bool:
+    """Whether a database, and files beside it, may be written here."""
+    return os.access(folder, os.W_OK) and os.access(folder / name, os.W_OK)
+
+
+def touch(path: Path) -> None:
+    """An empty file that its owner (or group) alone may read and write."""
+    mode = 0o660 if shared() else 0o600
+    with contextlib.suppress(FileExistsError):
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        os.fchmod(handle, mode)
+        os.close(handle)
+
+
+def _make_folder(folder: Path) -> None:
+    if folder.is_dir():
+        return
+    mode = 0o2770 if shared() else 0o700
+    folder.mkdir(parents=True, mode=mode, exist_ok=True)
+    folder.chmod(mode)
+
+
+def file_system(path: Path, mounts: Path = MOUNTS) -> str:
+    """The type of the file system that a path is on, or will be; `unknown` where it can't be told."""
+    try:
+        lines = mounts.read_text(errors="replace").splitlines()
+    except OSError:
+        return "unknown"
+    place = os.path.realpath(path)
+    found, longest = "unknown", -1
+    for line in lines:
+        fields = line.split(" ")
+        if len(fields) < 3:
+            continue
+        mounted = fields[1].encode().decode("unicode_escape")
+        inside = place == mounted or place.startswith(mounted.rstrip("/") + "/")
+        if inside and len(mounted) >= longest:
+            found, longest = fields[2], len(mounted)
+    return found
+
+
+def set_aside(folder: Path, name: str) -> Path:
+    """Renames a damaged database and what belongs to it; gives its new name."""
+    stamp = time.strftime("%Y%m%dT%H%M%S")
+    aside = folder / f"{name}.corrupt-{stamp}"
+    count = 0
+    while aside.exists():
+        count += 1
+        aside = folder / f"{name}.corrupt-{stamp}-{count}"
+    for ending in ("-journal", "-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(folder / f"{name}{ending}", f"{aside}{ending}")
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(folder / name, aside)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(folder / "made")
+    return aside
+
+
+def add_counts(path: Path, counts: Counter[str]) -> None:
+    """Adds to the counts in a file that several processes add to."""
+    touch(path)
+    with path.open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            known = Counter(json.loads(file.read() or b"{}"))
+        except ValueError:
+            known = Counter()
+        text = json.dumps(known + counts).encode()
+        file.seek(0)
+        file.write(text)
+        file.truncate(len(text))

@@ -1,0 +1,372 @@
+"""fastqwen from Python: the seed's `predict_probs`, and the jobs as objects that yield records.
+
+An engine lives in a thread with an event loop of its own, so that the plain methods work anywhere: in
+scripts, in notebooks, inside a running event loop. `arun` and `apredict_probs` are for those who await.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import queue
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import CancelledError, Future
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.store import Store
+from tgi_stack import prompts
+from tgi_stack import settings as settings_of
+from tgi_stack.backends.base import Backend
+from tgi_stack.backends.registry import open_backend
+from tgi_stack.errors import FastqwenError, RowError, UsageError
+from tgi_stack.fanout import fan_out
+from tgi_stack.jobs import run as runner
+from tgi_stack.jobs.probs import Probs
+from tgi_stack.jobs.rerank import Rerank, join_items
+from tgi_stack.jobs.summarize import Summarize
+from tgi_stack.keeping import open_store
+from tgi_stack.rows.ledger import Checked
+from tgi_stack.rows.reader import RawRow, open_source
+from tgi_stack.rows.schema import rerank_row, summarize_row
+from tgi_stack.settings import Settings
+from tgi_stack.types import Identity, ProbsRow
+
+LOG = logging.getLogger("fastqwen")
+AHEAD = 256  # records that wait for their reader
+
+Value = TypeVar("Value")
+Probabilities = NDArray[np.float64]
+Record = dict[str, Any]
+
+
+class PartialFailure(FastqwenError):  # noqa: N818  # the name that users know
+    """Some prompts of several could not be answered.
+
+    Attributes:
+        results: an array for each prompt that was, None for the others.
+        errors: the error of each of the others, by its place.
+    """
+
+    def __init__(self, results: list[Probabilities | None], errors: dict[int, RowError]) -> None:
+        place, error = next(iter(errors.items()))
+        super().__init__(f"{len(errors)} of {len(results)} prompts failed; the one at {place}: {error}")
+        self.results = results
+        self.errors = errors
+
+
+class _Engine:
+    """A backend of one kind in a thread's event loop, opened at first use.
+
+    Args:
+        options: settings by their names in Python (`engine`, `model`, `endpoint`, ...), over variables and
+            `fastqwen.toml` as on the command line.
+    """
+
+    _kind = "text"
+
+    def __init__(self, **options: Any) -> None:
+        unknown = options.keys() - Settings.model_fields.keys()
+        if unknown:
+            raise UsageError(f"unknown option {min(unknown)!r}; they are named as in fastqwen.toml")
+        self.settings = settings_of.load(options)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="fastqwen", daemon=True)
+        self._thread.start()
+        self._backend: Backend | None = None
+        self._store: Store | None = None
+        self._opening = asyncio.Lock()
+        self._closed = False
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Gives back what the engine holds; it can't be used afterwards."""
+        if self._closed:
+            return
+        self._closed = True
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _end(self) -> None:
+        running = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        if self._backend is not None:
+            await self._backend.aclose()
+        if self._store is not None:
+            self._store.close()
+
+    def _submit(self, what: Coroutine[Any, Any, Value]) -> Future[Value]:
+        if self._closed:
+            what.close()
+            raise UsageError("this engine was closed")
+        return asyncio.run_coroutine_threadsafe(what, self._loop)
+
+    async def _opened(self) -> Backend:
+        async with self._opening:
+            if self._backend is None:
+                self._store = open_store(self.settings, LOG.info)
+                self._backend = await open_backend(self.settings, self._kind, LOG.info, self._store)
+        return self._backend
+
+    def _run(self, prepare: Callable[[], _Run]) -> Iterator[Record]:
+        """The records of a job, in the order in which they finish."""
+        records: queue.Queue[Record | None] = queue.Queue()
+        stop = asyncio.Event()
+        done = self._submit(self._produce(prepare, records, stop))
+        done.add_done_callback(lambda _: records.put(None))
+        try:
+            while (record := records.get()) is not None:
+                yield record
+            done.result()
+        finally:
+            self._loop.call_soon_threadsafe(stop.set)
+
+    async def _produce(
+        self, prepare: Callable[[], _Run], records: queue.Queue[Record | None], stop: asyncio.Event
+    ) -> None:
+        given = prepare()
+        tally = runner.Tally()
+        runner.count(given.parse, given.source, self.settings, tally)
+        job = given.job(await self._opened())
+        answer = job.answer
+
+        async def when_read(row: Any) -> Record:
+            while records.qsize() > AHEAD and not stop.is_set():
+                await asyncio.sleep(0.005)
+            record: Record = await answer(row)
+            return record
+
+        paced = runner.Job(job.parse, when_read, job.workers, job.about, job.aclose)
+        await runner.run(paced, given.source, _Handed(records), self.settings, tally, stop=stop)
+
+    async def _arun(self, prepare: Callable[[], _Run]) -> AsyncIterator[Record]:
+        records = self._run(prepare)
+        try:
+            while (record := await asyncio.to_thread(next, records, None)) is not None:
+                yield record
+        finally:
+            await asyncio.to_thread(records.close)  # type: ignore[attr-defined]  # a generator
+
+
+class _Run:
+    """What makes one run: its rows, and its job once there is a backend."""
+
+    def __init__(self, source: Any, parse: Callable[[RawRow], Any], job: Callable[[Backend], Any]) -> None:
+        self.source = source
+        self.parse = parse
+        self.job = job
+
+
+class _Handed:
+    """A sink that hands records to whoever iterates."""
+
+    def __init__(self, records: queue.Queue[Record | None]) -> None:
+        self._records = records
+
+    def begin(self, identity: Identity, checked: Checked) -> None:
+        pass
+
+    def is_done(self, number: int) -> bool:
+        return False
+
+    def write(self, number: int, record: Record) -> None:
+        self._records.put(record)
+
+    def finish(self, counts: dict[str, Any]) -> None:
+        pass
+
+    def close(self, counts: dict[str, Any]) -> None:
+        pass
+
+
+class Summarizer(_Engine):
+    """Semantic summaries of images.
+
+    for record in Summarizer(engine="torch", model="tiny").run("items.jsonl"):
+        print(record["id"], record.get("summary"))
+    """
+
+    _kind = "vision"
+
+    def run(self, input: str | Path) -> Iterator[Record]:
+        """The records of `fastqwen summarize INPUT`, in the order in which they finish.
+
+        A row that fails has a record with `status` `failed`; what concerns the whole run is raised.
+        """
+        return self._run(partial(self._prepared, input))
+
+    def arun(self, input: str | Path) -> AsyncIterator[Record]:
+        """As `run`, for `async for`."""
+        return self._arun(partial(self._prepared, input))
+
+    def _prepared(self, input: str | Path) -> _Run:
+        source = open_source(str(input), folders=True)
+        template = _template(self.settings, prompts.SUMMARY_PLACEHOLDERS)
+        return _Run(
+            source,
+            summarize_row,
+            lambda backend: Summarize(backend, self.settings, source.base, template, self._store).job(),
+        )
+
+
+class Reranker(_Engine):
+    """Rankings of candidates, and label probabilities of prompts of your own.
+
+    with Reranker(engine="auto") as reranker:
+        p = reranker.predict_probs("Which of A, B or C? ", 3)
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._kind = "vision" if self.settings.item_images else "text"
+
+    def run(self, input: str | Path, items: str | Path | Sequence[str | Path] = ()) -> Iterator[Record]:
+        """The records of `fastqwen rerank INPUT --items ITEMS`; see `Summarizer.run`."""
+        return self._run(partial(self._prepared, input, items))
+
+    def arun(self, input: str | Path, items: str | Path | Sequence[str | Path] = ()) -> AsyncIterator[Record]:
+        """As `run`, for `async for`."""
+        return self._arun(partial(self._prepared, input, items))
+
+    def _prepared(self, input: str | Path, items: str | Path | Sequence[str | Path]) -> _Run:
+        source = open_source(str(input))
+        named = [items] if isinstance(items, str | Path) else items
+        template = _template(self.settings, prompts.RERANK_PLACEHOLDERS)
+        known = join_items([open_source(str(name)) for name in named])
+        return _Run(
+            source,
+            rerank_row,
+            lambda backend: Rerank(backend, self.settings, known, template, source.base, self._store).job(),
+        )
+
+    @overload
+    def predict_probs(  # type: ignore[overload-overlap]  # a str is a sequence of them too
+        self, prompts: str, num_candidates: int
+    ) -> Probabilities: ...
+    @overload
+    def predict_probs(
+        self, prompts: Sequence[str], num_candidates: int | Sequence[int]
+    ) -> list[Probabilities]: ...
+    def predict_probs(
+        self, prompts: str | Sequence[str], num_candidates: int | Sequence[int]
+    ) -> Probabilities | list[Probabilities]:
+        """The distribution of the next token over the labels A, B, ... of each prompt's candidates.
+
+        Args:
+            prompts: one prompt or several; each is sent verbatim.
+            num_candidates: how many candidates a prompt has; for several prompts one number or one each.
+
+        Returns:
+            An array of shape [num_candidates] that sums to 1, in float64; for several prompts a list of them.
+
+        Raises:
+            RowError: one prompt that can't be answered.
+            PartialFailure: some of several; it carries the rest.
+        """
+        return self._submit(self._predict(prompts, num_candidates)).result()
+
+    async def apredict_probs(
+        self, prompts: str | Sequence[str], num_candidates: int | Sequence[int]
+    ) -> Probabilities | list[Probabilities]:
+        """As `predict_probs`, to be awaited."""
+        return await asyncio.wrap_future(self._submit(self._predict(prompts, num_candidates)))
+
+    def predict_probs_batch(
+        self, prompts: Sequence[str], num_candidates_list: Sequence[int]
+    ) -> list[Probabilities]:
+        """The list form of `predict_probs`, under the name it had before."""
+        return self.predict_probs(list(prompts), list(num_candidates_list))
+
+    async def _predict(
+        self, asked: str | Sequence[str], counts: int | Sequence[int]
+    ) -> Probabilities | list[Probabilities]:
+        texts = [asked] if isinstance(asked, str) else list(asked)
+        numbers = [counts] * len(texts) if isinstance(counts, int) else list(counts)
+        if len(numbers) != len(texts):
+            raise UsageError(f"{len(texts)} prompts, but {len(numbers)} numbers of candidates")
+        backend = await self._opened()
+        job = Probs(backend, self.settings, self._store)
+        results: list[Probabilities | None] = [None] * len(texts)
+        errors: dict[int, RowError] = {}
+
+        async def answer(place: int) -> None:
+            row = ProbsRow(place + 1, str(place + 1), texts[place], numbers[place])
+            try:
+                record = await job.answer(row)
+            except RowError as error:
+                errors[place] = error
+            else:
+                results[place] = np.array(record["probabilities"], dtype=np.float64)
+
+        await fan_out(range(len(texts)), answer, lambda nothing: None, workers=max(1, backend.appetite))
+        if not errors:
+            found = [result for result in results if result is not None]
+            return found[0] if isinstance(asked, str) else found
+        if isinstance(asked, str):
+            raise errors[0]
+        raise PartialFailure(results, dict(sorted(errors.items())))
+
+
+def _template(settings: Settings, allowed: frozenset[str]) -> str | None:
+    if settings.prompt_file is None:
+        return None
+    template = settings.prompt_file.read_text(encoding="utf-8")
+    prompts.check_template(template, settings.instruction, allowed)
+    return template
+
+
+# -- the seed's functions ------------------------------------------------------------------------------
+
+_KEPT: dict[str, Reranker] = {}
+_KEEPING = threading.Lock()
+
+
+def _kept(options: dict[str, Any]) -> Reranker:
+    """One engine for equal options, as long as the process lives."""
+    key = repr(sorted(options.items()))
+    with _KEEPING:
+        if key not in _KEPT:
+            _KEPT[key] = Reranker(**options)
+            atexit.register(_close, key)
+        return _KEPT[key]
+
+
+def _close(key: str) -> None:
+    try:
+        _KEPT.pop(key).close()
+    except (CancelledError, RuntimeError):  # the interpreter is going down: so is the thread
+        return
+
+
+def predict_probs(
+    prompts: str | Sequence[str], num_candidates: int | Sequence[int], **options: Any
+) -> Probabilities | list[Probabilities]:
+    """`Reranker.predict_probs` of an engine that is kept for further calls with the same options."""
+    reranker = _kept(options)
+    if isinstance(prompts, str):
+        if not isinstance(num_candidates, int):
+            raise UsageError("one prompt has one number of candidates")
+        return reranker.predict_probs(prompts, num_candidates)
+    return reranker.predict_probs(prompts, num_candidates)
+
+
+def predict_probs_batch(
+    prompts: Sequence[str], num_candidates_list: Sequence[int], **options: Any
+) -> list[Probabilities]:
+    """The list form of `predict_probs`, under the name it had before."""
+    return _kept(options).predict_probs_batch(prompts, num_candidates_list)

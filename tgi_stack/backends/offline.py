@@ -1,0 +1,88 @@
+"""Nobody: a backend that has no network and computes nothing. What is not remembered fails its row."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from typing import Any
+
+from cache.store import Store
+from tgi_stack.answers import Identities
+from tgi_stack.backends.base import Profile
+from tgi_stack.errors import AnswerError, SettingsError, UsageError
+from tgi_stack.settings import Settings
+from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, ScoreRequest
+
+APPETITE = 64
+_LOCAL = (getattr(socket, "AF_UNIX", None), None)  # sockets between processes of this host
+
+
+class OfflineBackend:
+    """Stands for who answered before."""
+
+    def __init__(self, identity: Identity, profile: Profile) -> None:
+        self.identity = identity
+        self.profile = profile
+        self.appetite = APPETITE
+        self.takes_tokens = True
+
+    async def score(self, request: ScoreRequest) -> LabelScores:
+        raise self._miss("labels", request.prompt)
+
+    async def caption(self, request: CaptionRequest) -> Caption:
+        seen = "" if request.image is None else f" about the image {request.image.sha256[:12]}"
+        raise self._miss(f"summary{seen}", request.prompt)
+
+    def _miss(self, what: str, prompt: str) -> AnswerError:
+        identity = self.identity
+        return AnswerError(
+            "offline.miss",
+            f"not in the cache: the {what} of {identity.model} ({identity.engine}, revision "
+            f"{identity.revision}) for a prompt that ends {prompt[-40:]!r}; run once without --offline",
+        )
+
+    async def aclose(self) -> None:
+        pass
+
+
+def open_offline(settings: Settings, kind: str, store: Store | None) -> OfflineBackend:
+    """The backend that stands for the last one whom the settings allow.
+
+    Raises:
+        UsageError: the cache knows none, or is switched off.
+    """
+    if store is None:
+        raise SettingsError("--offline answers from the cache; without --no-cache")
+    forbid_network()
+    known = Identities(store).last(settings, kind)
+    if known is None:
+        raise UsageError(
+            f"--offline: the cache in {store.directory} knows nobody who answered such a job (engine "
+            f"{settings.engine}, model {settings.model_for(kind) or 'default'}); run once without --offline, "
+            "or fetch answers with: fastqwen cache import"
+        )
+    return OfflineBackend(known.identity, known.profile)
+
+
+_FORBIDDEN = False
+
+
+def forbid_network() -> None:
+    """No socket of this process connects any more, whoever opens it; sockets of this host do."""
+    global _FORBIDDEN  # an audit hook can't be taken back: one is enough
+    if not _FORBIDDEN:
+        _FORBIDDEN = True
+        sys.addaudithook(_refuse)
+
+
+def allow_network() -> None:
+    """For processes that do more than one run: tests, notebooks."""
+    global _FORBIDDEN
+    _FORBIDDEN = False
+
+
+def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
+    if not _FORBIDDEN or event not in ("socket.connect", "socket.sendto", "socket.getaddrinfo"):
+        return
+    if event == "socket.getaddrinfo" or getattr(arguments[0], "family", None) not in _LOCAL:
+        raise UsageError("--offline: something tried to reach the network")
