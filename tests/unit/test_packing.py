@@ -62,6 +62,13 @@ def test_what_prompts_share_is_laid_down_once(count: int) -> None:
     assert whole.tokens == 102 * count
 
 
+def test_equal_prompts_and_one_that_begins_another_keep_their_last_token() -> None:
+    long = np.arange(80, dtype=np.int32)
+    prompts = [long, long[:50], long, long[:50]]
+    found = dict(pair for one in pack(prompts, 1000) for pair in read_back(one).items())
+    assert [found[member] for member in range(4)] == [prompt.tolist() for prompt in prompts]
+
+
 def test_packs_are_full() -> None:
     rng = np.random.default_rng(0)
     prompts = [np.zeros(n, dtype=np.int32) + i for i, n in enumerate(rng.integers(30, 300, 400))]

@@ -175,6 +175,18 @@ def test_positions_are_those_of_transformers(vision_model: Any, requests: list[C
         assert found.max() + 1 - len(request.token_ids) == int(delta)
 
 
+def test_the_tower_sees_what_transformers_sees(vision_model: Any, requests: list[CaptionRequest]) -> None:
+    images = [request.image for request in requests[:5] if request.image]
+    given = caption.image_arguments(vision_model, GRID, images, torch.zeros(1, 1, dtype=torch.long))
+    with torch.inference_mode():
+        found = Tower(vision_model, GRID)([caption.pixels(image, CPU) for image in images])
+        expected = vision_model.model.visual(given["pixel_values"], grid_thw=given["image_grid_thw"])
+    if not isinstance(expected, tuple):  # transformers 5
+        expected = (expected.pooler_output, expected.deepstack_features)
+    for one, other in zip(found, [expected[0], *expected[1]], strict=True):
+        assert torch.allclose(one, other, atol=1e-4)
+
+
 def test_the_tower_sees_many_images_as_it_sees_each(
     vision_model: Any, requests: list[CaptionRequest]
 ) -> None:
