@@ -140,15 +140,13 @@ def _in_process(variant: Variant, settings: Settings, task: Task, repeats: int) 
 async def _task(settings: Settings, kind: str, sizes: Sizes, order: Order) -> Task:
     plan = local.plan(settings, kind, child.print_nothing)
     tiny = settings.model == "tiny" and CATALOGUE.is_dir()
-    config = plan.checkpoint.config
     if kind == "vision":
         catalogue = CATALOGUE if tiny else None
-        return await vision_task(plan.profile, plan.identity, config, sizes, catalogue)
+        return await vision_task(plan.profile, plan.identity, sizes, catalogue)
     labelled, items = order.labelled, order.items
     if tiny and labelled is None:
         labelled, items = CATALOGUE / "sessions.jsonl", (str(CATALOGUE / "items.jsonl"),)
-    vocabulary = plan.profile.tokenizer.size - 64  # without added tokens
-    return await text_task(plan.profile, plan.identity, vocabulary, sizes, labelled, items)
+    return await text_task(plan.profile, plan.identity, sizes, labelled, items)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from tgi_stack.bench import workload
 from tgi_stack.images.prepare import prepare
 from tgi_stack.jobs.rerank import Rerank, join_items
 from tgi_stack.jobs.summarize import Summarize
+from tgi_stack.labels import Prover
 from tgi_stack.rows.reader import open_source
 from tgi_stack.rows.schema import rerank_row
 from tgi_stack.settings import Settings
@@ -20,6 +21,7 @@ from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, Scor
 
 CATALOGUE = Path(__file__).resolve().parents[2] / "examples" / "catalogue"
 LABELS = 20
+SIDE_PX = 448
 
 
 @dataclass(frozen=True)
@@ -73,17 +75,10 @@ class Sizes:
 
 
 async def text_task(
-    profile: Profile,
-    identity: Identity,
-    vocabulary: int,
-    sizes: Sizes,
-    labelled: Path | None,
-    items: Sequence[str],
+    profile: Profile, identity: Identity, sizes: Sizes, labelled: Path | None, items: Sequence[str]
 ) -> Task:
-    """Random prompts; and the rows of a rerank file that name what is `positive`."""
-    requests = workload.prompts(
-        sizes.prompts, sizes.longest // 8, sizes.longest, vocabulary=vocabulary, labels=LABELS
-    )
+    """Turns of random text with 20 labels; and the rows of a rerank file that name what is `positive`."""
+    requests = _random_turns(profile, sizes)
     if labelled is None:
         return Task("text", tuple(requests), sizes.checked)
     collector = Collector(identity, profile)
@@ -99,16 +94,18 @@ async def text_task(
     return Task("text", tuple(requests), sizes.checked, tuple(collector.asked), tuple(right))
 
 
-async def vision_task(
-    profile: Profile, identity: Identity, config: Mapping[str, Any], sizes: Sizes, catalogue: Path | None
-) -> Task:
+async def vision_task(profile: Profile, identity: Identity, sizes: Sizes, catalogue: Path | None) -> Task:
     """Random pictures; and those of the catalogue, whose category and colour are known."""
     if profile.grid is None:
         raise ValueError("a vision model's profile has a grid")
-    pictures = workload.pictures(sizes.images, 448, profile.grid, config, sizes.new_tokens)
-    checked = min(sizes.checked, sizes.images)
+    collector = Collector(identity, profile)
+    job = Summarize(collector, Settings.model_validate({"max_new_tokens": sizes.new_tokens}), Path())
+    for image in workload.images(sizes.images, SIDE_PX):
+        await job.ask(None, None, image)
+    await job.aclose()
+    pictures, checked = tuple(collector.asked), min(sizes.checked, sizes.images)
     if catalogue is None:
-        return Task("vision", tuple(pictures), checked)
+        return Task("vision", pictures, checked)
     collector = Collector(identity, profile)
     job = Summarize(collector, Settings.model_validate({"max_new_tokens": 40}), catalogue)
     right = []
@@ -118,4 +115,22 @@ async def vision_task(
         await job.ask(None, None, prepare(content, look["id"], profile.grid))
         right.append((look["colour"], look["category"]))
     await job.aclose()
-    return Task("vision", tuple(pictures), checked, tuple(collector.asked), tuple(right))
+    return Task("vision", pictures, checked, tuple(collector.asked), tuple(right))
+
+
+def _random_turns(profile: Profile, sizes: Sizes) -> list[ScoreRequest]:
+    """Text that servers can be sent too: random tokens as text, and that text's own tokens."""
+    tokenizer = profile.tokenizer
+    prover = Prover(tokenizer.encode)
+    ending = (profile.tail(), tokenizer.encode(profile.tail()))
+    plain = min(tokenizer.added_tokens.values(), default=tokenizer.size)
+    labels = prover.default(LABELS)
+    label_ids = prover.ids(labels, ending)
+    drawn = workload.prompts(
+        sizes.prompts, sizes.longest // 8, sizes.longest, vocabulary=plain, labels=LABELS
+    )
+    turns = []
+    for one in drawn:
+        prompt, ids = profile.turn(tokenizer.decode(list(one.token_ids)))
+        turns.append(ScoreRequest(prompt, ids, labels, label_ids))
+    return turns

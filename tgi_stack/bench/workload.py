@@ -56,26 +56,32 @@ def mean_length(requests: Sequence[ScoreRequest]) -> float:
     return sum(len(request.token_ids) for request in requests) / len(requests)
 
 
-def pictures(
-    count: int, side_px: int, grid: Grid, config: Mapping[str, Any], new_tokens: int, seed: int = 0
-) -> list[CaptionRequest]:
-    """Requests for summaries of random pictures, with random words behind the visual tokens.
-
-    Args:
-        config: the model's, which names the tokens that stand for an image and around it.
-    """
-    draws = random.Random(seed)  # noqa: S311  # no secrets
+def images(count: int, side_px: int, seed: int = 0) -> list[PreparedImage]:
+    """Random pictures of coarse colours, as they are sent."""
     rng = np.random.default_rng(seed)
-    seen = grid.tokens(side_px, side_px)
-    requests = []
+    made = []
     for number in range(count):
         coarse = Image.fromarray(rng.integers(0, 256, (14, 14, 3), dtype=np.uint8))
         buffer = io.BytesIO()
         coarse.resize((side_px, side_px)).save(buffer, "JPEG", quality=90)
         size = (side_px, side_px)
-        image = PreparedImage(buffer.getvalue(), f"{seed}:{number}", *size, *size)
+        made.append(PreparedImage(buffer.getvalue(), f"{seed}:{number}", *size, *size))
+    return made
+
+
+def pictures(
+    count: int, side_px: int, grid: Grid, config: Mapping[str, Any], new_tokens: int, seed: int = 0
+) -> list[CaptionRequest]:
+    """Requests for summaries of random pictures, with random tokens behind the visual ones.
+
+    Args:
+        config: the model's, which names the tokens that stand for an image and around it.
+    """
+    draws = random.Random(seed)  # noqa: S311  # no secrets
+    visual = [config["vision_start_token_id"], *[config["image_token_id"]] * grid.tokens(side_px, side_px)]
+    requests = []
+    for image in images(count, side_px, seed):
         words = [draws.randrange(500) for _ in range(WORDS)]
-        visual = [config["vision_start_token_id"], *[config["image_token_id"]] * seen]
         ids = (*words[:4], *visual, config["vision_end_token_id"], *words[4:])
         requests.append(CaptionRequest("", "", ids, image, new_tokens))
     return requests
