@@ -89,7 +89,39 @@ def ways(model: Any) -> dict[str, tuple[Callable[[], Way], float]]:
     return found
 
 
-def main() -> None:
+def run_way(
+    name: str, make: Callable[[], Way], requests: Sequence[CaptionRequest], device: torch.device, repeats: int
+) -> dict[str, Any]:
+    """One line of the table."""
+    began = time.perf_counter()
+    way: Any = make()
+    way(requests[: max(2, len(requests) // 8)])
+    first_s = time.perf_counter() - began
+    measured = measure(partial(way, requests), device, repeats=repeats, warm=bool)
+    for runtime in getattr(way, "args", ()):
+        if isinstance(runtime, Runtime):
+            runtime.close()
+    peak = None if measured.peak_bytes is None else measured.peak_bytes / MIB
+    return {"name": name, "images/s": measured.rate(len(requests)), "first_s": first_s, "peak_mib": peak}
+
+
+def table_of(lines: Sequence[dict[str, Any]], least_s: float) -> Table:
+    """The lines, slow to fast, beside the floor."""
+    table = Table("way", "images/s", "range", "of the floor", "peak MiB", "first s")
+    for line in sorted(lines, key=lambda line: line["images/s"][0]):
+        median, low, high = line["images/s"]
+        table.add_row(
+            line["name"],
+            f"{median:.2f}",
+            f"{low:.2f}-{high:.2f}",
+            f"{median * least_s:.0%}",
+            "" if line["peak_mib"] is None else f"{line['peak_mib']:.0f}",
+            f"{line['first_s']:.1f}",
+        )
+    return table
+
+
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -101,7 +133,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", action="append", help="ways whose name contains this")
     parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
     placement = choose(args.device, "auto")
     device = placement.device
     model = random_model(args.shape, placement)
@@ -114,8 +150,8 @@ def main() -> None:
     console.print(
         f"{name}, torch {torch.__version__}; {args.images} pictures of {args.side} x {args.side} "
         f"({prompt} tokens), {args.new_tokens} new tokens\n"
-        f"floor at {rate / 1e12:.0f} TFLOP/s and {bandwidth / 1e12:.2f} TB/s, 256 slots: "
-        f"{1 / least:.0f} images/s"
+        f"floor at {rate / 1e12:.2f} TFLOP/s and {bandwidth / 1e12:.3f} TB/s, 256 slots: "
+        f"{1 / least:.1f} images/s"
     )
     chosen = [
         (name, *way)
@@ -126,32 +162,9 @@ def main() -> None:
     lines = []
     for name, make, share in chosen:
         part = requests[: max(2, int(len(requests) * share))]
-        began = time.perf_counter()
-        way = make()
-        way(part[: max(2, len(part) // 8)])
-        first_s = time.perf_counter() - began
-        measured = measure(partial(way, part), device, repeats=args.repeats if share == 1 else 1, warm=bool)
-        for runtime in getattr(way, "args", ()):
-            if isinstance(runtime, Runtime):
-                runtime.close()
-        line: dict[str, Any] = {"name": name, "images/s": measured.rate(len(part)), "first_s": first_s}
-        line["peak_mib"] = None if measured.peak_bytes is None else measured.peak_bytes / MIB
-        lines.append(line)
-        print(json.dumps(line), file=sys.stderr, flush=True)
-        del way
-    table = Table("way", "images/s", "range", "of the floor", "peak MiB", "first s")
-    for line in sorted(lines, key=lambda line: line["images/s"][0]):
-        median, low, high = line["images/s"]
-        peak = "" if line["peak_mib"] is None else f"{line['peak_mib']:.0f}"
-        table.add_row(
-            line["name"],
-            f"{median:.2f}",
-            f"{low:.2f}-{high:.2f}",
-            f"{median * least:.0%}",
-            peak,
-            f"{line['first_s']:.1f}",
-        )
-    console.print(table)
+        lines.append(run_way(name, make, part, device, args.repeats if share == 1 else 1))
+        print(json.dumps(lines[-1]), file=sys.stderr, flush=True)
+    console.print(table_of(lines, least))
     if args.json:
         args.json.write_text(json.dumps({"floor": 1 / least, "lines": lines}))
 

@@ -177,7 +177,35 @@ def sharing(model: Any, device: torch.device, queries: int, documents: int, repe
     return {"apart, each computed whole": rates[False], "shared": rates[True], "difference": gap}
 
 
-def main() -> None:
+def floors(
+    model: Any, placement: Placement, requests: Sequence[ScoreRequest]
+) -> dict[str, tuple[float, float]]:
+    """For bf16 (and fp8 on a GPU) the rate of large products, and the prompts a second it would allow."""
+    device = placement.device
+    rates = {placement.dtype_name: floor.product_rate(device, placement.dtype)}
+    if device.type == "cuda":
+        rates["fp8"] = floor.product_rate(device, FP8)
+    operations = floor.text_operations(model.config, [len(request.token_ids) for request in requests])
+    return {name: (rate, len(requests) * rate / operations) for name, rate in rates.items()}
+
+
+def table_of(lines: Sequence[dict[str, Any]], base: float) -> Table:
+    """The lines, slow to fast, beside the floor."""
+    table = Table("way", "prompts/s", "range", "of the floor", "peak MiB", "apart from fp32", "first s")
+    for line in sorted(lines, key=lambda line: line["prompts/s"]):
+        table.add_row(
+            line["name"],
+            f"{line['prompts/s']:.1f}",
+            f"{line['range'][0]:.1f}-{line['range'][1]:.1f}",
+            f"{line['prompts/s'] / base:.0%}",
+            "" if line["peak_mib"] is None else f"{line['peak_mib']:.0f}",
+            "" if line["apart"] is None else f"{line['apart']:.1e}",
+            f"{line['first_s']:.1f}",
+        )
+    return table
+
+
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -191,47 +219,33 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=20)
     parser.add_argument("--documents", type=int, default=100)
     parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
     console = Console(width=150)
     placement = choose(args.device, "auto")
     device = placement.device
     model = random_model(args.shape, placement)
     requests = workload.prompts(args.prompts, 128, 1024, vocabulary=100_000, labels=LABELS)
-    rates = {"bf16" if device.type == "cuda" else "fp32": floor.product_rate(device, placement.dtype)}
-    if device.type == "cuda":
-        rates["fp8"] = floor.product_rate(device, FP8)
-    operations = floor.text_operations(model.config, [len(request.token_ids) for request in requests])
-    floors = {name: len(requests) / (operations / rate) for name, rate in rates.items()}
+    least = floors(model, placement, requests)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    console.print(
-        f"{name}, torch {torch.__version__}; {len(requests)} prompts, "
-        f"mean {workload.mean_length(requests):.0f} tokens, {LABELS} labels\n"
-        + "\n".join(
-            f"floor at {rates[k] / 1e12:.0f} TFLOP/s {k}: {v:.0f} prompts/s" for k, v in floors.items()
-        )
-    )
-    checked = sorted(requests[: args.checked], key=lambda request: len(request.token_ids))
+    mean = workload.mean_length(requests)
+    what = f"{len(requests)} prompts, mean {mean:.0f} tokens, {LABELS} labels"
+    console.print(f"{name}, torch {torch.__version__}; {what}")
+    for dtype, (rate, prompts) in least.items():
+        console.print(f"floor at {rate / 1e12:.2f} TFLOP/s {dtype}: {prompts:.1f} prompts/s")
+    checked = workload.part(requests, 0.0, args.checked)
     truth = fp32_truth(args.shape, placement, model, checked)
-    base = next(iter(floors.values()))
     lines = []
     chosen = [v for v in variants(model, args.budget) if not args.only or any(o in v.name for o in args.only)]
     random.Random(0).shuffle(chosen)  # noqa: S311  # no secrets
     for variant in chosen:
         lines.append(run_variant(variant, requests, checked, truth, device, args.repeats))
         print(json.dumps(lines[-1]), file=sys.stderr, flush=True)
-        torch._dynamo.reset() if "compiled" in variant.name else None
-    table = Table("way", "prompts/s", "range", "of the floor", "peak MiB", "apart from fp32", "first s")
-    for line in sorted(lines, key=lambda line: line["prompts/s"]):
-        table.add_row(
-            line["name"],
-            f"{line['prompts/s']:.1f}",
-            f"{line['range'][0]:.1f}-{line['range'][1]:.1f}",
-            f"{line['prompts/s'] / base:.0%}",
-            "" if line["peak_mib"] is None else f"{line['peak_mib']:.0f}",
-            "" if line["apart"] is None else f"{line['apart']:.1e}",
-            f"{line['first_s']:.1f}",
-        )
-    console.print(table)
+        torch._dynamo.reset()
+    console.print(table_of(lines, least[placement.dtype_name][1]))
     result = sharing(model, device, args.queries, args.documents, args.repeats)
     whole, once = result["apart, each computed whole"][0], result["shared"][0]
     console.print(
@@ -239,9 +253,7 @@ def main() -> None:
         f"computed whole, {once:.1f} shared: {once / whole:.2f} times; apart {result['difference']:.1e}"
     )
     if args.json:
-        args.json.write_text(
-            json.dumps({"floors": floors, "rates": rates, "lines": lines, "sharing": result})
-        )
+        args.json.write_text(json.dumps({"floors": least, "lines": lines, "sharing": result}))
 
 
 if __name__ == "__main__":

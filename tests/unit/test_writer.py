@@ -16,6 +16,8 @@ from tests.conftest import CATALOGUE, network_that
 from tests.unit.test_engine import GRID, caption_requests
 from tgi_stack.engine import caption
 from tgi_stack.engine.decoder import Decoder
+from tgi_stack.engine.network import Network
+from tgi_stack.engine.ops import Ops
 from tgi_stack.engine.positions import rotary_positions
 from tgi_stack.engine.vision import Tower
 from tgi_stack.engine.writer import Writer
@@ -173,6 +175,13 @@ def test_positions_are_those_of_transformers(vision_model: Any, requests: list[C
         found = rotary_positions(np.array(request.token_ids), image, [(rows, columns)])
         assert found.tolist() == expected[:, 0].tolist()
         assert found.max() + 1 - len(request.token_ids) == int(delta)
+
+
+@pytest.mark.parametrize("kind", ["text", "images"])
+def test_tables_lie_row_by_row_as_kernels_read_them(vision_model: Any, kind: str) -> None:
+    rotary = Network(vision_model, Ops()).rotary
+    positions = torch.arange(9) if kind == "text" else torch.arange(27).view(3, 9)
+    assert all(table.is_contiguous() for table in rotary.tables(positions))
 
 
 def test_the_tower_sees_what_transformers_sees(vision_model: Any, requests: list[CaptionRequest]) -> None:

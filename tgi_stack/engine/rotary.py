@@ -28,6 +28,7 @@ class Rotary:
         Args:
             positions: shape [tokens], or [3, tokens] where images are among them.
         """
-        places = positions[:, None] if positions.ndim == 1 else positions[self._axes].T
+        # Kernels read row by row, so what comes of the transposed places must not keep their layout.
+        places = positions[:, None] if positions.ndim == 1 else positions[self._axes].T.contiguous()
         angles = places.float() * self._frequencies
         return angles.cos() * self._scaling, angles.sin() * self._scaling
