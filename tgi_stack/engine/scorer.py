@@ -30,7 +30,7 @@ GPU_TOKENS = 16_896
 CPU_TOKENS = 2_048
 LEAST_TOKENS = 64
 # Static shapes: compiled code is made once for each of these.
-SIZES = (256, 1_024, 4_096, 8_192, GPU_TOKENS)
+SIZES = (256, 1_024, CPU_TOKENS, 4_096, 8_192, GPU_TOKENS)
 
 
 @dataclass(frozen=True, slots=True)
