@@ -11,6 +11,29 @@ CATALOGUE := examples/catalogue
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-live test-gpu test-wheel quality style lock clean
+.PHONY: up wait status logs down models pin stack-plan gateway observe
+
+# The servers of this host: what `make up` is given goes to `fastqwen stack`, which checks it.
+TEXT_MODEL ?= Qwen/Qwen3-0.6B
+TEXT_QUANTIZATION ?= none
+VISION ?= vllm
+VISION_MODEL ?=
+VISION_QUANTIZATION ?= none
+VISION_IMAGE ?=
+REPLICAS ?= 1
+NUM_SHARD ?= 1
+MAX_TOTAL_TOKENS ?= 8192
+TEXT_PORT ?= 8080
+VISION_PORT ?= 8081
+TIMEOUT ?= 1800
+GPUS ?=
+GATEWAY_NAME ?=
+STACK := $(BIN)/fastqwen stack
+COMPOSE = docker compose --project-name fastqwen $(if $(wildcard docker/.env),--env-file docker/.env) --file docker/compose.yml
+SERVERS = --text-model "$(TEXT_MODEL)" --text-quantization "$(TEXT_QUANTIZATION)" --vision "$(VISION)" \
+	--vision-model "$(VISION_MODEL)" --vision-quantization "$(VISION_QUANTIZATION)" \
+	--vision-image "$(VISION_IMAGE)" --replicas "$(REPLICAS)" --num-shard "$(NUM_SHARD)" \
+	--max-total-tokens "$(MAX_TOTAL_TOKENS)" --text-port "$(TEXT_PORT)" --vision-port "$(VISION_PORT)"
 
 help: ## print the targets
 	@echo "fastqwen: make TARGET [VARIABLE=value]"
@@ -19,6 +42,20 @@ help: ## print the targets
 	@echo "  TORCH=$(TORCH)        cpu | cuda | none: which torch \`setup\` installs (a client of servers needs none)"
 	@echo "  TORCH_INDEX=     a package index with CPU builds of torch, where your own has CUDA builds alone"
 	@echo "  PYTHON=$(PYTHON)   the Python (3.11 or later) that makes $(VENV)"
+	@echo "variables of up and stack-plan"
+	@echo "  TEXT_MODEL=$(TEXT_MODEL)   what the text server (TGI) holds"
+	@echo "  TEXT_QUANTIZATION=$(TEXT_QUANTIZATION)       none | 8bit"
+	@echo "  VISION=$(VISION)                  vllm | tgi: who serves images; TGI can't load Qwen3-VL, but Qwen2.5-VL"
+	@echo "  VISION_MODEL=$(VISION_MODEL)                Qwen/Qwen3-VL-2B-Instruct on vllm, Qwen/Qwen2.5-VL-3B-Instruct on tgi"
+	@echo "  VISION_QUANTIZATION=$(VISION_QUANTIZATION)     none | fp8"
+	@echo "  VISION_IMAGE=$(VISION_IMAGE)                a container image in place of the engine's own release"
+	@echo "  REPLICAS=$(REPLICAS)                   of each server, on GPUs of their own"
+	@echo "  NUM_SHARD=$(NUM_SHARD)                  GPUs that a server is spread over"
+	@echo "  MAX_TOTAL_TOKENS=$(MAX_TOTAL_TOKENS)        of a prompt and its answer"
+	@echo "  TEXT_PORT=$(TEXT_PORT) VISION_PORT=$(VISION_PORT)  of 127.0.0.1"
+	@echo "  TIMEOUT=$(TIMEOUT)                 seconds that each server may take to come up"
+	@echo "  GATEWAY_NAME=$(GATEWAY_NAME)                gateway: the host's name, which its certificate bears"
+	@echo "  GPUS=$(GPUS)                        stack-plan: plan for GPUs of so many GiB that are not here, such as 24,24"
 
 setup: $(VENV)/ready-$(TORCH) ## make .venv with the exact versions of constraints.txt
 
@@ -57,6 +94,37 @@ style: setup ## mend style
 
 lock: setup ## write constraints.txt anew from what is installed in .venv
 	$(BIN)/python tools/lock.py
+
+up: setup ## the text and the vision server of this GPU host, until both answer
+	@$(STACK) up $(SERVERS) --timeout "$(TIMEOUT)"
+
+wait: setup ## wait until the servers answer; names the one that does not come up, and why
+	@$(STACK) wait --timeout "$(TIMEOUT)"
+
+status: setup ## each server: its container, and whether it answers
+	@$(STACK) status
+
+logs: ## what the servers print, as they do
+	@$(COMPOSE) logs --follow --tail 100
+
+down: setup ## stop the servers; weights and compile caches stay in their volumes
+	@$(STACK) down
+
+models: setup ## fetch the weights into their volume, without starting a server
+	@$(STACK) plan $(SERVERS)
+	@$(COMPOSE) run --rm --no-deps models
+
+pin: setup ## the newest commits of the models and digests of the images, into docker/pins.json
+	@$(STACK) plan --pin $(SERVERS)
+
+stack-plan: setup ## what `make up` would run on which GPU; GPUS=24,24 for GPUs that are not here
+	@$(STACK) plan $(SERVERS) $(if $(GPUS),--assume-gpus "$(GPUS)")
+
+gateway: setup ## `make up`, and TLS with a key for each user on port 8443; keys in docker/secrets/keys
+	@$(STACK) up $(SERVERS) --timeout "$(TIMEOUT)" --gateway $(if $(GATEWAY_NAME),--gateway-name "$(GATEWAY_NAME)")
+
+observe: setup ## `make up`, and Prometheus with Grafana on http://127.0.0.1:3000
+	@$(STACK) up $(SERVERS) --timeout "$(TIMEOUT)" --observe
 
 clean: ## remove what the other targets made, .venv included
 	rm -rf $(VENV) out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -25,9 +26,9 @@ import typer
 from rich.console import Console
 
 from cache.store import Store
-from tgi_stack import __version__, keeping, prompts, report, settings
+from tgi_stack import __version__, foretell, keeping, prompts, report, settings
 from tgi_stack.backends.base import Backend
-from tgi_stack.backends.registry import bench, draw_bench, examine_endpoints, open_backend
+from tgi_stack.backends.registry import bench, draw_bench, examine_endpoints, open_backend, open_stack
 from tgi_stack.bench import show
 from tgi_stack.errors import (
     DiskError,
@@ -61,6 +62,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 talk = Console(stderr=True, highlight=False, soft_wrap=True)
+
+stack = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="The servers of this host; `make up` calls it."
+)
+app.add_typer(stack, name="stack")
 
 # -- options that several commands share -----------------------------------------------------------------
 
@@ -108,6 +114,9 @@ CacheSize = Annotated[
 ]
 Offline = Annotated[
     bool | None, typer.Option("--offline", help="From the cache alone: no network, nothing computed.")
+]
+DryRun = Annotated[
+    bool | None, typer.Option("--dry-run", help="What would be asked, and what is remembered; sends nothing.")
 ]
 Limit = Annotated[int | None, typer.Option(metavar="N", help="Only the first N rows.")]
 Overwrite = Annotated[
@@ -162,6 +171,22 @@ UseFlashAttention = Annotated[
     bool | None,
     typer.Option("--use-flash-attention", "--use_flash_attention", help="Flash kernels and no others."),
 ]
+
+DockerDir = Annotated[Path | None, typer.Option(metavar="DIR", help="Where compose.yml is; else ./docker.")]
+TextModel = Annotated[str | None, typer.Option(metavar="ID", help="What the text server holds.")]
+VisionModel = Annotated[str | None, typer.Option(metavar="ID", help="What the vision server holds.")]
+TextQuantization = Annotated[str | None, typer.Option(metavar="none|8bit")]
+VisionEngine = Annotated[str | None, typer.Option("--vision", metavar="vllm|tgi")]
+VisionQuantization = Annotated[str | None, typer.Option(metavar="none|fp8")]
+VisionImage = Annotated[str | None, typer.Option(metavar="IMAGE", help="In place of the engine's own image.")]
+Replicas = Annotated[int | None, typer.Option(metavar="N", help="Of each server, on GPUs of their own.")]
+NumShard = Annotated[int | None, typer.Option(metavar="N", help="GPUs that a server is spread over.")]
+MaxTotalTokens = Annotated[int | None, typer.Option(metavar="N", help="Of a prompt and its answer.")]
+TextPort = Annotated[int | None, typer.Option(metavar="PORT")]
+VisionPort = Annotated[int | None, typer.Option(metavar="PORT")]
+Gateway = Annotated[bool, typer.Option("--gateway", help="TLS and keys, for other machines.")]
+Observe = Annotated[bool, typer.Option("--observe", help="Prometheus and Grafana.")]
+Timeout = Annotated[float, typer.Option(metavar="SECONDS", min=0.0, help="For each server to come up.")]
 
 
 def _version(show: bool) -> None:
@@ -219,6 +244,7 @@ def summarize(
     no_cache: NoCache = None,
     cache_size: CacheSize = None,
     offline: Offline = None,
+    dry_run: DryRun = None,
     columns: Columns = None,
     limit: Limit = None,
     concurrency: Concurrency = None,
@@ -305,6 +331,7 @@ def rerank(
     no_cache: NoCache = None,
     cache_size: CacheSize = None,
     offline: Offline = None,
+    dry_run: DryRun = None,
     columns: Columns = None,
     limit: Limit = None,
     concurrency: Concurrency = None,
@@ -363,6 +390,7 @@ def probs(
     no_cache: NoCache = None,
     cache_size: CacheSize = None,
     offline: Offline = None,
+    dry_run: DryRun = None,
     columns: Columns = None,
     limit: Limit = None,
     concurrency: Concurrency = None,
@@ -461,15 +489,93 @@ def examine(
     lines: list[Any] = []
 
     async def look() -> None:
-        async for line in examine_endpoints(chosen):
+        async for line in examine_endpoints(chosen, _say):
             lines.append(line)
-            talk.print(_escaped(f"{line.state}: {line.what} ({line.detail})"), markup=False)
+            _say(str(line))
 
     with _reporting(debug):
         chosen = settings.load(flags, file=config)
         asyncio.run(look())
     if as_json:
-        _print_data([asdict(line) for line in lines])
+        _print_data([line.as_dict() for line in lines])
+    failed = [line.status for line in lines if line.state == "failure"]
+    if failed:
+        raise typer.Exit(max(failed))
+
+
+@stack.command(name="plan")
+def stack_plan(
+    text_model: TextModel = None,
+    text_quantization: TextQuantization = None,
+    vision: VisionEngine = None,
+    vision_model: VisionModel = None,
+    vision_quantization: VisionQuantization = None,
+    vision_image: VisionImage = None,
+    replicas: Replicas = None,
+    num_shard: NumShard = None,
+    max_total_tokens: MaxTotalTokens = None,
+    text_port: TextPort = None,
+    vision_port: VisionPort = None,
+    gateway: Gateway = False,
+    observe: Observe = False,
+    pin: Annotated[bool, typer.Option("--pin", help="Ask for the newest commits and digests.")] = False,
+    assume_gpus: Annotated[
+        str | None, typer.Option(metavar="GIB,...", help="GPUs that are not here; writes nothing.")
+    ] = None,
+    docker_dir: DockerDir = None,
+    debug: Debug = False,
+) -> None:
+    """Reads the GPUs and writes docker/.env and docker/stack.json: what runs where."""
+    variables = locals()
+    with _reporting(debug):
+        given = _stack_variables(variables)
+        lines = open_stack(docker_dir, _say).plan(given, _extras(gateway, observe), assume_gpus, pin=pin)
+    typer.echo("\n".join(lines))
+
+
+@stack.command(name="up")
+def stack_up(
+    text_model: TextModel = None,
+    text_quantization: TextQuantization = None,
+    vision: VisionEngine = None,
+    vision_model: VisionModel = None,
+    vision_quantization: VisionQuantization = None,
+    vision_image: VisionImage = None,
+    replicas: Replicas = None,
+    num_shard: NumShard = None,
+    max_total_tokens: MaxTotalTokens = None,
+    text_port: TextPort = None,
+    vision_port: VisionPort = None,
+    gateway: Gateway = False,
+    observe: Observe = False,
+    gateway_name: Annotated[
+        str | None, typer.Option(metavar="HOST", help="What the gateway's certificate bears.")
+    ] = None,
+    timeout: Timeout = 1800.0,
+    docker_dir: DockerDir = None,
+    debug: Debug = False,
+) -> None:
+    """Brings the servers up and waits until they answer."""
+    variables = locals()
+    with _reporting(debug):
+        given = _stack_variables(variables)
+        lines = open_stack(docker_dir, _say).up(given, _extras(gateway, observe), timeout, gateway_name)
+    typer.echo("\n".join(lines))
+
+
+@stack.command(name="wait")
+def stack_wait(timeout: Timeout = 1800.0, docker_dir: DockerDir = None, debug: Debug = False) -> None:
+    """Waits until every server of the plan answers."""
+    with _reporting(debug):
+        open_stack(docker_dir, _say).wait(timeout)
+
+
+@stack.command(name="status")
+def stack_status(docker_dir: DockerDir = None, debug: Debug = False) -> None:
+    """Each server: its container, and whether it answers."""
+    with _reporting(debug):
+        lines = open_stack(docker_dir, _say).status()
+    typer.echo("\n".join(_escaped(str(line)) for line in lines))
     if any(line.state == "failure" for line in lines):
         raise typer.Exit(ServerError.exit_status)
 
@@ -516,6 +622,29 @@ def bench_engine(
             draw_bench(results, plot)
     for table in show.tables(results):
         Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
+
+
+@stack.command(name="down")
+def stack_down(docker_dir: DockerDir = None, debug: Debug = False) -> None:
+    """Stops the servers; weights and compile caches stay."""
+    with _reporting(debug):
+        open_stack(docker_dir, _say).down()
+
+
+def _stack_variables(given: dict[str, Any]) -> dict[str, Any]:
+    """What was given of a stack's variables; the models may also stand in the settings."""
+    others = ("gateway", "gateway_name", "observe", "pin", "assume_gpus", "timeout", "docker_dir", "debug")
+    named = settings.load(_flags({name: given[name] for name in ("text_model", "vision_model")}))
+    given = given | {"text_model": named.text_model, "vision_model": named.vision_model}
+    return {name: value for name, value in given.items() if value is not None and name not in others}
+
+
+def _extras(gateway: bool, observe: bool) -> tuple[str, ...]:
+    return tuple(name for name, on in (("gateway", gateway), ("observe", observe)) if on)
+
+
+def _say(line: str) -> None:
+    talk.print(_escaped(line), markup=False)
 
 
 cache_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="What was computed before.")
@@ -689,6 +818,10 @@ def _run_job(
     as_json: bool,
     quiet: bool,
 ) -> None:
+    kind = _kind(name, chosen)
+    if chosen.dry_run:
+        _foretell(kind, parse, make_job, source, chosen, as_json=as_json)
+        return
     if as_json and out is None:
         raise UsageError("--json prints its summary on stdout, where the records go; give -o OUT as well")
 
@@ -712,12 +845,14 @@ def _run_job(
             store = open_store(chosen, say)
 
             async def work() -> int | None:
-                sees = name == "summarize" or (name == "rerank" and chosen.item_images)
-                backend = await open_backend(chosen, "vision" if sees else "text", say, store)
+                backend = await open_backend(chosen, kind, say, store)
                 try:
                     job = make_job(backend, store)
                     sink.begin(backend.identity, Checked(tally.input_rows, strict))
-                    return await _work(job, source, sink, chosen, tally, quiet)
+                    began = time.monotonic()
+                    ended = await _work(job, source, sink, chosen, tally, quiet)
+                    foretell.note_speed(store, kind, backend.identity, tally, time.monotonic() - began)
+                    return ended
                 finally:
                     await backend.aclose()
 
@@ -730,9 +865,43 @@ def _run_job(
         sink.close(tally.as_dict())
         if store is not None:
             store.close()
+    _say_skipped(source, say)
+    _close(tally, out, as_json, stopped)
+
+
+def _say_skipped(source: Source, say: Callable[[str], None]) -> None:
     if isinstance(source, Folder) and source.skipped:
         say(f"{source.skipped:,} files in {source.base} are no images (or are links) and were left out")
-    _close(tally, out, as_json, stopped)
+
+
+def _kind(name: str, chosen: Settings) -> str:
+    """Which sort of model a job asks."""
+    sees = name == "summarize" or (name == "rerank" and chosen.item_images)
+    return "vision" if sees else "text"
+
+
+def _foretell(
+    kind: str,
+    parse: Callable[[RawRow], Any],
+    make_job: Callable[[Backend, Store | None], runner.Job[Any]],
+    source: Source,
+    chosen: Settings,
+    *,
+    as_json: bool,
+) -> None:
+    """What a run would find in the cache and have to ask for; sends and writes nothing."""
+    tally = runner.Tally()
+    runner.count(parse, source, chosen, tally)
+    store = open_store(chosen, lambda line: talk.print(_escaped(line), markup=False))
+    try:
+        found = asyncio.run(foretell.foretell(kind, make_job, source, chosen, tally, store))
+    finally:
+        if store is not None:
+            store.close()
+    if as_json:
+        _print_data(asdict(found))
+    else:
+        talk.print(found.line(), markup=False)
 
 
 def _refuse_same_file(out: Path | None, sources: list[Source]) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import stat
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cache.codecs import FORMAT
@@ -20,6 +21,7 @@ NETWORK = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "lustre", "beegfs", "gpfs", "afs", "fuse.sshfs"}
     | {"fuse.glusterfs", "fuse.s3fs", "fuse.rclone", "fuse.gcsfuse"}
 )
+TURN_EVERY_S = 0.001
 MOUNTS = Path("/proc/self/mounts")
 
 
@@ -63,6 +65,30 @@ def make(folder: Path, database: Path) -> None:
     _make_folder(folder)
     if not database.exists():
         touch(database)
+
+
+@contextlib.contextmanager
+def alone(path: Path, patience_s: float) -> Iterator[None]:
+    """One process after the other; SQLite's own waiting lets some wait for seconds.
+
+    Raises:
+        OSError: the turn did not come within `patience_s` seconds.
+    """
+    touch(path)
+    handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        until = time.monotonic() + patience_s
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise OSError(errno.ETIMEDOUT, "another process writes to it all the time") from None
+                time.sleep(TURN_EVERY_S)
+        yield
+    finally:
+        os.close(handle)
 
 
 def may_write(folder: Path, name: str) -> bool:

@@ -41,9 +41,10 @@ KINDS = {
 LARGE = frozenset({"image", "tokenizer"})  # kept apart, so that small answers stay close together
 WAL_MENDED = (3, 51, 3)
 BUSY_S = 2.0
+TURN_S = 20.0  # that a writer waits for its turn among other processes
 PATIENCE = 3  # lookups that waited too long, before the run goes on without the cache
 DATABASE = "cache.db"
-GC_BATCH = 200
+GC_BATCH = 64
 
 Say = Callable[[str], None]
 
@@ -125,11 +126,17 @@ class _Shelf:
 
     def write(self, entries: list[tuple[str, bytes]]) -> None:
         """Writes several in one transaction; by one thread."""
+        with places.alone(self._folder / "writing", TURN_S):
+            cache = self._opened()
+            with cache.transact():
+                for key, blob in entries:
+                    cache.set(key, blob)
+
+    def _opened(self) -> diskcache.Cache:
         if self._cache is None:
+            _refuse_locked(self._folder)
             self._cache = open_database(self._folder)
-        with self._cache.transact():
-            for key, blob in entries:
-                self._cache.set(key, blob)
+        return self._cache
 
     def volume(self) -> int:
         """Bytes of the database on disk."""
@@ -144,12 +151,10 @@ class _Shelf:
 
     def remove(self, names: list[str]) -> int:
         """Removes entries in one transaction; how many there were."""
-        cache = open_database(self._folder)
-        try:
-            with cache.transact(retry=True):
+        with places.alone(self._folder / "writing", TURN_S):
+            cache = self._opened()
+            with cache.transact():
                 return sum(cache.delete(name) for name in names)
-        finally:
-            cache.close()
 
     def close(self) -> None:
         """Closes what is open."""
@@ -158,13 +163,22 @@ class _Shelf:
             self._cache.close()
 
 
+def _refuse_locked(folder: Path) -> None:
+    """Raises OperationalError where others hold the database; diskcache would wait for them a minute."""
+    with contextlib.closing(sqlite3.connect(folder / DATABASE, timeout=BUSY_S)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.rollback()
+
+
 def _connect(folder: Path) -> sqlite3.Connection:
     """A connection that only reads."""
     url = f"{(folder / DATABASE).absolute().as_uri()}?mode=ro"
     connection = sqlite3.connect(url, uri=True, timeout=BUSY_S, check_same_thread=False)
     try:
         connection.execute("SELECT 1 FROM Cache LIMIT 1").fetchone()
-    except sqlite3.OperationalError:
+    except sqlite3.OperationalError as error:
+        if "locked" in str(error):
+            return connection
         connection.close()
         # A log that nobody may write beside it: what is in the database itself is read.
         connection = sqlite3.connect(f"{url}&immutable=1", uri=True, check_same_thread=False)
@@ -199,6 +213,7 @@ class Store:
         self._say = say
         self._said: set[str] = set()
         self._slow = 0
+        self._closed = False
         self._limit = limit
         self._offline = offline
         self._root = places.prepare(directory)
@@ -357,6 +372,9 @@ class Store:
 
     def close(self) -> None:
         """Writes what is left; adds to the counts that stay."""
+        if self._closed:
+            return
+        self._closed = True
         if self._writer is not None:
             self._writer.close()
         for shelf in self._shelves.values():

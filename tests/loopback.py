@@ -13,9 +13,9 @@ import io
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -377,10 +377,17 @@ REPLACED: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-@contextmanager
-def serve(dialect: str, **options: Any) -> Iterator[Loopback]:
+Server = TypeVar("Server", bound=Loopback)
+
+
+def serve(dialect: str, **options: Any) -> AbstractContextManager[Loopback]:
     """A server that listens until the block ends."""
-    made = Loopback(dialect, **options)
+    return listening(Loopback(dialect, **options))
+
+
+@contextmanager
+def listening(made: Server) -> Iterator[Server]:
+    """Has a server listen until the block ends."""
     made._loop = asyncio.new_event_loop()
     thread = threading.Thread(target=made._loop.run_forever, daemon=True)
     thread.start()

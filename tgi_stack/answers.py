@@ -26,7 +26,7 @@ from tgi_stack.types import Caption, Identity, LabelScores, PreparedImage
 
 REMEMBERED = 4096  # answers in memory, for equal questions at the same time
 REMEMBERED_IMAGE_BYTES = 64 * 2**20
-ASKED_AGAIN = 1 / 32  # of the questions are kept with their answers
+ASKED_AGAIN = 1 / 8  # of the questions are kept with their answers
 ABOUT_THE_LABELS = ("label_mass.low", "resolution.bf16", "resolution.fp16")  # flags that a subset has anew
 
 
@@ -324,11 +324,27 @@ class Identities:
             "grid": None if grid is None else asdict(grid),
             "at": time.time(),
         }
-        others = [one for one in self._listed(kind) if {**one, "at": 0} != {**entry, "at": 0}]
+        listed = self._listed(kind)
+        others = [one for one in listed if _who(one) != _who(entry)]
+        speeds = [one["speed"] for one in listed if _who(one) == _who(entry) and "speed" in one]
+        entry |= {"speed": speeds[-1]} if speeds else {}
         self._store.put("identity", self._key(kind), json.dumps([*others, entry][-self.KEPT :]).encode())
         digest = profile.tokenizer.digest
         if self._store.get("tokenizer", digest, again=True) is None:
             self._store.put("tokenizer", digest, profile.tokenizer.content)
+
+    def note_speed(self, kind: str, identity: Identity, rows: int, seconds: float) -> None:
+        """Notes how fast rows that were not remembered were answered, for `--dry-run`."""
+        listed = self._listed(kind)
+        for entry in listed:
+            if entry["identity"] == asdict(identity):
+                entry["speed"] = rows / seconds
+        self._store.put("identity", self._key(kind), json.dumps(listed).encode())
+
+    def speed(self, kind: str, identity: Identity) -> float | None:
+        """Rows a second that were answered last, where that was noted."""
+        found = [e["speed"] for e in self._listed(kind) if e["identity"] == asdict(identity) and "speed" in e]
+        return float(found[-1]) if found else None
 
     def last(self, settings: Settings, kind: str) -> Known | None:
         """Who answered last, of those whom the settings' engine, model and revision allow."""
@@ -360,6 +376,11 @@ class Identities:
     @staticmethod
     def _key(kind: str) -> str:
         return Keys("identity", {}).key(kind=kind)
+
+
+def _who(entry: dict[str, Any]) -> dict[str, Any]:
+    """An entry without what changes from run to run."""
+    return {name: value for name, value in entry.items() if name not in ("at", "speed")}
 
 
 def _asked(settings: Settings, kind: str) -> dict[str, str | None]:

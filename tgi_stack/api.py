@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import logging
+import os
 import queue
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
@@ -83,6 +84,7 @@ class _Engine:
         self._store: Store | None = None
         self._opening = asyncio.Lock()
         self._closed = False
+        self._process = os.getpid()
 
     def __enter__(self) -> Any:
         return self
@@ -92,7 +94,7 @@ class _Engine:
 
     def close(self) -> None:
         """Gives back what the engine holds; it can't be used afterwards."""
-        if self._closed:
+        if self._closed or self._process != os.getpid():  # a forked child has not the thread
             return
         self._closed = True
         asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
@@ -338,7 +340,7 @@ _KEEPING = threading.Lock()
 
 def _kept(options: dict[str, Any]) -> Reranker:
     """One engine for equal options, as long as the process lives."""
-    key = repr(sorted(options.items()))
+    key = repr((os.getpid(), sorted(options.items())))
     with _KEEPING:
         if key not in _KEPT:
             _KEPT[key] = Reranker(**options)

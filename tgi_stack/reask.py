@@ -1,6 +1,6 @@
 """Asks some questions of the cache again, to catch a model that was swapped behind its name.
 
-Of one question in 32 the cache keeps the question too. Such are asked twice: how much the two answers differ
+Of one question in 8 the cache keeps the question too. Such are asked twice: how much the two answers differ
 is the noise of the engine; a kept answer that differs by clearly more was not given by this model.
 """
 

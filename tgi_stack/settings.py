@@ -81,6 +81,7 @@ class Settings(BaseModel):
     no_cache: bool = False
     cache_size: int | None = Field(None, ge=2**20)
     offline: bool = False
+    dry_run: bool = False
 
     overwrite: bool = False
     unordered: bool = False

@@ -368,19 +368,6 @@ def test_json_is_what_a_run_ends_with(
     assert json.loads(done.stdout)["ok"] == 60
 
 
-def test_doctor_says_what_an_endpoint_is(fastqwen: Fastqwen, server: Loopback) -> None:
-    done = fastqwen("doctor", "--endpoint", server.url, "--json")
-    assert f"ok: {server.url} ({server.dialect} 3" in done.stderr or "vllm 0.33.0" in done.stderr
-    assert {"tgi": "tgi.grammar", "vllm": "vllm.logprob_token_ids"}[server.dialect] in done.stderr
-    assert [line["state"] for line in json.loads(done.stdout)] == ["ok", "ok", "warning"]
-
-
-def test_doctor_names_the_fix_for_a_server_that_is_not_there(fastqwen: Fastqwen) -> None:
-    done = fastqwen("doctor", "--endpoint", "http://127.0.0.1:9", check=4)
-    assert "failure: http://127.0.0.1:9" in done.stderr
-    assert "make up" in done.stderr
-
-
 @pytest.mark.parametrize("fault", [None, "500", "other id", "reset", "no label", "400"])
 def test_several_prompts_in_a_request_get_each_their_answer(
     fastqwen: Fastqwen, tmp_path: Path, fault: str | None

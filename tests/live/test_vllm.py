@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,7 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import CATALOGUE, Fastqwen, read_records, write_rows
+from tests.conftest import CATALOGUE, ROOT, Fastqwen, read_records, write_rows
+from tests.integration.test_compose import rendered, words
 from tgi_stack.tiny import TINY
 
 pytestmark = [
@@ -186,3 +190,37 @@ def test_a_chat_of_control_tokens_is_counted_as_we_do(
     path = write_rows(tmp_path / "s.jsonl", hostile | {"image": str(CATALOGUE / "images" / "mug-02.jpg")})
     record = both(fastqwen, tmp_path, servers["vision"], "summarize", path)[0][0]
     assert record["status"] == "ok"
+
+
+def test_doctor_finds_labels_and_the_way_of_an_image(fastqwen: Fastqwen, servers: dict[str, str]) -> None:
+    environ = {"FASTQWEN_TEXT_ENDPOINTS": servers["text"], "FASTQWEN_VISION_ENDPOINTS": servers["vision"]}
+    done = fastqwen("doctor", "--json", FASTQWEN_MODEL="tiny", **environ)
+    found = {line["what"]: line for line in json.loads(done.stdout)}
+    assert found[f"{servers['text']} labels"]["state"] == "ok"
+    assert "it does not resize again" in found[f"{servers['vision']} image"]["detail"]
+
+
+def test_the_dashboard_asks_for_metrics_that_there_are(servers: dict[str, str]) -> None:
+    with urllib.request.urlopen(f"{servers['text']}/metrics", timeout=10) as reply:  # noqa: S310  # ours
+        told = set(re.findall(r"^(vllm:\w+)", reply.read().decode(), re.MULTILINE))
+    files = ("grafana/dashboards/fastqwen.json", "prometheus/rules.yml")
+    asked = {name for file in files for name in re.findall(r"vllm:\w+", (ROOT / "docker" / file).read_text())}
+    assert asked <= told
+
+
+def test_the_vision_server_of_the_stack_has_arguments_that_vllm_takes() -> None:
+    """Read by vLLM's own parser; this build has no GPU to start them on."""
+    if shutil.which("docker-compose") is None:
+        pytest.skip("docker-compose is not installed")
+    arguments = words(rendered()["services"]["vision-vllm"])
+    script = (
+        "import json, sys; from vllm.entrypoints.launchers.cli_args import make_arg_parser; "
+        "from vllm.utils.argparse_utils import FlexibleArgumentParser; "
+        "found = make_arg_parser(FlexibleArgumentParser()).parse_args(sys.argv[1:]); "
+        "print(json.dumps([found.hf_overrides, found.allowed_media_domains, found.max_num_queued_reqs]))"
+    )
+    python = Path(os.environ["FASTQWEN_VLLM"]) / "bin" / "python"
+    given = [*arguments, "--gpu-memory-utilization", "0.5", "--quantization", "fp8"]
+    done = subprocess.run([python, "-c", script, *given], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout.splitlines()[-1]) == [{"head_dtype": "float32"}, ["blocked.invalid"], 2048]

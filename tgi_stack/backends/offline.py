@@ -42,7 +42,7 @@ class OfflineBackend:
         )
 
     async def aclose(self) -> None:
-        pass
+        allow_network()
 
 
 def open_offline(settings: Settings, kind: str, store: Store | None) -> OfflineBackend:
@@ -53,7 +53,6 @@ def open_offline(settings: Settings, kind: str, store: Store | None) -> OfflineB
     """
     if store is None:
         raise SettingsError("--offline answers from the cache; without --no-cache")
-    forbid_network()
     known = Identities(store).last(settings, kind)
     if known is None:
         raise UsageError(
@@ -61,28 +60,36 @@ def open_offline(settings: Settings, kind: str, store: Store | None) -> OfflineB
             f"{settings.engine}, model {settings.model_for(kind) or 'default'}); run once without --offline, "
             "or fetch answers with: fastqwen cache import"
         )
+    forbid_network()
     return OfflineBackend(known.identity, known.profile)
 
 
-_FORBIDDEN = False
+class _Ban:
+    """Who is offline in this process. The audit hook that heeds it can't be taken back, so there is one."""
+
+    def __init__(self) -> None:
+        self.holders = 0
+        self.hooked = False
+
+
+_BAN = _Ban()
 
 
 def forbid_network() -> None:
-    """No socket of this process connects any more, whoever opens it; sockets of this host do."""
-    global _FORBIDDEN  # an audit hook can't be taken back: one is enough
-    if not _FORBIDDEN:
-        _FORBIDDEN = True
+    """No socket of this process connects, whoever opens it, until `allow_network`; those of this host do."""
+    _BAN.holders += 1
+    if not _BAN.hooked:
+        _BAN.hooked = True
         sys.addaudithook(_refuse)
 
 
 def allow_network() -> None:
-    """For processes that do more than one run: tests, notebooks."""
-    global _FORBIDDEN
-    _FORBIDDEN = False
+    """To be called once for each `forbid_network`."""
+    _BAN.holders -= 1
 
 
 def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
-    if not _FORBIDDEN or event not in ("socket.connect", "socket.sendto", "socket.getaddrinfo"):
+    if not _BAN.holders or event not in ("socket.connect", "socket.sendto", "socket.getaddrinfo"):
         return
     if event == "socket.getaddrinfo" or getattr(arguments[0], "family", None) not in _LOCAL:
         raise UsageError("--offline: something tried to reach the network")

@@ -15,6 +15,7 @@ from tgi_stack.settings import Settings
 
 if TYPE_CHECKING:
     from tgi_stack.doctor import Line
+    from tgi_stack.stack.commands import Stack
 
 Say = Callable[[str], None]
 
@@ -31,6 +32,10 @@ async def open_backend(settings: Settings, kind: str, say: Say, store: Store | N
         MissingPackageError: the engine's packages are not installed.
         ServerError: no server, or the wrong one.
     """
+    if settings.dry_run:
+        from tgi_stack.backends.counting import open_counting
+
+        return open_counting(settings, kind, store)
     if settings.offline:
         from tgi_stack.backends.offline import open_offline
 
@@ -67,11 +72,19 @@ async def _opened(settings: Settings, kind: str, say: Say) -> Backend:
         return backend
 
 
-def examine_endpoints(settings: Settings) -> AsyncIterator[Line]:
+def examine_endpoints(settings: Settings, say: Say) -> AsyncIterator[Line]:
     """See `doctor.examine`; it needs the client of servers."""
     from tgi_stack.doctor import examine
 
-    return examine(settings)
+    return examine(settings, say)
+
+
+def open_stack(docker_dir: Path | None, say: Say) -> Stack:
+    """The servers of this host; they are proven by the client of servers."""
+    from tgi_stack.stack.commands import Stack
+    from tgi_stack.stack.files import locate
+
+    return Stack(locate(docker_dir), say)
 
 
 def bench(settings: Settings, order: dict[str, Any], say: Say) -> Coroutine[Any, Any, dict[str, Any]]:

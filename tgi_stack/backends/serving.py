@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from tgi_stack.engine.checkpoint import Checkpoint, Say, locate_files, locate_to
 from tgi_stack.errors import NoEngineError, ServerError, SettingsError, WrongServerError
 from tgi_stack.images.grid import Grid
 from tgi_stack.settings import Settings
+from tgi_stack.stack import identities
 from tgi_stack.tokens import Tokenizer
 from tgi_stack.transport import Transport, TransportError
 from tgi_stack.types import Identity
@@ -30,6 +32,7 @@ MOST_IN_FLIGHT = 1024
 GROUP = 8  # prompts in a request to vLLM
 CREW = 256
 METRICS_S = 5.0
+COMMIT = re.compile("[0-9a-f]{7,40}")
 PROOFS = 5  # attempts: a server that others use may be busy or hurt for a moment
 # What each dialect's /metrics calls the requests that run, and those that wait.
 WORK = {
@@ -117,19 +120,47 @@ async def _open(
         return None if running is None or waiting is None else (running / group_size, waiting / group_size)
 
     pool = Pool(endpoints, probe, settings.startup_timeout, say, crowd)
-    identity = Identity(
-        engine=first.dialect,
-        model=wanted or first.model,
-        revision=settings.revision or first.revision or "unknown",
-        quantization="unknown",
-        dtype="unknown",
-        tokenizer=profile.tokenizer.digest,
-        version=first.version,
-    )
+    identity = _identity(urls, served, settings, wanted or first.model, profile.tokenizer.digest)
     crew = CREW * len(endpoints)
     return ServedBackend(
         transport, pool, identity, profile, crew, group_size=group_size, with_mass=settings.label_mass
     )
+
+
+def _identity(
+    urls: list[str], served: list[Served], settings: Settings, model: str, tokenizer: str
+) -> Identity:
+    """What the endpoints say of themselves, and what stack.json says of them.
+
+    Raises:
+        WrongServerError: endpoints that differ, or another commit than the settings name.
+    """
+    told = [identities.of(url, one) for url, one in zip(urls, served, strict=True)]
+    revision = _common(
+        urls, "revision", [one.revision or said.revision for one, said in zip(served, told, strict=True)]
+    )
+    named = settings.revision or revision
+    if COMMIT.fullmatch(named) and COMMIT.fullmatch(revision) and not revision.startswith(named):
+        raise WrongServerError(f"{urls[0]} holds revision {revision}, not {named}")
+    return Identity(
+        engine=served[0].dialect,
+        model=model,
+        revision=named if revision == identities.UNKNOWN else revision,
+        quantization=_common(urls, "quantisation", [one.quantization for one in told]),
+        dtype=_common(urls, "dtype", [one.dtype for one in told]),
+        tokenizer=tokenizer,
+        version=served[0].version,
+    )
+
+
+def _common(urls: list[str], what: str, values: list[str]) -> str:
+    """What all endpoints have; unknown where one of them is not known."""
+    for url, value in zip(urls, values, strict=True):
+        if identities.UNKNOWN not in (value, values[0]) and value != values[0]:
+            raise WrongServerError(
+                f"{what} of {urls[0]} is {values[0]}, of {url} {value}; endpoints of a run hold the same"
+            )
+    return identities.UNKNOWN if identities.UNKNOWN in values else values[0]
 
 
 def checked_url(url: str) -> str:

@@ -45,6 +45,7 @@ FREE = frozenset(
         "no_cache",
         "cache_size",
         "offline",
+        "dry_run",
     }
 )
 

@@ -1,0 +1,609 @@
+"""The cache: correct or absent, whatever is done to its files; and shared by processes without loss."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import pickle
+import random
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cache import codecs, places
+from cache.bundle import export_bundle, import_bundle
+from cache.errors import BundleError, CacheError, DamagedError
+from cache.keys import Keys, digest
+from cache.leases import Leases
+from cache.lookup import Lookup
+from cache.store import KINDS, Store, journal_mode, open_database
+
+KEYS = [digest(b"%d" % number) for number in range(1000)]
+NUMBERS = st.one_of(st.integers(), st.booleans(), st.none(), st.floats())
+PARTS = st.one_of(st.text(max_size=5), st.binary(max_size=5), NUMBERS)
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def make(tmp_path: Path, said: list[str]) -> Iterator[Callable[..., Store]]:
+    stores: list[Store] = []
+
+    def open(**options: Any) -> Store:
+        stores.append(Store(tmp_path / "cache", said.append, **options))
+        return stores[-1]
+
+    yield open
+    for store in stores:
+        store.close()
+
+
+def database(tmp_path: Path, name: str = "small") -> Path:
+    return tmp_path / "cache" / "v1" / name / "cache.db"
+
+
+def filled(make: Callable[..., Store], count: int = 10) -> None:
+    store = make()
+    for key in KEYS[:count]:
+        store.put("labels", key, key.encode())
+    store.close()
+
+
+# -- keys and envelopes --------------------------------------------------------------------------------
+
+
+@given(st.dictionaries(st.text(min_size=1, max_size=3), PARTS, max_size=4), st.data())
+def test_a_key_is_that_of_its_parts_alone(parts: dict[str, Any], data: st.DataObject) -> None:
+    keys = Keys("labels", {"shared": 1})
+    shuffled = dict(random.Random(0).sample(list(parts.items()), len(parts)))
+    assert keys.key(**parts) == keys.key(**shuffled)
+    assert keys.key(**parts) != Keys("labels", {"shared": 2}).key(**parts)
+    assert keys.key(**parts) != Keys("summary", {"shared": 1}).key(**parts)
+    assert keys.key(**parts) != keys.key(**parts, another=None)
+    if parts:
+        name = data.draw(st.sampled_from(sorted(parts)))
+        other = data.draw(PARTS.filter(lambda value: not same(value, parts[name])))
+        assert keys.key(**parts) != keys.key(**parts | {name: other})
+
+
+def same(a: Any, b: Any) -> bool:
+    return type(a) is type(b) and (a == b or (a != a and b != b)) and repr(a) == repr(b)
+
+
+def test_keys_do_not_depend_on_the_process() -> None:  # C12
+    code = "from cache.keys import Keys; print(Keys('labels', {'a': 1}).key(b='x', c=None))"
+    keys = set()
+    for seed in ("0", "1"):
+        for flag in ("-O", "-B"):
+            run = [sys.executable, flag, "-c", code]
+            done = subprocess.run(
+                run, env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, check=True
+            )
+            keys.add(done.stdout)
+    assert len(keys) == 1
+
+
+@given(st.binary(max_size=300), st.data())
+def test_an_envelope_that_was_changed_is_no_value(payload: bytes, data: st.DataObject) -> None:  # K02
+    blob = codecs.seal("L", payload)
+    assert codecs.unseal("L", blob) == payload
+    place = data.draw(st.integers(0, len(blob) - 1))
+    bit = data.draw(st.integers(0, 7))
+    changed = blob[:place] + bytes([blob[place] ^ 1 << bit]) + blob[place + 1 :]
+    for wrong in (changed, blob[:place], blob + b"x", b"", None, "text"):
+        with pytest.raises(DamagedError):
+            codecs.unseal("L", wrong)
+    with pytest.raises(DamagedError):
+        codecs.unseal("S", blob)
+
+
+# -- storing -------------------------------------------------------------------------------------------
+
+
+def test_what_was_put_is_there_at_once_and_later(make: Callable[..., Store]) -> None:
+    store = make()
+    store.put("labels", KEYS[0], b"one")
+    assert store.get("labels", KEYS[0]) == b"one"  # not written yet
+    store.flush()
+    assert store.get("labels", KEYS[0]) == b"one"
+    assert store.get("summary", KEYS[0]) is None  # of another kind
+    store.close()
+    again = make()
+    assert again.get("labels", KEYS[0]) == b"one"
+    assert (again.counts["labels hits"], again.counts["labels misses"]) == (1, 0)
+    assert again.lifetime_counts()["labels hits"] == 2
+
+
+def read_all(make: Callable[..., Store]) -> None:
+    store = make(offline=True)
+    for key in KEYS[:500]:
+        store.get("labels", key)
+
+
+@pytest.mark.parametrize("damage", ["garbage", "empty", "truncated", "header"])
+def test_a_damaged_database_is_set_aside_and_rebuilt(  # K01
+    make: Callable[..., Store], tmp_path: Path, said: list[str], damage: str
+) -> None:
+    filled(make, 500)
+    path = database(tmp_path)
+    content = path.read_bytes()
+    path.write_bytes(
+        {
+            "garbage": b"garbage" * 1000,
+            "empty": b"",
+            "truncated": content[:5000],
+            "header": b"x" + content[1:],
+        }[damage]
+    )
+    with pytest.raises(CacheError, match=r"is damaged .* without --offline it is set aside and rebuilt"):
+        read_all(make)
+    store = make()
+    for key in KEYS[:500]:
+        assert store.get("labels", key) in (None, key.encode())
+    store.put("labels", KEYS[1], b"new")
+    store.flush()
+    assert store.get("labels", KEYS[1]) == b"new"
+    assert any("set aside" in line for line in said)
+    assert list(path.parent.glob("cache.db.corrupt-*"))
+
+
+def test_a_scribble_anywhere_gives_no_wrong_value(make: Callable[..., Store], tmp_path: Path) -> None:  # K01
+    filled(make, 800)
+    path = database(tmp_path)
+    whole = path.read_bytes()
+    rng = random.Random(3)
+    for _ in range(12):
+        start = rng.randrange(len(whole))
+        scribble = rng.randbytes(min(65536, len(whole) - start))
+        path.write_bytes(whole[:start] + scribble + whole[start + len(scribble) :])
+        store = make()
+        assert all(store.get("labels", key) in (None, key.encode()) for key in KEYS[:800])
+        store.close()
+        for aside in path.parent.glob("cache.db*"):
+            aside.unlink()
+        path.write_bytes(whole)
+        (path.parent / "made").touch()
+
+
+def test_a_value_changed_in_the_database_is_a_counted_miss(
+    make: Callable[..., Store], tmp_path: Path, said: list[str]
+) -> None:  # K02
+    filled(make, 4)
+    with sqlite3.connect(database(tmp_path)) as connection:
+        values = dict(connection.execute("SELECT key, value FROM Cache").fetchall())
+        names = ["L" + key for key in KEYS[:4]]
+        flipped = bytearray(values[names[0]])
+        flipped[-1] ^= 1
+        for name, value in ((names[0], bytes(flipped)), (names[1], values[names[0]][:50]), (names[2], b"")):
+            connection.execute("UPDATE Cache SET value = ? WHERE key = ?", (value, name))
+    store = make()
+    assert [store.get("labels", key) for key in KEYS[:4]] == [None, None, None, KEYS[3].encode()]
+    assert store.counts["labels damaged"] == 3
+    assert any("damaged" in line for line in said)
+    assert sum(payload is None for _, _, payload in store.entries()) == 3
+
+
+def test_a_planted_pickle_is_never_opened(
+    make: Callable[..., Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # K09
+    filled(make, 1)
+    opened: list[object] = []
+    WATCHED.append(opened)
+    bomb = pickle.dumps({"a": 1})
+    (tmp_path / "cache" / "v1" / "small" / "x.val").write_bytes(bomb)
+    planted = [(4, None, bomb), (4, "x.val", None), (2, "x.val", None), (3, "x.val", None), (1, None, "text")]
+    with sqlite3.connect(database(tmp_path)) as connection:
+        for place, (mode, filename, value) in enumerate(planted, 1):
+            row = ("L" + KEYS[place], 1, mode, filename, value)
+            insert = (
+                "INSERT INTO Cache (key, raw, mode, filename, value, store_time) VALUES (?, ?, ?, ?, ?, 0)"
+            )
+            connection.execute(insert, row)
+        insert = "INSERT INTO Cache (key, raw, mode, value, store_time) VALUES (?, 0, 1, ?, 0)"
+        connection.execute(insert, (pickle.dumps(("L" + KEYS[7],)), b"x"))
+    store = make()
+    assert [store.get("labels", key) for key in KEYS[1:8]] == [None] * 7
+    list(store.entries())
+    store.gc(older_than_s=0.0)
+    store.put("labels", KEYS[1], b"mine")
+    store.flush()
+    assert store.get("labels", KEYS[1]) == b"mine"
+    cache = open_database(tmp_path / "cache" / "v1" / "small")
+    for wrong in ({"a": 1}, (1,), True, None):
+        with pytest.raises(TypeError):
+            cache.set("key", wrong)
+    cache.close()
+    WATCHED.clear()
+    assert opened == []
+
+
+WATCHED: list[list[object]] = []
+
+
+def _watch(event: str, arguments: tuple[object, ...]) -> None:
+    if WATCHED and event == "pickle.find_class":
+        WATCHED[0].append(arguments)
+
+
+sys.addaudithook(_watch)
+_LOADS, _LOAD = pickle.loads, pickle.load
+
+
+def _noted(load: Callable[..., Any]) -> Callable[..., Any]:
+    def noting(*arguments: Any, **options: Any) -> Any:
+        if WATCHED:
+            WATCHED[0].append(arguments)
+        return load(*arguments, **options)
+
+    return noting
+
+
+@pytest.fixture(autouse=True, scope="module")
+def watched_pickle() -> Iterator[None]:
+    pickle.loads, pickle.load = _noted(_LOADS), _noted(_LOAD)
+    yield
+    pickle.loads, pickle.load = _LOADS, _LOAD
+
+
+def test_the_journal_is_one_that_keeps_all_rows(make: Callable[..., Store], tmp_path: Path) -> None:  # K15
+    filled(make, 1)
+    with sqlite3.connect(database(tmp_path)) as connection:
+        mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
+    sound = sqlite3.sqlite_version_info >= (3, 51, 3)
+    assert journal_mode() == ("wal" if sound else "truncate")
+    assert mode == "wal" if sound else mode in ("truncate", "delete")
+
+
+def test_settings_are_ours_whoever_opened_last(make: Callable[..., Store], tmp_path: Path) -> None:
+    filled(make, 1)
+    import diskcache
+
+    other = diskcache.Cache(
+        str(database(tmp_path).parent), eviction_policy="least-recently-used", size_limit=1
+    )
+    other.close()
+    store = make()
+    for key in KEYS[:300]:
+        store.put("labels", key, b"x" * 1000)
+    store.flush()
+    assert all(store.get("labels", key) for key in KEYS[:300])
+
+
+# -- places --------------------------------------------------------------------------------------------
+
+
+def test_nobody_else_reads_it(make: Callable[..., Store], tmp_path: Path) -> None:  # K11
+    filled(make, 1)
+    for path in (tmp_path / "cache").rglob("*"):
+        mode = stat.S_IMODE(path.stat().st_mode)
+        assert mode == (0o700 if path.is_dir() else 0o600), path
+
+
+def test_a_team_shares_it(
+    make: Callable[..., Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FASTQWEN_CACHE_GROUP", "1")
+    old = os.umask(0o077)
+    try:
+        filled(make, 1)
+    finally:
+        os.umask(old)
+    for path in (tmp_path / "cache").rglob("*"):
+        assert stat.S_IMODE(path.stat().st_mode) == (0o2770 if path.is_dir() else 0o660), path
+
+
+def test_a_folder_that_anybody_writes_to_is_refused(
+    make: Callable[..., Store], tmp_path: Path
+) -> None:  # K11
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache").chmod(0o777)
+    with pytest.raises(CacheError, match="chmod o-w"):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("kind", "refused"), [("nfs4", True), ("cifs", True), ("fuse.sshfs", True), ("ext4", False)]
+)
+def test_network_file_systems_are_refused(tmp_path: Path, kind: str, refused: bool) -> None:  # K14
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"/dev/root / ext4 rw 0 0\nhost:/x {tmp_path}/far\\040away {kind} rw 0 0\n")
+    place = tmp_path / "far away" / "cache"
+    assert places.file_system(place, mounts) == kind
+    if refused:
+        with pytest.raises(CacheError, match="cache export"):
+            places.prepare(place, mounts)
+    else:
+        assert places.prepare(place, mounts).is_dir()
+
+
+def test_it_is_read_where_it_can_not_be_written(
+    make: Callable[..., Store], tmp_path: Path, said: list[str]
+) -> None:  # C08
+    filled(make)
+    folder = tmp_path / "cache"
+    run = [sys.executable, "-c", READ, str(folder), KEYS[3]]
+    for path in [folder, *folder.rglob("*")]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    try:
+        if os.geteuid() == 0:  # permissions bind everybody but root
+            for path in [*reversed(tmp_path.parents), tmp_path]:
+                if "pytest-" in str(path):
+                    path.chmod(path.stat().st_mode | 0o055)
+            run = ["setpriv", "--reuid=65534", "--clear-groups", *run]
+        done = subprocess.run(run, capture_output=True, text=True, cwd=Path(__file__).parents[2], env=READING)
+    finally:
+        for path in [folder, *folder.rglob("*")]:
+            path.chmod(0o700 if path.is_dir() else 0o600)
+    if done.returncode and "Permission denied" in done.stderr:
+        pytest.skip("another user may not run this Python")
+    assert done.stdout.split() == [KEYS[3], "False"], done.stderr
+    assert "can only be read here" in done.stderr
+
+
+READ = (
+    "import sys; from pathlib import Path; from cache.store import Store; "
+    "s = Store(Path(sys.argv[1]), lambda line: print(line, file=sys.stderr)); "
+    "print((s.get('labels', sys.argv[2]) or b'-').decode(), s.writable); "
+    "s.put('labels', sys.argv[2], b'x'); s.close()"
+)
+READING = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small disk")
+def test_a_full_disk_is_said_once_and_costs_no_answer(tmp_path: Path, said: list[str]) -> None:  # X05, C08
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "none", disk]).returncode:
+        pytest.skip("no mounts here")
+    try:
+        store = Store(disk / "cache", said.append)
+        store.put("labels", KEYS[0], b"first")
+        store.flush()
+        for key in KEYS[1:400]:
+            store.put("labels", key, os.urandom(4000))
+            store.flush()
+        assert store.get("labels", KEYS[0]) == b"first"
+        store.close()
+        assert len([line for line in said if "can't be written" in line]) == 1
+        again = Store(disk / "cache", said.append, offline=True)
+        assert again.get("labels", KEYS[0]) == b"first"
+        again.close()
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+def test_a_locked_database_costs_seconds_not_the_run(
+    make: Callable[..., Store], tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cache.store.BUSY_S", 0.05)
+    filled(make)
+    blocker = sqlite3.connect(database(tmp_path), isolation_level=None)
+    blocker.execute("BEGIN EXCLUSIVE")
+    store = make()
+    began = time.monotonic()
+    assert [store.get("labels", key) for key in KEYS[:10]] == [None] * 10
+    store.put("labels", KEYS[500], b"x")
+    store.flush()
+    assert time.monotonic() - began < 10
+    assert any("busy" in line or "locked" in line for line in said)
+    blocker.execute("ROLLBACK")
+    blocker.close()
+
+
+def test_formats_live_beside_each_other(make: Callable[..., Store], tmp_path: Path) -> None:  # K08
+    (tmp_path / "cache" / "v2" / "small").mkdir(parents=True)
+    (tmp_path / "cache").chmod(0o700)
+    (tmp_path / "cache" / "v2" / "small" / "cache.db").write_bytes(b"of a later fastqwen")
+    filled(make)
+    assert make().get("labels", KEYS[0]) == KEYS[0].encode()
+    assert (tmp_path / "cache" / "v2" / "small" / "cache.db").read_bytes() == b"of a later fastqwen"
+
+
+# -- several at once -----------------------------------------------------------------------------------
+
+
+def _write_and_read(folder: Path, number: int, count: int) -> int:
+    store = Store(folder, lambda line: None)
+    lost = 0
+    names = [digest(b"%d of %d" % (place, number)) for place in range(count)]
+    for place, name in enumerate(names):
+        store.put("labels", name, name.encode())
+        if place % 50 == 49:
+            store.flush()
+            lost += sum(store.get("labels", done) != done.encode() for done in names[: place + 1 : 7])
+    store.flush()
+    lost += sum(store.get("labels", name) != name.encode() for name in names)
+    store.close()
+    return lost
+
+
+def _collect_until(folder: Path, stop: Path) -> int:
+    store, removed = Store(folder, lambda line: None), 0
+    while not stop.exists():
+        removed += store.gc(older_than_s=0.0)[0]
+    store.close()
+    return removed
+
+
+def test_cleaning_up_beside_writers_loses_nothing_of_theirs(
+    make: Callable[..., Store], tmp_path: Path
+) -> None:  # K04, K05
+    filled(make, 50)  # of a job that is over: these may go
+    folder, stop = tmp_path / "cache", tmp_path / "stop"
+    with multiprocessing.get_context("spawn").Pool(5) as pool:
+        cleaner = pool.apply_async(_collect_until, (folder, stop))
+        lost = pool.starmap(_write_and_read, [(folder, number, 300) for number in range(4)])
+        stop.touch()
+        removed = cleaner.get()
+    assert lost == [0] * 4
+    assert removed >= 50
+
+
+def _write_for_ever(folder: Path, acknowledged: Path) -> None:
+    store = Store(folder, lambda line: None)
+    with acknowledged.open("ab", buffering=0) as file:
+        for key in KEYS:
+            store.put("labels", key, key.encode() * 20)
+            store.flush()
+            file.write(key.encode() + b"\n")
+
+
+def test_killed_writers_leave_whole_values_or_none(make: Callable[..., Store], tmp_path: Path) -> None:  # K07
+    rng, context = random.Random(5), multiprocessing.get_context("fork")
+    acknowledged = tmp_path / "acknowledged"
+    make().close()
+    for _ in range(15):
+        process = context.Process(target=_write_for_ever, args=(tmp_path / "cache", acknowledged))
+        process.start()
+        time.sleep(rng.uniform(0.01, 0.15))
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+    store = make()
+    done = set(acknowledged.read_text().split()) if acknowledged.exists() else set()
+    assert done
+    for key in KEYS:
+        found = store.get("labels", key)
+        assert found in (None, key.encode() * 20)
+        assert found is not None or key not in done
+    assert store.counts["labels damaged"] == 0
+
+
+def test_the_size_is_kept_and_what_a_job_uses_stays(make: Callable[..., Store]) -> None:  # K13
+    old = make()
+    for key in KEYS[:200]:
+        old.put("labels", key, b"x" * 5000)
+    old.close()
+    store = make(limit=600_000)
+    kept = [store.get("labels", key) for key in KEYS[:20]]  # the oldest, in use now
+    assert None not in kept
+    for key in KEYS[500:520]:
+        store.put("labels", key, b"y" * 5000)
+    store.flush()
+    assert store.volume() <= 600_000
+    assert all(store.get("labels", key) for key in (*KEYS[:20], *KEYS[500:520]))
+    assert sum(store.get("labels", key) is None for key in KEYS[20:200]) > 50
+
+
+def test_one_task_computes_what_many_ask(make: Callable[..., Store]) -> None:
+    calls = 0
+
+    async def compute() -> bytes:
+        nonlocal calls
+        calls += 1
+        await asyncio.sleep(0.01)
+        return b"value"
+
+    async def ask() -> list[tuple[bytes, bool]]:
+        lookup = Lookup[bytes](make(), "labels", bytes, bytes, memory=10)
+        return await asyncio.gather(*(lookup.get(KEYS[0], compute) for _ in range(1000)))
+
+    found = asyncio.run(ask())
+    assert calls == 1
+    assert {value for value, _ in found} == {b"value"}
+
+
+def _ask_slowly(folder: Path, log: Path) -> None:
+    async def compute() -> bytes:
+        with log.open("a") as file:
+            file.write("computed\n")
+        await asyncio.sleep(0.3)
+        return b"value"
+
+    async def ask() -> None:
+        store = Store(folder, lambda line: None)
+        lookup = Lookup[bytes](store, "labels", bytes, bytes, memory=10)
+        value, _ = await lookup.get(KEYS[0], compute)
+        assert value == b"value"
+        store.close()
+
+    asyncio.run(ask())
+
+
+def test_one_process_computes_what_several_ask(make: Callable[..., Store], tmp_path: Path) -> None:  # I25
+    make().close()
+    log = tmp_path / "log"
+    with multiprocessing.get_context("spawn").Pool(4) as pool:
+        pool.starmap(_ask_slowly, [(tmp_path / "cache", log)] * 4)
+    assert log.read_text() == "computed\n"
+
+
+def test_a_lease_ends_with_its_process(make: Callable[..., Store], tmp_path: Path) -> None:
+    make().close()
+    path = tmp_path / "cache" / "v1" / "leases"
+    hold = "import sys; from pathlib import Path; from cache.leases import Leases; "
+    hold += "print(Leases(Path(sys.argv[1])).take('L', sys.argv[2]) is not None, flush=True); input()"
+    run = [sys.executable, "-c", hold, str(path), KEYS[0]]
+    with subprocess.Popen(run, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=READING) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"True\n"
+        ours = Leases(path)
+        assert ours.take("L", KEYS[0]) is None
+        assert ours.take("S", KEYS[0]) is not None
+        holder.kill()
+        holder.wait()
+        assert ours.take("L", KEYS[0]) is not None
+
+
+# -- bundles -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bundle(make: Callable[..., Store], tmp_path: Path) -> Path:
+    filled(make)
+    assert export_bundle(make(), tmp_path / "c.fqc", b"k" * 32) == 10
+    return tmp_path / "c.fqc"
+
+
+def other(tmp_path: Path) -> Store:
+    return Store(tmp_path / "other", lambda line: None)
+
+
+def test_a_bundle_brings_what_was_in_it(bundle: Path, tmp_path: Path) -> None:
+    store = other(tmp_path)
+    found = import_bundle(store, bundle, b"k" * 32)
+    assert (found.entries, found.new, found.damaged, found.forged) == (10, 10, 0, 0)
+    assert import_bundle(store, bundle, None).new == 0
+    assert all(store.get("labels", key) == key.encode() for key in KEYS[:10])
+    store.close()
+
+
+def test_entries_without_the_teams_seal_stay_out(  # K10
+    make: Callable[..., Store], bundle: Path, tmp_path: Path
+) -> None:
+    store = other(tmp_path)
+    export_bundle(make(), tmp_path / "forged.fqc", b"another key of them.")
+    with pytest.raises(BundleError, match="entries"):
+        import_bundle(store, tmp_path / "forged.fqc", b"k" * 32)
+    assert store.get("labels", KEYS[0]) is None
+    export_bundle(make(), tmp_path / "unsealed.fqc", None)
+    with pytest.raises(BundleError, match="no seals"):
+        import_bundle(store, tmp_path / "unsealed.fqc", b"k" * 32)
+    store.close()
+
+
+@pytest.mark.parametrize("cut", [0, 10, 200, -1])
+def test_a_bundle_that_is_cut_short_is_an_error(bundle: Path, tmp_path: Path, cut: int) -> None:
+    bundle.write_bytes(bundle.read_bytes()[:cut])
+    store = other(tmp_path)
+    with pytest.raises(BundleError):
+        import_bundle(store, bundle, b"k" * 32)
+    store.close()
+
+
+def test_each_kind_has_a_letter_of_its_own() -> None:
+    assert len(set(KINDS.values())) == len(KINDS)
