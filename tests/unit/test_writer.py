@@ -14,7 +14,7 @@ import torch
 
 from tests.conftest import CATALOGUE, network_that
 from tests.unit.test_engine import GRID, caption_requests
-from tgi_stack.engine import caption
+from tgi_stack.engine import caption, compat
 from tgi_stack.engine.decoder import Decoder
 from tgi_stack.engine.network import Network
 from tgi_stack.engine.ops import Ops
@@ -171,7 +171,9 @@ def test_positions_are_those_of_transformers(vision_model: Any, requests: list[C
         rows, columns = request.image.sent_height // 16, request.image.sent_width // 16
         ids = torch.tensor([request.token_ids])
         sizes = torch.tensor([[1, rows, columns]])
-        expected, delta = vision_model.model.get_rope_index(ids, image_grid_thw=sizes)
+        expected, delta = vision_model.model.get_rope_index(
+            ids, image_grid_thw=sizes, **compat.image_inputs(ids, image)
+        )
         found = rotary_positions(np.array(request.token_ids), image, [(rows, columns)])
         assert found.tolist() == expected[:, 0].tolist()
         assert found.max() + 1 - len(request.token_ids) == int(delta)

@@ -1,6 +1,6 @@
 """The cache beside what the project's guide began with: lru_cache in memory, and plain diskcache.
 
-    python benchmarks/cache.py [--rows 100000] [--entries 20000] [--no-runs]
+    python benchmarks/caching.py [--rows 100000] [--entries 20000] [--no-runs]
 
 Warm reruns go through the command line, offline, in processes of their own.
 """
@@ -15,7 +15,6 @@ import os
 import random
 import statistics
 import string
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,9 +24,6 @@ from typing import Any
 import diskcache
 from rich.console import Console
 from rich.table import Table
-
-# This file has the name of a package of ours, which is to be found first.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cache.keys import digest
 from cache.store import Store
