@@ -10,7 +10,7 @@ TINY := --engine torch --model tiny
 CATALOGUE := examples/catalogue
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-live test-wheel quality style lock clean
+.PHONY: help setup demo test test-live test-gpu test-wheel quality style lock clean
 .PHONY: up wait status logs down models pin stack-plan gateway observe
 
 # The servers of this host: what `make up` is given goes to `fastqwen stack`, which checks it.
@@ -76,6 +76,9 @@ test: setup ## the test suite
 
 test-live: setup ## summarize, rerank and probs against a real vLLM on this CPU (builds it first, outside the clone)
 	@vllm=$$($(BIN)/python tests/live/environment.py) && FASTQWEN_VLLM=$$vllm $(BIN)/python -m pytest -m live tests/live
+
+test-gpu: setup ## the engine's tests on a CUDA GPU (make setup TORCH=cuda first)
+	$(BIN)/python -m pytest -m gpu tests/gpu
 
 test-wheel: setup ## build the wheel, install it with [torch] in an empty environment elsewhere, summarise with it
 	$(BIN)/python tools/try_wheel.py

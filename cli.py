@@ -28,7 +28,8 @@ from rich.console import Console
 from cache.store import Store
 from tgi_stack import __version__, foretell, keeping, prompts, report, settings
 from tgi_stack.backends.base import Backend
-from tgi_stack.backends.registry import examine_endpoints, open_backend, open_stack
+from tgi_stack.backends.registry import bench, draw_bench, examine_endpoints, open_backend, open_stack
+from tgi_stack.bench import show
 from tgi_stack.errors import (
     DiskError,
     FastqwenError,
@@ -91,7 +92,8 @@ TokenizerOption = Annotated[
     str | None, typer.Option("--tokenizer", metavar="ID|PATH", help="In place of the model's own.")
 ]
 Device = Annotated[
-    str | None, typer.Option(metavar="auto|cpu|mps|cuda[:N]", help="Where the torch engine computes.")
+    str | None,
+    typer.Option(metavar="auto|cpu|mps|cuda[:N,M]|all", help="Where torch computes; a process for each GPU."),
 ]
 Dtype = Annotated[
     str | None, typer.Option(metavar="auto|fp32|bf16|fp16", help="auto: bf16 on a GPU, fp32 on a CPU.")
@@ -141,17 +143,33 @@ LabelMass = Annotated[
     typer.Option("--label-mass", help="With TGI: a second read that tells the labels' mass."),
 ]
 LlmBatchSize = Annotated[
-    int | None,
-    typer.Option("--llm-batch-size", "--llm_batch_size", metavar="N", help="Prompts in a torch batch."),
+    str | None,
+    typer.Option(
+        "--llm-batch-size", "--llm_batch_size", metavar="N|auto", help="Prompts in a batch; auto: as fit."
+    ),
 ]
 SummaryBatchSize = Annotated[
-    int | None,
+    str | None,
     typer.Option(
         "--semantic-summary-batch-size",
         "--semantic_summary_batch_size",
-        metavar="N",
-        help="Images in a torch batch.",
+        metavar="N|auto",
+        help="Summaries written at once; auto: as fit.",
     ),
+]
+Quantization = Annotated[
+    str | None, typer.Option(metavar="none|8bit|4bit|fp8", help="How the torch engine keeps weights.")
+]
+Loader = Annotated[str | None, typer.Option(metavar="transformers|unsloth", help="Who loads weights.")]
+UseQuantization = Annotated[
+    bool | None, typer.Option("--use-quantization", "--use_quantization", help="--quantization 4bit.")
+]
+UseTorchCompile = Annotated[
+    bool | None, typer.Option("--use-torch-compile", "--use_torch_compile", help="Compile layers.")
+]
+UseFlashAttention = Annotated[
+    bool | None,
+    typer.Option("--use-flash-attention", "--use_flash_attention", help="Flash kernels and no others."),
 ]
 
 DockerDir = Annotated[Path | None, typer.Option(metavar="DIR", help="Where compose.yml is; else ./docker.")]
@@ -200,6 +218,11 @@ def summarize(
     tokenizer: TokenizerOption = None,
     device: Device = None,
     dtype: Dtype = None,
+    quantization: Quantization = None,
+    loader: Loader = None,
+    use_quantization: UseQuantization = None,
+    use_torch_compile: UseTorchCompile = None,
+    use_flash_attention: UseFlashAttention = None,
     semantic_summary_batch_size: SummaryBatchSize = None,
     prompt_file: PromptFile = None,
     instruction: Annotated[
@@ -266,6 +289,11 @@ def rerank(
     tokenizer: TokenizerOption = None,
     device: Device = None,
     dtype: Dtype = None,
+    quantization: Quantization = None,
+    loader: Loader = None,
+    use_quantization: UseQuantization = None,
+    use_torch_compile: UseTorchCompile = None,
+    use_flash_attention: UseFlashAttention = None,
     llm_batch_size: LlmBatchSize = None,
     prompt_file: PromptFile = None,
     instruction: Annotated[
@@ -346,6 +374,11 @@ def probs(
     tokenizer: TokenizerOption = None,
     device: Device = None,
     dtype: Dtype = None,
+    quantization: Quantization = None,
+    loader: Loader = None,
+    use_quantization: UseQuantization = None,
+    use_torch_compile: UseTorchCompile = None,
+    use_flash_attention: UseFlashAttention = None,
     llm_batch_size: LlmBatchSize = None,
     labels: Annotated[str | None, typer.Option(metavar="A,B,...", help="For rows that bring none.")] = None,
     chat: Annotated[
@@ -545,6 +578,50 @@ def stack_status(docker_dir: DockerDir = None, debug: Debug = False) -> None:
     typer.echo("\n".join(_escaped(str(line)) for line in lines))
     if any(line.state == "failure" for line in lines):
         raise typer.Exit(ServerError.exit_status)
+
+
+@app.command(name="bench")
+def bench_engine(
+    model: Model = None,
+    random_weights: Annotated[
+        str | None, typer.Option(metavar="SHAPE", help="qwen3-0.6b, qwen3-vl-2b, ...: nothing is downloaded.")
+    ] = None,
+    endpoint: Endpoints = None,
+    api_key_file: ApiKeyFile = None,
+    ca_file: CaFile = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    labelled: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A rerank file with `positive`, for accuracy.")
+    ] = None,
+    items: Annotated[list[str] | None, typer.Option(metavar="ITEMS", help="Its items.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Rows whose name contains this.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(metavar="N", min=1, help="Timed passes of a row.")] = 3,
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Figures as JSON.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Bars of the speed-ups, PNG.")] = None,
+    config: ConfigFile = None,
+    debug: Debug = False,
+) -> None:
+    """The speed-up table of the optimisations, measured on this machine, with what each costs in accuracy."""
+    flags = _flags(locals()) | {"engine": "torch"}
+    order = {
+        "random_weights": random_weights,
+        "labelled": labelled,
+        "items": tuple(items or ()),
+        "only": tuple(only or ()),
+        "repeats": repeats,
+    }
+    with _reporting(debug):
+        chosen = settings.load(flags, file=config)
+        results = asyncio.run(bench(chosen, order, lambda line: talk.print(_escaped(line), markup=False)))
+        if out is not None:
+            out.write_text(json.dumps(results, indent=2) + "\n")
+        if plot is not None:
+            draw_bench(results, plot)
+    for table in show.tables(results):
+        Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
 
 
 @stack.command(name="down")

@@ -57,6 +57,32 @@ def _load(kind: str) -> Any:
     return load(locate("tiny", kind, None, print), kind, choose("cpu", "fp32"), lambda line: None)
 
 
+def network_that(model: Any, *, fails: dict[int, int]) -> tuple[Any, list[int]]:
+    """A network whose forward runs out of memory, and the rows of each forward.
+
+    Args:
+        fails: from the n-th forward (from 0), so many times.
+    """
+    import torch
+
+    from tgi_stack.engine.network import Network
+    from tgi_stack.engine.ops import Ops
+
+    network = Network(model, Ops())
+    calls: list[int] = []
+    inner = network.forward
+
+    def forward(x: Any, *args: Any, **kwargs: Any) -> Any:
+        number = len(calls)
+        calls.append(len(x))
+        if any(first <= number < first + count for first, count in fails.items()):
+            raise torch.OutOfMemoryError("injected")
+        return inner(x, *args, **kwargs)
+
+    network.forward = forward  # type: ignore[method-assign]
+    return network, calls
+
+
 @pytest.fixture
 def tiny_settings() -> Callable[..., settings.Settings]:
     def make(**flags: Any) -> settings.Settings:

@@ -71,6 +71,9 @@ class MissingPackageError(MachineError):
         self.package = package
         self.extra = extra
 
+    def __reduce__(self) -> tuple[type[MissingPackageError], tuple[str, str]]:
+        return type(self), (self.package, self.extra)
+
 
 class ServerError(FastqwenError):
     exit_status = 4
@@ -98,6 +101,9 @@ class RowError(FastqwenError):
         self.type = type
         self.flags = tuple(flags)
         self.attempts = attempts
+
+    def __reduce__(self) -> tuple[type[RowError], tuple[str, str, tuple[str, ...], int]]:
+        return type(self), (self.type, str(self), self.flags, self.attempts)
 
 
 class ImageError(RowError):

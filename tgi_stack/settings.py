@@ -11,7 +11,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -22,6 +22,7 @@ DEFAULT_ENDPOINTS = {"text": "http://127.0.0.1:8080", "vision": "http://127.0.0.
 LISTS = ("item_fields", "labels", "endpoint", "text_endpoints", "vision_endpoints")
 PREFIX = "FASTQWEN_"
 ItemField = Literal["title", "summary", "text"]
+BatchSize = Annotated[int, Field(ge=1, le=4096)]
 
 
 class Settings(BaseModel):
@@ -44,8 +45,13 @@ class Settings(BaseModel):
     tokenizer: str | None = None
     device: str = "auto"
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    semantic_summary_batch_size: int = Field(8, ge=1, le=4096)
-    llm_batch_size: int = Field(8, ge=1, le=4096)
+    quantization: Literal["none", "8bit", "4bit", "fp8"] | None = None
+    loader: Literal["transformers", "unsloth"] = "transformers"
+    use_quantization: bool = False
+    use_torch_compile: bool = False
+    use_flash_attention: bool = False
+    semantic_summary_batch_size: BatchSize | Literal["auto"] = "auto"
+    llm_batch_size: BatchSize | Literal["auto"] = "auto"
 
     prompt_file: Path | None = None
     instruction: str | None = None
@@ -85,6 +91,10 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _fit_together(self) -> Settings:
+        if self.use_quantization and self.quantization not in (None, "4bit"):
+            raise ValueError(
+                f"--use-quantization means 4bit, but --quantization is {self.quantization}; give one of them"
+            )
         if self.stride is not None and self.window is None:
             raise ValueError("--stride is the step of windows; give --window as well")
         if self.stride is not None and self.window is not None and self.stride > self.window:
@@ -112,9 +122,15 @@ class Settings(BaseModel):
         named = self.endpoint or (self.vision_endpoints if kind == "vision" else self.text_endpoints)
         return named or (DEFAULT_ENDPOINTS[kind],)
 
-    def batch_size_for(self, kind: str) -> int:
-        """Prompts, or images, in a batch of the torch engine."""
-        return self.semantic_summary_batch_size if kind == "vision" else self.llm_batch_size
+    def batch_size_for(self, kind: str) -> int | None:
+        """Prompts, or images, in a batch; None for as many as suit who computes."""
+        size = self.semantic_summary_batch_size if kind == "vision" else self.llm_batch_size
+        return None if size == "auto" else size
+
+    @property
+    def weights(self) -> str:
+        """How weights are kept: `none` (as they are), `8bit`, `4bit` or `fp8`."""
+        return self.quantization or ("4bit" if self.use_quantization else "none")
 
 
 def load(

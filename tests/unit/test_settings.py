@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,4 +55,31 @@ def test_concurrency_is_a_number_that_makes_sense(value: str) -> None:  # C02
 def test_each_job_has_its_model_and_batch_size() -> None:
     chosen = settings.load({"text_model": "t", "vision_model": "v", "llm_batch_size": 3}, {})
     assert (chosen.model_for("text"), chosen.model_for("vision")) == ("t", "v")
-    assert (chosen.batch_size_for("text"), chosen.batch_size_for("vision")) == (3, 8)
+    assert (chosen.batch_size_for("text"), chosen.batch_size_for("vision")) == (3, None)
+
+
+@pytest.mark.parametrize(
+    ("flags", "weights"),
+    [
+        ({}, "none"),
+        ({"use_quantization": True}, "4bit"),
+        ({"use_quantization": True, "quantization": "4bit"}, "4bit"),
+        ({"quantization": "fp8"}, "fp8"),
+    ],
+)
+def test_the_seeds_switch_means_4bit(flags: dict[str, Any], weights: str) -> None:
+    assert settings.load(flags, {}).weights == weights
+
+
+@pytest.mark.parametrize("other", ["8bit", "fp8", "none"])
+def test_two_ways_to_keep_weights_are_refused(other: str) -> None:
+    with pytest.raises(SettingsError, match=f"--use-quantization means 4bit, but --quantization is {other}"):
+        settings.load({"use_quantization": True, "quantization": other}, {})
+
+
+@pytest.mark.parametrize("value", ["0", "-3", "some", "5000"])
+def test_a_batch_size_is_a_number_or_auto(value: str) -> None:
+    assert settings.load({"llm_batch_size": "auto"}, {}).batch_size_for("text") is None
+    assert settings.load({"llm_batch_size": "16"}, {}).batch_size_for("text") == 16
+    with pytest.raises(SettingsError, match="--llm-batch-size"):
+        settings.load({"llm_batch_size": value}, {})

@@ -12,13 +12,14 @@ Answer = TypeVar("Answer")
 
 
 class Batcher(Generic[Request, Answer]):
-    """One thread computes while the next batch gathers behind it.
+    """A thread computes while the next batch gathers behind it.
 
     Args:
-        run: a batch in, its answers in the same order out; called in the given single-thread executor.
+        run: a batch in, its answers in the same order out; called in the given executor.
         size: requests in a batch at most.
         key: only requests of equal key share a batch.
         linger_s: how long a batch that is not full waits for company.
+        lanes: batches under way at once, no more than the executor's threads.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class Batcher(Generic[Request, Answer]):
         size: int,
         key: Callable[[Request], Hashable] = lambda request: None,
         linger_s: float = 0.01,
+        lanes: int = 1,
     ) -> None:
         self._run = run
         self._executor = executor
@@ -36,14 +38,15 @@ class Batcher(Generic[Request, Answer]):
         self._key = key
         self._linger_s = linger_s
         self._waiting: list[tuple[Request, asyncio.Future[Answer]]] = []
-        self._pump: asyncio.Task[None] | None = None
+        self._lanes = lanes
+        self._pumps: set[asyncio.Task[None]] = set()
 
     async def ask(self, request: Request) -> Answer:
         """The answer to one request, computed in some batch."""
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((request, future))
-        if self._pump is None or self._pump.done():
-            self._pump = asyncio.create_task(self._drain())
+        if len(self._pumps) < self._lanes:
+            self._pumps.add(asyncio.create_task(self._drain()))
         return await future
 
     async def _drain(self) -> None:
@@ -53,7 +56,7 @@ class Batcher(Generic[Request, Answer]):
                 await asyncio.sleep(self._linger_s)
             batch = self._take()
             if not batch:
-                continue
+                continue  # nobody wants one, or another lane took it
             try:
                 answers = await loop.run_in_executor(
                     self._executor, self._run, [request for request, _ in batch]
@@ -64,6 +67,8 @@ class Batcher(Generic[Request, Answer]):
                 for (_, future), answer in zip(batch, answers, strict=True):
                     if not future.done():
                         future.set_result(answer)
+        # With the last look at who waits, before anybody else can ask: nobody is left without a lane.
+        self._pumps = {pump for pump in self._pumps if pump is not asyncio.current_task()}
 
     def _take(self) -> list[tuple[Request, asyncio.Future[Answer]]]:
         """The oldest request that is still wanted, and others like it."""

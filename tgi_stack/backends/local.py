@@ -1,11 +1,11 @@
-"""The torch engine as a backend: questions gather into batches, one thread computes."""
+"""The torch engine as a backend: questions gather into batches, the network works on one after another."""
 
 from __future__ import annotations
 
+import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 import transformers
@@ -13,38 +13,48 @@ import transformers
 from tgi_stack import prompts, scoring
 from tgi_stack.backends.base import Profile
 from tgi_stack.backends.batcher import Batcher
-from tgi_stack.engine import caption, score, score_images
+from tgi_stack.engine import caption, score_images
 from tgi_stack.engine.checkpoint import Checkpoint, Say, locate, locate_tokenizer
 from tgi_stack.engine.load import VISION_TYPES, load
-from tgi_stack.engine.placement import choose
+from tgi_stack.engine.placement import Placement, choose, devices
+from tgi_stack.engine.runtime import Runtime
+from tgi_stack.engine.switches import Switches, switches_of
 from tgi_stack.errors import UsageError
 from tgi_stack.images.grid import Grid
 from tgi_stack.settings import Settings
 from tgi_stack.tokens import Tokenizer
 from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, ScoreRequest
 
+PADDED = 8  # prompts in a batch of transformers' own forward
+
 
 class LocalBackend:
-    """A network in this process."""
+    """A network in this process.
+
+    Args:
+        runtime: the loaded network, closed with the backend.
+    """
 
     takes_tokens = True
 
-    def __init__(self, model: Any, identity: Identity, profile: Profile, batch_size: int) -> None:
+    def __init__(self, runtime: Runtime, identity: Identity, profile: Profile) -> None:
         self.identity = identity
         self.profile = profile
-        self.appetite = 2 * batch_size  # one batch computed, one gathering
-        # One thread: torch uses the cores (or the GPU) by itself, and batches stay whole.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="torch")
+        self._runtime = runtime
+        size = runtime.gathered
+        self.appetite = 2 * size  # one batch computed, one gathering
+        # torch uses the cores (or the GPU) by itself; a second thread lays out what comes next.
+        self._threads = ThreadPoolExecutor(runtime.lanes, thread_name_prefix="torch")
         self._score = Batcher[ScoreRequest, LabelScores](
-            partial(score.score, model), self._thread, size=batch_size
+            runtime.score, self._threads, size=size, lanes=runtime.lanes
         )
         self._score_images = Batcher[ScoreRequest, LabelScores](
-            partial(score_images.score_images, model, profile.grid), self._thread, size=batch_size
+            partial(score_images.score_images, runtime.model, profile.grid), self._threads, size=PADDED
         )
         self._caption = Batcher[CaptionRequest, Caption](
-            partial(caption.caption, model, profile.tokenizer, profile.grid),
-            self._thread,
-            size=batch_size,
+            partial(caption.caption, runtime.model, profile.tokenizer, profile.grid),
+            self._threads,
+            size=min(size, PADDED),
             key=caption.batch_key,
         )
 
@@ -56,34 +66,62 @@ class LocalBackend:
     async def caption(self, request: CaptionRequest) -> Caption:
         if request.image is not None and self.profile.grid is None:
             raise UsageError(f"{self.identity.model} reads no images")
+        if self._runtime.writes:
+            return await asyncio.wrap_future(self._runtime.write(request))
         return await self._caption.ask(request)
 
     async def aclose(self) -> None:
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._runtime.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def open_local(settings: Settings, kind: str, say: Say) -> LocalBackend:
-    """Loads the model that the settings name for `kind` (`text` or `vision`).
+@dataclass(frozen=True)
+class Plan:
+    """What a run of the torch engine comes to, found out before any weights load; one placement a device."""
+
+    checkpoint: Checkpoint
+    placements: tuple[Placement, ...]
+    switches: Switches
+    identity: Identity
+    profile: Profile
+
+
+def plan(settings: Settings, kind: str, say: Say) -> Plan:
+    """The plan for the model that the settings name for `kind` (`text` or `vision`).
 
     Raises:
-        UsageError, MachineError: see `checkpoint.locate` and `load.load`.
+        UsageError, MachineError: see `checkpoint.locate` and `switches.switches_of`.
     """
-    placement = choose(settings.device, settings.dtype)
+    placements = tuple(choose(device, settings.dtype) for device in devices(settings.device))
+    switches, *_ = [switches_of(settings, kind, placement) for placement in placements]
     checkpoint = locate(
         settings.model_for(kind), kind, settings.revision, say, may_download=settings.engine == "torch"
     )
     profile = _profile(checkpoint, settings, say)
-    model = load(checkpoint, kind, placement, say)
     identity = Identity(
         engine="torch",
         model=checkpoint.name,
         revision=checkpoint.revision,
-        quantization="none",
-        dtype=placement.dtype_name,
+        quantization=switches.weights,
+        dtype=placements[0].dtype_name,
         tokenizer=profile.tokenizer.digest,
         version=f"torch {torch.__version__}, transformers {transformers.__version__}",
     )
-    return LocalBackend(model, identity, profile, settings.batch_size_for(kind))
+    return Plan(checkpoint, placements, switches, identity, profile)
+
+
+def open_local(settings: Settings, kind: str, say: Say) -> LocalBackend:
+    """Loads the model that the settings name for `kind`, in this process, on the first device they name.
+
+    Raises:
+        UsageError, MachineError: see `plan` and `load.load`.
+    """
+    found = plan(settings, kind, say)
+    model = load(found.checkpoint, kind, found.placements[0], say, found.switches)
+    tokenizer, grid = found.profile.tokenizer, found.profile.grid
+    runtime = Runtime(model, found.switches, tokenizer=tokenizer, grid=grid, kind=kind)
+    say(f"torch: {runtime.about}")
+    return LocalBackend(runtime, found.identity, found.profile)
 
 
 def _profile(checkpoint: Checkpoint, settings: Settings, say: Say) -> Profile:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +87,26 @@ def open_stack(docker_dir: Path | None, say: Say) -> Stack:
     return Stack(locate(docker_dir), say)
 
 
+def bench(settings: Settings, order: dict[str, Any], say: Say) -> Coroutine[Any, Any, dict[str, Any]]:
+    """See `bench.run.bench`; `order` holds the fields of its `Order`.
+
+    Raises:
+        MissingPackageError: torch or transformers is not installed.
+    """
+    _require_torch()
+    from tgi_stack.bench.run import Order
+    from tgi_stack.bench.run import bench as measure
+
+    return measure(settings, Order(**order), say)
+
+
+def draw_bench(results: dict[str, Any], path: Path) -> None:
+    """See `bench.chart.plot`; it needs Pillow, which costs a command that draws nothing its start."""
+    from tgi_stack.bench.chart import plot
+
+    plot(results, path)
+
+
 def _with_fallback(served: Backend, settings: Settings, kind: str, say: Say) -> Backend:
     from tgi_stack.backends.fallback import WithFallback
 
@@ -102,9 +122,13 @@ def _with_fallback(served: Backend, settings: Settings, kind: str, say: Say) -> 
 
 
 def _local(settings: Settings, kind: str, say: Say) -> Backend:
+    _require_torch()
+    from tgi_stack.backends.workers import open_torch
+
+    return open_torch(settings, kind, say)
+
+
+def _require_torch() -> None:
     for package in ("torch", "transformers"):
         if importlib.util.find_spec(package) is None:
             raise MissingPackageError(package, "torch")
-    from tgi_stack.backends.local import open_local
-
-    return open_local(settings, kind, say)

@@ -29,6 +29,7 @@ from tgi_stack.wire.reply import ReplyError, Served, error_text, gauge
 DESCRIBE_S = 10.0
 DEFAULT_PATIENCE_S = 1.0  # for servers that nobody named
 MOST_IN_FLIGHT = 1024
+GROUP = 8  # prompts in a request to vLLM
 CREW = 256
 METRICS_S = 5.0
 COMMIT = re.compile("[0-9a-f]{7,40}")
@@ -110,7 +111,8 @@ async def _open(
     async def probe(endpoint: Endpoint) -> None:
         await check(transport, endpoint, profile)
 
-    group_size = settings.llm_batch_size if first.dialect == "vllm" and kind == "text" else 1
+    grouped = first.dialect == "vllm" and kind == "text"
+    group_size = (settings.batch_size_for("text") or GROUP) if grouped else 1
 
     async def crowd(endpoint: Endpoint) -> tuple[float, float] | None:
         reply = await transport.get(f"{endpoint.url}/metrics", METRICS_S)

@@ -40,7 +40,7 @@ def caption(
         **sampling,
         **image_arguments(model, grid, images, ids),
     )
-    ends = _end_ids(model)
+    ends = end_ids(model)
     return [
         _read(tokenizer, request, row, ends)
         for request, row in zip(requests, output[:, ids.shape[1] :].tolist(), strict=True)
@@ -111,9 +111,10 @@ def pixels(image: PreparedImage, device: torch.device) -> torch.Tensor:
 
 def _pad_id(model: Any) -> int:
     pad = model.generation_config.pad_token_id
-    return int(pad) if pad is not None else min(_end_ids(model))
+    return int(pad) if pad is not None else min(end_ids(model))
 
 
-def _end_ids(model: Any) -> frozenset[int]:
+def end_ids(model: Any) -> frozenset[int]:
+    """The tokens that end an answer."""
     end = model.generation_config.eos_token_id
     return frozenset(end if isinstance(end, list) else [end])

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, BitsAndBytesConfig
 
 from tgi_stack.engine import compat
 from tgi_stack.engine.checkpoint import Checkpoint, Say
 from tgi_stack.engine.placement import Placement
+from tgi_stack.engine.switches import Switches
+from tgi_stack.engine.unsloth import load_unsloth
 from tgi_stack.errors import MachineError, UsageError
 
 VISION_TYPES = frozenset({"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"})
 
+PLAIN = Switches()
 
-def load(checkpoint: Checkpoint, kind: str, placement: Placement, say: Say) -> Any:
+
+def load(
+    checkpoint: Checkpoint, kind: str, placement: Placement, say: Say, switches: Switches = PLAIN
+) -> Any:
     """The network in evaluation mode on its device; says in one line what was loaded.
 
     Raises:
@@ -28,14 +36,13 @@ def load(checkpoint: Checkpoint, kind: str, placement: Placement, say: Say) -> A
         raise UsageError(
             f"{checkpoint.name} is a {model_type} model and reads no images; use a Qwen-VL model"
         )
-    factory = AutoModelForImageTextToText if model_type in VISION_TYPES else AutoModelForCausalLM
     compat.quiet()
     began = time.monotonic()
     try:
-        model = factory.from_pretrained(
-            checkpoint.folder, dtype=placement.dtype, local_files_only=True, trust_remote_code=False
-        )
-        model = model.to(placement.device).eval()
+        if switches.loader == "unsloth":
+            model = load_unsloth(checkpoint.folder, model_type in VISION_TYPES, placement, switches.weights)
+        else:
+            model = _load(checkpoint, model_type, placement, switches.weights)
     except torch.OutOfMemoryError as error:
         raise MachineError(
             f"{checkpoint.name} does not fit on {placement.device}; use a smaller model"
@@ -43,9 +50,36 @@ def load(checkpoint: Checkpoint, kind: str, placement: Placement, say: Say) -> A
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise MachineError(f"{checkpoint.name} can't be loaded from {checkpoint.folder}: {reason}") from error
-    size = sum(p.numel() for p in model.parameters())
+    size = sum(math.prod(shape) for shape in _shapes(model))
+    weights = "" if switches.weights == "none" else f" with {switches.weights} weights"
     say(
         f"torch: {checkpoint.name} ({model_type}, {size / 1e6:,.1f} M parameters) on {placement.device} "
-        f"in {placement.dtype_name}, loaded in {time.monotonic() - began:.1f} s"
+        f"in {placement.dtype_name}{weights}, loaded in {time.monotonic() - began:.1f} s"
     )
     return model
+
+
+def _load(checkpoint: Checkpoint, model_type: str, placement: Placement, weights: str) -> Any:
+    factory = AutoModelForImageTextToText if model_type in VISION_TYPES else AutoModelForCausalLM
+    common = {"dtype": placement.dtype, "local_files_only": True, "trust_remote_code": False}
+    config = _bitsandbytes(weights, placement.dtype)
+    if config is None:
+        return factory.from_pretrained(checkpoint.folder, **common).to(placement.device).eval()
+    return factory.from_pretrained(
+        checkpoint.folder, quantization_config=config, device_map={"": placement.device}, **common
+    ).eval()
+
+
+def _bitsandbytes(weights: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    if weights == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    if weights == "4bit":
+        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+    return None
+
+
+def _shapes(model: Any) -> Iterator[tuple[int, ...]]:
+    """The shapes of all weights; packed ones are counted as what they stand for."""
+    for parameter in model.parameters():
+        state = getattr(parameter, "quant_state", None)
+        yield tuple(parameter.shape if state is None else state.shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -32,7 +33,7 @@ def choose(device: str, dtype: str) -> Placement:
     """
     name = _best() if device == "auto" else device
     if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
-        raise SettingsError(f"--device {device}: give auto, cpu, mps, cuda or cuda:N")
+        raise SettingsError(f"--device {device}: give auto, cpu, mps, cuda, cuda:N, cuda:N,M or all")
     try:
         chosen = torch.device(name)
         torch.empty(1, device=chosen)
@@ -42,6 +43,34 @@ def choose(device: str, dtype: str) -> Placement:
     if dtype == "auto":
         return Placement(chosen, torch.float32 if chosen.type == "cpu" else torch.bfloat16)
     return Placement(chosen, DTYPES[dtype])
+
+
+def devices(device: str) -> list[str]:
+    """The devices that `--device` names, one for each worker: `cuda:0,1` are two, `all` are all GPUs.
+
+    `cpu:N` is that many workers on the CPU.
+
+    Raises:
+        SettingsError: `all` where there is no GPU, or a GPU that is named twice.
+    """
+    if device == "all":
+        count = torch.cuda.device_count()
+        if not count:
+            raise SettingsError("--device all: there is no GPU here; use --device cpu")
+        return [f"cuda:{index}" for index in range(count)]
+    if match := re.fullmatch(r"cuda:(\d+(?:,\d+)+)", device):
+        numbers = match[1].split(",")
+        if len(set(numbers)) < len(numbers):
+            raise SettingsError(f"--device {device} names a GPU twice")
+        return [f"cuda:{number}" for number in numbers]
+    if match := re.fullmatch(r"cpu:([1-9]\d?)", device):
+        return ["cpu"] * int(match[1])
+    return [device]
+
+
+def current(device: torch.device) -> AbstractContextManager[object]:
+    """Makes a GPU the one that this thread's kernels start on."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _best() -> str:

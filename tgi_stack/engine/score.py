@@ -1,4 +1,4 @@
-"""Label logarithms from a causal language model: the distribution of the token after each prompt.
+"""Label logarithms from any causal language model, by transformers' own forward (see `scorer` for Qwen3).
 
 The network's body runs over the batch; only each prompt's last position meets the output head, and only
 there are logits taken to fp32 and normalised, so that full logits never exist. Prompts are padded on the
@@ -8,17 +8,13 @@ the same numbers alone and in any batch (to rounding).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from tgi_stack import scoring
-from tgi_stack.errors import ScoreError
+from tgi_stack.engine.reading import reading
 from tgi_stack.types import LabelScores, ScoreRequest
-
-ROUTE = "torch"
 
 
 @torch.inference_mode()
@@ -38,23 +34,5 @@ def score(model: Any, requests: Sequence[ScoreRequest], pad_id: int = 0) -> list
 
 
 def read(request: ScoreRequest, logprobs: torch.Tensor) -> LabelScores:
-    """The labels' reading from one distribution; shape [vocabulary], fp32.
-
-    Raises:
-        ScoreError: `score.not_finite`.
-    """
-    values = tuple(logprobs[list(request.label_ids)].tolist())
-    if not all(map(math.isfinite, values)):
-        raise ScoreError(
-            "score.not_finite", "the model's logits are not finite numbers; use --dtype bf16 or fp32"
-        )
-    label_mass = scoring.mass(values)
-    return LabelScores(
-        logprobs=values,
-        normalised="vocabulary",
-        label_mass=label_mass,
-        exact=True,
-        route=ROUTE,
-        prompt_tokens=len(request.token_ids),
-        flags=scoring.mass_flags(label_mass),
-    )
+    """The labels' reading from one distribution; shape [vocabulary], fp32; see `reading.reading`."""
+    return reading(request, tuple(logprobs[list(request.label_ids)].tolist()))

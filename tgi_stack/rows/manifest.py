@@ -31,6 +31,8 @@ FREE = frozenset(
         "skip_bad_rows",
         "llm_batch_size",
         "semantic_summary_batch_size",
+        "use_torch_compile",
+        "use_flash_attention",
         "device",
         "engine",
         "endpoint",

@@ -1,0 +1,149 @@
+"""The packed engine gives what transformers' forward gives, however prompts are laid out."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conftest import network_that
+from tests.unit.test_engine import score_requests
+from tgi_stack.engine import score
+from tgi_stack.engine.matrices import FP8, Rows8
+from tgi_stack.engine.network import Network, supports
+from tgi_stack.engine.ops import Ops
+from tgi_stack.engine.runtime import prepare_compiler
+from tgi_stack.engine.scorer import Options, Scorer
+from tgi_stack.engine.switches import COMPILERS
+from tgi_stack.errors import MachineError, ScoreError
+from tgi_stack.tokens import Tokenizer
+from tgi_stack.types import LabelScores, ScoreRequest
+
+
+@pytest.fixture(scope="module")
+def requests(tokenizer: Tokenizer) -> list[ScoreRequest]:
+    """Prompts of which a part begins alike."""
+    made = score_requests(tokenizer, 30)
+    begin = made[0].token_ids * 3
+    sharing = [ScoreRequest("", begin + r.token_ids, (), r.label_ids) for r in made[:10]]
+    return made + sharing
+
+
+@pytest.fixture(scope="module")
+def alone(text_model: Any, requests: list[ScoreRequest]) -> list[LabelScores]:
+    return [score.score(text_model, [request])[0] for request in requests]
+
+
+def apart(found: Sequence[LabelScores], truth: Sequence[LabelScores]) -> float:
+    """The largest difference of a probability."""
+    pairs = [
+        pair for x, y in zip(found, truth, strict=True) for pair in zip(x.logprobs, y.logprobs, strict=True)
+    ]
+    return max(abs(math.exp(a) - math.exp(b)) for a, b in pairs)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        Options(4096),
+        Options(4096, share=False),
+        Options(300),
+        Options(1),
+        Options(4096, most=3),
+        Options(700, sizes=(64, 256, 700)),
+    ],
+    ids=str,
+)
+def test_scores_are_those_of_transformers(
+    text_model: Any, requests: list[ScoreRequest], alone: list[LabelScores], options: Options
+) -> None:
+    found = Scorer(Network(text_model, Ops()), options).score(requests)
+    assert apart(found, alone) <= 1e-5
+    assert [one.prompt_tokens for one in found] == [len(r.token_ids) for r in requests]
+    masses = [(a.label_mass or 0.0, b.label_mass or 0.0) for a, b in zip(found, alone, strict=True)]
+    assert all(a == pytest.approx(b, abs=1e-5) for a, b in masses)
+
+
+def test_a_text_alone_on_the_vision_checkpoint(vision_model: Any, requests: list[ScoreRequest]) -> None:
+    assert supports(vision_model) is None
+    found = Scorer(Network(vision_model, Ops()), Options(2048)).score(requests)
+    assert apart(found, [score.score(vision_model, [r])[0] for r in requests]) <= 1e-5
+
+
+def test_weights_are_fused_without_being_kept_twice(text_model: Any) -> None:
+    network = Network(text_model, Ops())
+    attention = text_model.model.layers[0].self_attn
+    fused = network.layers[0].qkv.weight  # type: ignore[attr-defined]
+    assert attention.k_proj.weight.untyped_storage().data_ptr() == fused.untyped_storage().data_ptr()
+
+
+def test_the_head_meets_last_positions_alone(text_model: Any, requests: list[ScoreRequest]) -> None:
+    network = Network(text_model, Ops())
+    seen = []
+    inner = network.forward
+
+    def forward(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        out = inner(x, *args, **kwargs)
+        seen.append((len(x), len(out)))
+        return out
+
+    network.forward = forward  # type: ignore[method-assign]
+    Scorer(network, Options(10_000, share=False)).score(requests)
+    assert seen == [(sum(len(r.token_ids) for r in requests), len(requests))]
+
+
+@pytest.mark.parametrize("failures", [1, 3])
+def test_out_of_memory_halves_the_packs_and_loses_nobody(
+    text_model: Any, requests: list[ScoreRequest], alone: list[LabelScores], failures: int
+) -> None:
+    network, calls = network_that(text_model, fails={1: failures})
+    scorer = Scorer(network, Options(1024))
+    assert apart(scorer.score(requests), alone) <= 1e-5
+    assert scorer.options.budget == 1024 >> failures
+    assert len(calls) > failures
+
+
+def test_memory_that_never_suffices_is_an_error_that_says_what_to_do(
+    text_model: Any, requests: list[ScoreRequest]
+) -> None:
+    network, _ = network_that(text_model, fails={0: 1000})
+    with pytest.raises(MachineError, match="too little memory"):
+        Scorer(network, Options(1024)).score(requests)
+
+
+def test_logits_that_are_no_numbers_never_become_scores(
+    text_model: Any, requests: list[ScoreRequest]
+) -> None:
+    network = Network(text_model, Ops())
+    network.norm = network.norm * float("nan")
+    with pytest.raises(ScoreError, match="not finite"):
+        Scorer(network, Options(1024)).score(requests[:1])
+
+
+@pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="torch.compile needs a C++ compiler")
+def test_compiled_layers_are_compiled_once_for_a_size(
+    text_model: Any, requests: list[ScoreRequest], alone: list[LabelScores]
+) -> None:
+    prepare_compiler()
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    network = Network(text_model, Ops())
+    network.compile([512])
+    scorer = Scorer(network, Options(512, sizes=(512,)))
+    assert apart(scorer.score(requests), alone) <= 1e-5
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    scorer.score(requests[::-1])
+    assert graphs == torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
+
+
+def test_rows_in_fp8_keep_their_own_scale() -> None:
+    x = torch.randn(5, 64) * torch.tensor([[1e-3], [1.0], [50.0], [1e4], [0.0]])
+    rows = Ops().rows8(x)
+    assert isinstance(rows, Rows8)
+    assert rows.values.dtype is FP8
+    back = rows.values.float() * rows.scales
+    assert (back - x).abs().amax(1).le(x.abs().amax(1) / 16).all()

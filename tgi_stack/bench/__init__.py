@@ -1,0 +1,1 @@
+"""What is measured, and how: shared by `fastqwen bench` and by the scripts of `benchmarks/`."""

@@ -1,0 +1,64 @@
+"""The table of a benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+TITLES = {"text": "prompts", "vision": "summaries"}
+
+
+def tables(results: Mapping[str, Any]) -> Iterator[Table]:
+    """A table for each kind of task, the baseline's rate as 1.0."""
+    for kind, noun in TITLES.items():
+        lines = [line for line in results["lines"] if line["kind"] == kind]
+        if lines:
+            yield _table(results, noun, lines)
+
+
+def _table(results: Mapping[str, Any], noun: str, lines: Sequence[Mapping[str, Any]]) -> Table:
+    weights = " (random weights: speed does not depend on them)" if results["random_weights"] else ""
+    place = f"{results['device']}, {results['dtype']}, torch {results['torch']}"
+    table = Table(
+        "optimisation",
+        f"{noun}/s",
+        "range",
+        "speed-up",
+        "the seed expects",
+        "peak MiB",
+        "memory",
+        "first pass s",
+        "apart from fp32",
+        "same as fp32",
+        "right",
+        title=f"{results['model']}{weights}: {place}",
+    )
+    for line in sorted(lines, key=lambda line: line.get("rate", 0.0)):
+        table.add_row(*_cells(line))
+    return table
+
+
+def _cells(line: Mapping[str, Any]) -> list[str]:
+    expected = ", ".join(filter(None, (line["expected"], line["expected_memory"])))
+    if line["reason"]:
+        return [line["name"], line["reason"], "", "", expected]
+    low, high = line["range"]
+    return [
+        line["name"],
+        f"{line['rate']:.2f}",
+        f"{low:.2f}-{high:.2f}",
+        _formatted(line["speed_up"], "{:.2f}x"),
+        expected,
+        _formatted(line["peak_mib"], "{:.0f}"),
+        _formatted(line["memory_change"], "{:+.0%}"),
+        f"{line['first_s']:.1f}",
+        _formatted(line["apart"], "{:.1e}"),
+        _formatted(line["agreement"], "{:.0%}"),
+        _formatted(line["right"], "{:.0%}"),
+    ]
+
+
+def _formatted(value: float | None, form: str) -> str:
+    return "" if value is None else form.format(value)

@@ -1,0 +1,136 @@
+"""What is asked in a benchmark: random prompts or pictures for speed, labelled rows for accuracy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tgi_stack.backends.base import Profile
+from tgi_stack.bench import workload
+from tgi_stack.images.prepare import prepare
+from tgi_stack.jobs.rerank import Rerank, join_items
+from tgi_stack.jobs.summarize import Summarize
+from tgi_stack.labels import Prover
+from tgi_stack.rows.reader import open_source
+from tgi_stack.rows.schema import rerank_row
+from tgi_stack.settings import Settings
+from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, ScoreRequest
+
+CATALOGUE = Path(__file__).resolve().parents[2] / "examples" / "catalogue"
+LABELS = 20
+SIDE_PX = 448
+
+
+@dataclass(frozen=True)
+class Task:
+    """Requests of one kind; `labelled` are those whose right answers are known.
+
+    Attributes:
+        right: for each labelled request the places of the right labels, or the words a right summary holds.
+        checked: how many of `requests`, from the first, are compared with fp32.
+    """
+
+    kind: str
+    requests: tuple[Any, ...]
+    checked: int
+    labelled: tuple[Any, ...] = ()
+    right: tuple[tuple[Any, ...], ...] = ()
+
+
+@dataclass
+class Collector:
+    """A backend that answers nothing: it keeps what it is asked."""
+
+    identity: Identity
+    profile: Profile
+    appetite: int = 1
+    takes_tokens: bool = True
+    asked: list[Any] = field(default_factory=list)
+
+    async def score(self, request: ScoreRequest) -> LabelScores:
+        self.asked.append(request)
+        values = tuple(-1.0 - index for index in range(len(request.label_ids)))
+        return LabelScores(values, "vocabulary", 1.0, True, "none", len(request.token_ids))
+
+    async def caption(self, request: CaptionRequest) -> Caption:
+        self.asked.append(request)
+        return Caption("", "stop", "none", len(request.token_ids), 0)
+
+    async def aclose(self) -> None:
+        """It holds nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much is measured: a GPU takes more than a CPU in the same time."""
+
+    prompts: int
+    longest: int
+    images: int
+    new_tokens: int
+    checked: int
+
+
+async def text_task(
+    profile: Profile, identity: Identity, sizes: Sizes, labelled: Path | None, items: Sequence[str]
+) -> Task:
+    """Turns of random text with 20 labels; and the rows of a rerank file that name what is `positive`."""
+    requests = _random_turns(profile, sizes)
+    if labelled is None:
+        return Task("text", tuple(requests), sizes.checked)
+    collector = Collector(identity, profile)
+    job = Rerank(collector, Settings.model_validate({}), join_items([open_source(name) for name in items]))
+    rows = [rerank_row(raw) for raw in open_source(str(labelled))]
+    right = []
+    for row in rows:
+        if row.positive:
+            answer = await job.answer(row)
+            order = answer["reads"][0]["order"]
+            right.append(tuple(order.index(id) for id in row.positive if id in order))
+    await job.aclose()
+    return Task("text", tuple(requests), sizes.checked, tuple(collector.asked), tuple(right))
+
+
+async def vision_task(profile: Profile, identity: Identity, sizes: Sizes, catalogue: Path | None) -> Task:
+    """Random pictures; and those of the catalogue, whose category and colour are known."""
+    if profile.grid is None:
+        raise ValueError("a vision model's profile has a grid")
+    collector = Collector(identity, profile)
+    job = Summarize(collector, Settings.model_validate({"max_new_tokens": sizes.new_tokens}), Path())
+    for image in workload.images(sizes.images, SIDE_PX):
+        await job.ask(None, None, image)
+    await job.aclose()
+    pictures, checked = tuple(collector.asked), min(sizes.checked, sizes.images)
+    if catalogue is None:
+        return Task("vision", pictures, checked)
+    collector = Collector(identity, profile)
+    job = Summarize(collector, Settings.model_validate({"max_new_tokens": 40}), catalogue)
+    right = []
+    for line in (catalogue / "looks.jsonl").read_text().splitlines():
+        look = json.loads(line)
+        content = (catalogue / "images" / look["id"]).read_bytes()
+        await job.ask(None, None, prepare(content, look["id"], profile.grid))
+        right.append((look["colour"], look["category"]))
+    await job.aclose()
+    return Task("vision", pictures, checked, tuple(collector.asked), tuple(right))
+
+
+def _random_turns(profile: Profile, sizes: Sizes) -> list[ScoreRequest]:
+    """Text that servers can be sent too: random tokens as text, and that text's own tokens."""
+    tokenizer = profile.tokenizer
+    prover = Prover(tokenizer.encode)
+    ending = (profile.tail(), tokenizer.encode(profile.tail()))
+    plain = min(tokenizer.added_tokens.values(), default=tokenizer.size)
+    labels = prover.default(LABELS)
+    label_ids = prover.ids(labels, ending)
+    drawn = workload.prompts(
+        sizes.prompts, sizes.longest // 8, sizes.longest, vocabulary=plain, labels=LABELS
+    )
+    turns = []
+    for one in drawn:
+        prompt, ids = profile.turn(tokenizer.decode(list(one.token_ids)))
+        turns.append(ScoreRequest(prompt, ids, labels, label_ids))
+    return turns

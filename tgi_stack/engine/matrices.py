@@ -1,0 +1,105 @@
+"""A layer's matrices as they multiply fastest: fused, in fp8, or the modules of a quantised model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, cast
+
+import torch
+from torch import nn
+
+FP8 = torch.float8_e4m3fn
+FP8_MAX = torch.finfo(FP8).max
+Pending = torch.Tensor | None
+
+
+class Rows8(NamedTuple):
+    """Activations in fp8, a scale for each row: values shape [tokens, n], scales fp32 [tokens, 1]."""
+
+    values: torch.Tensor
+    scales: torch.Tensor
+
+
+Activations = torch.Tensor | Rows8
+
+
+class Matrix(Protocol):
+    """`wants_fp8`: it multiplies what `Rows8` holds."""
+
+    wants_fp8: bool
+
+    def __call__(self, x: Activations) -> torch.Tensor:
+        """The product, shape [tokens, out]."""
+
+    def add(self, residual: torch.Tensor, x: Activations) -> tuple[torch.Tensor, Pending]:
+        """The residual with the product added to it, or both apart where the next step adds them cheaper."""
+
+
+class Fused:
+    """Plain linear maps of the same input as one; their modules keep their weights as views of it."""
+
+    wants_fp8 = False
+
+    def __init__(self, modules: Sequence[nn.Linear]) -> None:
+        self.weight = modules[0].weight.data
+        if len(modules) > 1:
+            self.weight = torch.cat([module.weight.data for module in modules])
+            parts = torch.split(self.weight, [module.out_features for module in modules])
+            for module, part in zip(modules, parts, strict=True):
+                module.weight.data = part
+
+    def __call__(self, x: Activations) -> torch.Tensor:
+        return torch.nn.functional.linear(cast(torch.Tensor, x), self.weight)
+
+    def add(self, residual: torch.Tensor, x: Activations) -> tuple[torch.Tensor, Pending]:
+        return torch.addmm(residual, cast(torch.Tensor, x), self.weight.T), None
+
+
+class Fused8:
+    """As `Fused`, in fp8, a scale for each row of the weights and of the activations (Hopper and later)."""
+
+    wants_fp8 = True
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        self.dtype = weight.dtype
+        scales = weight.float().abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / FP8_MAX
+        self.weight = (weight.float() / scales).to(FP8)
+        self.scales = scales.T.contiguous()
+
+    def __call__(self, x: Activations) -> torch.Tensor:
+        rows = cast(Rows8, x)
+        return torch._scaled_mm(
+            rows.values,
+            self.weight.T,
+            scale_a=rows.scales,
+            scale_b=self.scales,
+            out_dtype=self.dtype,
+            use_fast_accum=True,
+        )
+
+    def add(self, residual: torch.Tensor, x: Activations) -> tuple[torch.Tensor, Pending]:
+        return residual, self(x)
+
+
+class Modules:
+    """The modules as they are: a quantised model's have their own way to multiply."""
+
+    wants_fp8 = False
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self.modules = tuple(modules)
+
+    def __call__(self, x: Activations) -> torch.Tensor:
+        parts = [module(x) for module in self.modules]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+    def add(self, residual: torch.Tensor, x: Activations) -> tuple[torch.Tensor, Pending]:
+        return residual, self(x)
+
+
+def matrix(modules: Sequence[nn.Linear], *, fp8: bool = False) -> Matrix:
+    """The maps of one input, side by side."""
+    if any(type(module) is not nn.Linear or module.bias is not None for module in modules):
+        return Modules(modules)  # bitsandbytes' are subclasses
+    fused = Fused(modules)
+    return Fused8(fused.weight) if fp8 else fused

@@ -1,0 +1,173 @@
+"""A loaded network with what answers questions by it: the scorer and the writer, as the switches say."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tgi_stack.engine import attention, caption, kernels, network, score, trial
+from tgi_stack.engine.cache import SlotCache
+from tgi_stack.engine.decoder import Decoder
+from tgi_stack.engine.network import Network
+from tgi_stack.engine.ops import Ops, ops_for
+from tgi_stack.engine.placement import current
+from tgi_stack.engine.scorer import SIZES, Scorer, options_for
+from tgi_stack.engine.switches import Switches
+from tgi_stack.engine.vision import Tower
+from tgi_stack.engine.writer import Writer
+from tgi_stack.images.grid import Grid
+from tgi_stack.tokens import Tokenizer
+from tgi_stack.types import Caption, CaptionRequest, LabelScores, ScoreRequest
+
+Say = Callable[[str], None]
+QWEN3_VL = "qwen3_vl"
+# Summaries written at once: on a GPU as many as its memory takes, up to where more are no faster.
+MOST_SLOTS = {"cuda": 256, "cpu": 8}
+CACHE_SHARE = 0.6  # of the free memory
+# Prompts gathered before they are packed.
+GATHERED = {"cuda": 1024, "cpu": 32}
+RECOMPILES = 64
+
+
+class Runtime:
+    """Answers by one network on one device.
+
+    Attributes:
+        model: as transformers loaded it.
+        about: in a few words how it computes, for the line that says what was loaded.
+        gathered: how many requests it likes to be given at once.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        switches: Switches,
+        *,
+        tokenizer: Tokenizer | None = None,
+        grid: Grid | None = None,
+        kind: str = "text",
+    ) -> None:
+        self.model = model
+        self.device: torch.device = model.device
+        self._switches = switches
+        self._tokenizer = tokenizer
+        self._grid = grid
+        self._writer: Writer | None = None
+        self.network: Network | None = None
+        self.about = ""
+        device = self.device.type
+        reason = network.supports(model)
+        if reason is None:
+            self.network = self._network()
+            options = options_for(self.network, switches.batch_size, switches.compiled, switches.flash)
+            self.scorer = Scorer(self.network, options)
+            self.about += f"packed, attention by {self.scorer.attention}"
+        else:
+            self.about += f"padded, by transformers' own forward ({reason})"
+        if kind == "vision":
+            self.gathered = switches.batch_size or MOST_SLOTS.get(device, MOST_SLOTS["cpu"])
+        else:
+            self.gathered = switches.batch_size or GATHERED.get(device, GATHERED["cpu"])
+        if reason is not None:
+            self.gathered = min(self.gathered, 8 if switches.batch_size is None else self.gathered)
+
+    @property
+    def writes(self) -> bool:
+        """Whether summaries go through `writer`; another model's go through transformers' generate."""
+        return self.network is not None and self.model.config.model_type in (QWEN3_VL, "qwen3")
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """The tokens that end a summary."""
+        return caption.end_ids(self.model)
+
+    @property
+    def lanes(self) -> int:
+        """Batches of scores under way at once: on a GPU the next is laid out while one is computed."""
+        return 2 if self.device.type == "cuda" and self.network is not None else 1
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[LabelScores]:
+        """One reading a request, in order."""
+        return score.score(self.model, requests) if self.network is None else self.scorer.score(requests)
+
+    def write(self, request: CaptionRequest) -> Future[Caption]:
+        """The text that will follow a prompt; only where `writes`."""
+        if self.network is None or self._tokenizer is None:
+            raise ValueError("a runtime that writes has a network of its own and a tokenizer")
+        if self._writer is None:
+            self._writer = self._new_writer(self.network, self._tokenizer)
+        return self._writer.submit(request)
+
+    def close(self) -> None:
+        """Ends the thread that writes."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def _try_kernels(self) -> None:
+        """Kernels that this device can't compile, or computes wrongly, are not used."""
+        config = getattr(self.model.config, "text_config", self.model.config)
+        heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // heads
+        fault = trial.trial(self.device, self.model.dtype, (heads, kv_heads, size), config.hidden_size)
+        if fault is not None:
+            trial.refuse()
+            self.about += f"without Triton kernels ({fault}); "
+
+    def _network(self) -> Network:
+        compiled = self._switches.compiled
+        if self.device.type == "cuda" and kernels.AVAILABLE and self.model.dtype in attention.HALF:
+            with current(self.device):
+                self._try_kernels()
+        ops = Ops() if compiled else ops_for(self.device)  # the compiler makes kernels of its own
+        found = Network(self.model, ops, fp8=self._switches.weights == "fp8")
+        if compiled:
+            prepare_compiler()
+            found.compile(SIZES)
+        return found
+
+    def _new_writer(self, network: Network, tokenizer: Tokenizer) -> Writer:
+        flash = "flash" if self._switches.flash else "auto"
+        config = self.model.config
+        sees = self._grid is not None
+        make = partial(
+            Decoder,
+            network,
+            Tower(self.model, self._grid, flash) if self._grid is not None else None,
+            config.image_token_id if sees else -1,
+            sizes=SIZES if self._switches.compiled else (),
+            flash=flash,
+        )
+        return Writer(
+            make,
+            partial(self._slots, SlotCache.row_bytes(network)),
+            tokenizer,
+            self.ends,
+            self.device,
+            config.image_token_id if sees else -1,
+            config.vision_config.patch_size if sees else 1,
+        )
+
+    def _slots(self, row_bytes: int, rows: int) -> int:
+        """How many slots of so many rows the free memory takes."""
+        most = self._switches.batch_size or MOST_SLOTS.get(self.device.type, MOST_SLOTS["cpu"])
+        if self.device.type != "cuda":
+            return most
+        torch.cuda.empty_cache()
+        free, _ = torch.cuda.mem_get_info(self.device)
+        return min(most, int(free * CACHE_SHARE) // (row_bytes * rows))
+
+
+def prepare_compiler() -> None:
+    """Compiled code is kept between runs, and may be made for many sizes."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(base / "fastqwen" / "inductor"))
+    os.environ.setdefault("TORCHINDUCTOR_FX_GRAPH_CACHE", "1")
+    limits: Any = torch._dynamo.config
+    name = "recompile_limit" if hasattr(limits, "recompile_limit") else "cache_size_limit"
+    setattr(limits, name, RECOMPILES)
