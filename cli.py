@@ -25,6 +25,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from cache.errors import CacheError
 from cache.store import Store
 from tgi_stack import __version__, foretell, keeping, prompts, report, settings
 from tgi_stack.backends.base import Backend
@@ -984,11 +985,12 @@ def _reporting(debug: bool) -> Any:
         logging.getLogger("fastqwen").setLevel(logging.INFO)
     try:
         yield
-    except FastqwenError as error:
+    except (FastqwenError, CacheError) as error:
         if debug:
             traceback.print_exc()
         talk.print(f"fastqwen: {_escaped(str(error))}", markup=False)
-        raise typer.Exit(error.exit_status) from None
+        status = error.exit_status if isinstance(error, FastqwenError) else MachineError.exit_status
+        raise typer.Exit(status) from None
     except KeyboardInterrupt:
         talk.print("fastqwen: interrupted", markup=False)
         raise typer.Exit(128 + signal.SIGINT) from None

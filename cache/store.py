@@ -415,6 +415,20 @@ class Store:
                 except DamagedError:
                     yield kind, name[1:], None
 
+    def all_of(self, kind: str) -> list[tuple[str, bytes]]:
+        """Keys and values of all entries of a kind of which there are few."""
+        self.flush()
+        letter = KINDS[kind]
+        folder = self._root / ("large" if kind in LARGE else "small")
+        query = "SELECT key FROM Cache WHERE raw = 1 AND key >= ? AND key < ?"
+        try:
+            with contextlib.closing(_connect(folder)) as connection:
+                names = connection.execute(query, (letter, chr(ord(letter) + 1))).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise CacheError(f"{folder / DATABASE} can't be read ({error})") from error
+        found = ((name[1:], self.get(kind, name[1:], again=True)) for (name,) in names)
+        return [(key, payload) for key, payload in found if payload is not None]
+
     def _folders(self) -> list[Path]:
         return [self._root / name for name in ("small", "large")]
 

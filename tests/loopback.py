@@ -42,6 +42,7 @@ class Loopback:
     fault: Callable[[int, str], Fault] = lambda number, path: None
     delay_s: float = 0.0
     model: str = MODEL
+    root: str | None = None  # what vLLM says that it loaded
     api_key: str | None = None
     tokens_more: int = 0
     logits: Callable[[Sequence[int]], Any] | None = None  # of a model; shape [vocabulary], float64
@@ -153,7 +154,7 @@ class Loopback:
                 "sha": "dfb3fbe",
             }
         if self.dialect == "vllm" and path == "/v1/models":
-            return {"data": [{"id": self.model, "root": self.model, "max_model_len": 4096}]}
+            return {"data": [{"id": self.model, "root": self.root or self.model, "max_model_len": 4096}]}
         if self.dialect == "vllm" and path == "/version":
             return {"version": "0.33.0"}
         return None

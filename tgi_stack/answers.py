@@ -49,11 +49,12 @@ class LabelAnswers:
     """Readings by their prompts: any subset of labels that were read is answered without asking again."""
 
     def __init__(self, store: Store | None, identity: Identity, settings: Settings) -> None:
-        shared = _of_identity(identity) | {
-            "label_mass": settings.label_mass,
-            "fallback": settings.fallback,
-        }
-        self._keys = Keys("labels", shared)
+        # Another read tells TGI's mass; other engines know it anyway.
+        self._keys = Keys(
+            "labels",
+            _of_identity(identity) | {"label_mass": settings.label_mass and identity.engine == "tgi"},
+        )
+        self._fallback = settings.fallback
         self._store = store
         self._lookup: Lookup[LabelTable] = Lookup(
             store, "labels", LabelTable.encoded, LabelTable.decode, memory=REMEMBERED
@@ -66,18 +67,34 @@ class LabelAnswers:
         compute: Callable[[], Awaitable[LabelScores]],
     ) -> LabelScores:
         """The reading of labels after the prompt that `parts` describe."""
+        # A label that stands twice is an error, which is computed.
+        usable = len(set(labels)) == len(labels)
         key = self._keys.key(**parts)
+        asked = self._keys.key(**parts, labels=json.dumps(labels))
+
+        def enough(found: LabelTable) -> bool:
+            return usable and found.holds(labels, self._fallback)
+
         table = self._lookup.known(key)
-        if table is not None and table.holds(labels):
-            return table.scores(labels)
+        if table is not None:
+            if enough(table):
+                return table.scores(labels)
+            own = self._lookup.known(asked, again=True)
+            if own is not None and enough(own):
+                return own.scores(labels)
 
         async def widened() -> LabelTable:
             found = LabelTable.of(labels, await compute())
-            return found if table is None else found.with_more(table)
+            if table is None:
+                return found
+            whole = found.with_more(table)
+            if whole is None:  # two readings that are no one table: each has its place
+                self._lookup.keep(asked, found)
+                return replace(table, fresh=found.fresh)
+            return whole
 
         # Rows that ask for other labels of the same prompt don't wait for each other.
-        asked = self._keys.key(**parts, labels="\0".join(labels))
-        known = await self._lookup.get_as(key, asked, widened, lambda found: found.holds(labels))
+        known = await self._lookup.get_as(key, f"{asked} {self._fallback}", widened, enough)
         return known.scores(labels) if known.fresh is None else known.fresh
 
     def keep_question(self, parts: Mapping[str, Part], question: Callable[[], bytes]) -> None:
@@ -103,6 +120,7 @@ class LabelTable:
     route: str
     prompt_tokens: int
     flags: tuple[str, ...]
+    chained: bool = False
     fresh: LabelScores | None = None
 
     @classmethod
@@ -110,20 +128,31 @@ class LabelTable:
         """The table of one reading."""
         logprobs = dict(zip(labels, scores.logprobs, strict=True))
         known = (scores.normalised, scores.exact, scores.label_mass, scores.route, scores.prompt_tokens)
-        return cls(logprobs, *known, scores.flags, scores)
+        return cls(logprobs, *known, scores.flags, scores.chained, scores)
 
-    def holds(self, labels: Sequence[str]) -> bool:
-        """Whether the labels can be told from it: all of them, or exactly some of what was read exactly."""
+    def holds(self, labels: Sequence[str], fallback: str | None) -> bool:
+        """Whether the labels can be told from it, in a way that --fallback allows.
+
+        All of them, or some where they were read exactly.
+        """
         if not all(label in self.logprobs for label in labels):
             return False
-        return self.exact or len(labels) == len(self.logprobs)
+        if "fallback.torch" in self.flags:
+            return fallback in (None, "torch")
+        if not self.exact:
+            return fallback == "bounds" and len(labels) == len(self.logprobs)
+        return True
 
-    def with_more(self, other: LabelTable) -> LabelTable:
-        """Both tables' labels, where they are of one distribution; else this one."""
-        ways = [(t.normalised, t.exact, t.route, t.prompt_tokens) for t in (self, other)]
-        if ways[0] != ways[1] or ways[0][:2] != ("vocabulary", True):
-            return self
-        return replace(self, logprobs=other.logprobs | self.logprobs)
+    def with_more(self, other: LabelTable) -> LabelTable | None:
+        """Both tables' labels, or None where they are not of one distribution."""
+        # Labels of several tokens may begin one another; those that were read together are known not to.
+        ways = [(t.normalised, t.exact, t.chained, t.route, t.prompt_tokens) for t in (self, other)]
+        if ways[0] != ways[1] or ways[0][:3] != ("vocabulary", True, False):
+            return None
+        logprobs = other.logprobs | self.logprobs
+        mass = scoring.mass(list(logprobs.values()))
+        kept = dict.fromkeys(f for f in (*self.flags, *other.flags) if f != "label_mass.low")
+        return replace(self, logprobs=logprobs, mass=mass, flags=(*scoring.mass_flags(mass), *kept))
 
     def scores(self, labels: tuple[str, ...]) -> LabelScores:
         """The reading of some of its labels."""
@@ -147,23 +176,25 @@ class LabelTable:
             flags,
             attempts=0,
             from_cache=True,
+            chained=self.chained,
         )
 
     def encoded(self) -> bytes:
         """As bytes; `decode` gives it back."""
-        known = [self.normalised, self.exact, self.mass, self.route, self.prompt_tokens, list(self.flags)]
+        known = [self.normalised, self.exact, self.mass, self.route, self.prompt_tokens]
         labels = list(self.logprobs)
         values = array("d", self.logprobs.values()).tobytes()
-        head = json.dumps([labels, *known], separators=(",", ":")).encode()
+        head = json.dumps([labels, *known, self.flags, self.chained], separators=(",", ":")).encode()
         return struct.pack("<I", len(head)) + head + values
 
     @classmethod
     def decode(cls, payload: bytes) -> LabelTable:
         """Raises ValueError, KeyError or struct.error for what is no table."""
         (length,) = struct.unpack_from("<I", payload)
-        labels, normalised, exact, mass, route, tokens, flags = json.loads(payload[4 : 4 + length])
+        labels, *known, flags, chained = json.loads(payload[4 : 4 + length])
+        normalised, exact, mass, route, tokens = known
         logprobs = dict(zip(labels, array("d", payload[4 + length :]), strict=True))
-        return cls(logprobs, normalised, exact, mass, route, tokens, tuple(flags))
+        return cls(logprobs, normalised, exact, mass, route, tokens, tuple(flags), chained)
 
 
 # -- summaries -----------------------------------------------------------------------------------------
@@ -198,7 +229,7 @@ class SummaryAnswers:
         shared = _of_identity(identity) | {
             "max_new_tokens": settings.max_new_tokens,
             "temperature": settings.temperature,
-            "seed": settings.seed,
+            "seed": settings.seed if settings.temperature > 0 else None,
         }
         self._keys = Keys("summary", shared | ({} if grid is None else recipe(grid, settings)))
         self._lookup: Lookup[Summary] = Lookup(
@@ -306,9 +337,10 @@ class Known:
 
 
 class Identities:
-    """The last identities of each kind of job: a server that is away can't be asked who it is."""
+    """The identities that answered each kind of job: a server that is away can't be asked who it is.
 
-    KEPT = 64
+    Each has an entry of its own, so that bundles bring theirs beside those that are there.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -317,42 +349,43 @@ class Identities:
         """Notes who answers a job that was asked for so."""
         grid = profile.grid
         entry = {
+            "kind": kind,
             "asked": _asked(settings, kind),
             "identity": asdict(identity),
             "closes_thinking": profile.closes_thinking,
             "context": profile.context,
             "grid": None if grid is None else asdict(grid),
-            "at": time.time(),
         }
-        listed = self._listed(kind)
-        others = [one for one in listed if _who(one) != _who(entry)]
-        speeds = [one["speed"] for one in listed if _who(one) == _who(entry) and "speed" in one]
-        entry |= {"speed": speeds[-1]} if speeds else {}
-        self._store.put("identity", self._key(kind), json.dumps([*others, entry][-self.KEPT :]).encode())
+        key = Keys("identity", {}).key(entry=json.dumps(entry, sort_keys=True))
+        speed = self.speed(kind, identity)
+        self._put(key, entry | {"at": time.time()} | ({} if speed is None else {"speed": speed}))
         digest = profile.tokenizer.digest
         if self._store.get("tokenizer", digest, again=True) is None:
             self._store.put("tokenizer", digest, profile.tokenizer.content)
 
+    def _put(self, key: str, entry: dict[str, Any]) -> None:
+        self._store.put("identity", key, json.dumps(entry).encode())
+
     def note_speed(self, kind: str, identity: Identity, rows: int, seconds: float) -> None:
         """Notes how fast rows that were not remembered were answered, for `--dry-run`."""
-        listed = self._listed(kind)
-        for entry in listed:
+        for key, entry in self._listed(kind):
             if entry["identity"] == asdict(identity):
-                entry["speed"] = rows / seconds
-        self._store.put("identity", self._key(kind), json.dumps(listed).encode())
+                self._put(key, entry | {"speed": rows / seconds})
 
     def speed(self, kind: str, identity: Identity) -> float | None:
         """Rows a second that were answered last, where that was noted."""
-        found = [e["speed"] for e in self._listed(kind) if e["identity"] == asdict(identity) and "speed" in e]
+        same = (entry for _, entry in self._listed(kind) if entry["identity"] == asdict(identity))
+        found = [entry["speed"] for entry in same if "speed" in entry]
         return float(found[-1]) if found else None
 
     def last(self, settings: Settings, kind: str) -> Known | None:
         """Who answered last, of those whom the settings' engine, model and revision allow."""
         wanted = _asked(settings, kind)
         for exactly in (True, False):
-            for entry in reversed(self._listed(kind)):
-                if _fits(entry, wanted, exactly=exactly):
-                    return self._known(entry)
+            for _, entry in reversed(self._listed(kind)):
+                known = self._known(entry) if _fits(entry, wanted, exactly=exactly) else None
+                if known is not None:
+                    return known
         return None
 
     def _known(self, entry: dict[str, Any]) -> Known | None:
@@ -366,21 +399,16 @@ class Identities:
         tokenizer = Tokenizer.of(content)
         return Known(identity, Profile(tokenizer, entry["closes_thinking"], entry["context"], grid))
 
-    def _listed(self, kind: str) -> list[dict[str, Any]]:
-        payload = self._store.get("identity", self._key(kind), again=True)
-        try:
-            return list(json.loads(payload or b"[]"))
-        except ValueError:
-            return []
-
-    @staticmethod
-    def _key(kind: str) -> str:
-        return Keys("identity", {}).key(kind=kind)
-
-
-def _who(entry: dict[str, Any]) -> dict[str, Any]:
-    """An entry without what changes from run to run."""
-    return {name: value for name, value in entry.items() if name not in ("at", "speed")}
+    def _listed(self, kind: str) -> list[tuple[str, dict[str, Any]]]:
+        """The entries of a kind with their keys, the oldest first."""
+        found = []
+        for key, payload in self._store.all_of("identity"):
+            try:
+                entry = json.loads(payload)
+                found += [(key, entry)] if entry["kind"] == kind else []
+            except (ValueError, KeyError, TypeError):
+                continue
+        return sorted(found, key=lambda pair: float(pair[1]["at"]))
 
 
 def _asked(settings: Settings, kind: str) -> dict[str, str | None]:

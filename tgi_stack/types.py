@@ -140,6 +140,7 @@ class LabelScores:
     flags: tuple[str, ...] = ()
     attempts: int = 1
     from_cache: bool = False
+    chained: bool = False  # of several reads, of labels of several tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,3 +166,4 @@ class Identity:
     dtype: str
     tokenizer: str
     version: str
+    root: str = ""  # what a server says that it loaded, under whatever name it serves it

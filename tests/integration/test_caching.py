@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from pytest_socket import disable_socket, enable_socket
 
 from tests.conftest import CATALOGUE, ROOT, Fastqwen, read_records, write_rows
 from tests.loopback import Loopback, serve
+from tgi_stack.tiny import TINY
 
 TORCH = ("--engine", "torch", "--model", "tiny", "--device", "cpu")
 SESSIONS = ("rerank", CATALOGUE / "sessions.jsonl", "--items", CATALOGUE / "items.jsonl")
@@ -370,3 +372,62 @@ def test_a_dry_run_says_what_would_be_asked_and_asks_nothing(
     asked_for = sum(record["usage"]["prompt_tokens"] for record in read_records(out)[10:])
     assert found["prompt_tokens"] == asked_for
     assert "24 in the cache, 0 to compute" in cached(*SESSIONS, *use, "--dry-run").stderr
+
+
+def test_a_checkpoint_that_was_trained_on_is_another_model(cached: Fastqwen, tmp_path: Path) -> None:  # C09
+    model = tmp_path / "model"
+    shutil.copytree(TINY / "text", model)
+    path = write_rows(tmp_path / "p.jsonl", {"prompt": "Which?\n", "labels": ["A", "B"]})
+    torch = ("--engine", "torch", "--model", model, "--device", "cpu")
+    cached("probs", path, "-o", tmp_path / "a.jsonl", *torch)
+    assert "1 ok (1 from cache)" in cached("probs", path, *torch, "-o", tmp_path / "b.jsonl").stderr
+    weights = model / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert "1 ok (0 from cache)" in cached("probs", path, *torch, "-o", tmp_path / "c.jsonl").stderr
+
+
+def test_what_a_server_loaded_counts_not_what_it_is_called(cached: Fastqwen, tmp_path: Path) -> None:  # C10
+    path = write_rows(tmp_path / "p.jsonl", {"prompt": "Which?\n", "labels": ["A", "B"]})
+    for root, kept in (("/runs/a/best", 0), ("/runs/b/best", 0), ("/runs/a/best", 1)):
+        with serve("vllm", root=root) as server:
+            use = (
+                "--endpoint",
+                server.url,
+                "--tokenizer",
+                TINY / "vision" / "tokenizer.json",
+                "--model",
+                "tiny",
+            )
+            done = cached("probs", path, "-o", tmp_path / "o.jsonl", "--overwrite", *use)
+        assert f"1 ok ({kept} from cache)" in done.stderr
+
+
+def test_labels_that_can_not_be_read_are_not_made_up_of_others(cached: Fastqwen, tmp_path: Path) -> None:
+    def ask(*labels: str) -> dict[str, Any]:
+        row = write_rows(tmp_path / "p.jsonl", {"prompt": "It is a\n", "labels": labels})
+        cached("probs", row, *TORCH, "-o", tmp_path / "o.jsonl", "--overwrite", check=None)
+        return read_records(tmp_path / "o.jsonl")[0]
+
+    assert ask("A", "B")["status"] == ask("C", "D")["status"] == "ok"
+    joined = ask("A", "B", "C", "D")
+    assert joined["from_cache"] is True
+    assert joined["label_mass"] == pytest.approx(sum(math.exp(value) for value in joined["logprobs"]))
+    assert ask("A", "A")["error"]["type"] == "label.duplicate"
+    assert ask("A\0B")["status"] == "failed" or len(ask("A\0B")["probabilities"]) == 1
+    assert ask("blue", "red")["status"] == ask("blue hat", "mug")["status"] == "ok"
+    assert ask("blue", "blue hat")["error"]["type"] == "label.prefix"
+
+
+def test_a_bundle_brings_who_answered_beside_who_did_here(cached: Fastqwen, tmp_path: Path) -> None:  # K10
+    path = write_rows(tmp_path / "p.jsonl", {"prompt": "Which?\n", "labels": ["A", "B"]})
+    with serve("vllm") as server:
+        use = ("--endpoint", server.url, "--model", "tiny")
+        cached("probs", path, *use)
+    cached("cache", "export", tmp_path / "c.fqc")
+    there = ("--cache-dir", tmp_path / "there")
+    cached("probs", path, *TORCH, *there)
+    cached("cache", "import", tmp_path / "c.fqc", *there)
+    assert "1 ok (1 from cache)" in cached("probs", path, *use, "--offline", *there).stderr
+    assert "1 ok (1 from cache)" in cached("probs", path, *TORCH, "--offline", *there).stderr

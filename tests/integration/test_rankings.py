@@ -226,3 +226,17 @@ def test_reads_hold_all_that_a_ranking_is_made_of(fastqwen: Fastqwen, tmp_path: 
     again = fastqwen("eval", tmp_path / "o.jsonl", "--json", "--k", "1", "--temperature", "1")
     first, second = (json.loads(one.stdout)["measures"] for one in (done, again))
     assert first == second
+
+
+def test_images_of_items_lie_where_their_file_says(fastqwen: Fastqwen, tmp_path: Path) -> None:
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    (folder / "mug.jpg").write_bytes((CATALOGUE / "images" / "mug-02.jpg").read_bytes())
+    write_rows(folder / "items.jsonl", {"id": "m", "image": "mug.jpg"}, {"id": "t", "title": "A hat"})
+    write_rows(tmp_path / "rows.jsonl", {"id": "r", "query": "a mug", "candidates": ["m", "t"]})
+    job = ("rerank", "rows.jsonl", "--items", "shop/items.jsonl", "--item-images", "-o", "o.jsonl")
+    fastqwen(*job, *SCRIPTED)
+    template = tmp_path / "twice.txt"
+    template.write_text("{{candidates}} and again {{candidates}}")
+    done = fastqwen(*job, *SCRIPTED, "--overwrite", "--prompt-file", template, check=2)
+    assert "stands twice" in done.stderr

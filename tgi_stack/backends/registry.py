@@ -111,7 +111,8 @@ def _with_fallback(served: Backend, settings: Settings, kind: str, say: Say) -> 
     from tgi_stack.backends.fallback import WithFallback
 
     # Never a download in the middle of a run; the server's own model, whatever --model called it.
-    update: dict[str, Any] = {"engine": "auto", "model": served.identity.model}
+    model = settings.model_for(kind) or served.identity.root or served.identity.model
+    update: dict[str, Any] = {"engine": "auto", "model": model}
     if served.identity.revision != "unknown":
         update["revision"] = served.identity.revision
 

@@ -120,7 +120,7 @@ async def _open(
         return None if running is None or waiting is None else (running / group_size, waiting / group_size)
 
     pool = Pool(endpoints, probe, settings.startup_timeout, say, crowd)
-    identity = _identity(urls, served, settings, wanted or first.model, profile.tokenizer.digest)
+    identity = _identity(urls, served, settings, first.model, profile.tokenizer.digest)
     crew = CREW * len(endpoints)
     return ServedBackend(
         transport, pool, identity, profile, crew, group_size=group_size, with_mass=settings.label_mass
@@ -150,6 +150,7 @@ def _identity(
         dtype=_common(urls, "dtype", [one.dtype for one in told]),
         tokenizer=tokenizer,
         version=served[0].version,
+        root=served[0].root,
     )
 
 

@@ -5,6 +5,7 @@ Nothing is fetched without a line that says so, and only data is: weights as saf
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -81,7 +82,7 @@ def locate(
         return Checkpoint("tiny", "shipped", TINY / kind)
     name = name or DEFAULT_MODELS[kind]
     if (folder := _folder(name, "--model")) is not None:
-        return Checkpoint(name, "local", folder)
+        return Checkpoint(name, revision_of(folder), folder)
     found = _from_hub_cache(name, revision)
     if found is None:
         if not may_download:
@@ -91,6 +92,22 @@ def locate(
             )
         found = _download(name, revision, say)
     return Checkpoint(name, found.name, found)
+
+
+def revision_of(folder: Path) -> str:
+    """What stands for the revision of a checkpoint that no hub knows: another one where its files change.
+
+    Made of the small files' contents, and of the names, sizes and times of the weights.
+    """
+    whole = hashlib.sha256()
+    for path in sorted(path for pattern in FILES for path in folder.glob(pattern)):
+        status = path.stat()
+        whole.update(f"{path.name} {status.st_size}\n".encode())
+        if path.suffix == ".safetensors":
+            whole.update(f"{status.st_mtime_ns}\n".encode())
+        else:
+            whole.update(path.read_bytes())
+    return f"local-{whole.hexdigest()[:12]}"
 
 
 def locate_files(name: str, kind: str, revision: str | None, say: Say) -> Path:

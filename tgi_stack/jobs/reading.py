@@ -210,4 +210,5 @@ def _joined(logprobs: tuple[float, ...], reads: Sequence[LabelScores]) -> LabelS
         exact=all(read.exact for read in reads),
         flags=(*scoring.mass_flags(mass), *dict.fromkeys(kept)),
         attempts=sum(read.attempts for read in reads),
+        chained=True,
     )
