@@ -14,7 +14,8 @@ Value = TypeVar("Value")
 class Memo(Generic[Key, Value]):
     """The values asked for last, as many as `limit` holds.
 
-    A failure is told to the one who asked; whoever waited asks anew. Safe among the tasks of one event loop.
+    A failure is told as it is to all who wait for that value, and is not kept: who asks later asks anew. Safe
+    among the tasks of one event loop.
 
     Args:
         limit: of the sizes of all values kept, in the unit of `size`.
@@ -33,13 +34,9 @@ class Memo(Generic[Key, Value]):
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
-        others = self._pending.get(key)
-        if others is not None:
-            try:
-                return await asyncio.shield(others)
-            except Exception:  # noqa: BLE001  # theirs, and it may name them: ask on one's own behalf
-                return await self.get(key, compute)
-        task = self._pending[key] = asyncio.create_task(self._compute(key, compute))
+        task = self._pending.get(key)
+        if task is None:
+            task = self._pending[key] = asyncio.create_task(self._compute(key, compute))
         # One who gives up does not take the value from the others.
         return await asyncio.shield(task)
 

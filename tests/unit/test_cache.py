@@ -27,7 +27,8 @@ from cache.errors import BundleError, CacheError, DamagedError
 from cache.keys import Keys, digest
 from cache.leases import Leases
 from cache.lookup import Lookup
-from cache.store import KINDS, Store, journal_mode, open_database
+from cache.shelf import journal_mode, open_database
+from cache.store import KINDS, Store
 
 KEYS = [digest(b"%d" % number) for number in range(1000)]
 NUMBERS = st.one_of(st.integers(), st.booleans(), st.none(), st.floats())
@@ -389,7 +390,7 @@ def test_a_full_disk_is_said_once_and_costs_no_answer(tmp_path: Path, said: list
 def test_a_locked_database_costs_seconds_not_the_run(
     make: Callable[..., Store], tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cache.store.BUSY_S", 0.05)
+    monkeypatch.setattr("cache.shelf.BUSY_S", 0.05)
     filled(make)
     blocker = sqlite3.connect(database(tmp_path), isolation_level=None)
     blocker.execute("BEGIN EXCLUSIVE")
