@@ -1,4 +1,4 @@
-"""Which entries are the oldest, and their removal."""
+"""What there is, which entries are the oldest, and their removal."""
 
 from __future__ import annotations
 
@@ -11,6 +11,16 @@ from cache.shelf import Shelf
 from cache.users import User
 
 BATCH = 64
+
+
+class Held(NamedTuple):
+    """What a database holds of one kind: how many entries, their bytes, and when they were stored."""
+
+    kind: str
+    entries: int
+    bytes: int
+    oldest: float
+    newest: float
 
 
 class Old(NamedTuple):

@@ -209,9 +209,9 @@ def inode_of(folder: Path) -> int | None:
 
 
 def _refuse_locked(folder: Path) -> None:
-    """Raises OperationalError where others hold the database; diskcache would wait for them a minute."""
+    """Raises OperationalError where others use the database; diskcache would wait for them a minute."""
     with contextlib.closing(sqlite3.connect(folder / DATABASE, timeout=BUSY_S)) as connection:
-        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("BEGIN EXCLUSIVE")
         connection.rollback()
 
 

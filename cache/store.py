@@ -8,11 +8,10 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from cache import codecs, places
-from cache.cleaning import oldest, remove
+from cache.cleaning import Held, oldest, remove
 from cache.errors import CacheError, DamagedError
 from cache.leases import Lease, Leases
 from cache.shelf import DATABASE, TURN_S, Shelf, inode_of, is_damage, open_database
@@ -34,17 +33,6 @@ PATIENCE = 3  # lookups that waited too long, before the run goes on without the
 PAUSE_S = 60.0
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """What a database holds of one kind: how many entries, their bytes, and when they were stored."""
-
-    kind: str
-    entries: int
-    bytes: int
-    oldest: float
-    newest: float
 
 
 def _shelf_of(name: str) -> str:
@@ -84,7 +72,7 @@ class Store:
         self.writable = all(places.may_write(self._root / name, DATABASE) for name in ("small", "large"))
         if not self.writable and not offline:
             self._warn(f"the cache in {directory} can only be read here; nothing new is kept")
-        self._leases = Leases(self._root / "leases") if self.writable and not offline else None
+        self._leases = self._leasing() if self.writable and not offline else None
         self._user = self._registered() if self.writable else None
         keeps = self._leases is not None
         self._writer = Writer(self._write, self._not_written, self._let_go) if keeps else None
@@ -96,6 +84,14 @@ class Store:
             return User(self._root / "users")
         except OSError:
             return None
+
+    def _leasing(self) -> Leases:
+        try:
+            return Leases(self._root / "leases")
+        except OSError as error:
+            for shelf in self._shelves.values():
+                shelf.close()
+            raise CacheError(f"{self._root}: {error.strerror}; choose another --cache-dir") from error
 
     def _made(self, name: str) -> bool:
         try:
@@ -215,7 +211,7 @@ class Store:
         if self._slow >= PATIENCE:
             self._slow, self._paused_until = 0, time.monotonic() + PAUSE_S
 
-    def _lost(self, name: str, shelf: Shelf, error: sqlite3.Error) -> None:
+    def _lost(self, name: str, shelf: Shelf, error: Exception) -> None:
         """A database that is damaged in the middle of a run."""
         try:
             self._shelves[name] = self._rebuilt(self._root / name, shelf.inode, error)
