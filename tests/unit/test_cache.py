@@ -418,7 +418,9 @@ def test_a_reader_that_stays_costs_what_was_to_be_kept_and_no_more(
     monkeypatch.setattr("cache.shelf.BUSY_S", 0.05)
     filled(make)
     store = make()
-    reader = sqlite3.connect(database(tmp_path))
+    store.put("labels", KEYS[499], b"first")  # from here on it is the end of a transaction that fails
+    store.flush()
+    reader = sqlite3.connect(database(tmp_path), timeout=0.05)
     cursor = reader.execute("SELECT key FROM Cache")
     assert cursor.fetchone() is not None
     store.put("labels", KEYS[500], b"lost")
