@@ -20,7 +20,7 @@ LOOK_EVERY_S = 0.02
 class Lookup(Generic[Value]):
     """Values of one kind.
 
-    Failures are not kept: they are told to all who wait for the value.
+    Failures are not kept: they are told to the one who asked; see `Memo`.
 
     Args:
         store: where values are kept for good; None to keep them in memory alone.
