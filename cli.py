@@ -734,7 +734,7 @@ def cache_gc(
 def cache_clear(cache_dir: CacheDir = None, config: ConfigFile = None, debug: Debug = False) -> None:
     """Removes all entries that no running job uses."""
     with _store(cache_dir, config, debug) as store:
-        talk.print(f"{store.clear():,} entries removed")
+        talk.print(f"{keeping.cleared(store):,} entries removed")
 
 
 @cache_app.command(name="export")

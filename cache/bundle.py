@@ -7,6 +7,7 @@ else zeros.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import io
@@ -23,11 +24,12 @@ from typing import IO
 import zstandard
 
 from cache import codecs
-from cache.errors import BundleError, DamagedError
+from cache.errors import BundleError, CacheError, DamagedError
 from cache.store import KINDS, Store
 
 NAME = "fastqwen cache bundle"
 MAX_VALUE_BYTES = 2**28
+FLUSH_EVERY = 1000  # new entries; more than the writer holds would be dropped
 _ENTRY = struct.Struct("<1s32sQ32s")
 _END = b"."
 NO_SEAL = bytes(32)
@@ -67,8 +69,10 @@ def export_bundle(store: Store, path: Path, team_key: bytes | None) -> int:
             out.write(_ENTRY.pack(_END, NO_SEAL, count, _seal(team_key, _END, NO_SEAL, str(count).encode())))
         os.replace(written, path)
     except OSError as error:
-        written.unlink(missing_ok=True)
         raise BundleError(f"{path}: {error.strerror}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            written.unlink()
     return count
 
 
@@ -78,7 +82,14 @@ def import_bundle(store: Store, path: Path, team_key: bytes | None) -> Imported:
     Raises:
         BundleError: no bundle, one of another format, one that is cut short, or one without seals where
             there is a team key.
+        CacheError: the cache can't be written to, or not all could be.
     """
+    if not store.keeps:
+        raise CacheError(
+            f"the cache in {store.directory} can only be read here; do without --offline, have its owner do "
+            "this, or choose another --cache-dir"
+        )
+    unkept = store.unkept
     kinds = {letter.encode(): kind for kind, letter in KINDS.items()}
     entries = new = damaged = forged = 0
     for letter, number, seal, blob in _entries(path, team_key):
@@ -96,7 +107,14 @@ def import_bundle(store: Store, path: Path, team_key: bytes | None) -> Imported:
         if store.get(kind, key, again=True) is None:
             store.put(kind, key, payload)
             new += 1
+            if new % FLUSH_EVERY == 0:
+                store.flush()
     store.flush()
+    if store.unkept > unkept:
+        raise CacheError(
+            f"{store.unkept - unkept:,} of {new:,} entries of {path} could not be written to the cache in "
+            f"{store.directory}; make room there, then import it again"
+        )
     store.counts["forged"] += forged
     return Imported(entries, new, damaged, forged)
 

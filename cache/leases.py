@@ -33,10 +33,12 @@ class Leases:
 
     def __init__(self, path: Path) -> None:
         places.touch(path)
-        self._file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        self._file: int | None = os.open(path, os.O_RDWR | os.O_CLOEXEC)
 
     def take(self, letter: str, key: str) -> Lease | None:
         """A lease, or None while another process has it."""
+        if self._file is None:
+            return None
         offset = ord(letter) * BYTES_A_KIND + int(key[:8], 16)
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, offset)
@@ -45,4 +47,11 @@ class Leases:
         return Lease(self, offset)
 
     def _release(self, offset: int) -> None:
-        fcntl.lockf(self._file, fcntl.LOCK_UN, 1, offset)
+        if self._file is not None:
+            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, offset)
+
+    def close(self) -> None:
+        """Gives all back."""
+        file, self._file = self._file, None
+        if file is not None:
+            os.close(file)

@@ -20,7 +20,7 @@ LOOK_EVERY_S = 0.02
 class Lookup(Generic[Value]):
     """Values of one kind.
 
-    Failures are not kept: they are told to the one who asked.
+    Failures are not kept: they are told to the one who asked; see `Memo`.
 
     Args:
         store: where values are kept for good; None to keep them in memory alone.
@@ -45,12 +45,15 @@ class Lookup(Generic[Value]):
 
     def known(self, key: str, *, again: bool = False) -> Value | None:
         """The value that is kept, or None; looking `again` is not counted as a miss."""
-        payload = None if self._store is None else self._store.get(self._kind, key, again=again)
+        if self._store is None:
+            return None
+        payload = self._store.get(self._kind, key, again=again)
         if payload is None:
             return None
         try:
             return self._decode(payload)
         except (ValueError, KeyError, TypeError, struct.error):  # whole, and not one of this version's
+            self._store.not_understood(self._kind, again=again)
             return None
 
     def keep(self, key: str, value: Value, lease: Lease | None = None) -> None:

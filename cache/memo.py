@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
@@ -14,7 +15,8 @@ Value = TypeVar("Value")
 class Memo(Generic[Key, Value]):
     """The values asked for last, as many as `limit` holds.
 
-    A failure is told to the one who asked; whoever waited asks anew. Safe among the tasks of one event loop.
+    A failure is told to the one who asked, since it may name what they asked for; whoever waited asks once on
+    their own behalf, all at the same time. Safe among the tasks of one event loop.
 
     Args:
         limit: of the sizes of all values kept, in the unit of `size`.
@@ -34,14 +36,15 @@ class Memo(Generic[Key, Value]):
             self._kept.move_to_end(key)
             return self._kept[key]
         others = self._pending.get(key)
-        if others is not None:
-            try:
-                return await asyncio.shield(others)
-            except Exception:  # noqa: BLE001  # theirs, and it may name them: ask on one's own behalf
-                return await self.get(key, compute)
-        task = self._pending[key] = asyncio.create_task(self._compute(key, compute))
-        # One who gives up does not take the value from the others.
-        return await asyncio.shield(task)
+        if others is None:
+            task = self._pending[key] = asyncio.create_task(self._compute(key, compute))
+            # One who gives up does not take the value from the others.
+            return await asyncio.shield(task)
+        with contextlib.suppress(Exception):
+            return await asyncio.shield(others)
+        value = await compute()
+        self._keep(key, value)
+        return value
 
     async def _compute(self, key: Key, compute: Callable[[], Awaitable[Value]]) -> Value:
         try:
@@ -52,6 +55,8 @@ class Memo(Generic[Key, Value]):
         return value
 
     def _keep(self, key: Key, value: Value) -> None:
+        if key in self._kept:
+            self._held -= self._size(self._kept[key])
         self._kept[key] = value
         self._held += self._size(value)
         while self._held > self._limit:

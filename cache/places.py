@@ -36,8 +36,8 @@ def shared(environ: Mapping[str, str] = os.environ) -> bool:
     return environ.get("FASTQWEN_CACHE_GROUP") == "1"
 
 
-def prepare(directory: Path, mounts: Path = MOUNTS) -> Path:
-    """The folder of this format's databases, made where it is missing.
+def prepare(directory: Path, mounts: Path = MOUNTS, *, offline: bool = False) -> Path:
+    """The folder of this format's databases, made where it is missing; nothing is made `offline`.
 
     Raises:
         CacheError: a network file system, a folder that anybody may write to, or one that can't be made.
@@ -50,9 +50,9 @@ def prepare(directory: Path, mounts: Path = MOUNTS) -> Path:
         )
     root = directory / f"v{FORMAT}"
     try:
-        for folder in (directory, root):
+        for folder in () if offline else (directory, root):
             _make_folder(folder)
-        mode = directory.stat().st_mode
+        mode = directory.stat().st_mode if not offline or directory.exists() else 0
     except OSError as error:
         raise CacheError(f"{directory}: {error.strerror}; choose another --cache-dir") from error
     if mode & stat.S_IWOTH:
@@ -133,7 +133,11 @@ def file_system(path: Path, mounts: Path = MOUNTS) -> str:
 
 
 def set_aside(folder: Path, name: str) -> Path:
-    """Renames a damaged database and what belongs to it; gives its new name."""
+    """Renames a damaged database and what belongs to it; gives its new name.
+
+    Raises:
+        OSError: it may not be renamed here.
+    """
     stamp = time.strftime("%Y%m%dT%H%M%S")
     aside = folder / f"{name}.corrupt-{stamp}"
     count = 0

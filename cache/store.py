@@ -1,13 +1,4 @@
-"""Bytes on disk by their keys: diskcache, hardened. The only file that imports it.
-
-What diskcache does unasked is switched off: it pickles (here bytes alone go in and come out), it evicts
-(here nothing goes but by `gc`), its settings stay with the directory (here they are given at every opening),
-a value it can't read is a miss without a word (here it is counted and said). Values stay inside the database,
-in envelopes.
-
-SQLite's write-ahead log can lose committed rows where several processes write (3.7.0 to 3.51.2); under those
-versions a rollback journal is used.
-"""
+"""Bytes on disk by their keys: what can't be read is a miss, what can't be written is not kept."""
 
 from __future__ import annotations
 
@@ -16,16 +7,14 @@ import json
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
-
-import diskcache
 
 from cache import codecs, places
+from cache.cleaning import Held, oldest, remove
 from cache.errors import CacheError, DamagedError
 from cache.leases import Lease, Leases
+from cache.shelf import DATABASE, TURN_S, Shelf, inode_of, is_damage, open_database
 from cache.users import User, keys_in_use
 from cache.writer import Writer
 
@@ -39,192 +28,54 @@ KINDS = {
     "question": "Q",
 }
 LARGE = frozenset({"image", "tokenizer"})  # kept apart, so that small answers stay close together
-WAL_MENDED = (3, 51, 3)
-BUSY_S = 2.0
-TURN_S = 20.0  # that a writer waits for its turn among other processes
-PATIENCE = 3  # lookups that waited too long, before the run goes on without the cache
-DATABASE = "cache.db"
-GC_BATCH = 64
+STAYING = frozenset({"identity", "tokenizer"})  # without them no offline run; they go by `clear` alone
+PATIENCE = 3  # lookups that waited too long, before the run goes on without the cache for a while
+PAUSE_S = 60.0
 
 Say = Callable[[str], None]
 
 
-class PlainDisk(diskcache.Disk):  # type: ignore[misc]  # it has no types
-    """Keys are text, values bytes inside the database; anything else is refused."""
-
-    def put(self, key: object) -> tuple[object, bool]:
-        if type(key) is not str:
-            raise TypeError(f"a key of type {type(key).__name__}")
-        return key, True
-
-    def get(self, key: object, raw: bool) -> object:
-        if not raw or not isinstance(key, str):
-            raise DamagedError("a key that is no text")
-        return key
-
-    def store(self, value: object, read: bool, key: object = None) -> tuple[int, int, None, object]:
-        if type(value) is not bytes:
-            raise TypeError(f"a value of type {type(value).__name__}")
-        return len(value), diskcache.core.MODE_RAW, None, sqlite3.Binary(value)
-
-    def fetch(self, mode: int, filename: object, value: object, read: bool) -> bytes:
-        if mode != diskcache.core.MODE_RAW or type(value) is not bytes:
-            raise DamagedError("a value that is no bytes of ours")
-        return value
-
-
-def journal_mode() -> str:
-    """The journal that this SQLite keeps all rows with."""
-    return "wal" if sqlite3.sqlite_version_info >= WAL_MENDED else "truncate"
-
-
-def open_database(folder: Path) -> diskcache.Cache:
-    """A database to write to, made where there is none; takes a tenth of a second.
-
-    Raises:
-        CacheError: its settings are not those that it was opened with.
-    """
-    cache = diskcache.Cache(
-        str(folder),
-        timeout=BUSY_S,
-        disk=PlainDisk,
-        disk_min_file_size=2**62,
-        eviction_policy="none",
-        cull_limit=0,
-        size_limit=2**62,
-        statistics=0,
-        tag_index=0,
-        sqlite_journal_mode=journal_mode(),
-        sqlite_synchronous=1,
-    )
-    if (cache.eviction_policy, cache.cull_limit, cache.size_limit) != ("none", 0, 2**62):
-        raise CacheError(f"{folder}: its settings can't be set; choose another --cache-dir")
-    return cache
-
-
-class _Shelf:
-    """One database: read by a connection that only reads, written through diskcache once there is need."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._reader = _connect(folder)
-        self._cache: diskcache.Cache | None = None
-
-    def get(self, key: str) -> bytes | None:
-        """The blob, or None.
-
-        Raises:
-            DamagedError: what is there is none of ours; it is not looked into.
-        """
-        row = self._reader.execute("SELECT value, mode, raw FROM Cache WHERE key = ?", (key,)).fetchone()
-        if row is None:
-            return None
-        value, mode, raw = row
-        if type(value) is not bytes or mode != diskcache.core.MODE_RAW or raw != 1:
-            raise DamagedError("a value that is no bytes of ours")
-        return value
-
-    def write(self, entries: list[tuple[str, bytes]]) -> None:
-        """Writes several in one transaction; by one thread."""
-        with places.alone(self._folder / "writing", TURN_S):
-            cache = self._opened()
-            with cache.transact():
-                for key, blob in entries:
-                    cache.set(key, blob)
-
-    def _opened(self) -> diskcache.Cache:
-        if self._cache is None:
-            _refuse_locked(self._folder)
-            self._cache = open_database(self._folder)
-        return self._cache
-
-    def volume(self) -> int:
-        """Bytes of the database on disk."""
-        ((pages,),) = self._reader.execute("PRAGMA page_count").fetchall()
-        ((size,),) = self._reader.execute("PRAGMA page_size").fetchall()
-        return int(pages * size)
-
-    def oldest(self, until: float) -> list[str]:
-        """The names of entries stored before a time, the oldest first."""
-        query = "SELECT key FROM Cache WHERE raw = 1 AND store_time <= ? ORDER BY store_time"
-        return [name for (name,) in _all(self._folder, query, until)]
-
-    def remove(self, names: list[str]) -> int:
-        """Removes entries in one transaction; how many there were."""
-        with places.alone(self._folder / "writing", TURN_S):
-            cache = self._opened()
-            with cache.transact():
-                return sum(cache.delete(name) for name in names)
-
-    def close(self) -> None:
-        """Closes what is open."""
-        self._reader.close()
-        if self._cache is not None:
-            self._cache.close()
-
-
-def _refuse_locked(folder: Path) -> None:
-    """Raises OperationalError where others hold the database; diskcache would wait for them a minute."""
-    with contextlib.closing(sqlite3.connect(folder / DATABASE, timeout=BUSY_S)) as connection:
-        connection.execute("BEGIN IMMEDIATE")
-        connection.rollback()
-
-
-def _connect(folder: Path) -> sqlite3.Connection:
-    """A connection that only reads."""
-    url = f"{(folder / DATABASE).absolute().as_uri()}?mode=ro"
-    connection = sqlite3.connect(url, uri=True, timeout=BUSY_S, check_same_thread=False)
-    try:
-        connection.execute("SELECT 1 FROM Cache LIMIT 1").fetchone()
-    except sqlite3.OperationalError as error:
-        if "locked" in str(error):
-            return connection
-        connection.close()
-        # A log that nobody may write beside it: what is in the database itself is read.
-        connection = sqlite3.connect(f"{url}&immutable=1", uri=True, check_same_thread=False)
-        connection.execute("SELECT 1 FROM Cache LIMIT 1").fetchone()
-    return connection
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """What a database holds of one kind: how many entries, their bytes, and when they were stored."""
-
-    kind: str
-    entries: int
-    bytes: int
-    oldest: float
-    newest: float
+def _shelf_of(name: str) -> str:
+    return "large" if name[0] in {KINDS[kind] for kind in LARGE} else "small"
 
 
 class Store:
     """Values by kind and key; safe among threads and processes of one host.
 
     A value that was put can be read at once by its writer, by others once it was written (0.1 s later).
-    What can't be read or written for whatever reason is a miss or is not kept, and is said once.
+    What can't be read or written for whatever reason is a miss or is not kept, and is said once. Offline a
+    miss would be untrue then, and is a CacheError.
 
     Attributes:
         counts: of `kind hits`, `kind misses` and `kind damaged`.
+        unkept: how many values were put and not written.
     """
 
     def __init__(self, directory: Path, say: Say, *, offline: bool = False, limit: int | None = None) -> None:
         self.directory = directory
         self.counts: Counter[str] = Counter()
+        self.unkept = 0
         self._say = say
         self._said: set[str] = set()
         self._slow = 0
+        self._paused_until = 0.0
         self._closed = False
         self._limit = limit
         self._offline = offline
-        self._root = places.prepare(directory)
-        self._shelves = {name: self._open(name) for name in ("small", "large")}
+        self._root = places.prepare(directory, offline=offline)
+        self._shelves: dict[str, Shelf] = {}
+        for name in ("small", "large"):
+            # Offline nothing is made: a cache that is not there is one that knows nothing.
+            if not offline or self._made(name):
+                self._shelves[name] = self._open(name)
         # Databases that are there are written to when the first value comes: a warm run writes nothing.
-        self.writable = all(places.may_write(self._root / name, DATABASE) for name in self._shelves)
+        self.writable = all(places.may_write(self._root / name, DATABASE) for name in ("small", "large"))
         if not self.writable and not offline:
             self._warn(f"the cache in {directory} can only be read here; nothing new is kept")
-        self._leases = Leases(self._root / "leases") if self.writable and not offline else None
+        self._leases = self._leasing() if self.writable and not offline else None
         self._user = self._registered() if self.writable else None
-        self._writer = Writer(self._write, self._user) if self._leases is not None else None
+        keeps = self._leases is not None
+        self._writer = Writer(self._write, self._not_written, self._let_go) if keeps else None
 
     # -- opening -----------------------------------------------------------------------------------------
 
@@ -234,124 +85,192 @@ class Store:
         except OSError:
             return None
 
-    def _open(self, name: str) -> _Shelf:
+    def _leasing(self) -> Leases:
+        try:
+            return Leases(self._root / "leases")
+        except OSError as error:
+            for shelf in self._shelves.values():
+                shelf.close()
+            raise CacheError(f"{self._root}: {error.strerror}; choose another --cache-dir") from error
+
+    def _made(self, name: str) -> bool:
+        try:
+            return (self._root / name / "made").exists()
+        except OSError as error:
+            raise CacheError(f"{self._root / name}: {error.strerror}; choose another --cache-dir") from error
+
+    def _open(self, name: str) -> Shelf:
         folder = self._root / name
         try:
-            return self._opened(folder)
-        except (sqlite3.DatabaseError, DamagedError) as error:
-            if self._offline:
-                raise CacheError(
-                    f"{folder / DATABASE} is damaged ({error}); without --offline it is set aside and rebuilt"
-                ) from error
-            aside = places.set_aside(folder, DATABASE)
-            self._warn(f"{folder / DATABASE} was damaged ({error}); it is set aside as {aside.name}")
-            return self._opened(folder)
+            damaged = inode_of(folder)
+            try:
+                return self._opened(folder)
+            except (sqlite3.Error, DamagedError) as error:
+                if not is_damage(error):
+                    raise
+                return self._rebuilt(folder, damaged, error)
+        except (sqlite3.Error, OSError, DamagedError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise CacheError(f"{folder / DATABASE}: {reason}; choose another --cache-dir") from error
 
-    def _opened(self, folder: Path) -> _Shelf:
+    def _opened(self, folder: Path) -> Shelf:
         database, made = folder / DATABASE, folder / "made"
         if made.exists():
             if not database.exists() or database.stat().st_size == 0:
                 raise DamagedError("it is empty")
-            return _Shelf(folder)
-        try:
-            places.make(folder, database)
-            open_database(folder).close()
-            places.touch(made)
-        except OSError as error:
-            raise CacheError(f"{folder}: {error.strerror}; choose another --cache-dir") from error
-        except (sqlite3.OperationalError, diskcache.Timeout) as error:
-            raise CacheError(f"{folder}: {error}; choose another --cache-dir") from error
-        return _Shelf(folder)
+            return Shelf(folder)
+        places.make(folder, database)
+        open_database(folder).close()
+        places.touch(made)
+        return Shelf(folder)
 
-    def _warn(self, line: str) -> None:
-        if line not in self._said:
-            self._said.add(line)
+    def _rebuilt(self, folder: Path, damaged: int | None, error: Exception) -> Shelf:
+        """Sets a damaged database (by its inode) aside, unless another process has; and makes it anew."""
+        if self._offline:
+            raise CacheError(
+                f"{folder / DATABASE} is damaged ({error}); without --offline it is set aside and rebuilt"
+            ) from error
+        try:
+            with places.alone(folder / "writing", TURN_S):
+                if inode_of(folder) == damaged:
+                    aside = places.set_aside(folder, DATABASE)
+                    self._warn(f"{folder / DATABASE} was damaged ({error}); it is set aside as {aside.name}")
+                return self._opened(folder)
+        except OSError as failure:
+            raise CacheError(
+                f"{folder / DATABASE} is damaged ({error}) and can't be set aside ({failure.strerror}); "
+                "have its owner run fastqwen once, or choose another --cache-dir"
+            ) from failure
+
+    def _warn(self, line: str, once: str = "") -> None:
+        """Says a line, unless it or another about the same was said."""
+        if (once or line) not in self._said:
+            self._said.add(once or line)
             self._say(line)
 
     # -- reading and writing -----------------------------------------------------------------------------
 
     def get(self, kind: str, key: str, *, again: bool = False) -> bytes | None:
-        """The value, or None for a miss; one that is looked up `again` is not counted twice."""
+        """The value, or None for a miss; one that is looked up `again` is not counted twice.
+
+        Raises:
+            CacheError: offline, it can't be told whether there is one.
+        """
         name = KINDS[kind] + key
         blob = self._writer.pending(name) if self._writer is not None else None
-        if blob is None and self._slow < PATIENCE:
-            blob = self._read(kind, name)
-        if blob is None:
-            self.counts[f"{kind} misses"] += not again
-            return None
         try:
-            payload = codecs.unseal(KINDS[kind], blob)
+            if blob is None:
+                blob = self._read(name)
+            payload = None if blob is None else codecs.unseal(KINDS[kind], blob)
         except DamagedError as error:
-            self._damaged(kind, key, error)
+            self.counts[f"{kind} damaged"] += 1
+            self._warn(f"the cache's entry {name[:13]} is damaged ({error}) and is passed over")
+            payload = None
+        if payload is None:
+            self.counts[f"{kind} misses"] += not again
             return None
         self.counts[f"{kind} hits"] += 1
         if self._user is not None:
             self._user.used(name)
         return payload
 
-    def _read(self, kind: str, name: str) -> bytes | None:
-        try:
-            return self._shelf(kind).get(name)
-        except DamagedError as error:
-            self._damaged(kind, name[1:], error)
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
-                self._slow += 1
-                self._warn(f"the cache in {self.directory} is busy; what takes too long is computed anew")
-            else:
-                self._lost(kind, error)
-        except (OSError, diskcache.Timeout) as error:
-            self._slow += 1
-            self._warn(f"the cache in {self.directory} can't be read ({error}); computing instead")
+    def not_understood(self, kind: str, *, again: bool = False) -> None:
+        """The hit that was counted last was none to the one who asked."""
+        self.counts[f"{kind} hits"] -= 1
+        self.counts[f"{kind} misses"] += not again
+
+    def _read(self, name: str) -> bytes | None:
+        if time.monotonic() < self._paused_until:
+            return None
+        for left in reversed(range(PATIENCE if self._offline else 1)):
+            shelf = self._shelves.get(_shelf_of(name))
+            if shelf is None:
+                return None
+            try:
+                return shelf.get(name)
+            except (sqlite3.Error, OSError) as error:
+                if is_damage(error):
+                    self._lost(_shelf_of(name), shelf, error)
+                    return None
+                if self._offline and not left:
+                    raise CacheError(
+                        f"the cache in {self.directory} can't be read ({error}); run it again later"
+                    ) from error
+                self._slowed(error)
         return None
 
-    def _damaged(self, kind: str, key: str, error: DamagedError) -> None:
-        self.counts[f"{kind} damaged"] += 1
-        self.counts[f"{kind} misses"] += 1
-        self._warn(f"the cache's entry {KINDS[kind]}{key[:12]} is damaged ({error}) and is passed over")
-
-    def _lost(self, kind: str, error: sqlite3.DatabaseError) -> None:
-        """A database that is damaged in the middle of a run."""
+    def _slowed(self, error: Exception) -> None:
         if self._offline:
-            raise CacheError(
-                f"{self._root} is damaged ({error}); without --offline it is set aside and rebuilt"
-            ) from error
-        name = "large" if kind in LARGE else "small"
-        aside = places.set_aside(self._root / name, DATABASE)
-        self._warn(f"{self._root / name / DATABASE} was damaged ({error}); it is set aside as {aside.name}")
-        with contextlib.suppress(sqlite3.Error):
-            self._shelves[name].close()
+            return
+        self._warn(
+            f"the cache in {self.directory} is busy or can't be read ({error}); what is not found is "
+            "computed anew",
+            once="slow",
+        )
+        self._slow += 1
+        if self._slow >= PATIENCE:
+            self._slow, self._paused_until = 0, time.monotonic() + PAUSE_S
+
+    def _lost(self, name: str, shelf: Shelf, error: Exception) -> None:
+        """A database that is damaged in the middle of a run."""
         try:
-            self._shelves[name] = self._opened(self._root / name)
-        except (CacheError, sqlite3.Error, OSError):
-            self._slow = PATIENCE
+            self._shelves[name] = self._rebuilt(self._root / name, shelf.inode, error)
+        except (CacheError, sqlite3.Error) as failure:
+            if self._offline:
+                raise
+            self._warn(f"{failure}; what can't be read is computed anew", once=f"lost {name}")
+            return
+        with contextlib.suppress(sqlite3.Error):
+            shelf.close()
 
     def put(self, kind: str, key: str, payload: bytes, then: Callable[[], None] | None = None) -> None:
         """Keeps a value; `then` is called once others can read it, or it can't be written."""
-        if self._writer is None:
+        if self._writer is None or self._closed:
+            self.unkept += 1
             if then is not None:
                 then()
             return
-        name = KINDS[kind] + key
-        self._writer.put(name, codecs.seal(KINDS[kind], payload), then)
+        if not self._writer.put(KINDS[kind] + key, codecs.seal(KINDS[kind], payload), then):
+            self.unkept += 1
+            self._warn(f"the cache in {self.directory} is written too slowly; some answers are not kept")
 
     def _write(self, entries: dict[str, bytes]) -> None:
         """Called by the writer's thread."""
-        letters = {KINDS[kind] for kind in LARGE}
+        if self._user is not None:
+            with self._not_fatal():
+                for name in entries:
+                    self._user.used(name)
+                self._user.tell()
         groups: dict[str, list[tuple[str, bytes]]] = {"small": [], "large": []}
         for name, blob in entries.items():
-            groups["large" if name[0] in letters else "small"].append((name, blob))
+            groups[_shelf_of(name)].append((name, blob))
         for shelf, group in groups.items():
-            if not group:
-                continue
-            try:
-                self._shelves[shelf].write(group)
-            except (sqlite3.Error, OSError, CacheError, diskcache.Timeout) as error:
-                self._warn(
-                    f"the cache in {self.directory} can't be written ({error!s}); answers are not kept"
-                )
-        if self._limit is not None and self.volume() > self._limit:
-            self._collect(to_bytes=int(0.9 * self._limit))
+            if group:
+                self.unkept += len(group)
+                with self._not_fatal():
+                    self._shelves[shelf].write(group)
+                    self.unkept -= len(group)
+        if self._limit is not None:
+            with self._not_fatal():
+                if self.volume() > self._limit:
+                    self._collect(to_bytes=int(0.9 * self._limit))
+
+    @contextlib.contextmanager
+    def _not_fatal(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError, CacheError) as error:
+            self._not_written(error)
+
+    def _not_written(self, error: Exception) -> None:
+        line = f"the cache in {self.directory} can't be written ({error!s}); answers are not kept"
+        self._warn(line, once="not written")
+
+    def _let_go(self) -> None:
+        """Closes what the calling thread has written with."""
+        for shelf in list(self._shelves.values()):
+            with contextlib.suppress(sqlite3.Error):
+                shelf.let_go()
 
     def lease(self, kind: str, key: str) -> Lease | None:
         """The right to compute a value, unless another process has it; see `Leases`."""
@@ -362,8 +281,10 @@ class Store:
         """Whether processes can keep out of each other's way."""
         return self._leases is not None
 
-    def _shelf(self, kind: str) -> _Shelf:
-        return self._shelves["large" if kind in LARGE else "small"]
+    @property
+    def keeps(self) -> bool:
+        """Whether what is put is written."""
+        return self._writer is not None
 
     def flush(self) -> None:
         """Waits until all that was put is written."""
@@ -380,6 +301,8 @@ class Store:
         for shelf in self._shelves.values():
             with contextlib.suppress(sqlite3.Error):
                 shelf.close()
+        if self._leases is not None:
+            self._leases.close()
         if self._user is not None:
             self._user.close()
             self._keep_counts()
@@ -388,7 +311,7 @@ class Store:
 
     def volume(self) -> int:
         """Bytes that the databases have on disk."""
-        return sum(shelf.volume() for shelf in self._shelves.values())
+        return sum(shelf.volume() for shelf in list(self._shelves.values()))
 
     def kept(self) -> list[Held]:
         """What there is of each kind."""
@@ -398,15 +321,15 @@ class Store:
             "SELECT substr(key, 1, 1), COUNT(*), SUM(LENGTH(value)), MIN(store_time), MAX(store_time) "
             "FROM Cache GROUP BY 1"
         )
-        rows = [row for folder in self._folders() for row in _all(folder, query)]
+        rows = [row for shelf in list(self._shelves.values()) for row in shelf.rows(query)]
         return [Held(names[row[0]], *row[1:]) for row in rows if row[0] in names]
 
     def entries(self) -> Iterator[tuple[str, str, bytes | None]]:
         """Kind, key and value of all entries; None for a value whose digest does not hold."""
         self.flush()
         names = {letter: kind for kind, letter in KINDS.items()}
-        for folder in self._folders():
-            for name, blob in _all(folder, "SELECT key, value FROM Cache WHERE raw = 1 ORDER BY key"):
+        for shelf in list(self._shelves.values()):
+            for name, blob in shelf.entries():
                 kind = names.get(str(name)[:1])
                 if kind is None:
                     continue
@@ -419,21 +342,19 @@ class Store:
         """Keys and values of all entries of a kind of which there are few."""
         self.flush()
         letter = KINDS[kind]
-        folder = self._root / ("large" if kind in LARGE else "small")
+        shelf = self._shelves.get(_shelf_of(letter))
+        if shelf is None:
+            return []
         query = "SELECT key FROM Cache WHERE raw = 1 AND key >= ? AND key < ?"
         try:
-            with contextlib.closing(_connect(folder)) as connection:
-                names = connection.execute(query, (letter, chr(ord(letter) + 1))).fetchall()
+            names = shelf.rows(query, letter, chr(ord(letter) + 1))
         except sqlite3.DatabaseError as error:
-            raise CacheError(f"{folder / DATABASE} can't be read ({error})") from error
+            raise CacheError(f"the cache in {self.directory} can't be read ({error})") from error
         found = ((name[1:], self.get(kind, name[1:], again=True)) for (name,) in names)
         return [(key, payload) for key, payload in found if payload is not None]
 
-    def _folders(self) -> list[Path]:
-        return [self._root / name for name in ("small", "large")]
-
     def gc(self, *, older_than_s: float | None = None, to_bytes: int | None = None) -> tuple[int, int]:
-        """Removes the oldest entries; never one that a running job has written or read.
+        """Removes the oldest entries; never one that a running job has written or read, nor who answered.
 
         Args:
             older_than_s: those stored longer ago than this.
@@ -442,29 +363,43 @@ class Store:
         Returns:
             How many went, and how many bytes the databases are smaller.
         """
-        if not self.writable:
-            raise CacheError(f"the cache in {self.directory} can only be read here")
-        self.flush()
-        return self._collect(older_than_s, to_bytes)
-
-    def _collect(self, older_than_s: float | None = None, to_bytes: int | None = None) -> tuple[int, int]:
-        before = self.volume()
-        until = time.time() - (older_than_s or 0.0)
-        # Looked up before it is asked what is in use: what comes later is nobody's to remove.
-        found = [(shelf, shelf.oldest(until)) for shelf in self._shelves.values()]
-        in_use = keys_in_use(self._root / "users")
-        removed = 0
-        for shelf, names in found:
-            free = [name for name in names if User.number_of(name) not in in_use]
-            for place in range(0, len(free), GC_BATCH):
-                if to_bytes is not None and self.volume() <= to_bytes:
-                    break
-                removed += shelf.remove(free[place : place + GC_BATCH])
-        return removed, max(0, before - self.volume())
+        return self._cleaned(STAYING, older_than_s, to_bytes)
 
     def clear(self) -> int:
         """Removes all entries that no running job uses."""
-        return self.gc(older_than_s=0.0)[0]
+        return self._cleaned(frozenset())[0]
+
+    def _cleaned(
+        self, staying: Iterable[str], older_than_s: float | None = None, to_bytes: int | None = None
+    ) -> tuple[int, int]:
+        if not self.writable:
+            raise CacheError(
+                f"the cache in {self.directory} can only be read here; have its owner do this, or choose "
+                "another --cache-dir"
+            )
+        self.flush()
+        try:
+            return self._collect(staying, older_than_s, to_bytes)
+        finally:
+            self._let_go()
+
+    def _collect(
+        self,
+        staying: Iterable[str] = STAYING,
+        older_than_s: float | None = None,
+        to_bytes: int | None = None,
+    ) -> tuple[int, int]:
+        before = self.volume()
+        shelves = list(self._shelves.values())
+        # Looked up before it is asked what is in use: what comes later is nobody's to remove.
+        found = oldest(shelves, time.time() - (older_than_s or 0.0))
+        if self._user is not None:
+            self._user.tell()
+        in_use = keys_in_use(self._root / "users")
+        letters = {KINDS[kind] for kind in staying}
+        free = [one for one in found if one.name[0] not in letters and one.number not in in_use]
+        enough = (lambda: False) if to_bytes is None else (lambda: self.volume() <= to_bytes)
+        return remove(free, enough), max(0, before - self.volume())
 
     def _keep_counts(self) -> None:
         with contextlib.suppress(OSError, ValueError):
@@ -476,8 +411,3 @@ class Store:
             return Counter(json.loads((self._root / "counts.json").read_text()))
         except (OSError, ValueError):
             return Counter()
-
-
-def _all(folder: Path, query: str, *values: float) -> Iterator[tuple[Any, ...]]:
-    with contextlib.closing(_connect(folder)) as connection:
-        yield from connection.execute(query, values)

@@ -6,26 +6,28 @@ The file is locked as long as its job runs; one that nobody locks is of a job th
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import struct
+import threading
 from pathlib import Path
 
 from cache import places
 
+TELL_EVERY = 256  # names
 _NUMBER = struct.Struct("<Q")
 
 
 class User:
-    """One running job."""
+    """One running job; safe among its threads."""
 
     def __init__(self, folder: Path) -> None:
         places._make_folder(folder)
-        self._path = folder / f"{os.getpid()}-{os.urandom(4).hex()}"
-        places.touch(self._path)
-        self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-        self._new: list[str] = []
+        self._path, self._file = _registered(folder)
+        self._lock = threading.Lock()
+        self._new = bytearray()
+        self._told = 0  # bytes of the file that hold
 
     @staticmethod
     def number_of(name: str) -> int:
@@ -33,20 +35,51 @@ class User:
         return ord(name[0]) << 56 | int(name[1:15], 16)
 
     def used(self, name: str) -> None:
-        """To be called for each entry that is written or read."""
-        self._new.append(name)
+        """To be called for each entry that is written or read; what can't be told now is told later."""
+        with self._lock:
+            self._new += _NUMBER.pack(self.number_of(name))
+            if len(self._new) % (TELL_EVERY * _NUMBER.size) == 0:
+                with contextlib.suppress(OSError):
+                    self._tell()
 
     def tell(self) -> None:
-        """Writes down what was used since the last time; called by one thread."""
-        new, self._new = self._new, []
-        if new:
-            os.write(self._file, b"".join(_NUMBER.pack(self.number_of(name)) for name in new))
+        """Writes down what was used since the last time.
+
+        Raises:
+            OSError: not all of it could be; the rest comes first the next time.
+        """
+        with self._lock:
+            self._tell()
+
+    def _tell(self) -> None:
+        while self._new:
+            written = os.pwrite(self._file, self._new, self._told)
+            written -= written % _NUMBER.size  # a part of a number is written over
+            if not written:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._told += written
+            del self._new[:written]
 
     def close(self) -> None:
         """The job is over."""
         with contextlib.suppress(OSError):
             self._path.unlink()
         os.close(self._file)
+
+
+def _registered(folder: Path) -> tuple[Path, int]:
+    """A file of our own, locked; whoever cleans up may remove it before it is."""
+    while True:
+        path = folder / f"{os.getpid()}-{os.urandom(4).hex()}"
+        places.touch(path)
+        try:
+            file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file).st_nlink:
+            return path, file
+        os.close(file)
 
 
 def keys_in_use(folder: Path) -> set[int]:

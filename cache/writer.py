@@ -6,7 +6,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 LINGER_S = 0.05
 MOST_IN_ONE = 512
@@ -17,23 +16,21 @@ Entry = tuple[str, bytes, Then | None]
 NOW: Entry = ("", b"", None)  # what stands before it is written without waiting for more
 
 
-class Told(Protocol):
-    """Who is told which entries are used; see `cache.users`."""
-
-    def used(self, name: str) -> None: ...
-    def tell(self) -> None: ...
-
-
 class Writer:
     """Takes values from any thread.
 
     Args:
-        write: writes several at once; raises nothing.
+        write: writes several at once.
+        failed: is told what `write` raised; the thread goes on.
+        done: is called by the thread when it ends.
     """
 
-    def __init__(self, write: Callable[[dict[str, bytes]], None], user: Told | None) -> None:
+    def __init__(
+        self, write: Callable[[dict[str, bytes]], None], failed: Callable[[Exception], None], done: Then
+    ) -> None:
         self._write = write
-        self._user = user
+        self._failed = failed
+        self._done = done
         self._queue: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
         self._pending: dict[str, bytes] = {}
         self._idle = threading.Event()
@@ -41,15 +38,16 @@ class Writer:
         self._thread = threading.Thread(target=self._work, name="cache", daemon=True)
         self._thread.start()
 
-    def put(self, name: str, blob: bytes, then: Then | None) -> None:
-        """Has a value written soon; `then` is called when it was, or won't be."""
+    def put(self, name: str, blob: bytes, then: Then | None) -> bool:
+        """Has a value written soon, unless too many wait; `then` is called when it was, or won't be."""
         if len(self._pending) >= MOST_WAITING:
             if then is not None:
                 then()
-            return
+            return False
         self._pending[name] = blob
         self._idle.clear()
         self._queue.put((name, blob, then))
+        return True
 
     def pending(self, name: str) -> bytes | None:
         """A value that is not written yet."""
@@ -71,19 +69,23 @@ class Writer:
         more = True
         while more:
             batch, more = self._gather()
-            if self._user is not None:
-                for name, _, _ in batch:
-                    self._user.used(name)
-                self._user.tell()
-            if batch:
-                self._write({name: blob for name, blob, _ in batch})
-            for name, blob, then in batch:
-                if self._pending.get(name) is blob:
-                    del self._pending[name]
-                if then is not None:
-                    then()
-            if not self._pending:
-                self._idle.set()
+            try:
+                if batch:
+                    self._write({name: blob for name, blob, _ in batch})
+            except Exception as error:  # noqa: BLE001  # a thread that ended would keep nothing any more
+                self._failed(error)
+            finally:
+                self._settle(batch)
+        self._done()
+
+    def _settle(self, batch: list[Entry]) -> None:
+        for name, blob, then in batch:
+            if self._pending.get(name) is blob:
+                del self._pending[name]
+            if then is not None:
+                then()
+        if not self._pending:
+            self._idle.set()
 
     def _gather(self) -> tuple[list[Entry], bool]:
         """What came within a while; and whether more can come."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import re
@@ -16,7 +17,8 @@ from typing import Any
 from cache import places
 from cache.bundle import Imported, export_bundle, import_bundle
 from cache.errors import BundleError, CacheError
-from cache.store import Store, journal_mode
+from cache.shelf import is_damage, journal_mode
+from cache.store import Store
 from tgi_stack.backends.registry import open_backend
 from tgi_stack.errors import InputError, MachineError, SettingsError, UsageError
 from tgi_stack.reask import reask
@@ -58,9 +60,33 @@ def store_of(settings: Settings, say: Say) -> Store:
 # -- commands ------------------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def _usable(store: Store) -> Iterator[None]:
+    """What the cache can't do, as an error of the machine's.
+
+    Raises:
+        MachineError: it is damaged, in use by others all the time, or may not be written to.
+    """
+    try:
+        yield
+    except CacheError as error:
+        raise MachineError(str(error)) from error
+    except (sqlite3.Error, OSError) as error:
+        if is_damage(error):
+            raise MachineError(
+                f"the cache in {store.directory} is damaged ({error}); the next run rebuilds it"
+            ) from error
+        raise MachineError(
+            f"the cache in {store.directory} can't be used ({error}); try again when no other program uses "
+            "it, and see: fastqwen cache info"
+        ) from error
+
+
 def described(store: Store) -> dict[str, Any]:
     """What `cache info` says."""
     counts, now = store.lifetime_counts(), time.time()
+    with _usable(store):
+        all_kept, volume = store.kept(), store.volume()
     kinds = {
         held.kind: {
             "entries": held.entries,
@@ -71,12 +97,12 @@ def described(store: Store) -> dict[str, Any]:
             "oldest_s": max(0.0, now - held.oldest),
             "newest_s": max(0.0, now - held.newest),
         }
-        for held in store.kept()
+        for held in all_kept
     }
     return {
         "directory": str(store.directory),
         "file_system": places.file_system(store.directory),
-        "bytes_on_disk": store.volume(),
+        "bytes_on_disk": volume,
         "writable": store.writable,
         "sqlite": sqlite3.sqlite_version,
         "journal_mode": journal_mode(),
@@ -112,14 +138,10 @@ def verified(store: Store) -> dict[str, Any]:
     """How many entries there are, and how many are not what was stored."""
     whole: Counter[str] = Counter()
     damaged = 0
-    try:
+    with _usable(store):
         for kind, _, payload in store.entries():
             whole[kind] += payload is not None
             damaged += payload is None
-    except sqlite3.DatabaseError as error:
-        raise MachineError(
-            f"the cache in {store.directory} is damaged ({error}); the next run rebuilds it"
-        ) from error
     return {"entries": dict(whole), "damaged": damaged}
 
 
@@ -127,7 +149,13 @@ def verdict(found: Mapping[str, Any]) -> Iterator[str]:
     """`verified` and `reasked`, for people."""
     held = ", ".join(f"{count:,} {kind}" for kind, count in found["entries"].items()) or "no entries"
     yield f"digests hold: {held}; {found['damaged']:,} damaged"
-    if "asked" in found:
+    if "asked" in found and not found["asked"]:
+        yield (
+            f"nothing is known of the model: all {found['failed']:,} that were asked again failed"
+            if found["failed"]
+            else "nothing could be asked again: none of the kept questions are of this model"
+        )
+    elif "asked" in found:
         yield (
             f"asked again: {found['asked']:,} ({found['failed']:,} failed), {found['differ']:,} differ; "
             f"largest difference of probability {found['difference']:.4f}, noise {found['noise']:.4f}"
@@ -164,17 +192,27 @@ def collect(store: Store, older_than: str | None, to_size: str | None) -> tuple[
 
     Raises:
         UsageError: neither is given, or one is none.
-        MachineError: the cache can only be read.
+        MachineError: the cache can only be read, or others use it all the time.
     """
     if older_than is None and to_size is None:
         raise UsageError("give --older-than 30d, or --to-size 20GB, or both")
     try:
         to_bytes = None if to_size is None else bytes_of(to_size)
-        return store.gc(older_than_s=_seconds(older_than), to_bytes=to_bytes)
+        older_than_s = _seconds(older_than)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    except CacheError as error:
-        raise MachineError(str(error)) from error
+    with _usable(store):
+        return store.gc(older_than_s=older_than_s, to_bytes=to_bytes)
+
+
+def cleared(store: Store) -> int:
+    """See `Store.clear`.
+
+    Raises:
+        MachineError: the cache can only be read, or others use it all the time.
+    """
+    with _usable(store):
+        return store.clear()
 
 
 def _seconds(text: str | None) -> float | None:
@@ -188,18 +226,22 @@ def _seconds(text: str | None) -> float | None:
 
 def export(store: Store, path: Path) -> int:
     """See `bundle.export_bundle`."""
-    try:
+    with _usable(store):
         return export_bundle(store, path, _team_key())
-    except BundleError as error:
-        raise MachineError(str(error)) from error
 
 
 def take_in(store: Store, path: Path) -> Imported:
-    """See `bundle.import_bundle`."""
-    try:
-        return import_bundle(store, path, _team_key())
-    except BundleError as error:
-        raise InputError(str(error)) from error
+    """See `bundle.import_bundle`.
+
+    Raises:
+        InputError: it is no bundle, or not one of the team's.
+        MachineError: the cache can't be written to.
+    """
+    with _usable(store):
+        try:
+            return import_bundle(store, path, _team_key())
+        except BundleError as error:
+            raise InputError(str(error)) from error
 
 
 def _team_key(environ: Mapping[str, str] = os.environ) -> bytes | None:

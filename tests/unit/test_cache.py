@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import multiprocessing
 import os
 import pickle
@@ -27,7 +28,12 @@ from cache.errors import BundleError, CacheError, DamagedError
 from cache.keys import Keys, digest
 from cache.leases import Leases
 from cache.lookup import Lookup
-from cache.store import KINDS, Store, journal_mode, open_database
+from cache.memo import Memo
+from cache.shelf import journal_mode, open_database
+from cache.store import KINDS, Store
+from cache.users import User, keys_in_use
+from tgi_stack import keeping
+from tgi_stack.errors import MachineError
 
 KEYS = [digest(b"%d" % number) for number in range(1000)]
 NUMBERS = st.one_of(st.integers(), st.booleans(), st.none(), st.floats())
@@ -389,7 +395,7 @@ def test_a_full_disk_is_said_once_and_costs_no_answer(tmp_path: Path, said: list
 def test_a_locked_database_costs_seconds_not_the_run(
     make: Callable[..., Store], tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cache.store.BUSY_S", 0.05)
+    monkeypatch.setattr("cache.shelf.BUSY_S", 0.05)
     filled(make)
     blocker = sqlite3.connect(database(tmp_path), isolation_level=None)
     blocker.execute("BEGIN EXCLUSIVE")
@@ -402,6 +408,220 @@ def test_a_locked_database_costs_seconds_not_the_run(
     assert any("busy" in line or "locked" in line for line in said)
     blocker.execute("ROLLBACK")
     blocker.close()
+
+
+def test_a_reader_that_stays_costs_what_was_to_be_kept_and_no_more(
+    make: Callable[..., Store], tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if journal_mode() == "wal":
+        pytest.skip("readers keep nobody out")
+    monkeypatch.setattr("cache.shelf.BUSY_S", 0.05)
+    filled(make)
+    store = make()
+    store.put("labels", KEYS[499], b"first")  # from here on it is the end of a transaction that fails
+    store.flush()
+    reader = sqlite3.connect(database(tmp_path), timeout=0.05)
+    cursor = reader.execute("SELECT key FROM Cache")
+    assert cursor.fetchone() is not None
+    store.put("labels", KEYS[500], b"lost")
+    store.flush()
+    assert store.unkept == 1
+    cursor.close()
+    store.put("labels", KEYS[501], b"kept")
+    store.flush()
+    assert store.get("labels", KEYS[501]) == b"kept"
+    reader.execute("BEGIN EXCLUSIVE")  # nothing of the store's is left open
+    reader.close()
+    assert len([line for line in said if "can't be written" in line]) == 1
+
+
+def test_who_reads_all_keeps_nobody_from_writing(
+    make: Callable[..., Store], tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cache.shelf.BUSY_S", 0.05)
+    filled(make, 200)
+    entries = make().entries()
+    next(entries)
+    store = make()
+    store.put("summary", KEYS[0], b"new")
+    store.flush()
+    assert store.get("summary", KEYS[0]) == b"new"
+    assert said == []
+    assert len(list(entries)) == 200  # summaries come after labels
+
+
+def test_the_writer_outlives_what_it_did_not_expect(
+    make: Callable[..., Store], said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make()
+    released = []
+
+    def full(*arguments: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    def odd(*arguments: object) -> None:
+        raise RuntimeError("odd")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.pwrite", full)
+        patch.setattr(store._shelves["small"], "write", odd)
+        store.put("labels", KEYS[0], b"x", lambda: released.append(1))
+        store.flush()
+    store.put("labels", KEYS[1], b"later", lambda: released.append(2))
+    store.flush()
+    assert released == [1, 2]
+    assert store.get("labels", KEYS[1]) == b"later"
+    assert len(said) == 1
+    names = {User.number_of("L" + key) for key in KEYS[:2]}
+    assert keys_in_use(store.directory / "v1" / "users") == names
+
+
+def test_a_part_of_a_number_shifts_none_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    user = User(tmp_path / "users")
+    whole = os.pwrite
+    with monkeypatch.context() as patch:
+        patch.setattr("os.pwrite", lambda file, data, at: whole(file, bytes(data[:11]), at))
+        for key in KEYS[:5]:
+            user.used("L" + key)
+            user.tell()
+        patch.setattr("os.pwrite", lambda file, data, at: whole(file, bytes(data[:3]), at))
+        user.used("L" + KEYS[5])
+        with pytest.raises(OSError, match="No space"):
+            user.tell()
+    user.used("L" + KEYS[6])
+    user.tell()
+    assert keys_in_use(tmp_path / "users") == {User.number_of("L" + key) for key in KEYS[:7]}
+    user.close()
+
+
+def test_a_file_that_was_removed_before_it_was_locked_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, folder = fcntl.flock, tmp_path / "users"
+    done: list[set[int]] = []
+
+    def late(file: Any, how: int) -> None:
+        if how == fcntl.LOCK_EX and not done:
+            done.append(keys_in_use(folder))  # somebody cleans up, just then
+        lock(file, how)
+
+    monkeypatch.setattr("fcntl.flock", late)
+    user = User(folder)
+    user.used("L" + KEYS[0])
+    user.tell()
+    assert keys_in_use(folder) == {User.number_of("L" + KEYS[0])}
+    user.close()
+
+
+def test_what_a_job_only_reads_stays_too(make: Callable[..., Store]) -> None:
+    filled(make, 300)
+    reading = make(offline=True)
+    for key in KEYS[:256]:
+        reading.get("labels", key)
+    assert make().gc(older_than_s=0.0)[0] == 44
+    assert all(reading.get("labels", key) for key in KEYS[:256])
+
+
+def test_a_whole_database_that_can_not_be_opened_is_left_where_it_is(
+    make: Callable[..., Store], tmp_path: Path
+) -> None:
+    filled(make)
+    path = database(tmp_path)
+    away = path.rename(path.with_name("away"))
+    path.symlink_to(path.parent)  # what can't be read for a reason that is none of the database's
+    with pytest.raises(CacheError, match=r"cache.db: .*; choose another --cache-dir"):
+        make()
+    path.unlink()
+    away.rename(path)
+    assert make().get("labels", KEYS[0]) == KEYS[0].encode()
+    assert not list(path.parent.glob("*corrupt*"))
+
+
+def test_damage_where_nothing_can_be_renamed_is_missed(
+    make: Callable[..., Store], tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(make, 500)
+    store, offline = make(), make(offline=True)
+    path = database(tmp_path)
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(random.Random(0).randbytes(path.stat().st_size - 4096))
+
+    def denied(*arguments: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("os.rename", denied)
+    for key in KEYS[:500]:
+        assert store.get("labels", key) in (None, key.encode())
+    assert [line for line in said if "can't be set aside (Permission denied)" in line] == said != []
+    with pytest.raises(CacheError, match="is damaged"):
+        [offline.get("labels", key) for key in KEYS[:500]]
+
+
+def test_what_another_process_rebuilt_is_not_set_aside(
+    make: Callable[..., Store], tmp_path: Path, said: list[str]
+) -> None:
+    filled(make, 500)
+    first, second = make(), make()
+    path = database(tmp_path)
+    with path.open("r+b") as file:
+        file.write(random.Random(0).randbytes(path.stat().st_size))
+    for store in (first, second):
+        assert store.get("labels", KEYS[0]) is None
+        store.put("labels", KEYS[0], b"anew")
+        store.flush()
+    asides = [found for found in path.parent.glob("cache.db.corrupt-*") if "journal" not in found.name]
+    assert len(asides) == len(said) == 1
+    assert first.get("labels", KEYS[0]) == b"anew"
+
+
+def test_a_cache_that_is_not_there_is_not_made_offline(make: Callable[..., Store], tmp_path: Path) -> None:
+    store = make(offline=True)
+    assert store.get("labels", KEYS[0]) is None
+    store.put("labels", KEYS[0], b"x")
+    assert (store.kept(), list(store.entries()), store.volume()) == ([], [], 0)
+    store.close()
+    assert not (tmp_path / "cache").exists()
+
+
+def test_offline_what_can_not_be_looked_up_is_no_miss(
+    make: Callable[..., Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cache.shelf.BUSY_S", 0.01)
+    filled(make)
+    store = make(offline=True)
+    blocker = sqlite3.connect(database(tmp_path), isolation_level=None)
+    blocker.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(CacheError, match="run it again later"):
+        store.get("labels", KEYS[0])
+    blocker.execute("ROLLBACK")
+    blocker.close()
+    assert store.get("labels", KEYS[0]) == KEYS[0].encode()
+
+
+def test_a_cache_that_was_slow_is_used_again(
+    make: Callable[..., Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cache.shelf.BUSY_S", 0.01)
+    filled(make)
+    store = make()
+    blocker = sqlite3.connect(database(tmp_path), isolation_level=None)
+    blocker.execute("BEGIN EXCLUSIVE")
+    assert [store.get("labels", KEYS[0]) for _ in range(5)] == [None] * 5
+    blocker.execute("ROLLBACK")
+    blocker.close()
+    assert store.get("labels", KEYS[0]) is None  # for a while
+    later = time.monotonic() + 61
+    monkeypatch.setattr("time.monotonic", lambda: later)
+    assert store.get("labels", KEYS[0]) == KEYS[0].encode()
+
+
+def test_a_store_leaves_no_file_open(make: Callable[..., Store], tmp_path: Path) -> None:
+    filled(make)
+    numbers = os.listdir("/proc/self/fd")
+    links = [f"/proc/self/fd/{number}" for number in numbers]
+    files = [os.readlink(link) for link in links if os.path.lexists(link)]
+    assert not [file for file in files if file.startswith(str(tmp_path))]
 
 
 def test_formats_live_beside_each_other(make: Callable[..., Store], tmp_path: Path) -> None:  # K08
@@ -499,6 +719,75 @@ def test_the_size_is_kept_and_what_a_job_uses_stays(make: Callable[..., Store]) 
     assert sum(store.get("labels", key) is None for key in KEYS[20:200]) > 50
 
 
+def test_the_oldest_go_first_whatever_they_are(make: Callable[..., Store]) -> None:
+    old = make()
+    for key in KEYS[:200]:
+        old.put("image", key, b"x" * 5000)
+    old.put("tokenizer", KEYS[0], b"of an offline run")
+    old.put("identity", KEYS[0], b"of an offline run")
+    old.flush()
+    for key in KEYS[:200]:
+        old.put("labels", key, b"y" * 500)
+    old.close()
+    store = make()
+    store.gc(to_bytes=store.volume() - 200_000)
+    held = {one.kind: one.entries for one in store.kept()}
+    assert held["labels"] == 200
+    assert held["image"] < 200
+    store.gc(older_than_s=0.0)
+    assert {one.kind for one in store.kept()} == {"tokenizer", "identity"}
+    assert store.clear() == 2
+    assert store.kept() == []
+
+
+def test_who_waited_for_a_failure_asks_once_for_themselves() -> None:
+    asking = most = calls = 0
+
+    async def fails() -> bytes:
+        nonlocal asking, most, calls
+        calls, asking = calls + 1, asking + 1
+        most = max(most, asking)
+        await asyncio.sleep(0)
+        asking -= 1
+        raise ValueError(str(calls))
+
+    async def ask() -> list[Any]:
+        memo = Memo[str, bytes](10)
+        return await asyncio.gather(*(memo.get("a", fails) for _ in range(1500)), return_exceptions=True)
+
+    assert {type(one) for one in asyncio.run(ask())} == {ValueError}
+    assert (calls, most) == (1500, 1499)  # not one after the other
+
+
+def test_who_waited_for_a_failure_may_succeed() -> None:
+    async def ask() -> None:
+        memo = Memo[str, bytes](2, size=len)
+        answers: Iterator[ValueError | bytes] = iter([ValueError("theirs"), b"a", b"a"])
+
+        async def compute() -> bytes:
+            answer = next(answers)
+            await asyncio.sleep(0)
+            if isinstance(answer, ValueError):
+                raise answer
+            return answer
+
+        found = await asyncio.gather(*(memo.get("a", compute) for _ in range(3)), return_exceptions=True)
+        assert found[1:] == [b"a", b"a"]
+        assert await memo.get("a", compute) == b"a"  # counted once, so that another fits
+        assert await memo.get("b", lambda: asyncio.sleep(0, b"b")) == b"b"
+        assert await memo.get("a", compute) == b"a"
+
+    asyncio.run(ask())
+
+
+def test_a_value_that_is_not_understood_is_no_hit(make: Callable[..., Store]) -> None:
+    filled(make, 1)
+    store = make()
+    lookup = Lookup[int](store, "labels", lambda value: b"", int, memory=10)
+    assert lookup.known(KEYS[0]) is None
+    assert (store.counts["labels hits"], store.counts["labels misses"]) == (0, 1)
+
+
 def test_one_task_computes_what_many_ask(make: Callable[..., Store]) -> None:
     calls = 0
 
@@ -580,6 +869,51 @@ def test_a_bundle_brings_what_was_in_it(bundle: Path, tmp_path: Path) -> None:
     assert import_bundle(store, bundle, None).new == 0
     assert all(store.get("labels", key) == key.encode() for key in KEYS[:10])
     store.close()
+
+
+def test_an_import_counts_what_it_kept(
+    make: Callable[..., Store], bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(CacheError, match="can only be read here"):
+        import_bundle(make(offline=True), bundle, None)
+    store = other(tmp_path)
+    monkeypatch.setattr("cache.writer.MOST_WAITING", 3)
+    with monkeypatch.context() as patch:
+        patch.setattr("cache.writer.LINGER_S", 0.5)
+        with pytest.raises(CacheError, match=r"7 of 10 entries of .* import it again"):
+            import_bundle(store, bundle, None)
+    monkeypatch.setattr("cache.bundle.FLUSH_EVERY", 2)
+    assert import_bundle(store, bundle, None).new == 7
+    assert sum(held.entries for held in store.kept()) == 10
+    store.close()
+
+
+def test_what_the_commands_can_not_do_says_what_to_do(
+    make: Callable[..., Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cache.shelf.BUSY_S", 0.01)
+    filled(make)
+    store = make()
+    blocker = sqlite3.connect(database(tmp_path), isolation_level=None)
+    blocker.execute("BEGIN EXCLUSIVE")
+    for command in (keeping.cleared, keeping.described, keeping.verified):
+        with pytest.raises(MachineError, match="try again when no other program uses it"):
+            command(store)
+    blocker.execute("ROLLBACK")
+    blocker.close()
+    store.writable = False
+    with pytest.raises(MachineError, match="can only be read here; have its owner"):
+        keeping.cleared(store)
+    with pytest.raises(MachineError, match="can only be read here; have its owner"):
+        keeping.collect(store, "1d", None)
+
+
+@pytest.mark.parametrize(
+    ("failed", "line"), [(0, "none of the kept questions"), (3, "all 3 that were asked")]
+)
+def test_nothing_asked_again_is_no_verdict(failed: int, line: str) -> None:
+    found = {"entries": {"labels": 1}, "damaged": 0, "asked": 0, "failed": failed, "differ": 0}
+    assert any(line in one for one in keeping.verdict(found))
 
 
 def test_entries_without_the_teams_seal_stay_out(  # K10
