@@ -341,6 +341,8 @@ def test_jobs_work_without_a_further_setting(
     assert read_records(tmp_path / "s.jsonl")[0]["engine"] == "vllm"
     identity = json.loads((tmp_path / "o.jsonl.run.json").read_text())["identity"]
     assert (identity["quantization"], identity["dtype"]) == ("none", "fp16")
+    refused = fastqwen("probs", rows, "--quantization", "8bit", check=4)
+    assert "quantisation none, not 8bit" in refused.stderr
 
 
 def test_status_says_of_each_server_whether_it_answers(

@@ -142,11 +142,15 @@ def _identity(
     named = settings.revision or revision
     if COMMIT.fullmatch(named) and COMMIT.fullmatch(revision) and not revision.startswith(named):
         raise WrongServerError(f"{urls[0]} holds revision {revision}, not {named}")
+    quantization = _common(urls, "quantisation", [one.quantization for one in told])
+    expected = settings.quantization
+    if expected != "none" and quantization not in (identities.UNKNOWN, expected):
+        raise WrongServerError(f"{urls[0]} was started with quantisation {quantization}, not {expected}")
     return Identity(
         engine=served[0].dialect,
         model=model,
         revision=named if revision == identities.UNKNOWN else revision,
-        quantization=_common(urls, "quantisation", [one.quantization for one in told]),
+        quantization=quantization,
         dtype=_common(urls, "dtype", [one.dtype for one in told]),
         tokenizer=tokenizer,
         version=served[0].version,
