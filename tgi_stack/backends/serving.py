@@ -144,7 +144,7 @@ def _identity(
         raise WrongServerError(f"{urls[0]} holds revision {revision}, not {named}")
     quantization = _common(urls, "quantisation", [one.quantization for one in told])
     expected = settings.quantization
-    if expected != "none" and quantization not in (identities.UNKNOWN, expected):
+    if expected is not None and quantization not in (identities.UNKNOWN, expected):
         raise WrongServerError(f"{urls[0]} was started with quantisation {quantization}, not {expected}")
     return Identity(
         engine=served[0].dialect,
