@@ -36,7 +36,6 @@ from tgi_stack.errors import (
     FastqwenError,
     InputError,
     MachineError,
-    PromptFileError,
     ServerError,
     UsageError,
 )
@@ -53,6 +52,7 @@ from tgi_stack.rows.reader import File, Folder, RawRow, Source, open_source
 from tgi_stack.rows.schema import probs_row, rerank_row, summarize_row
 from tgi_stack.rows.verify import verify
 from tgi_stack.settings import Settings
+from tgi_stack.templates import read_template
 
 app = typer.Typer(
     name="fastqwen",
@@ -265,7 +265,7 @@ def summarize(
     with _reporting(debug):
         chosen = settings.load(flags, file=config)
         source = open_source(input, folders=True, columns=_columns(columns))
-        prompt = _read_prompt(chosen, prompts.SUMMARY_PLACEHOLDERS)
+        prompt = read_template(chosen, prompts.SUMMARY_PLACEHOLDERS)
 
         def job(backend: Backend, store: Store | None) -> runner.Job[Any]:
             return Summarize(backend, chosen, source.base, prompt, store).job()
@@ -353,7 +353,7 @@ def rerank(
         chosen = settings.load(flags, file=config)
         source = open_source(input, columns=_columns(columns))
         item_sources = [open_source(name, columns=_columns(columns)) for name in items or ()]
-        prompt = _read_prompt(chosen, prompts.RERANK_PLACEHOLDERS)
+        prompt = read_template(chosen, prompts.RERANK_PLACEHOLDERS)
 
         def job(backend: Backend, store: Store | None) -> runner.Job[Any]:
             return Rerank(backend, chosen, join_items(item_sources), prompt, source.base, store).job()
@@ -793,18 +793,6 @@ def _columns(value: str | None) -> dict[str, str]:
 
 def _split(value: str | None) -> tuple[str, ...] | None:
     return None if value is None else settings.split(value)
-
-
-def _read_prompt(chosen: Settings, allowed: frozenset[str]) -> str | None:
-    """The text of --prompt-file, looked at before anything is loaded."""
-    if chosen.prompt_file is None:
-        return None
-    try:
-        text = chosen.prompt_file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PromptFileError(f"--prompt-file {chosen.prompt_file}: {error}") from error
-    prompts.check_template(text, chosen.instruction, allowed)
-    return text
 
 
 def _run_job(

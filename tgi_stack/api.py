@@ -26,18 +26,19 @@ from tgi_stack import prompts
 from tgi_stack import settings as settings_of
 from tgi_stack.backends.base import Backend
 from tgi_stack.backends.registry import open_backend
-from tgi_stack.errors import FastqwenError, PromptFileError, RowError, UsageError
+from tgi_stack.errors import FastqwenError, RowError, UsageError
 from tgi_stack.fanout import fan_out
 from tgi_stack.jobs import run as runner
 from tgi_stack.jobs.probs import Probs
 from tgi_stack.jobs.rerank import Rerank, join_items
 from tgi_stack.jobs.summarize import Summarize
 from tgi_stack.keeping import open_store
-from tgi_stack.rows.ledger import Checked
+from tgi_stack.rows.ledger import Discard
 from tgi_stack.rows.reader import RawRow, open_source
 from tgi_stack.rows.schema import rerank_row, summarize_row
 from tgi_stack.settings import Settings
-from tgi_stack.types import Identity, ProbsRow
+from tgi_stack.templates import read_template
+from tgi_stack.types import ProbsRow
 
 LOG = logging.getLogger("fastqwen")
 AHEAD = 256  # records that wait for their reader
@@ -176,26 +177,14 @@ class _Run:
         self.job = job
 
 
-class _Handed:
+class _Handed(Discard):
     """A sink that hands records to whoever iterates."""
 
     def __init__(self, records: queue.Queue[Record | None]) -> None:
         self._records = records
 
-    def begin(self, identity: Identity, checked: Checked) -> None:
-        pass
-
-    def is_done(self, number: int) -> bool:
-        return False
-
     def write(self, number: int, record: Record) -> None:
         self._records.put(record)
-
-    def finish(self, counts: dict[str, Any]) -> None:
-        pass
-
-    def close(self, counts: dict[str, Any]) -> None:
-        pass
 
 
 class Summarizer(_Engine):
@@ -220,7 +209,7 @@ class Summarizer(_Engine):
 
     def _prepared(self, input: str | Path) -> _Run:
         source = open_source(str(input), folders=True)
-        template = _template(self.settings, prompts.SUMMARY_PLACEHOLDERS)
+        template = read_template(self.settings, prompts.SUMMARY_PLACEHOLDERS)
         return _Run(
             source,
             summarize_row,
@@ -250,7 +239,7 @@ class Reranker(_Engine):
     def _prepared(self, input: str | Path, items: str | Path | Sequence[str | Path]) -> _Run:
         source = open_source(str(input))
         named = [items] if isinstance(items, str | Path) else items
-        template = _template(self.settings, prompts.RERANK_PLACEHOLDERS)
+        template = read_template(self.settings, prompts.RERANK_PLACEHOLDERS)
         known = join_items([open_source(str(name)) for name in named])
         return _Run(
             source,
@@ -325,17 +314,6 @@ class Reranker(_Engine):
         if isinstance(asked, str):
             raise errors[0]
         raise PartialFailure(results, dict(sorted(errors.items())))
-
-
-def _template(settings: Settings, allowed: frozenset[str]) -> str | None:
-    if settings.prompt_file is None:
-        return None
-    try:
-        template = settings.prompt_file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PromptFileError(f"prompt_file {settings.prompt_file}: {error}") from error
-    prompts.check_template(template, settings.instruction, allowed)
-    return template
 
 
 # -- the seed's functions ------------------------------------------------------------------------------

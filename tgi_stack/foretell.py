@@ -11,7 +11,7 @@ from tgi_stack.answers import Identities
 from tgi_stack.backends.base import Backend
 from tgi_stack.backends.counting import TYPE, CountingBackend, open_counting
 from tgi_stack.jobs import run as runner
-from tgi_stack.rows.ledger import Checked
+from tgi_stack.rows.ledger import Discard
 from tgi_stack.rows.reader import Source
 from tgi_stack.settings import Settings
 from tgi_stack.types import Identity
@@ -58,7 +58,7 @@ async def foretell(
     """
     backend: CountingBackend = open_counting(settings, kind, store)
     try:
-        await runner.run(make_job(backend, store), source, _Nowhere(), settings, tally)
+        await runner.run(make_job(backend, store), source, Discard(), settings, tally)
     finally:
         await backend.aclose()
     misses = tally.failures[TYPE]
@@ -83,22 +83,3 @@ def note_speed(
     computed = tally.ok - tally.kept - tally.cached
     if store is not None and computed >= max(LEAST_ROWS, 10 * tally.cached) and seconds > 0:
         Identities(store).note_speed(kind, identity, computed, seconds)
-
-
-class _Nowhere:
-    """A sink for records that nobody wants."""
-
-    def begin(self, identity: Identity, checked: Checked) -> None:
-        pass
-
-    def is_done(self, number: int) -> bool:
-        return False
-
-    def write(self, number: int, record: dict[str, Any]) -> None:
-        pass
-
-    def finish(self, counts: dict[str, Any]) -> None:
-        pass
-
-    def close(self, counts: dict[str, Any]) -> None:
-        pass

@@ -61,12 +61,8 @@ class Sink(Protocol):
         """To be called at the end of every run."""
 
 
-class Stream:
-    """Records in the order in which they finish."""
-
-    def __init__(self, descriptor: int, name: str) -> None:
-        self._descriptor = descriptor
-        self._name = name
+class Discard:
+    """A sink that keeps nothing: for records that nobody wants, and for those who override `write`."""
 
     def begin(self, identity: Identity, checked: Checked) -> None:
         pass
@@ -75,13 +71,24 @@ class Stream:
         return False
 
     def write(self, number: int, record: Record) -> None:
-        _write(self._descriptor, jsonl.dumps(record), self._name)
+        pass
 
     def finish(self, counts: dict[str, Any]) -> None:
         pass
 
     def close(self, counts: dict[str, Any]) -> None:
         pass
+
+
+class Stream(Discard):
+    """Records in the order in which they finish."""
+
+    def __init__(self, descriptor: int, name: str) -> None:
+        self._descriptor = descriptor
+        self._name = name
+
+    def write(self, number: int, record: Record) -> None:
+        _write(self._descriptor, jsonl.dumps(record), self._name)
 
 
 def standard_output() -> Stream:
