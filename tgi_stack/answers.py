@@ -10,9 +10,10 @@ import json
 import struct
 import time
 from array import array
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from cache.keys import Keys, Part
 from cache.lookup import Lookup
@@ -69,16 +70,16 @@ class LabelAnswers:
         """The reading of labels after the prompt that `parts` describe."""
         # A label that stands twice is an error, which is computed.
         usable = len(set(labels)) == len(labels)
-        key = self._keys.key(**parts)
-        asked = self._keys.key(**parts, labels=json.dumps(labels))
 
         def enough(found: LabelTable) -> bool:
             return usable and found.holds(labels, self._fallback)
 
+        key = self._keys.key(**parts)
         table = self._lookup.known(key)
+        if table is not None and enough(table):
+            return table.scores(labels)
+        asked = self._keys.key(**parts, labels=json.dumps(labels))
         if table is not None:
-            if enough(table):
-                return table.scores(labels)
             own = self._lookup.known(asked, again=True)
             if own is not None and enough(own):
                 return own.scores(labels)
@@ -90,7 +91,7 @@ class LabelAnswers:
             whole = found.with_more(table)
             if whole is None:  # two readings that are no one table: each has its place
                 self._lookup.keep(asked, found)
-                return replace(table, fresh=found.fresh)
+                return table._replace(fresh=found.fresh)
             return whole
 
         # Rows that ask for other labels of the same prompt don't wait for each other.
@@ -109,11 +110,11 @@ class LabelAnswers:
         await self._lookup.aclose()
 
 
-@dataclass(frozen=True, slots=True)
-class LabelTable:
-    """Logarithms by label, as they were read; `fresh` is the reading itself, while it is new."""
+class LabelTable(NamedTuple):
+    """Logarithms of labels, as they were read; `fresh` is the reading itself, while it is new."""
 
-    logprobs: dict[str, float]
+    labels: tuple[str, ...]
+    logprobs: tuple[float, ...]
     normalised: str
     exact: bool
     mass: float | None
@@ -126,21 +127,20 @@ class LabelTable:
     @classmethod
     def of(cls, labels: tuple[str, ...], scores: LabelScores) -> LabelTable:
         """The table of one reading."""
-        logprobs = dict(zip(labels, scores.logprobs, strict=True))
         known = (scores.normalised, scores.exact, scores.label_mass, scores.route, scores.prompt_tokens)
-        return cls(logprobs, *known, scores.flags, scores.chained, scores)
+        return cls(labels, scores.logprobs, *known, scores.flags, scores.chained, scores)
 
-    def holds(self, labels: Sequence[str], fallback: str | None) -> bool:
+    def holds(self, labels: tuple[str, ...], fallback: str | None) -> bool:
         """Whether the labels can be told from it, in a way that --fallback allows.
 
         All of them, or some where they were read exactly.
         """
-        if not all(label in self.logprobs for label in labels):
+        if labels != self.labels and not set(self.labels).issuperset(labels):
             return False
         if "fallback.torch" in self.flags:
             return fallback in (None, "torch")
         if not self.exact:
-            return fallback == "bounds" and len(labels) == len(self.logprobs)
+            return fallback == "bounds" and len(labels) == len(self.labels)
         return True
 
     def with_more(self, other: LabelTable) -> LabelTable | None:
@@ -149,16 +149,20 @@ class LabelTable:
         ways = [(t.normalised, t.exact, t.chained, t.route, t.prompt_tokens) for t in (self, other)]
         if ways[0] != ways[1] or ways[0][:3] != ("vocabulary", True, False):
             return None
-        logprobs = other.logprobs | self.logprobs
-        mass = scoring.mass(list(logprobs.values()))
+        both = dict(zip(other.labels, other.logprobs, strict=True))
+        both |= zip(self.labels, self.logprobs, strict=True)
+        mass = scoring.mass(list(both.values()))
         kept = dict.fromkeys(f for f in (*self.flags, *other.flags) if f != "label_mass.low")
-        return replace(self, logprobs=logprobs, mass=mass, flags=(*scoring.mass_flags(mass), *kept))
+        flags = (*scoring.mass_flags(mass), *kept)
+        return self._replace(labels=tuple(both), logprobs=tuple(both.values()), mass=mass, flags=flags)
 
     def scores(self, labels: tuple[str, ...]) -> LabelScores:
         """The reading of some of its labels."""
-        logprobs = tuple(self.logprobs[label] for label in labels)
-        flags, mass = self.flags, self.mass
-        if len(labels) < len(self.logprobs):
+        logprobs, flags, mass = self.logprobs, self.flags, self.mass
+        if labels != self.labels:
+            known = dict(zip(self.labels, logprobs, strict=True))
+            logprobs = tuple(known[label] for label in labels)
+        if len(labels) < len(self.labels):
             kept = tuple(flag for flag in flags if flag not in ABOUT_THE_LABELS)
             dtype = next((f.partition(".")[2] for f in flags if f.startswith("resolution.")), None)
             if self.normalised == "vocabulary":
@@ -180,21 +184,36 @@ class LabelTable:
         )
 
     def encoded(self) -> bytes:
-        """As bytes; `decode` gives it back."""
-        known = [self.normalised, self.exact, self.mass, self.route, self.prompt_tokens]
-        labels = list(self.logprobs)
-        values = array("d", self.logprobs.values()).tobytes()
-        head = json.dumps([labels, *known, self.flags, self.chained], separators=(",", ":")).encode()
-        return struct.pack("<I", len(head)) + head + values
+        """As bytes; `decode` gives it back.
+
+        The head is the same for most prompts of a run, so that it is read once for all of them; what differs
+        stands behind it: the mass, the prompt's length, the logarithms.
+        """
+        known = [self.labels, self.normalised, self.exact, self.route, self.flags, self.chained]
+        head = json.dumps([*known, self.mass is None], separators=(",", ":")).encode()
+        values = struct.pack(f"<{len(self.labels)}d", *self.logprobs)
+        return _TABLE.pack(len(head), self.prompt_tokens, self.mass or 0.0) + head + values
 
     @classmethod
     def decode(cls, payload: bytes) -> LabelTable:
-        """Raises ValueError, KeyError or struct.error for what is no table."""
-        (length,) = struct.unpack_from("<I", payload)
-        labels, *known, flags, chained = json.loads(payload[4 : 4 + length])
-        normalised, exact, mass, route, tokens = known
-        logprobs = dict(zip(labels, array("d", payload[4 + length :]), strict=True))
-        return cls(logprobs, normalised, exact, mass, route, tokens, tuple(flags), chained)
+        """Raises ValueError, TypeError or struct.error for what is no table."""
+        length, tokens, mass = _TABLE.unpack_from(payload)
+        values = _TABLE.size + length
+        labels, normalised, exact, route, flags, chained, no_mass = _head(payload[_TABLE.size : values])
+        logprobs = struct.unpack_from(f"<{len(labels)}d", payload, values)
+        if len(payload) != values + 8 * len(labels):
+            raise ValueError("not as many logarithms as labels")
+        known = None if no_mass else mass
+        return cls(labels, logprobs, normalised, exact, known, route, tokens, flags, chained)
+
+
+_TABLE = struct.Struct("<IQd")
+
+
+@lru_cache(maxsize=1024)
+def _head(head: bytes) -> tuple[tuple[str, ...], str, bool, str, tuple[str, ...], bool, bool]:
+    labels, normalised, exact, route, flags, chained, no_mass = json.loads(head)
+    return tuple(labels), normalised, exact, route, tuple(flags), chained, no_mass
 
 
 # -- summaries -----------------------------------------------------------------------------------------
