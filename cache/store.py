@@ -35,8 +35,11 @@ PAUSE_S = 60.0
 Say = Callable[[str], None]
 
 
+_SHELVES = {letter: "large" if kind in LARGE else "small" for kind, letter in KINDS.items()}
+
+
 def _shelf_of(name: str) -> str:
-    return "large" if name[0] in {KINDS[kind] for kind in LARGE} else "small"
+    return _SHELVES[name[0]]
 
 
 class Store:
