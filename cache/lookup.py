@@ -20,11 +20,12 @@ LOOK_EVERY_S = 0.02
 class Lookup(Generic[Value]):
     """Values of one kind.
 
-    Failures are not kept: they are told to the one who asked; see `Memo`.
+    Failures are not kept; see `Memo` for who is told of them.
 
     Args:
         store: where values are kept for good; None to keep them in memory alone.
         memory: how many, by `size`, are kept in memory too.
+        certain: see `Memo`.
     """
 
     def __init__(
@@ -36,12 +37,13 @@ class Lookup(Generic[Value]):
         *,
         memory: int,
         size: Callable[[Value], int] = lambda value: 1,
+        certain: Callable[[Exception], bool] = lambda error: False,
     ) -> None:
         self._store = store
         self._kind = kind
         self._encode = encode
         self._decode = decode
-        self._memo: Memo[str, Value] = Memo(memory, size)
+        self._memo: Memo[str, Value] = Memo(memory, size, certain)
 
     def known(self, key: str, *, again: bool = False) -> Value | None:
         """The value that is kept, or None; looking `again` is not counted as a miss."""

@@ -19,6 +19,7 @@ from cache.lookup import Lookup
 from cache.store import Store
 from tgi_stack import images, prompts, scoring
 from tgi_stack.backends.base import Profile
+from tgi_stack.errors import is_certain
 from tgi_stack.images.grid import Grid
 from tgi_stack.settings import Settings
 from tgi_stack.tokens import Tokenizer
@@ -57,7 +58,7 @@ class LabelAnswers:
         self._fallback = settings.fallback
         self._store = store
         self._lookup: Lookup[LabelTable] = Lookup(
-            store, "labels", LabelTable.encoded, LabelTable.decode, memory=REMEMBERED
+            store, "labels", LabelTable.encoded, LabelTable.decode, memory=REMEMBERED, certain=is_certain
         )
 
     async def get(
@@ -233,7 +234,7 @@ class SummaryAnswers:
         }
         self._keys = Keys("summary", shared | ({} if grid is None else recipe(grid, settings)))
         self._lookup: Lookup[Summary] = Lookup(
-            store, "summary", Summary.encoded, Summary.decode, memory=REMEMBERED
+            store, "summary", Summary.encoded, Summary.decode, memory=REMEMBERED, certain=is_certain
         )
         # Another draw each time is no answer to keep.
         self._kept = settings.temperature == 0 or settings.seed is not None
@@ -266,6 +267,7 @@ class ImageAnswers:
             _decode_image,
             memory=REMEMBERED_IMAGE_BYTES,
             size=lambda image: len(image.jpeg),
+            certain=is_certain,
         )
 
     async def get(self, sha256: str, prepare: Callable[[], Awaitable[PreparedImage]]) -> PreparedImage:

@@ -280,6 +280,23 @@ def test_failures_are_asked_again_and_flags_come_back(  # K17
         assert "finish.length" in record["flags"]
 
 
+@pytest.mark.parametrize(("fault", "posts"), [("422", 1), (None, 0)])
+def test_equal_questions_at_once_fail_at_once_each_under_its_own_row(
+    cached: Fastqwen, tmp_path: Path, server: Loopback, fault: str | None, posts: int
+) -> None:
+    labels = ["A", "B"] if fault else ["A", "A"]
+    rows = [{"id": f"r{n}", "prompt": "Which?\n", "labels": labels} for n in range(200)]
+    path = write_rows(tmp_path / "p.jsonl", *rows)
+    server.fault = lambda number, where: fault if number > 0 else None
+    out = ("-o", tmp_path / "o.jsonl")
+    sent = asked(cached, server, "probs", path, *out, "--model", "tiny", "--concurrency", "200", check=1)
+    assert sent == posts
+    errors = [record["error"] for record in read_records(tmp_path / "o.jsonl")]
+    assert [error["row"] for error in errors] == list(range(1, 201))
+    assert {error["type"] for error in errors} == {"server.refused" if fault else "label.duplicate"}
+    assert "200 failed" in cached("probs", path, "--model", "tiny", "--offline", check=1).stderr
+
+
 def test_an_image_is_decoded_once_for_all_runs(cached: Fastqwen, tmp_path: Path) -> None:
     job = ("summarize", CATALOGUE / "images", "--limit", "3", *TORCH)
     cached(*job, "-o", tmp_path / "a.jsonl")

@@ -759,6 +759,23 @@ def test_who_waited_for_a_failure_asks_once_for_themselves() -> None:
     assert (calls, most) == (1500, 1499)  # not one after the other
 
 
+def test_a_failure_that_is_certain_is_told_to_all_who_waited_and_to_nobody_later() -> None:
+    calls = 0
+
+    async def fails() -> bytes:
+        nonlocal calls
+        calls += 1
+        await asyncio.sleep(0)
+        raise ValueError(str(calls))
+
+    async def ask() -> list[Any]:
+        memo = Memo[str, bytes](10, certain=lambda error: isinstance(error, ValueError))
+        found = await asyncio.gather(*(memo.get("a", fails) for _ in range(1500)), return_exceptions=True)
+        return [*found, *await asyncio.gather(memo.get("a", fails), return_exceptions=True)]
+
+    assert [str(one) for one in asyncio.run(ask())] == ["1"] * 1500 + ["2"]
+
+
 def test_who_waited_for_a_failure_may_succeed() -> None:
     async def ask() -> None:
         memo = Memo[str, bytes](2, size=len)

@@ -12,7 +12,7 @@ from tgi_stack import prompts
 from tgi_stack.answers import Summary, SummaryAnswers, TokenAnswers
 from tgi_stack.backends.base import Backend
 from tgi_stack.errors import ImageError, TextError, UsageError
-from tgi_stack.jobs.images import Images
+from tgi_stack.jobs.images import Images, told_of
 from tgi_stack.jobs.run import Job
 from tgi_stack.quality import caption_flags
 from tgi_stack.rows.schema import summarize_row
@@ -68,8 +68,9 @@ class Summarize:
         if row.image is None or self._images is None:
             return await self._ask(row.title, row.text, None, None)
         content, sha256 = await self._images.read(row.image, row.image_name)
-        prepare = partial(self._images.prepared, content, sha256, row.image_name)
-        return await self._ask(row.title, row.text, sha256, prepare)
+        prepare = partial(self._images.prepared, content, sha256)
+        with told_of(row.image_name):
+            return await self._ask(row.title, row.text, sha256, prepare)
 
     async def ask(self, title: str | None, text: str | None, image: PreparedImage) -> dict[str, Any]:
         """The fields of the record for an image that is prepared already."""
