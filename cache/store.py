@@ -15,7 +15,7 @@ from cache.cleaning import Held, oldest, remove
 from cache.errors import CacheError, DamagedError
 from cache.leases import Lease, Leases
 from cache.shelf import DATABASE, TURN_S, Shelf, inode_of, is_damage, open_database
-from cache.users import User, keys_in_use
+from cache.users import InUse, User
 from cache.writer import Writer
 
 KINDS = {
@@ -157,6 +157,9 @@ class Store:
             CacheError: offline, it can't be told whether there is one.
         """
         name = KINDS[kind] + key
+        if self._user is not None:
+            with contextlib.suppress(OSError):  # told with the next one
+                self._user.uses(name)
         blob = self._writer.pending(name) if self._writer is not None else None
         try:
             if blob is None:
@@ -170,8 +173,6 @@ class Store:
             self.counts[f"{kind} misses"] += not again
             return None
         self.counts[f"{kind} hits"] += 1
-        if self._user is not None:
-            self._user.used(name)
         return payload
 
     def not_understood(self, kind: str, *, again: bool = False) -> None:
@@ -238,9 +239,7 @@ class Store:
         """Called by the writer's thread."""
         if self._user is not None:
             with self._not_fatal():
-                for name in entries:
-                    self._user.used(name)
-                self._user.tell()
+                self._user.uses(*entries)
         groups: dict[str, list[tuple[str, bytes]]] = {"small": [], "large": []}
         for name, blob in entries.items():
             groups[_shelf_of(name)].append((name, blob))
@@ -391,15 +390,12 @@ class Store:
     ) -> tuple[int, int]:
         before = self.volume()
         shelves = list(self._shelves.values())
-        # Looked up before it is asked what is in use: what comes later is nobody's to remove.
+        in_use = InUse(self._root / "users")
+        taken, letters = in_use.now(), {KINDS[kind] for kind in staying}
         found = oldest(shelves, time.time() - (older_than_s or 0.0))
-        if self._user is not None:
-            self._user.tell()
-        in_use = keys_in_use(self._root / "users")
-        letters = {KINDS[kind] for kind in staying}
-        free = [one for one in found if one.name[0] not in letters and one.number not in in_use]
+        free = [one for one in found if one.name[0] not in letters and one.number not in taken]
         enough = (lambda: False) if to_bytes is None else (lambda: self.volume() <= to_bytes)
-        return remove(free, enough), max(0, before - self.volume())
+        return remove(free, enough, in_use), max(0, before - self.volume())
 
     def _keep_counts(self) -> None:
         with contextlib.suppress(OSError, ValueError):
