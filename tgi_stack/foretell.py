@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from cache.store import Store
-from tgi_stack.answers import Identities
 from tgi_stack.backends.base import Backend
 from tgi_stack.backends.counting import TYPE, CountingBackend, open_counting
+from tgi_stack.identities import Identities
 from tgi_stack.jobs import run as runner
 from tgi_stack.rows.ledger import Discard
 from tgi_stack.rows.reader import Source

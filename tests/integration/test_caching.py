@@ -405,6 +405,47 @@ def test_a_checkpoint_that_was_trained_on_is_another_model(cached: Fastqwen, tmp
     assert "1 ok (0 from cache)" in cached("probs", path, *torch, "-o", tmp_path / "c.jsonl").stderr
 
 
+def test_what_torch_answers_in_a_servers_place_is_known_by_what_torch_computed_with(
+    cached: Fastqwen, tmp_path: Path
+) -> None:
+    """53 labels are more than this server shows: the row is torch's, and torch's dtype changes it."""
+
+    def rows(count: int) -> Path:
+        return write_rows(tmp_path / "p.jsonl", {"prompt": "Which?\n", "num_candidates": count})
+
+    def ask(name: str, count: int, *options: str) -> dict[str, Any]:
+        use = ("--endpoint", url, "--model", "tiny", "--device", "cpu")
+        cached("probs", rows(count), "-o", tmp_path / f"{name}.jsonl", *use, *options)
+        return read_records(tmp_path / f"{name}.jsonl")[0]
+
+    with serve("vllm", reads_ids=False, max_top_n=20) as server:
+        url = server.url
+        first = ask("a", 60, "--dtype", "fp32")
+        assert (first["route"], first["from_cache"]) == ("torch", False)
+        posts = server.posts
+        again = ask("b", 60, "--dtype", "fp32")
+        assert server.posts == posts + 1  # the question before the first row
+        assert again["from_cache"] is True
+        assert again["logprobs"] == first["logprobs"]
+        assert ask("c", 55, "--dtype", "fp32")["logprobs"] == first["logprobs"][:55]
+        other = ask("d", 60, "--dtype", "bf16")
+        assert other["from_cache"] is False
+        assert other["logprobs"] != first["logprobs"]
+        assert ask("e", 60, "--dtype", "bf16")["from_cache"] is True
+        assert ask("f", 60)["logprobs"] == first["logprobs"]  # auto is fp32 on a CPU
+    for name, options, like in (
+        ("g", ("--dtype", "fp32"), first),
+        ("h", ("--dtype", "bf16"), other),
+        ("i", (), first),
+    ):
+        found = ask(name, 60, "--offline", *options)
+        assert (found["from_cache"], found["logprobs"]) == (True, like["logprobs"])
+        assert found["flags"] == like["flags"]
+    miss = ("--offline", "--fallback", "bounds", "--endpoint", url, "--model", "tiny")
+    done = cached("probs", rows(60), "-o", tmp_path / "j.jsonl", *miss, check=1)
+    assert "offline.miss" in done.stderr
+
+
 def test_what_a_server_loaded_counts_not_what_it_is_called(cached: Fastqwen, tmp_path: Path) -> None:  # C10
     path = write_rows(tmp_path / "p.jsonl", {"prompt": "Which?\n", "labels": ["A", "B"]})
     for root, kept in (("/runs/a/best", 0), ("/runs/b/best", 0), ("/runs/a/best", 1)):

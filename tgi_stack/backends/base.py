@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from tgi_stack import prompts
 from tgi_stack.errors import TextError
@@ -62,6 +62,14 @@ class Profile:
         # A judge (see `prompts.JUDGE`) was trained on answers after a closed thinking block.
         closed = self.closes_thinking or (bool(system) and self.grid is None)
         return prompts.user_turn(body, close_thinking=closed, system=system)
+
+
+@runtime_checkable
+class Replaced(Protocol):
+    """A backend for which another answers what it can't answer exactly."""
+
+    async def stand_in(self) -> Identity | None:
+        """Who that is, as far as that can be known; what they answer has it as its `stand_in`."""
 
 
 class Backend(Protocol):

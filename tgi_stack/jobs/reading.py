@@ -12,7 +12,7 @@ from cache.keys import Part
 from cache.store import Store
 from tgi_stack import prompts, scoring
 from tgi_stack.answers import LabelAnswers, TokenAnswers
-from tgi_stack.backends.base import Backend
+from tgi_stack.backends.base import Backend, Replaced
 from tgi_stack.errors import RowError, ScoreError, TextError
 from tgi_stack.fanout import together
 from tgi_stack.images import VERSION as image_version  # noqa: N811
@@ -76,7 +76,8 @@ class Reader:
         self._backend = backend
         self._profile = backend.profile
         self._prover = Prover(backend.profile.tokenizer.encode)
-        self._answers = LabelAnswers(store, backend.identity, settings)
+        stand_in = backend.stand_in if isinstance(backend, Replaced) else None
+        self._answers = LabelAnswers(store, backend.identity, settings, stand_in)
         self._tokens = TokenAnswers(store, backend.profile.tokenizer)
         self.default_labels = self._prover.default
         self._endings = {system: self._turn_ending(system) for system in ("", prompts.JUDGE)}
@@ -133,7 +134,7 @@ class Reader:
         if all(len(path) == 1 for path in paths):
             ids = tuple(path[0] for path in paths)
             scores = await self._score(place, (), ids, labels)
-            if not place.parts:
+            if not place.parts and scores.stand_in is None:
                 self._answers.keep_question(place.described(), partial(self._question, place, labels, ids))
             return scores
         if not self._backend.takes_tokens or place.parts:
