@@ -33,7 +33,7 @@ class Keys:
     def key(self, **parts: Part) -> str:
         """The key of a question, 64 hexadecimal digits."""
         whole = self._start.copy()
-        whole.update(b"".join(_part(name, parts[name]) for name in sorted(parts)))
+        whole.update(b"".join([_part(name, parts[name]) for name in sorted(parts)]))
         return whole.hexdigest()
 
 

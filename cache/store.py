@@ -287,14 +287,21 @@ class Store:
 
     def flush(self) -> None:
         """Waits until all that was put is written."""
+        self._let_writers_in()
         if self._writer is not None:
             self._writer.flush()
+
+    def _let_writers_in(self) -> None:
+        for shelf in list(self._shelves.values()):
+            with contextlib.suppress(sqlite3.Error):
+                shelf.release()
 
     def close(self) -> None:
         """Writes what is left; adds to the counts that stay."""
         if self._closed:
             return
         self._closed = True
+        self._let_writers_in()
         if self._writer is not None:
             self._writer.close()
         for shelf in self._shelves.values():

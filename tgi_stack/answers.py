@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import struct
 from array import array
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
 
 from cache.keys import Keys, Part
 from cache.lookup import Lookup
@@ -173,8 +173,8 @@ class LabelAnswers:
         whole = found.with_more(known)
         if whole is not None:
             return whole
-        self._lookup.keep(self._own(keys, parts, tuple(found.logprobs)), found)
-        return replace(known, fresh=found.fresh)
+        self._lookup.keep(self._own(keys, parts, found.labels), found)
+        return known._replace(fresh=found.fresh)
 
     def keep_question(self, parts: Mapping[str, Part], question: Callable[[], bytes]) -> None:
         """Keeps some of the questions too, to be asked again; see `reask`."""
@@ -188,11 +188,11 @@ class LabelAnswers:
         await self._lookup.aclose()
 
 
-@dataclass(frozen=True, slots=True)
-class LabelTable:
-    """Logarithms by label, as they were read; `fresh` is the reading itself, while it is new."""
+class LabelTable(NamedTuple):
+    """Logarithms of labels, as they were read; `fresh` is the reading itself, while it is new."""
 
-    logprobs: dict[str, float]
+    labels: tuple[str, ...]
+    logprobs: tuple[float, ...]
     normalised: str
     exact: bool
     mass: float | None
@@ -205,21 +205,20 @@ class LabelTable:
     @classmethod
     def of(cls, labels: tuple[str, ...], scores: LabelScores) -> LabelTable:
         """The table of one reading."""
-        logprobs = dict(zip(labels, scores.logprobs, strict=True))
         known = (scores.normalised, scores.exact, scores.label_mass, scores.route, scores.prompt_tokens)
-        return cls(logprobs, *known, scores.flags, scores.chained, scores)
+        return cls(labels, scores.logprobs, *known, scores.flags, scores.chained, scores)
 
-    def holds(self, labels: Sequence[str], fallback: str | None) -> bool:
+    def holds(self, labels: tuple[str, ...], fallback: str | None) -> bool:
         """Whether the labels can be told from it, in a way that --fallback allows.
 
         All of them, or some where they were read exactly.
         """
-        if not all(label in self.logprobs for label in labels):
+        if labels != self.labels and not set(self.labels).issuperset(labels):
             return False
         if STOOD_IN in self.flags:
             return fallback in (None, "torch")
         if not self.exact:
-            return fallback == "bounds" and len(labels) == len(self.logprobs)
+            return fallback == "bounds" and len(labels) == len(self.labels)
         return True
 
     def with_more(self, other: LabelTable) -> LabelTable | None:
@@ -228,16 +227,20 @@ class LabelTable:
         ways = [(t.normalised, t.exact, t.chained, t.route, t.prompt_tokens) for t in (self, other)]
         if ways[0] != ways[1] or ways[0][:3] != ("vocabulary", True, False):
             return None
-        logprobs = other.logprobs | self.logprobs
-        mass = scoring.mass(list(logprobs.values()))
+        both = dict(zip(other.labels, other.logprobs, strict=True))
+        both |= zip(self.labels, self.logprobs, strict=True)
+        mass = scoring.mass(list(both.values()))
         kept = dict.fromkeys(f for f in (*self.flags, *other.flags) if f != "label_mass.low")
-        return replace(self, logprobs=logprobs, mass=mass, flags=(*scoring.mass_flags(mass), *kept))
+        flags = (*scoring.mass_flags(mass), *kept)
+        return self._replace(labels=tuple(both), logprobs=tuple(both.values()), mass=mass, flags=flags)
 
     def scores(self, labels: tuple[str, ...]) -> LabelScores:
         """The reading of some of its labels."""
-        logprobs = tuple(self.logprobs[label] for label in labels)
-        flags, mass = self.flags, self.mass
-        if len(labels) < len(self.logprobs):
+        logprobs, flags, mass = self.logprobs, self.flags, self.mass
+        if labels != self.labels:
+            known = dict(zip(self.labels, logprobs, strict=True))
+            logprobs = tuple(known[label] for label in labels)
+        if len(labels) < len(self.labels):
             kept = tuple(flag for flag in flags if flag not in ABOUT_THE_LABELS)
             dtype = next((f.partition(".")[2] for f in flags if f.startswith("resolution.")), None)
             if self.normalised == "vocabulary":
@@ -259,21 +262,36 @@ class LabelTable:
         )
 
     def encoded(self) -> bytes:
-        """As bytes; `decode` gives it back."""
-        known = [self.normalised, self.exact, self.mass, self.route, self.prompt_tokens]
-        labels = list(self.logprobs)
-        values = array("d", self.logprobs.values()).tobytes()
-        head = json.dumps([labels, *known, self.flags, self.chained], separators=(",", ":")).encode()
-        return struct.pack("<I", len(head)) + head + values
+        """As bytes; `decode` gives it back.
+
+        The head is the same for most prompts of a run, so that it is read once for all of them; what differs
+        stands behind it: the mass, the prompt's length, the logarithms.
+        """
+        known = [self.labels, self.normalised, self.exact, self.route, self.flags, self.chained]
+        head = json.dumps([*known, self.mass is None], separators=(",", ":")).encode()
+        values = struct.pack(f"<{len(self.labels)}d", *self.logprobs)
+        return _TABLE.pack(len(head), self.prompt_tokens, self.mass or 0.0) + head + values
 
     @classmethod
     def decode(cls, payload: bytes) -> LabelTable:
-        """Raises ValueError, KeyError or struct.error for what is no table."""
-        (length,) = struct.unpack_from("<I", payload)
-        labels, *known, flags, chained = json.loads(payload[4 : 4 + length])
-        normalised, exact, mass, route, tokens = known
-        logprobs = dict(zip(labels, array("d", payload[4 + length :]), strict=True))
-        return cls(logprobs, normalised, exact, mass, route, tokens, tuple(flags), chained)
+        """Raises ValueError, TypeError or struct.error for what is no table."""
+        length, tokens, mass = _TABLE.unpack_from(payload)
+        values = _TABLE.size + length
+        labels, normalised, exact, route, flags, chained, no_mass = _head(payload[_TABLE.size : values])
+        logprobs = struct.unpack_from(f"<{len(labels)}d", payload, values)
+        if len(payload) != values + 8 * len(labels):
+            raise ValueError("not as many logarithms as labels")
+        known = None if no_mass else mass
+        return cls(labels, logprobs, normalised, exact, known, route, tokens, flags, chained)
+
+
+_TABLE = struct.Struct("<IQd")
+
+
+@lru_cache(maxsize=1024)
+def _head(head: bytes) -> tuple[tuple[str, ...], str, bool, str, tuple[str, ...], bool, bool]:
+    labels, normalised, exact, route, flags, chained, no_mass = json.loads(head)
+    return tuple(labels), normalised, exact, route, tuple(flags), chained, no_mass
 
 
 # -- summaries -----------------------------------------------------------------------------------------

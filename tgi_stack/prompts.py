@@ -146,12 +146,12 @@ def item_text(item: Item, fields: Sequence[str]) -> str:
 
 def history_block(lines: Sequence[str]) -> str:
     """The shopper's past items, oldest first, as a list."""
-    return "\n".join(f"- {line}" for line in lines)
+    return "\n".join([f"- {line}" for line in lines])
 
 
 def candidates_block(labels: Sequence[str], lines: Sequence[str]) -> str:
     """The candidates, each behind its label: `A. ...`."""
-    return "\n".join(f"{label}. {line}" for label, line in zip(labels, lines, strict=True))
+    return "\n".join([f"{label}. {line}" for label, line in zip(labels, lines, strict=True)])
 
 
 def listwise_body(

@@ -79,7 +79,7 @@ async def _compare(backend: Backend, request: ScoreRequest, table: LabelTable) -
         first, second = [await backend.score(request) for _ in range(2)]
     except RowError:
         return None
-    kept = scoring.softmax([table.logprobs[label] for label in request.labels])
+    kept = scoring.softmax(table.scores(request.labels).logprobs)
     answers = [scoring.softmax(scores.logprobs) for scores in (first, second)]
     return _apart(*answers), _apart(kept, answers[0])
 

@@ -41,7 +41,9 @@ class Profile:
     def render(self, body: str, visual: Sequence[int] = (), *, system: str = "") -> tuple[str, str]:
         """The prompt of `turn`, and its frame: the same without what stands in the body."""
         self.refuse_hopeless(body)
-        body = body if visual else prompts.without_marks(body)
+        if not visual:
+            harmless = self.tokenizer.harmless(prompts.without_marks(body))
+            return self._frame(harmless, system), self._frame("", system)
         empty = prompts.place_images(prompts.IMAGE_MARK * len(visual), visual)
         harmless = prompts.place_images(self.tokenizer.harmless(body), visual)
         return self._frame(harmless, system), self._frame(empty, system)

@@ -59,8 +59,8 @@ class Place:
 
     def described(self) -> dict[str, Part]:
         """What an answer here depends on, for its key."""
-        images = (part for part in self.parts if isinstance(part, PreparedImage))
-        seen = " ".join(f"{i.sha256}:{i.sent_width}x{i.sent_height}" for i in images)
+        images = [part for part in self.parts if isinstance(part, PreparedImage)]
+        seen = " ".join([f"{i.sha256}:{i.sent_width}x{i.sent_height}" for i in images])
         version = image_version if seen else ""
         return {"prompt": self.prompt, "system": self.system, "images": seen, "image_version": version}
 
