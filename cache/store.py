@@ -344,8 +344,12 @@ class Store:
                 except DamagedError:
                     yield kind, name[1:], None
 
-    def all_of(self, kind: str) -> list[tuple[str, bytes]]:
-        """Keys and values of all entries of a kind of which there are few."""
+    def keys(self, kind: str) -> list[str]:
+        """The keys of all entries of a kind.
+
+        Raises:
+            CacheError: they can't be read.
+        """
         self.flush()
         letter = KINDS[kind]
         shelf = self._shelves.get(_shelf_of(letter))
@@ -356,7 +360,11 @@ class Store:
             names = shelf.rows(query, letter, chr(ord(letter) + 1))
         except sqlite3.DatabaseError as error:
             raise CacheError(f"the cache in {self.directory} can't be read ({error})") from error
-        found = ((name[1:], self.get(kind, name[1:], again=True)) for (name,) in names)
+        return [name[1:] for (name,) in names]
+
+    def all_of(self, kind: str) -> list[tuple[str, bytes]]:
+        """Keys and values of all entries of a kind of which there are few; raises as `keys` does."""
+        found = ((key, self.get(kind, key, again=True)) for key in self.keys(kind))
         return [(key, payload) for key, payload in found if payload is not None]
 
     def gc(self, *, older_than_s: float | None = None, to_bytes: int | None = None) -> tuple[int, int]:

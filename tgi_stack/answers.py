@@ -17,17 +17,17 @@ from typing import Any, NamedTuple
 from cache.keys import Keys, Part
 from cache.lookup import Lookup
 from cache.store import Store
-from tgi_stack import images, prompts, scoring
+from tgi_stack import images, prompts, questions, scoring
 from tgi_stack.errors import is_certain
 from tgi_stack.identities import Identities
 from tgi_stack.images.grid import Grid
+from tgi_stack.questions import Questions
 from tgi_stack.settings import Settings
 from tgi_stack.tokens import Tokenizer
-from tgi_stack.types import Caption, Identity, LabelScores, PreparedImage
+from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, PreparedImage
 
 REMEMBERED = 4096  # answers in memory, for equal questions at the same time
 REMEMBERED_IMAGE_BYTES = 64 * 2**20
-ASKED_AGAIN = 1 / 8  # of the questions are kept with their answers
 STOOD_IN = "fallback.torch"  # flag of what another engine computed in a server's place
 ABOUT_THE_LABELS = ("label_mass.low", "resolution.bf16", "resolution.fp16")  # flags that a subset has anew
 
@@ -106,7 +106,7 @@ class LabelAnswers:
         self._keys = Keys("labels", shared)
         self._stand_in = StandIn(store, identity, settings, shared, stand_in)
         self._fallback = settings.fallback
-        self._store = store
+        self._questions = Questions(store)
         self._lookup: Lookup[LabelTable] = Lookup(
             store, "labels", LabelTable.encoded, LabelTable.decode, memory=REMEMBERED, certain=is_certain
         )
@@ -177,11 +177,8 @@ class LabelAnswers:
         return known._replace(fresh=found.fresh)
 
     def keep_question(self, parts: Mapping[str, Part], question: Callable[[], bytes]) -> None:
-        """Keeps some of the questions too, to be asked again; see `reask`."""
-        if self._store is not None:
-            key = self._keys.key(**parts)
-            if int(key[:2], 16) < 256 * ASKED_AGAIN:
-                self._store.put("question", key, question())
+        """Keeps the question too, or not."""
+        self._questions.keep(self._keys.key(**parts), question)
 
     async def aclose(self) -> None:
         """Gives up what is being asked."""
@@ -334,6 +331,9 @@ class SummaryAnswers:
         )
         # Another draw each time is no answer to keep.
         self._kept = settings.temperature == 0 or settings.seed is not None
+        self._questions = Questions(store if settings.temperature == 0 else None)
+        self._images = None if grid is None else Keys("image", recipe(grid, settings))
+        self._identity = identity
 
     async def get(
         self, body: str, image: str | None, compute: Callable[[], Awaitable[Summary]]
@@ -342,6 +342,12 @@ class SummaryAnswers:
         if not self._kept:
             return await compute(), False
         return await self._lookup.get(self._keys.key(body=body, image=image), compute)
+
+    def keep_question(self, body: str, image: str | None, request: CaptionRequest) -> None:
+        """Keeps the question too, or not."""
+        seen = None if image is None or self._images is None else self._images.key(sha256=image)
+        key = self._keys.key(body=body, image=image)
+        self._questions.keep(key, partial(questions.of_summary, self._identity, request, seen))
 
     async def aclose(self) -> None:
         """Gives up what is being asked."""
@@ -360,7 +366,7 @@ class ImageAnswers:
             store,
             "image",
             _encode_image,
-            _decode_image,
+            decode_image,
             memory=REMEMBERED_IMAGE_BYTES,
             size=lambda image: len(image.jpeg),
             certain=is_certain,
@@ -380,7 +386,8 @@ def _encode_image(image: PreparedImage) -> bytes:
     return struct.pack("<I", len(head)) + head + image.jpeg
 
 
-def _decode_image(payload: bytes) -> PreparedImage:
+def decode_image(payload: bytes) -> PreparedImage:
+    """What is kept of an image; raises ValueError, KeyError, TypeError or struct.error for what is none."""
     (length,) = struct.unpack_from("<I", payload)
     return _image(payload[4 + length :], json.loads(payload[4 : 4 + length]))
 

@@ -344,6 +344,40 @@ def test_a_model_that_was_swapped_is_noticed(cached: Fastqwen, tmp_path: Path) -
     assert "another model gave these answers" in done.stderr
 
 
+def test_of_a_small_cache_one_question_at_least_is_asked_again(cached: Fastqwen, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "p.jsonl", {"prompt": "Which?\n", "labels": ["A", "B"]})
+    with serve("vllm") as server:
+        options = ["--endpoint", server.url, "--model", "tiny"]
+        cached("probs", path, *options)
+        posts = server.posts
+        done = cached("cache", "verify", "--reask", "1%", "--json", *options)
+    found = json.loads(done.stdout)
+    assert (found["asked"], found["readings"], found["swapped"]) == (1, 1, False)
+    assert server.posts == posts + 1 + 3  # whether it reads ids once, and the question twice
+
+
+def test_summaries_of_a_model_that_was_swapped_are_noticed(
+    cached: Fastqwen, tmp_path: Path, server: Loopback
+) -> None:
+    options = ["--endpoint", server.url, "--model", "tiny"]
+    cached(*IMAGES, "--limit", "6", "-o", tmp_path / "a.jsonl", *options)
+    same = cached("cache", "verify", "--reask", "50%", *options)
+    assert "asked again: 3 (0 failed)" in same.stderr
+    assert "3 summaries, 0 are neither of the two" in same.stderr
+    answer = server._chat
+
+    def swapped(asked: dict[str, Any], id: str) -> dict[str, Any]:
+        found = answer(asked, id)
+        found["choices"][0]["message"]["content"] += " And more."
+        return found
+
+    server._chat = swapped  # type: ignore[method-assign]  # another model
+    done = cached("cache", "verify", "--reask", "100%", *options, check=1)
+    assert "another model gave these answers" in done.stderr
+    cached("cache", "gc", "--older-than", "0s")
+    assert "nothing could be asked again" in cached("cache", "verify", "--reask", "1%", *options).stderr
+
+
 def test_two_runs_of_one_job_share_the_work(cached: Fastqwen, tmp_path: Path) -> None:  # X15
     rows = [{"id": str(n), "prompt": f"Question {n}\n", "labels": ["A", "B"]} for n in range(60)]
     path = write_rows(tmp_path / "p.jsonl", *rows)

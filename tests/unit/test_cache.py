@@ -35,6 +35,7 @@ from cache.store import KINDS, Store
 from cache.users import InUse, User
 from tgi_stack import keeping
 from tgi_stack.errors import MachineError
+from tgi_stack.reask import Reasked
 
 KEYS = [digest(b"%d" % number) for number in range(1000)]
 NUMBERS = st.one_of(st.integers(), st.booleans(), st.none(), st.floats())
@@ -939,6 +940,21 @@ def test_what_the_commands_can_not_do_says_what_to_do(
         keeping.cleared(store)
     with pytest.raises(MachineError, match="can only be read here; have its owner"):
         keeping.collect(store, "1d", None)
+
+
+@pytest.mark.parametrize(
+    ("texts", "changed", "wavering", "swapped"),
+    [
+        (1, 0, 0, False),
+        (1, 1, 0, True),
+        (20, 5, 0, False),
+        (20, 6, 0, True),
+        (20, 8, 3, False),
+        (20, 10, 3, True),
+    ],
+)
+def test_texts_are_judged_by_how_many_waver(texts: int, changed: int, wavering: int, swapped: bool) -> None:
+    assert Reasked(texts=texts, changed=changed, wavering=wavering).swapped is swapped
 
 
 @pytest.mark.parametrize(

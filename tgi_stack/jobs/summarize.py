@@ -93,7 +93,10 @@ class Summarize:
 
         async def compute() -> Summary:
             image = None if prepare is None else await prepare()
-            return Summary(await self._backend.caption(self._request(body, image)), image)
+            request = self._request(body, image)
+            found = Summary(await self._backend.caption(request), image)
+            self._answers.keep_question(body, sha256, request)
+            return found
 
         summary, from_cache = await self._answers.get(body, sha256, compute)
         caption, image = summary.caption, summary.image
