@@ -17,8 +17,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,7 +27,6 @@ from rich.console import Console
 from cache.errors import CacheError
 from cache.store import Store
 from tgi_stack import __version__, foretell, keeping, prompts, report, settings
-from tgi_stack.backends.base import Backend
 from tgi_stack.backends.registry import bench, draw_bench, examine_endpoints, open_backend, open_stack
 from tgi_stack.bench import show
 from tgi_stack.errors import (
@@ -40,16 +38,14 @@ from tgi_stack.errors import (
     UsageError,
 )
 from tgi_stack.jobs import run as runner
-from tgi_stack.jobs.probs import Probs
-from tgi_stack.jobs.rerank import Rerank, join_items
-from tgi_stack.jobs.summarize import Summarize
+from tgi_stack.jobs.ahead import Ahead
+from tgi_stack.jobs.recipe import Recipe
 from tgi_stack.keeping import open_store, store_of
 from tgi_stack.progress import Progress
 from tgi_stack.rows.ledger import Checked, Sink, UnorderedFile, part_path, standard_output
 from tgi_stack.rows.manifest import question
 from tgi_stack.rows.output import Output
-from tgi_stack.rows.reader import File, Folder, RawRow, Source, open_source
-from tgi_stack.rows.schema import probs_row, rerank_row, summarize_row
+from tgi_stack.rows.reader import File, Folder, Source, open_source
 from tgi_stack.rows.verify import verify
 from tgi_stack.settings import Settings
 from tgi_stack.templates import read_template
@@ -266,11 +262,8 @@ def summarize(
         chosen = settings.load(flags, file=config)
         source = open_source(input, folders=True, columns=_columns(columns))
         prompt = read_template(chosen, prompts.SUMMARY_PLACEHOLDERS)
-
-        def job(backend: Backend, store: Store | None) -> runner.Job[Any]:
-            return Summarize(backend, chosen, source.base, prompt, store).job()
-
-        _run_job("summarize", summarize_row, job, source, out, chosen, as_json=as_json, quiet=quiet)
+        recipe = Recipe("summarize", chosen, source.base, template=prompt)
+        _run_job(recipe, source, out, as_json=as_json, quiet=quiet)
 
 
 @app.command()
@@ -352,13 +345,10 @@ def rerank(
     with _reporting(debug):
         chosen = settings.load(flags, file=config)
         source = open_source(input, columns=_columns(columns))
-        item_sources = [open_source(name, columns=_columns(columns)) for name in items or ()]
+        item_sources = tuple(open_source(name, columns=_columns(columns)) for name in items or ())
         prompt = read_template(chosen, prompts.RERANK_PLACEHOLDERS)
-
-        def job(backend: Backend, store: Store | None) -> runner.Job[Any]:
-            return Rerank(backend, chosen, join_items(item_sources), prompt, source.base, store).job()
-
-        _run_job("rerank", rerank_row, job, source, out, chosen, item_sources, as_json=as_json, quiet=quiet)
+        recipe = Recipe("rerank", chosen, source.base, item_sources, prompt)
+        _run_job(recipe, source, out, as_json=as_json, quiet=quiet)
 
 
 @app.command()
@@ -411,12 +401,8 @@ def probs(
     with _reporting(debug):
         chosen = settings.load(flags, file=config)
         source = open_source(input, columns=_columns(columns))
-        parse = partial(probs_row, labels=chosen.labels)
-
-        def job(backend: Backend, store: Store | None) -> runner.Job[Any]:
-            return Probs(backend, chosen, store).job()
-
-        _run_job("probs", parse, job, source, out, chosen, as_json=as_json, quiet=quiet)
+        recipe = Recipe("probs", chosen, source.base)
+        _run_job(recipe, source, out, as_json=as_json, quiet=quiet)
 
 
 @app.command(name="verify")
@@ -795,21 +781,9 @@ def _split(value: str | None) -> tuple[str, ...] | None:
     return None if value is None else settings.split(value)
 
 
-def _run_job(
-    name: str,
-    parse: Callable[[RawRow], Any],
-    make_job: Callable[[Backend, Store | None], runner.Job[Any]],
-    source: Source,
-    out: Path | None,
-    chosen: Settings,
-    items: list[Source] | None = None,
-    *,
-    as_json: bool,
-    quiet: bool,
-) -> None:
-    kind = _kind(name, chosen)
-    if chosen.dry_run:
-        _foretell(kind, parse, make_job, source, chosen, as_json=as_json)
+def _run_job(recipe: Recipe, source: Source, out: Path | None, *, as_json: bool, quiet: bool) -> None:
+    if recipe.settings.dry_run:
+        _foretell(recipe, source, as_json=as_json)
         return
     if as_json and out is None:
         raise UsageError("--json prints its summary on stdout, where the records go; give -o OUT as well")
@@ -818,9 +792,9 @@ def _run_job(
         if not quiet:
             talk.print(_escaped(line), markup=False)
 
-    _refuse_same_file(out, [source, *(items or [])])
-    chosen = runner.within_limits(chosen, say)
-    sink = _open_sink(name, source, items or [], out, chosen)
+    _refuse_same_file(out, [source, *recipe.items])
+    recipe = replace(recipe, settings=runner.within_limits(recipe.settings, say))
+    sink = _open_sink(recipe, source, out)
     tally = runner.Tally()
     stopped, store = None, None
     try:
@@ -828,24 +802,12 @@ def _run_job(
             tally = runner.Tally.of(sink.finished)
             say(f"{out} is finished; to write it anew: --overwrite")
         else:
-            strict = not chosen.skip_bad_rows
+            strict = not recipe.settings.skip_bad_rows
             known = sink.known_rows(strict=strict) if isinstance(sink, Output) else None
-            runner.count(parse, source, chosen, tally, known)
-            store = open_store(chosen, say)
-
-            async def work() -> int | None:
-                backend = await open_backend(chosen, kind, say, store)
-                try:
-                    job = make_job(backend, store)
-                    sink.begin(backend.identity, Checked(tally.input_rows, strict))
-                    began = time.monotonic()
-                    ended = await _work(job, source, sink, chosen, tally, quiet)
-                    foretell.note_speed(store, kind, backend.identity, tally, time.monotonic() - began)
-                    return ended
-                finally:
-                    await backend.aclose()
-
-            stopped = asyncio.run(work())
+            runner.count(recipe.parse, source, recipe.settings, tally, known)
+            store = open_store(recipe.settings, say)
+            checked = Checked(tally.input_rows, strict)
+            stopped = asyncio.run(_answered(recipe, source, sink, checked, tally, store, say, quiet=quiet))
     except BaseException:
         if tally.rows:
             talk.print(tally.line(), markup=False)
@@ -858,32 +820,46 @@ def _run_job(
     _close(tally, out, as_json, stopped)
 
 
+async def _answered(
+    recipe: Recipe,
+    source: Source,
+    sink: Sink,
+    checked: Checked,
+    tally: runner.Tally,
+    store: Store | None,
+    say: Callable[[str], None],
+    *,
+    quiet: bool,
+) -> int | None:
+    """Answers the rows: the number of the signal that stopped it, or None."""
+    settings, kind = recipe.settings, recipe.kind
+    backend = await open_backend(settings, kind, say, store)
+    try:
+        job = recipe.job(backend, store)
+        sink.begin(backend.identity, checked)
+        ahead = None
+        if isinstance(sink, Output) and store is not None:
+            ahead = Ahead.of(recipe, source, sink, store, backend.identity)
+        began = time.monotonic()
+        ended = await _work(job, source, sink, settings, tally, ahead, quiet)
+        foretell.note_speed(store, kind, backend.identity, tally, time.monotonic() - began)
+        return ended
+    finally:
+        await backend.aclose()
+
+
 def _say_skipped(source: Source, say: Callable[[str], None]) -> None:
     if isinstance(source, Folder) and source.skipped:
         say(f"{source.skipped:,} files in {source.base} are no images (or are links) and were left out")
 
 
-def _kind(name: str, chosen: Settings) -> str:
-    """Which sort of model a job asks."""
-    sees = name == "summarize" or (name == "rerank" and chosen.item_images)
-    return "vision" if sees else "text"
-
-
-def _foretell(
-    kind: str,
-    parse: Callable[[RawRow], Any],
-    make_job: Callable[[Backend, Store | None], runner.Job[Any]],
-    source: Source,
-    chosen: Settings,
-    *,
-    as_json: bool,
-) -> None:
+def _foretell(recipe: Recipe, source: Source, *, as_json: bool) -> None:
     """What a run would find in the cache and have to ask for; sends and writes nothing."""
     tally = runner.Tally()
-    runner.count(parse, source, chosen, tally)
-    store = open_store(chosen, lambda line: talk.print(_escaped(line), markup=False))
+    runner.count(recipe.parse, source, recipe.settings, tally)
+    store = open_store(recipe.settings, lambda line: talk.print(_escaped(line), markup=False))
     try:
-        found = asyncio.run(foretell.foretell(kind, make_job, source, chosen, tally, store))
+        found = asyncio.run(foretell.foretell(recipe, source, tally, store))
     finally:
         if store is not None:
             store.close()
@@ -905,14 +881,15 @@ def _refuse_same_file(out: Path | None, sources: list[Source]) -> None:
                     raise UsageError(f"-o {out} would write over the input {source.name}; give another name")
 
 
-def _open_sink(name: str, source: Source, items: list[Source], out: Path | None, chosen: Settings) -> Sink:
+def _open_sink(recipe: Recipe, source: Source, out: Path | None) -> Sink:
+    chosen = recipe.settings
     if out is None:
         return standard_output()
     if chosen.unordered:
         return UnorderedFile(out, overwrite=chosen.overwrite)
     return Output(
         out,
-        question(name, chosen, source, items),
+        question(recipe.name, chosen, source, list(recipe.items)),
         source,
         command=sys.argv,
         limit=chosen.limit,
@@ -926,6 +903,7 @@ async def _work(
     sink: Sink,
     chosen: Settings,
     tally: runner.Tally,
+    ahead: Ahead | None,
     quiet: bool,
 ) -> int | None:
     """Runs the job: the number of the signal that stopped it, or None."""
@@ -942,7 +920,7 @@ async def _work(
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, interrupt, number)
     with Progress(talk, quiet=quiet) as progress:
-        await runner.run(job, source, sink, chosen, tally, progress.update, stop)
+        await runner.run(job, source, sink, chosen, tally, progress.update, stop, ahead)
     return signals[0] if signals else None
 
 

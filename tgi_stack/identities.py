@@ -79,6 +79,11 @@ class Identities:
                     return replace(known, stand_in=self._stand_in_for(known.identity, settings))
         return None
 
+    def of(self, kind: str, identity: Identity) -> Known | None:
+        """What is known of somebody."""
+        entries = (entry for _, entry in self._listed(kind) if entry["identity"] == asdict(identity))
+        return next(filter(None, map(self._known, entries)), None)
+
     def _known(self, entry: dict[str, Any]) -> Known | None:
         identity = Identity(**entry["identity"])
         content = self._store.get("tokenizer", identity.tokenizer)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import os
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from cache.keys import digest
 from cache.store import Store
@@ -17,6 +19,9 @@ from tgi_stack.images.grid import Grid
 from tgi_stack.images.pool import ImagePool
 from tgi_stack.settings import Settings
 from tgi_stack.types import PreparedImage
+
+# Calls a function that waits for a disk: elsewhere, so that the event loop goes on, or where there is none.
+Reading = Callable[..., Awaitable[Any]]
 
 UNNAMED = "{image}"  # stands for the name in what is told of an image whose content several rows may hold
 
@@ -38,9 +43,18 @@ class Images:
     Args:
         base: the folder that relative paths begin at.
         store: where prepared images are remembered.
+        reading: how files are read.
     """
 
-    def __init__(self, grid: Grid, settings: Settings, base: Path, store: Store | None = None) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        settings: Settings,
+        base: Path,
+        store: Store | None = None,
+        reading: Reading = asyncio.to_thread,
+    ) -> None:
+        self._reading = reading
         self._grid = grid
         self._settings = settings
         self._base = base
@@ -57,7 +71,8 @@ class Images:
             ImageError: see `images.files`.
         """
         if isinstance(content, str):
-            return await asyncio.to_thread(_read, self._base / content)
+            found: tuple[bytes, str] = await self._reading(_read, os.path.join(self._base, content))
+            return found
         checked(content, name)
         return content, digest(content)
 
@@ -89,6 +104,6 @@ class Images:
         await self._pool.aclose()
 
 
-def _read(path: Path) -> tuple[bytes, str]:
-    content = read_file(path)
+def _read(path: str) -> tuple[bytes, str]:
+    content = read_file(Path(path))
     return content, digest(content)

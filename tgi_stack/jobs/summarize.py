@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from tgi_stack import prompts
 from tgi_stack.answers import Summary, SummaryAnswers, TokenAnswers
 from tgi_stack.backends.base import Backend
 from tgi_stack.errors import ImageError, TextError, UsageError
-from tgi_stack.jobs.images import Images, told_of
+from tgi_stack.jobs.images import Images, Reading, told_of
 from tgi_stack.jobs.run import Job
 from tgi_stack.quality import caption_flags
 from tgi_stack.rows.schema import summarize_row
@@ -28,6 +29,7 @@ class Summarize:
     Args:
         base: the folder that relative image paths begin at.
         template: a prompt file's text in place of the built-in prompt.
+        reading: how files are read, see `images.Reading`.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class Summarize:
         base: Path,
         template: str | None = None,
         store: Store | None = None,
+        reading: Reading = asyncio.to_thread,
     ) -> None:
         if backend.profile.grid is None and not settings.allow_text_only:
             raise UsageError(f"{backend.identity.model} reads no images; use a Qwen-VL model")
@@ -45,7 +48,7 @@ class Summarize:
         self._settings = settings
         self._template = template
         grid = backend.profile.grid
-        self._images = None if grid is None else Images(grid, settings, base, store)
+        self._images = None if grid is None else Images(grid, settings, base, store, reading)
         self._answers = SummaryAnswers(store, backend.identity, settings, grid)
         self._tokens = TokenAnswers(store, backend.profile.tokenizer)
 
