@@ -50,6 +50,30 @@ def test_a_rerun_offline_is_what_the_run_was(cached: Fastqwen, tmp_path: Path, j
     assert "loaded" not in done.stderr
 
 
+def test_a_row_that_failed_for_itself_fails_for_the_same_reason_offline(
+    cached: Fastqwen, tmp_path: Path
+) -> None:
+    """Which is why offline what is not in the cache is prepared like any other before it is missed."""
+    whole = (CATALOGUE / "images" / "mug-02.jpg").read_bytes()
+    for name, content in (("good.jpg", whole), ("cut.jpg", whole[:2000]), ("text.jpg", b"<html>")):
+        (tmp_path / name).write_bytes(content)
+    images = write_rows(
+        tmp_path / "i.jsonl",
+        *({"id": n, "image": n} for n in ("good.jpg", "cut.jpg", "text.jpg", "gone.jpg")),
+    )
+    prompts = write_rows(
+        tmp_path / "p.jsonl",
+        {"prompt": "Which?\n", "labels": ["A", "B"]},
+        {"prompt": "Which?\n", "labels": ["A", "A"]},
+        {"prompt": "a b " * 5000, "labels": ["A", "B"]},
+    )
+    for job, ok in ((("summarize", images), 1), (("probs", prompts), 1)):
+        cached(*job, "-o", tmp_path / "a.jsonl", *TORCH, "--overwrite", check=1)
+        cached(*job, "-o", tmp_path / "b.jsonl", *TORCH, "--overwrite", "--offline", check=1)
+        assert plain(tmp_path / "a.jsonl") == plain(tmp_path / "b.jsonl")
+        assert [record["status"] for record in read_records(tmp_path / "b.jsonl")].count("ok") == ok
+
+
 @pytest.mark.parametrize("dialect", ["tgi", "vllm"])
 def test_offline_needs_no_server_that_was_asked(cached: Fastqwen, tmp_path: Path, dialect: str) -> None:
     with serve(dialect) as server:

@@ -11,7 +11,7 @@ from cache.keys import Part
 from cache.store import Store
 from tgi_stack import prompts, questions, scoring
 from tgi_stack.answers import LabelAnswers, TokenAnswers
-from tgi_stack.backends.base import Backend, Replaced
+from tgi_stack.backends.base import Backend, Replaced, refuse_absent
 from tgi_stack.errors import RowError, ScoreError, TextError
 from tgi_stack.fanout import together
 from tgi_stack.images import VERSION as image_version  # noqa: N811
@@ -127,6 +127,7 @@ class Reader:
         return await self._answers.get(place.described(), labels, partial(self._ask, place, labels))
 
     async def _ask(self, place: Place, labels: tuple[str, ...]) -> LabelScores:
+        refuse_absent(self._backend)
         paths = self._prover.paths(labels, place.ending, (place.prompt, place.token_ids))
         self._refuse_length(place, max(map(len, paths)))
         if all(len(path) == 1 for path in paths):

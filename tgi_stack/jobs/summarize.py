@@ -11,7 +11,7 @@ from typing import Any
 from cache.store import Store
 from tgi_stack import prompts
 from tgi_stack.answers import Summary, SummaryAnswers, TokenAnswers
-from tgi_stack.backends.base import Backend
+from tgi_stack.backends.base import Backend, refuse_absent
 from tgi_stack.errors import ImageError, TextError, UsageError
 from tgi_stack.jobs.images import Images, Reading, told_of
 from tgi_stack.jobs.run import Job
@@ -95,6 +95,7 @@ class Summarize:
         body = self._body(title, text)
 
         async def compute() -> Summary:
+            refuse_absent(self._backend)
             image = None if prepare is None else await prepare()
             request = self._request(body, image)
             found = Summary(await self._backend.caption(request), image)
