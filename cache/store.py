@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from cache import codecs, places
 from cache.cleaning import Held, oldest, remove
@@ -27,16 +28,18 @@ KINDS = {
     "tokenizer": "V",
     "question": "Q",
 }
-LARGE = frozenset({"image", "tokenizer"})  # kept apart, so that small answers stay close together
+# Kept apart, so that small answers stay close together.
+LARGE = frozenset({KINDS["image"], KINDS["tokenizer"]})
 STAYING = frozenset({"identity", "tokenizer"})  # without them no offline run; they go by `clear` alone
 PATIENCE = 3  # lookups that waited too long, before the run goes on without the cache for a while
 PAUSE_S = 60.0
 
 Say = Callable[[str], None]
+Found = TypeVar("Found")
 
 
 def _shelf_of(name: str) -> str:
-    return "large" if name[0] in {KINDS[kind] for kind in LARGE} else "small"
+    return "large" if name[0] in LARGE else "small"
 
 
 class Store:
@@ -163,7 +166,7 @@ class Store:
         blob = self._writer.pending(name) if self._writer is not None else None
         try:
             if blob is None:
-                blob = self._read(name)
+                blob = self._read(_shelf_of(name), lambda shelf: shelf.get(name))
             payload = None if blob is None else codecs.unseal(KINDS[kind], blob)
         except DamagedError as error:
             self.counts[f"{kind} damaged"] += 1
@@ -180,18 +183,19 @@ class Store:
         self.counts[f"{kind} hits"] -= 1
         self.counts[f"{kind} misses"] += not again
 
-    def _read(self, name: str) -> bytes | None:
+    def _read(self, place: str, look: Callable[[Shelf], Found]) -> Found | None:
+        """What a look into a shelf finds; None where it can't be told, which offline is an error."""
         if time.monotonic() < self._paused_until:
             return None
         for left in reversed(range(PATIENCE if self._offline else 1)):
-            shelf = self._shelves.get(_shelf_of(name))
+            shelf = self._shelves.get(place)
             if shelf is None:
                 return None
             try:
-                return shelf.get(name)
+                return look(shelf)
             except (sqlite3.Error, OSError) as error:
                 if is_damage(error):
-                    self._lost(_shelf_of(name), shelf, error)
+                    self._lost(place, shelf, error)
                     return None
                 if self._offline and not left:
                     raise CacheError(
@@ -345,22 +349,12 @@ class Store:
                     yield kind, name[1:], None
 
     def keys(self, kind: str) -> list[str]:
-        """The keys of all entries of a kind.
-
-        Raises:
-            CacheError: they can't be read.
-        """
+        """The keys of all entries of a kind; raises as `get` does."""
         self.flush()
         letter = KINDS[kind]
-        shelf = self._shelves.get(_shelf_of(letter))
-        if shelf is None:
-            return []
         query = "SELECT key FROM Cache WHERE raw = 1 AND key >= ? AND key < ?"
-        try:
-            names = shelf.rows(query, letter, chr(ord(letter) + 1))
-        except sqlite3.DatabaseError as error:
-            raise CacheError(f"the cache in {self.directory} can't be read ({error})") from error
-        return [name[1:] for (name,) in names]
+        names = self._read(_shelf_of(letter), lambda shelf: shelf.rows(query, letter, chr(ord(letter) + 1)))
+        return [name[1:] for (name,) in names or ()]
 
     def all_of(self, kind: str) -> list[tuple[str, bytes]]:
         """Keys and values of all entries of a kind of which there are few; raises as `keys` does."""

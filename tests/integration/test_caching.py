@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -418,6 +419,30 @@ def test_two_runs_of_one_job_share_the_work(cached: Fastqwen, tmp_path: Path) ->
         assert [process.wait(60) for process in running] == [0, 0]
     assert plain(tmp_path / "0.jsonl") == plain(tmp_path / "1.jsonl")
     assert server.posts <= 60 + 2 + 4  # each question once, and what each run asks before its first row
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_a_cache_that_others_hold_from_the_start_fails_no_row(
+    cached: Fastqwen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: bool
+) -> None:
+    monkeypatch.setattr("cache.shelf.BUSY_S", 0.05)
+    job = (*SESSIONS, "--engine", "scripted")
+    cached(*job, "-o", tmp_path / "a.jsonl")
+    blockers = [
+        sqlite3.connect(tmp_path / "cache" / "v1" / name / "cache.db", isolation_level=None)
+        for name in ("small", "large")
+    ]
+    for blocker in blockers:
+        blocker.execute("BEGIN EXCLUSIVE")
+    if offline:  # misses would be untrue
+        done = cached(*job, "-o", tmp_path / "b.jsonl", "--offline", check=3)
+        assert "run it again later" in done.stderr
+    else:
+        done = cached(*job, "-o", tmp_path / "b.jsonl")
+        assert done.stderr.count("is busy or can't be read") == 1
+        assert plain(tmp_path / "a.jsonl") == plain(tmp_path / "b.jsonl")
+    for blocker in blockers:
+        blocker.close()
 
 
 def test_a_run_without_a_place_for_a_cache_goes_on(cached: Fastqwen, tmp_path: Path) -> None:  # X07
