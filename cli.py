@@ -666,7 +666,7 @@ def cache_info(
 @cache_app.command(name="verify")
 def cache_verify(
     reask: Annotated[
-        str | None, typer.Option(metavar="1%", help="Ask the model again for this share of the readings.")
+        str | None, typer.Option(metavar="1%", help="Ask the model again for this share of its answers.")
     ] = None,
     engine: Engine = None,
     endpoint: Endpoints = None,
@@ -694,7 +694,7 @@ def cache_verify(
             _print_data(found)
         for line in keeping.verdict(found):
             talk.print(line, markup=False)
-        if found["damaged"] or found.get("differ"):
+        if found["damaged"] or found.get("swapped"):
             raise typer.Exit(1)
 
 

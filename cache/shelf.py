@@ -191,9 +191,9 @@ class Shelf:
         """Writes several in one transaction."""
         self._change(lambda cache: sum(cache.set(key, blob) for key, blob in entries))
 
-    def remove(self, names: list[str]) -> int:
-        """Removes entries in one transaction; how many there were."""
-        return self._change(lambda cache: sum(cache.delete(name) for name in names))
+    def remove(self, names: Callable[[], list[str]]) -> int:
+        """Removes entries in one transaction, which asks for their names; how many there were."""
+        return self._change(lambda cache: sum(cache.delete(name) for name in names()))
 
     def _change(self, change: Callable[[diskcache.Cache], int]) -> int:
         with places.alone(self._folder / "writing", TURN_S):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cache.store import Store
-from tgi_stack.answers import Identities
 from tgi_stack.backends.counting import TYPE, CountingBackend, open_counting
+from tgi_stack.identities import Identities
 from tgi_stack.jobs import run as runner
 from tgi_stack.jobs.recipe import Recipe
 from tgi_stack.rows.ledger import Discard

@@ -14,6 +14,7 @@ from tgi_stack.engine import caption, kernels, score
 from tgi_stack.engine.checkpoint import locate
 from tgi_stack.engine.load import load
 from tgi_stack.engine.placement import choose
+from tgi_stack.engine.reading import whole
 from tgi_stack.engine.runtime import Runtime
 from tgi_stack.engine.scorer import Options, Scorer
 from tgi_stack.engine.switches import Switches
@@ -48,7 +49,7 @@ def test_probabilities_beside_fp32(
     text_model: Any, tokenizer: Tokenizer, switches: dict[str, Any], tolerance: float
 ) -> None:
     requests = score_requests(tokenizer, 40)
-    found = runtime("text", tokenizer, **switches).score(requests)
+    found = whole(runtime("text", tokenizer, **switches).score(requests))
     for one, request in zip(found, requests, strict=True):
         exact = scoring.softmax(score.score(text_model, [request])[0].logprobs)
         assert max(abs(a - b) for a, b in zip(scoring.softmax(one.logprobs), exact, strict=True)) <= tolerance

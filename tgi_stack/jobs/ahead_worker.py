@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from cache.store import Store
-from tgi_stack.answers import Identities
 from tgi_stack.backends.offline import OfflineBackend, forbid_network
+from tgi_stack.errors import AnswerError, RowError
+from tgi_stack.identities import Identities
 from tgi_stack.images.pipe import LENGTH, framed
 from tgi_stack.jobs.ahead import opened
 from tgi_stack.jobs.recipe import Recipe
@@ -37,6 +38,13 @@ BLOCK = 256  # neighbouring rows, which one process answers
 LEAST_SHARE = 0.5  # of rows in the cache, below which it is no use
 
 
+class Nobody(OfflineBackend):
+    """Knows no more than the cache; why a row fails is for the run itself to find out."""
+
+    def absent(self) -> RowError:
+        return AnswerError("offline.miss", "not in the cache")
+
+
 async def serve(asked: dict[str, Any], answers: IO[bytes]) -> None:
     """Answers the rows of a request."""
     settings = Settings.model_validate(asked["settings"])
@@ -47,7 +55,7 @@ async def serve(asked: dict[str, Any], answers: IO[bytes]) -> None:
     if known is None:
         return
     forbid_network()
-    job = recipe.job(OfflineBackend(known.identity, known.profile), store, at_once)
+    job = recipe.job(Nobody(known.identity, known.profile), store, at_once)
     source = opened(asked["source"])
     rows = islice(source.rows(_skip(asked["after"], *asked["share"])), settings.limit)
     try:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from cache.keys import digest
 from cache.store import Store
 from tgi_stack.answers import ImageAnswers
+from tgi_stack.errors import ImageError
 from tgi_stack.images.files import checked, read_file
 from tgi_stack.images.grid import Grid
 from tgi_stack.images.pool import ImagePool
@@ -20,6 +22,19 @@ from tgi_stack.types import PreparedImage
 
 # Calls a function that waits for a disk: elsewhere, so that the event loop goes on, or where there is none.
 Reading = Callable[..., Awaitable[Any]]
+
+UNNAMED = "{image}"  # stands for the name in what is told of an image whose content several rows may hold
+
+
+@contextmanager
+def told_of(name: str) -> Iterator[None]:
+    """What is wrong with an image is told under a row's own name of it."""
+    try:
+        yield
+    except ImageError as error:
+        said = str(error)
+        told = said.replace(UNNAMED, name, 1) if said.startswith(UNNAMED) else f"{name}: {said}"
+        raise ImageError(error.type, told, error.flags, error.attempts) from error
 
 
 class Images:
@@ -61,16 +76,16 @@ class Images:
         checked(content, name)
         return content, digest(content)
 
-    async def prepared(self, content: bytes, sha256: str, name: str) -> PreparedImage:
+    async def prepared(self, content: bytes, sha256: str) -> PreparedImage:
         """What is sent in place of a file with these bytes.
 
         Raises:
-            ImageError: see `images.prepare`.
+            ImageError: see `images.prepare`; to be told under a name, see `told_of`.
         """
         prepare = partial(
             self._pool.prepare,
             content,
-            name,
+            UNNAMED,
             self._grid,
             max_side_px=self._settings.max_side,
             allow_truncated=self._settings.allow_truncated,
@@ -80,7 +95,8 @@ class Images:
     async def get(self, content: str | bytes, name: str) -> PreparedImage:
         """`read` and `prepared` at once."""
         found, sha256 = await self.read(content, name)
-        return await self.prepared(found, sha256, name)
+        with told_of(name):
+            return await self.prepared(found, sha256)
 
     async def aclose(self) -> None:
         """Ends the processes that decode images."""
