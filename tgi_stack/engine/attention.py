@@ -1,4 +1,4 @@
-"""Attention over packed segments, by what the device has: own Triton kernel, flash kernels, or plain SDPA.
+"""Attention over packed segments, by what the device has: own kernels, flash kernels, or plain SDPA.
 
 A segment attends causally to its own rows and, besides, to a prefix that it shares with others. Where rows
 are of pictures (`causal=False`) each attends to the whole of its segment.
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tgi_stack.engine import kernels
+from tgi_stack.engine import hopper, kernels
 
 varlen_attn: Any = None
 flash_attn_varlen_func: Any = None
@@ -39,7 +39,9 @@ class Segments:
     """Which rows of a pack belong together; int32, shape [segments]; see `packing.Pack`.
 
     Attributes:
-        tiles: what the Triton kernel's programs do, int32 [tiles, 5]; the longest first.
+        tiles: what the own kernels' programs do, int32 [1 + tiles, 5]; behind a row that begins with their
+            number, the longest first.
+        rows: those that the segments cover, from the first.
         gathered: rows of the keys that each segment sees, one behind the other, where prefixes are shared.
     """
 
@@ -52,6 +54,7 @@ class Segments:
     key_ends: torch.Tensor
     tiles: torch.Tensor | None
     gathered: torch.Tensor | None
+    rows: int
 
     @property
     def longest(self) -> tuple[int, int]:
@@ -65,20 +68,20 @@ def segments(
     prefixes: tuple[NDArray[np.int32], NDArray[np.int32]] | None,
     device: torch.device,
     *,
-    group: int | None,
+    tile: int | None,
     causal: bool = True,
 ) -> Segments:
     """Segments with what kernels need, copied to the device behind its other work.
 
     Args:
         prefixes: starts and lengths of the rows that each segment sees besides its own.
-        group: query heads of a key-value head, for the Triton kernel; None where another computes.
+        tile: positions in a tile of the kernel that computes, see `tile_positions`.
     """
     none = np.zeros_like(starts)
     prefix_starts, prefix_lengths = prefixes or (none, none)
     seen = lengths + prefix_lengths
     gathered = None
-    if group is None and prefix_lengths.any():
+    if tile is None and prefix_lengths.any():
         parts = [
             np.arange(start, start + length)
             for pair in zip(prefix_starts, prefix_lengths, starts, lengths, strict=True)
@@ -86,8 +89,8 @@ def segments(
         ]
         gathered = upload(np.concatenate(parts), device)
     tiles = None
-    if group is not None:
-        tiles = upload(_tiles(starts, lengths, prefix_starts, prefix_lengths, TILE // group), device)
+    if tile is not None:
+        tiles = upload(tiles_of(starts, lengths, prefix_starts, prefix_lengths, tile), device)
     return Segments(
         starts,
         lengths,
@@ -98,6 +101,7 @@ def segments(
         key_ends=upload(_ends(seen), device),
         tiles=tiles,
         gathered=gathered,
+        rows=int((starts + lengths).max()),
     )
 
 
@@ -110,14 +114,16 @@ def upload(values: NDArray[np.integer], device: torch.device) -> torch.Tensor:
 def choose(
     device: torch.device, dtype: torch.dtype, head_dim: int, wanted: str = "auto"
 ) -> tuple[str, Attention]:
-    """The attention for a device, with its name: `triton`, `torch varlen`, `flash_attn` or `sdpa`.
+    """The attention for a device, with its name: `hopper`, `triton`, `torch varlen`, `flash_attn` or `sdpa`.
 
     Args:
         wanted: `auto`, or `flash` for flash kernels and no other.
     """
     on_gpu = device.type == "cuda" and dtype in HALF
     whole = head_dim >= 16 and head_dim & (head_dim - 1) == 0
+    on_hopper = hopper.usable(device, dtype) and head_dim in hopper.HEAD_DIMS
     options: list[tuple[str, Attention, bool]] = [
+        ("hopper", by_hopper, on_hopper and wanted == "auto"),
         ("triton", by_triton, on_gpu and kernels.AVAILABLE and whole and wanted == "auto"),
         ("flash_attn", by_flash_attn, on_gpu and flash_attn_varlen_func is not None),
         ("torch varlen", by_varlen, on_gpu and varlen_attn is not None),
@@ -126,15 +132,34 @@ def choose(
     return next((name, function) for name, function, works in options if works)
 
 
-def by_triton(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, parts: Segments) -> torch.Tensor:
-    """The project's kernel: shared prefixes and grouped heads without a copy."""
+def tile_positions(name: str, group: int) -> int | None:
+    """Positions in a tile of the attention of that name; None where it has no tiles.
+
+    Args:
+        group: query heads of a key-value head.
+    """
+    if name == "hopper":
+        return hopper.positions(group)
+    return TILE // group if name == "triton" else None
+
+
+def by_hopper(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, parts: Segments) -> torch.Tensor:
+    """The project's kernel for Hopper: shared prefixes and grouped heads without a copy."""
     if parts.tiles is None:
-        raise ValueError("segments for the Triton kernel are made with their group")
+        raise ValueError("segments for the Hopper kernel are made with its tile")
+    scale = LOG2_E * q.shape[-1] ** -0.5
+    return hopper.attend(q, k, v, parts.tiles, parts.rows, scale, causal=parts.causal)
+
+
+def by_triton(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, parts: Segments) -> torch.Tensor:
+    """The project's kernel for other chips: the same without a copy too."""
+    if parts.tiles is None:
+        raise ValueError("segments for the Triton kernel are made with its tile")
     tokens, heads, size = q.shape
     out = torch.empty(tokens, heads * size, dtype=q.dtype, device=q.device)
     kernels.launch(
-        "attend", (len(parts.tiles), k.shape[1]),
-        q, k, v, out, parts.tiles, q.stride(0), k.stride(0), v.stride(0), LOG2_E * size**-0.5,
+        "attend", (len(parts.tiles) - 1, k.shape[1]),
+        q, k, v, out, parts.tiles[1:], q.stride(0), k.stride(0), v.stride(0), LOG2_E * size**-0.5,
         GROUP=heads // k.shape[1], HEADS=heads, SIZE=size,
         BLOCK_M=TILE, BLOCK_N=KEYS, CAUSAL=parts.causal, num_warps=8, num_stages=3,
     )  # fmt: skip
@@ -198,14 +223,14 @@ def _ends(lengths: NDArray[np.int32]) -> NDArray[np.int32]:
     return np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
 
 
-def _tiles(
+def tiles_of(
     starts: NDArray[np.int32],
     lengths: NDArray[np.int32],
     prefix_starts: NDArray[np.int32],
     prefix_lengths: NDArray[np.int32],
     positions: int,
 ) -> NDArray[np.int32]:
-    """A row for each tile of positions of each segment, those with most keys first: they take longest."""
+    """`Segments.tiles`: of each segment as many as its positions fill, those with most keys first in all."""
     counts = -(-lengths // positions)
     segment = np.repeat(np.arange(len(starts)), counts)
     within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -218,7 +243,8 @@ def _tiles(
         prefix_lengths[segment],
     )
     keys = prefix_lengths[segment] + first - starts[segment]
-    return np.stack(columns, axis=1)[np.argsort(-keys, kind="stable")].astype(np.int32)
+    ordered = np.stack(columns, axis=1)[np.argsort(-keys, kind="stable")]
+    return np.concatenate(([[len(ordered), 0, 0, 0, 0]], ordered)).astype(np.int32)
 
 
 def _arguments(function: Callable[..., object] | None) -> Sequence[str]:

@@ -77,8 +77,8 @@ class Decoder:
         ids = np.concatenate([prompt.token_ids for prompt in prompts])
         within = np.arange(len(ids)) - np.repeat(ends - lengths, lengths)
         places = attention.upload(np.repeat(slots, lengths) * self.cache.rows + within, device)
-        group = network.heads // network.kv_heads if self.attention == "triton" else None
-        parts = attention.segments(ends - lengths, lengths, None, device, group=group)
+        tile = attention.tile_positions(self.attention, network.heads // network.kv_heads)
+        parts = attention.segments(ends - lengths, lengths, None, device, tile=tile)
         fill = (0, next((size for size in self._sizes if size >= len(ids)), len(ids)) - len(ids))
         positions = np.pad(np.concatenate([prompt.positions for prompt in prompts], axis=1), ((0, 0), fill))
         x = network.embedding[attention.upload(np.pad(ids, fill), device)]

@@ -32,7 +32,9 @@ class Matrix(Protocol):
         """The product, shape [tokens, out]."""
 
     def add(self, residual: torch.Tensor, x: Activations) -> tuple[torch.Tensor, Pending]:
-        """The residual with the product added to it, or both apart where the next step adds them cheaper."""
+        """The residual with the product added to it, which may be in place, or both apart where the next step
+        adds them cheaper.
+        """
 
 
 class Fused:
@@ -52,7 +54,10 @@ class Fused:
         return torch.nn.functional.linear(cast(torch.Tensor, x), self.weight)
 
     def add(self, residual: torch.Tensor, x: Activations) -> tuple[torch.Tensor, Pending]:
-        return torch.addmm(residual, cast(torch.Tensor, x), self.weight.T), None
+        if torch.compiler.is_compiling():  # which would copy what is overwritten
+            return torch.addmm(residual, cast(torch.Tensor, x), self.weight.T), None
+        # Into a new tensor cuBLAS would first copy the residual.
+        return residual.addmm_(cast(torch.Tensor, x), self.weight.T), None
 
 
 class Fused8:

@@ -12,7 +12,7 @@ from typing import Any, Protocol, cast
 
 import torch
 
-from tgi_stack.engine.matrices import Activations, Matrix, Pending, matrix
+from tgi_stack.engine.matrices import Activations, Matrix, Modules, Pending, matrix
 from tgi_stack.engine.ops import Ops
 from tgi_stack.engine.rotary import Rotary
 
@@ -95,6 +95,11 @@ class Network:
         """Whether `compile` was called."""
         return bool(self._compiled)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether all products are computed here, and none by the modules of a quantised model."""
+        return not any(isinstance(layer.qkv, Modules) for layer in self.layers)
+
     def forward(
         self,
         x: torch.Tensor,
@@ -152,7 +157,7 @@ def after_attention(
     attended: Activations = ops.rows8(rows) if layer.out.wants_fp8 else rows
     x, pending = layer.out.add(x, attended)
     x, normed = ops.add_norm(x, pending, layer.mlp_norm, eps, fp8=layer.gate_up.wants_fp8)
-    return layer.down.add(x, ops.swiglu(layer.gate_up(normed), fp8=layer.down.wants_fp8))
+    return layer.down.add(x, ops.gated(layer.gate_up, normed, fp8=layer.down.wants_fp8))
 
 
 def supports(model: Any) -> str | None:

@@ -1,4 +1,4 @@
-"""Norms, rotations and activations of a layer: as torch operations, or as Triton kernels on a GPU.
+"""Norms, rotations, activations and products of a layer: as torch operations, or as kernels on a GPU.
 
 Both compute in fp32 and round once, at the end.
 """
@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import torch
 
-from tgi_stack.engine import kernels
-from tgi_stack.engine.matrices import FP8, FP8_MAX, Activations, Pending, Rows8
+from tgi_stack.engine import hopper, kernels
+from tgi_stack.engine.matrices import FP8, FP8_MAX, Activations, Fused, Matrix, Pending, Rows8
 
 Tables = tuple[torch.Tensor, torch.Tensor]
 Triple = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -49,6 +49,10 @@ class Ops:
         gate, up = gate_up.float().chunk(2, dim=-1)
         product = torch.nn.functional.silu(gate) * up
         return self._quantised(product) if fp8 else product.to(gate_up.dtype)
+
+    def gated(self, matrix: Matrix, x: Activations, *, fp8: bool = False) -> Activations:
+        """silu(gate) * up of the products with [gate | up]."""
+        return self.swiglu(matrix(x), fp8=fp8)
 
     def rows8(self, x: torch.Tensor) -> Rows8:
         """Rows in fp8, each by its own scale."""
@@ -91,9 +95,20 @@ class TritonOps(Ops):
         return kernels.rows8(x)
 
 
+class HopperOps(TritonOps):
+    """The MLP's first product and its activation by one kernel, where rows are many."""
+
+    def gated(self, matrix: Matrix, x: Activations, *, fp8: bool = False) -> Activations:
+        if isinstance(matrix, Fused) and isinstance(x, torch.Tensor) and hopper.pays(x, matrix.weight):
+            return hopper.gated(x, matrix.weight)
+        return super().gated(matrix, x, fp8=fp8)
+
+
 def ops_for(device: torch.device) -> Ops:
     """The kernels where they run, else plain torch."""
-    return TritonOps() if device.type == "cuda" and kernels.AVAILABLE else Ops()
+    if device.type != "cuda" or not kernels.AVAILABLE:
+        return Ops()
+    return HopperOps() if hopper.usable(device, torch.bfloat16) else TritonOps()
 
 
 def _rms(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:

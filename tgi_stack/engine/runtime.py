@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from tgi_stack.engine import attention, caption, kernels, network, score, trial
+from tgi_stack.engine import attention, caption, hopper, kernels, network, score, trial
 from tgi_stack.engine.cache import SlotCache
 from tgi_stack.engine.decoder import Decoder
 from tgi_stack.engine.network import Network
@@ -117,10 +117,16 @@ class Runtime:
         config = getattr(self.model.config, "text_config", self.model.config)
         heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // heads
-        fault = trial.trial(self.device, self.model.dtype, (heads, kv_heads, size), config.hidden_size)
+        shape = (heads, kv_heads, size)
+        fault = trial.trial(self.device, self.model.dtype, shape, config.hidden_size)
         if fault is not None:
             trial.refuse()
             self.about += f"without Triton kernels ({fault}); "
+        elif hopper.usable(self.device, self.model.dtype):
+            fault = trial.trial_on_hopper(self.device, shape, config.hidden_size)
+            if fault is not None:
+                trial.refuse_on_hopper()
+                self.about += f"without the kernels for Hopper ({fault}); "
 
     def _network(self) -> Network:
         compiled = self._switches.compiled

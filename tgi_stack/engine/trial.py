@@ -1,62 +1,92 @@
-"""Tries the Triton kernels against plain torch on this very device, before answers depend on them."""
+"""Tries the kernels against plain torch on this very device, before answers depend on them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import numpy as np
 import torch
 
-from tgi_stack.engine import attention, kernels
+from tgi_stack.engine import attention, hopper, kernels
 from tgi_stack.engine.ops import Ops, TritonOps
 
 ROWS = 200
 # Rounding to bf16 is 2^-8 of a value; values here are of the order of one.
 TOLERANCE = 0.06
+Pairs = dict[str, list[torch.Tensor]]
 
 
 def trial(device: torch.device, dtype: torch.dtype, shape: tuple[int, int, int], hidden: int) -> str | None:
-    """What is wrong with the kernels here, or None.
+    """What is wrong with the Triton kernels here, or None.
 
     Args:
         shape: heads, key-value heads, head_dim.
     """
+    return _tried(partial(_triton, device, dtype, shape, hidden))
+
+
+def trial_on_hopper(device: torch.device, shape: tuple[int, int, int], hidden: int) -> str | None:
+    """The same of the kernels for Hopper, where they run."""
+    return _tried(partial(_hopper, device, shape, hidden))
+
+
+def _tried(pairs: Callable[[], Pairs]) -> str | None:
     try:
         with torch.inference_mode():
-            return _differences(device, dtype, shape, hidden)
+            return _worst(pairs())
     except Exception as error:  # noqa: BLE001  # a compiler can fail in any way, and torch computes as well
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
 
 
-def _differences(
-    device: torch.device, dtype: torch.dtype, shape: tuple[int, int, int], hidden: int
-) -> str | None:
+def _triton(device: torch.device, dtype: torch.dtype, shape: tuple[int, int, int], hidden: int) -> Pairs:
     heads, kv_heads, size = shape
-    generator = torch.Generator(device).manual_seed(0)
-
-    def draw(*sizes: int) -> torch.Tensor:
-        return torch.randn(sizes, generator=generator, device=device).to(dtype)
-
+    draw = _drawer(device, dtype)
     plain, fast = Ops(), TritonOps()
     x, pending, weight = draw(ROWS, hidden), draw(ROWS, hidden), draw(hidden)
     qkv, norms = draw(ROWS, (heads + 2 * kv_heads) * size), draw(2, size)
-    angles = torch.rand(ROWS, size // 2, generator=generator, device=device)
+    angles = draw(ROWS, size // 2).float()
     tables = (angles.cos(), angles.sin())
-    pairs = {
+    turned = [ops.rotate(qkv.clone(), norms[0], norms[1], tables, shape, 1e-6) for ops in (plain, fast)]
+    return {
         "add_norm": [
             cast(torch.Tensor, o.add_norm(x.clone(), pending, weight, 1e-6)[1]) for o in (plain, fast)
         ],
         "swiglu": [cast(torch.Tensor, ops.swiglu(x)) for ops in (plain, fast)],
+        "rotate": [torch.cat([part.flatten(1) for part in parts], dim=1) for parts in turned],
+        "attend": _attended(*turned[0], "triton", attention.by_triton),
     }
-    turned = [ops.rotate(qkv.clone(), norms[0], norms[1], tables, shape, 1e-6) for ops in (plain, fast)]
-    pairs["rotate"] = [torch.cat([part.flatten(1) for part in parts], dim=1) for parts in turned]
+
+
+def _hopper(device: torch.device, shape: tuple[int, int, int], hidden: int) -> Pairs:
+    heads, kv_heads, size = shape
+    draw = _drawer(device, torch.bfloat16)
+    x, wide = draw(ROWS, hidden), draw(2 * hidden, hidden) / hidden**0.5
+    pairs = {"gated": [cast(torch.Tensor, Ops().swiglu(x @ wide.T)), hopper.gated(x, wide)]}
+    if size in hopper.HEAD_DIMS:
+        q, k, v = torch.split(draw(ROWS, heads + 2 * kv_heads, size), [heads, kv_heads, kv_heads], dim=1)
+        pairs["attend"] = _attended(q, k, v, "hopper", attention.by_hopper)
+    return pairs
+
+
+def _drawer(device: torch.device, dtype: torch.dtype) -> Callable[..., torch.Tensor]:
+    generator = torch.Generator(device).manual_seed(0)
+    return lambda *sizes: torch.randn(sizes, generator=generator, device=device).to(dtype)
+
+
+def _attended(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, name: str, attend: attention.Attention
+) -> list[torch.Tensor]:
+    """By torch and by a kernel: three segments, the second and third of which see the first."""
     starts, lengths = np.array([0, 40, 137], dtype=np.int32), np.array([40, 97, 63], dtype=np.int32)
     prefixes = (np.array([0, 0, 0], dtype=np.int32), np.array([0, 40, 40], dtype=np.int32))
-    parts = [
-        attention.segments(starts, lengths, prefixes, device, group=group)
-        for group in (None, heads // kv_heads)
-    ]
-    pairs["attend"] = [attention.by_sdpa(*turned[0], parts[0]), attention.by_triton(*turned[0], parts[1])]
+    tile = attention.tile_positions(name, q.shape[1] // k.shape[1])
+    parts = [attention.segments(starts, lengths, prefixes, q.device, tile=one) for one in (None, tile)]
+    return [attention.by_sdpa(q, k, v, parts[0]), attend(q, k, v, parts[1])]
+
+
+def _worst(pairs: Pairs) -> str | None:
     for name, (one, other) in pairs.items():
         difference = float((one.float() - other.float()).abs().max())
         # Written so that NaN is refused too.
@@ -68,3 +98,8 @@ def _differences(
 def refuse() -> None:
     """Has everything computed without the kernels."""
     kernels.AVAILABLE = False
+
+
+def refuse_on_hopper() -> None:
+    """Has everything computed without the kernels for Hopper."""
+    hopper.AVAILABLE = False

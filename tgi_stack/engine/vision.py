@@ -63,8 +63,8 @@ class Tower:
         cos, sin = (torch.cat(parts) for parts in zip(*tables, strict=True))
         lengths = np.array([rows * columns for rows, columns in sizes], dtype=np.int32)
         starts = (np.cumsum(lengths) - lengths).astype(np.int32)
-        group = 1 if self.attention == "triton" else None
-        parts = attention.segments(starts, lengths, None, self._device, group=group, causal=False)
+        tile = attention.tile_positions(self.attention, 1)
+        parts = attention.segments(starts, lengths, None, self._device, tile=tile, causal=False)
         deep = []
         for index, block in enumerate(self._visual.blocks):
             x = x + self._attend(block.attn, block.norm1(x), (cos, sin), parts)

@@ -1,0 +1,317 @@
+"""The Gluon programs for Hopper; `hopper` launches them.
+
+A program holds one processor of the chip to its end. One warp copies tiles into shared memory, which two
+groups of four warps multiply: a ring of buffers with a barrier for "filled" and one for "read" each. What
+Triton does by itself for a loop, Gluon leaves to be written, and so copies for the next tile go on while the
+last one is put in order and stored.
+"""
+
+# Gluon reads the functions below as a language of its own: types and names follow its custom.
+# mypy: ignore-errors
+# ruff: noqa: N803, N806, RUF005, SIM113
+
+from __future__ import annotations
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+
+
+@gluon.jit
+def barriers(COUNT: gl.constexpr, READERS: gl.constexpr):
+    """For a ring of buffers: who fills one says so on the first, who has read it on the second."""
+    ready = gl.allocate_shared_memory(gl.int64, [COUNT, 1], mbarrier.MBarrierLayout())
+    empty = gl.allocate_shared_memory(gl.int64, [COUNT, 1], mbarrier.MBarrierLayout())
+    for i in gl.static_range(COUNT):
+        mbarrier.init(ready.index(i), count=1)
+        mbarrier.init(empty.index(i), count=READERS)
+    return ready, empty
+
+
+# Products with what follows them -------------------------------------------------------------------------
+
+
+@gluon.jit
+def place(tile, ROWS, COLUMNS, GROUP: gl.constexpr):
+    """Row and column of a tile: GROUP rows of tiles go column by column, so that what is read stays near."""
+    width = GROUP * COLUMNS
+    first = tile // width * GROUP
+    size = gl.minimum(ROWS - first, GROUP)
+    return first + tile % width % size, tile % width // size
+
+
+@gluon.jit
+def load_tiles(
+    a, b, a_bufs, b_bufs, ready, empty, width, row_tiles, column_tiles, k_tiles, GROUP: gl.constexpr
+):  # fmt: skip
+    """Fills the ring with what the tiles of this program need, in their order."""
+    STAGES: gl.constexpr = a_bufs.shape[0]
+    BLOCK_M: gl.constexpr = a.block_type.shape[0]
+    BLOCK_K: gl.constexpr = a.block_type.shape[1]
+    HALF: gl.constexpr = b.block_type.shape[0]
+    entry = 0
+    for tile in range(gl.program_id(0), row_tiles * column_tiles, gl.num_programs(0)):
+        row, column = place(tile, row_tiles, column_tiles, GROUP)
+        for k in range(k_tiles):
+            stage = entry % STAGES
+            mbarrier.wait(empty.index(stage), (entry // STAGES & 1) ^ 1)
+            filled = ready.index(stage)
+            mbarrier.expect(filled, a.block_type.nbytes + 2 * b.block_type.nbytes)
+            tma.async_copy_global_to_shared(a, [row * BLOCK_M, k * BLOCK_K], filled, a_bufs.index(stage))
+            buffer = b_bufs.index(stage)
+            first = column * HALF
+            tma.async_copy_global_to_shared(b, [first, k * BLOCK_K], filled, buffer.slice(0, HALF))
+            tma.async_copy_global_to_shared(b, [width + first, k * BLOCK_K], filled, buffer.slice(HALF, HALF))
+            entry += 1
+
+
+@gluon.jit
+def multiply_tiles(
+    a_bufs, b_bufs, out_bufs, ready, empty, out, row_tiles, column_tiles, k_tiles,
+    WHICH: gl.constexpr, GROUP: gl.constexpr,
+):  # fmt: skip
+    """One of the two groups of warps: its half of the rows of each tile."""
+    STAGES: gl.constexpr = a_bufs.shape[0]
+    BLOCK_M: gl.constexpr = a_bufs.shape[1]
+    BLOCK_N: gl.constexpr = b_bufs.shape[1]
+    ROWS: gl.constexpr = BLOCK_M // 2
+    layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
+    staged = out_bufs.index(WHICH)
+    entry = 0
+    for tile in range(gl.program_id(0), row_tiles * column_tiles, gl.num_programs(0)):
+        acc = gl.zeros([ROWS, BLOCK_N], gl.float32, layout)
+        for k in range(k_tiles):
+            stage = entry % STAGES
+            mbarrier.wait(ready.index(stage), entry // STAGES & 1)
+            a = a_bufs.index(stage).slice(WHICH * ROWS, ROWS)
+            acc = warpgroup_mma(a, b_bufs.index(stage).permute((1, 0)), acc, is_async=True)
+            # The product before is done; this one still reads.
+            acc = warpgroup_mma_wait(1, deps=(acc,))
+            mbarrier.arrive(empty.index((entry + STAGES - 1) % STAGES), count=1, pred=k > 0)
+            entry += 1
+        acc = warpgroup_mma_wait(0, deps=(acc,))
+        mbarrier.arrive(empty.index((entry + STAGES - 1) % STAGES), count=1)
+        row, column = place(tile, row_tiles, column_tiles, GROUP)
+        gate, up = acc.reshape([ROWS, 2, BLOCK_N // 2]).permute(0, 2, 1).split()
+        tma.store_wait(0)  # of the tile before
+        staged.store((gate / (1.0 + gl.exp(-gate)) * up).to(out.dtype))
+        fence_async_shared()
+        tma.async_copy_shared_to_global(out, [row * BLOCK_M + WHICH * ROWS, column * (BLOCK_N // 2)], staged)
+    tma.store_wait(0)
+
+
+# Numbers that change from pack to pack would each time be compiled for anew, as multiples of 16 or not.
+@gluon.jit(do_not_specialize=["row_tiles"])
+def gated(
+    a, b, out, width, row_tiles, column_tiles, k_tiles, GROUP: gl.constexpr, STAGES: gl.constexpr
+):  # fmt: skip
+    """silu(a @ gate.T) * (a @ up.T) for b = [gate; up], each of `width` rows.
+
+    A tile multiplies by as many rows of the one as of the other, so that both are in the same registers.
+    """
+    BLOCK_M: gl.constexpr = a.block_type.shape[0]
+    BLOCK_K: gl.constexpr = a.block_type.shape[1]
+    a_bufs = gl.allocate_shared_memory(a.dtype, [STAGES, BLOCK_M, BLOCK_K], a.layout)
+    b_bufs = gl.allocate_shared_memory(b.dtype, [STAGES, 2 * b.block_type.shape[0], BLOCK_K], b.layout)
+    out_bufs = gl.allocate_shared_memory(out.dtype, [2] + out.block_type.shape, out.layout)
+    ready, empty = barriers(STAGES, 2)
+    gl.warp_specialize([
+        (multiply_tiles, (a_bufs, b_bufs, out_bufs, ready, empty, out, row_tiles, column_tiles, k_tiles,
+                          0, GROUP)),
+        (multiply_tiles, (a_bufs, b_bufs, out_bufs, ready, empty, out, row_tiles, column_tiles, k_tiles,
+                          1, GROUP)),
+        (load_tiles, (a, b, a_bufs, b_bufs, ready, empty, width, row_tiles, column_tiles, k_tiles, GROUP)),
+    ], [4, 1], [240, 24])  # fmt: skip
+
+
+# Attention -----------------------------------------------------------------------------------------------
+
+
+@gluon.jit
+def tile_of(tiles, item, PAIRS: gl.constexpr):
+    """First position, end and start of the segment, start and end of its prefix: see `attention.Segments`."""
+    tile = tiles + (1 + item // PAIRS) * 5
+    prefix = gl.load(tile + 3)
+    return gl.load(tile), gl.load(tile + 1), gl.load(tile + 2), prefix, prefix + gl.load(tile + 4)
+
+
+@gluon.jit
+def blocks_of(
+    first, end, start, prefix, prefix_end,
+    POSITIONS: gl.constexpr, BLOCK_N: gl.constexpr, CAUSAL: gl.constexpr,
+):  # fmt: skip
+    """How many blocks of keys a tile sees in the prefix, and in all."""
+    last = end
+    if CAUSAL:
+        last = gl.minimum(first + POSITIONS, end)
+    before = (prefix_end - prefix + BLOCK_N - 1) // BLOCK_N
+    return before, before + (last - start + BLOCK_N - 1) // BLOCK_N
+
+
+@gluon.jit
+def load_heads(
+    q, k, v, q_bufs, kv_bufs, q_ready, q_empty, kv_ready, kv_empty, tiles,
+    GROUP: gl.constexpr, PAIRS: gl.constexpr, CAUSAL: gl.constexpr,
+):  # fmt: skip
+    """Copies, for each item of this program, two tiles of queries, and keys and values block by block."""
+    ROWS: gl.constexpr = q.block_type.shape[0]
+    SIZE: gl.constexpr = q.block_type.shape[1]
+    BLOCK_N: gl.constexpr = k.block_type.shape[0]
+    STAGES: gl.constexpr = kv_bufs.shape[0]
+    EVEN: gl.constexpr = GROUP % 2 == 0
+    turn = 0
+    entry = 0
+    for item in range(gl.program_id(0), gl.load(tiles) * PAIRS, gl.num_programs(0)):
+        first, end, start, prefix, prefix_end = tile_of(tiles, item, PAIRS)
+        before, blocks = blocks_of(
+            first, end, start, prefix, prefix_end, ROWS if EVEN else 2 * ROWS, BLOCK_N, CAUSAL
+        )
+        head = item % PAIRS * (2 if EVEN else 1)
+        place = turn % 2
+        mbarrier.wait(q_empty.index(place), (turn // 2 & 1) ^ 1)
+        filled = q_ready.index(place)
+        mbarrier.expect(filled, 2 * q.block_type.nbytes)
+        tma.async_copy_global_to_shared(q, [first, head * SIZE], filled, q_bufs.index(2 * place))
+        if EVEN:
+            tma.async_copy_global_to_shared(
+                q, [first, (head + 1) * SIZE], filled, q_bufs.index(2 * place + 1)
+            )
+        else:
+            tma.async_copy_global_to_shared(
+                q, [first + ROWS, head * SIZE], filled, q_bufs.index(2 * place + 1)
+            )
+        turn += 1
+        column = head // GROUP * SIZE
+        for block in range(blocks):
+            row = gl.where(block < before, prefix + block * BLOCK_N, start + (block - before) * BLOCK_N)
+            stage = entry % STAGES
+            mbarrier.wait(kv_empty.index(stage), (entry // STAGES & 1) ^ 1)
+            mbarrier.expect(kv_ready.index(stage), k.block_type.nbytes)
+            tma.async_copy_global_to_shared(k, [row, column], kv_ready.index(stage), kv_bufs.index(stage))
+            entry += 1
+            stage = entry % STAGES
+            mbarrier.wait(kv_empty.index(stage), (entry // STAGES & 1) ^ 1)
+            mbarrier.expect(kv_ready.index(stage), v.block_type.nbytes)
+            tma.async_copy_global_to_shared(v, [row, column], kv_ready.index(stage), kv_bufs.index(stage))
+            entry += 1
+
+
+@gluon.jit
+def masked(scores, query, block, before, first, end, start, prefix, prefix_end, CAUSAL: gl.constexpr):
+    """The scores with those out of sight at nothing; whole blocks in sight are left as they are."""
+    BLOCK_N: gl.constexpr = scores.shape[1]
+    columns = gl.arange(0, BLOCK_N, gl.SliceLayout(0, scores.type.layout))
+    if block < before:
+        row = prefix + block * BLOCK_N
+        clear = row + BLOCK_N <= prefix_end
+        most = gl.zeros_like(query) + prefix_end - 1
+    else:
+        row = start + (block - before) * BLOCK_N
+        if CAUSAL:
+            clear = row + BLOCK_N <= first + 1
+            most = query
+        else:
+            clear = row + BLOCK_N <= end
+            most = gl.zeros_like(query) + end - 1
+    if not clear:
+        scores = gl.where((row + columns)[None, :] <= most[:, None], scores, -1.0e30)
+    return scores
+
+
+@gluon.jit
+def attend_items(
+    q_bufs, kv_bufs, q_ready, q_empty, kv_ready, kv_empty, tiles, out, scale,
+    WHICH: gl.constexpr, GROUP: gl.constexpr, HEADS: gl.constexpr, CAUSAL: gl.constexpr,
+):  # fmt: skip
+    """One of the two groups of warps: its tile of queries of each item, by the online softmax."""
+    ROWS: gl.constexpr = q_bufs.shape[1]
+    SIZE: gl.constexpr = q_bufs.shape[2]
+    BLOCK_N: gl.constexpr = kv_bufs.shape[1]
+    STAGES: gl.constexpr = kv_bufs.shape[0]
+    EVEN: gl.constexpr = GROUP % 2 == 0
+    PAIRS: gl.constexpr = HEADS // 2 if EVEN else HEADS
+    scores_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
+    layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, SIZE, 16])
+    store_layout: gl.constexpr = gl.BlockedLayout([1, 8], [2, 16], [4, 1], [1, 0])
+    turn = 0
+    entry = 0
+    for item in range(gl.program_id(0), gl.load(tiles) * PAIRS, gl.num_programs(0)):
+        first, end, start, prefix, prefix_end = tile_of(tiles, item, PAIRS)
+        before, blocks = blocks_of(
+            first, end, start, prefix, prefix_end, ROWS if EVEN else 2 * ROWS, BLOCK_N, CAUSAL
+        )
+        head = item % PAIRS
+        if EVEN:
+            head = head * 2 + WHICH
+        else:
+            first += WHICH * ROWS
+        query = first + gl.arange(0, ROWS, gl.SliceLayout(1, scores_layout))
+        peak = gl.full([ROWS], -1.0e30, gl.float32, gl.SliceLayout(1, scores_layout))
+        total = gl.full([ROWS], 0.0, gl.float32, gl.SliceLayout(1, scores_layout))
+        acc = gl.zeros([ROWS, SIZE], gl.float32, layout)
+        nothing = gl.zeros([ROWS, BLOCK_N], gl.float32, scores_layout)
+        place = turn % 2
+        queries = q_bufs.index(2 * place + WHICH)
+        mbarrier.wait(q_ready.index(place), turn // 2 & 1)
+        for block in range(blocks):
+            stage = entry % STAGES
+            mbarrier.wait(kv_ready.index(stage), entry // STAGES & 1)
+            keys = kv_bufs.index(stage).permute((1, 0))
+            scores = warpgroup_mma(queries, keys, nothing, use_acc=False, is_async=True)
+            scores = warpgroup_mma_wait(0, deps=(scores,))
+            mbarrier.arrive(kv_empty.index(stage), count=1)
+            scores = masked(scores, query, block, before, first, end, start, prefix, prefix_end, CAUSAL)
+            higher = gl.maximum(peak, gl.max(scores, 1) * scale)
+            weights = gl.exp2(scores * scale - higher[:, None])
+            shrink = gl.exp2(peak - higher)
+            total = total * shrink + gl.sum(weights, 1)
+            peak = higher
+            acc = acc * gl.convert_layout(shrink, gl.SliceLayout(1, layout))[:, None]
+            entry += 1
+            stage = entry % STAGES
+            mbarrier.wait(kv_ready.index(stage), entry // STAGES & 1)
+            rounded = gl.convert_layout(weights.to(kv_bufs.dtype), gl.DotOperandLayout(0, layout, 2))
+            acc = warpgroup_mma(rounded, kv_bufs.index(stage), acc, is_async=True)
+            acc = warpgroup_mma_wait(0, deps=(acc,))
+            mbarrier.arrive(kv_empty.index(stage), count=1)
+            entry += 1
+        mbarrier.arrive(q_empty.index(place), count=1)
+        turn += 1
+        acc = acc * gl.convert_layout(1.0 / total, gl.SliceLayout(1, layout))[:, None]
+        rows = first + gl.arange(0, ROWS, gl.SliceLayout(1, store_layout))
+        d = gl.arange(0, SIZE, gl.SliceLayout(0, store_layout))
+        places = rows.to(gl.int64)[:, None] * (HEADS * SIZE) + head * SIZE + d[None, :]
+        rounded = gl.convert_layout(acc.to(out.dtype.element_ty), store_layout)
+        gl.store(out + places, rounded, mask=(rows < end)[:, None])
+
+
+@gluon.jit
+def attend(
+    q, k, v, out, tiles, scale,
+    GROUP: gl.constexpr, HEADS: gl.constexpr, CAUSAL: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    """Attention of tiles of positions to the rows they share with others and to their own segment.
+
+    An item is a tile for two query heads of one key-value head, or, where their number is odd, twice as many
+    positions for one head: two tiles of queries that read the same keys. Rows of keys and values behind a
+    segment are read too and weigh nothing, so that they have to be finite.
+    """
+    PAIRS: gl.constexpr = HEADS // 2 if GROUP % 2 == 0 else HEADS
+    q_bufs = gl.allocate_shared_memory(q.dtype, [4] + q.block_type.shape, q.layout)
+    kv_bufs = gl.allocate_shared_memory(k.dtype, [STAGES] + k.block_type.shape, k.layout)
+    q_ready, q_empty = barriers(2, 2)
+    kv_ready, kv_empty = barriers(STAGES, 2)
+    gl.warp_specialize([
+        (attend_items, (q_bufs, kv_bufs, q_ready, q_empty, kv_ready, kv_empty, tiles, out, scale,
+                        0, GROUP, HEADS, CAUSAL)),
+        (attend_items, (q_bufs, kv_bufs, q_ready, q_empty, kv_ready, kv_empty, tiles, out, scale,
+                        1, GROUP, HEADS, CAUSAL)),
+        (load_heads, (q, k, v, q_bufs, kv_bufs, q_ready, q_empty, kv_ready, kv_empty, tiles,
+                      GROUP, PAIRS, CAUSAL)),
+    ], [4, 1], [240, 24])  # fmt: skip
