@@ -16,7 +16,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from tgi_stack.engine.network import Network
 from tgi_stack.engine.ops import Ops, ops_for
 from tgi_stack.engine.placement import Placement, choose
 from tgi_stack.engine.runtime import prepare_compiler
-from tgi_stack.engine.scorer import SIZES, Options, Scorer, options_for
+from tgi_stack.engine.scorer import SIZES, Scorer, options_for
 from tgi_stack.engine.shapes import random_model
 from tgi_stack.types import ScoreRequest
 
@@ -89,15 +89,17 @@ def variants(model: Any, budget: int | None) -> list[Variant]:
     """The ways, slow to fast; what they need is made when they begin."""
     on_gpu = model.device.type == "cuda"
 
-    def packed(ops: Ops, *, fp8: bool = False, compiled: bool = False, flash: bool = False) -> Scorer:
+    def packed(
+        ops: Ops, *, fp8: bool = False, compiled: bool = False, flash: bool = False, replay: bool = True
+    ) -> Scorer:
         network = Network(model, ops, fp8=fp8)
         if compiled:
             prepare_compiler()
             network.compile(SIZES)
         options = options_for(network, None, compiled, flash)
         if budget:
-            options = Options(budget, sizes=options.sizes, flash=options.flash)
-        return Scorer(network, options)
+            options = replace(options, budget=budget)
+        return Scorer(network, replace(options, replay=replay))
 
     best = ops_for(model.device)
     rows = [
@@ -108,8 +110,9 @@ def variants(model: Any, budget: int | None) -> list[Variant]:
         Variant("packed, compiled by layer", lambda: packed(Ops(), compiled=True).score),
     ]
     if on_gpu:
-        rows.append(Variant("packed, Triton kernels", lambda: packed(best).score))
-        rows.append(Variant("packed, Triton kernels, fp8", lambda: packed(best, fp8=True).score))
+        rows.append(Variant("packed, own kernels", lambda: packed(best).score))
+        rows.append(Variant("packed, own kernels, fp8", lambda: packed(best, fp8=True).score))
+        rows.append(Variant("packed, own kernels, no graph", lambda: packed(best, replay=False).score))
     return rows
 
 
@@ -167,7 +170,7 @@ def sharing(model: Any, device: torch.device, queries: int, documents: int, repe
     answers = {}
     for share in (False, True):
         options = options_for(network, None)
-        scorer = Scorer(network, Options(options.budget, share=share))
+        scorer = Scorer(network, replace(options, share=share))
         answers[share] = scorer.score(requests)
         rates[share] = measure(lambda: scorer.score(requests), device, repeats=repeats).rate(len(requests))  # noqa: B023
     gap = max(

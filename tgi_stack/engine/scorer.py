@@ -21,6 +21,7 @@ from tgi_stack.engine.network import Network
 from tgi_stack.engine.packing import Ints, Pack, pack
 from tgi_stack.engine.placement import current
 from tgi_stack.engine.reading import Reading, reading, whole
+from tgi_stack.engine.replay import Replay
 from tgi_stack.errors import MachineError
 from tgi_stack.types import LabelScores, ScoreRequest
 
@@ -43,6 +44,7 @@ class Options:
         share: whether common beginnings are computed once.
         sizes: numbers of rows that packs are filled up to, for compiled code; none for any number.
         flash: `auto`, or `flash` for flash kernels and no other.
+        replay: whether full packs go through a recorded CUDA graph, where attention is the Hopper kernel.
     """
 
     budget: int
@@ -50,6 +52,7 @@ class Options:
     share: bool = True
     sizes: tuple[int, ...] = ()
     flash: str = "auto"
+    replay: bool = True
 
 
 def options_for(network: Network, most: int | None, compiled: bool = False, flash: bool = False) -> Options:
@@ -69,6 +72,7 @@ class Scorer:
     Attributes:
         options: as they are now; the budget is halved after running out of memory.
         attention: the name of what computes attention.
+        replay: full packs as a recorded graph, where they can be one.
     """
 
     def __init__(self, network: Network, options: Options) -> None:
@@ -77,6 +81,9 @@ class Scorer:
         self.attention, self._attention = attention.choose(
             network.device, network.dtype, network.head_dim, options.flash
         )
+        self.replay: Replay | None = None
+        if self.attention == "hopper" and options.replay and not options.sizes and network.is_plain:
+            self.replay = Replay(network, options.budget)
         self._launching = threading.Lock()
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[LabelScores]:
@@ -134,6 +141,25 @@ class Scorer:
 
     def _forward(self, one: Pack, label_ids: Sequence[tuple[int, ...]]) -> torch.Tensor:
         """Logarithms of the labels' probabilities, fp32, shape [members, most labels of any]."""
+        widest = max(map(len, label_ids))
+        labels = np.array([[*ids, *[0] * (widest - len(ids))] for ids in label_ids], dtype=np.int64)
+        last = self._recorded(one)
+        last = self._computed(one) if last is None else last
+        return label_logprobs(last, self._network.head, attention.upload(labels, self._network.device))
+
+    def _recorded(self, one: Pack) -> torch.Tensor | None:
+        """The outputs by a recorded pass, where there is one for such a pack."""
+        if self.replay is None or not self.replay.fits(one):
+            return None
+        try:
+            return self.replay(one)
+        except RuntimeError:  # no room for a recording, or something in it that can't be recorded
+            self.replay = None
+            release(self._network.device)
+            return None
+
+    def _computed(self, one: Pack) -> torch.Tensor:
+        """The normed outputs at the last positions, shape [members, hidden]."""
         network, device = self._network, self._network.device
         rows = next((size for size in self.options.sizes if size >= one.tokens), one.tokens)
         fill = (0, rows - one.tokens)
@@ -143,17 +169,14 @@ class Scorer:
             one.lengths,
             (one.prefix_starts, one.prefix_lengths),
             device,
-            group=network.heads // network.kv_heads if self.attention == "triton" else None,
+            tile=attention.tile_positions(self.attention, network.heads // network.kv_heads),
         )
-        widest = max(map(len, label_ids))
-        labels = np.array([[*ids, *[0] * (widest - len(ids))] for ids in label_ids], dtype=np.int64)
-        last = network.forward(
+        return network.forward(
             network.embedding[put(np.pad(one.token_ids, fill))],
             network.rotary.tables(put(np.pad(one.positions, fill))),
             lambda layer, q, k, v: self._attention(q, k, v, parts),
             last=put(one.last),
         )
-        return label_logprobs(last, network.head, put(labels))
 
 
 def label_logprobs(last: torch.Tensor, head: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
