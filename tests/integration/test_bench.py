@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ SMALL = Sizes(prompts=10, longest=80, images=2, new_tokens=4, checked=4)
 def results() -> dict[str, Any]:
     chosen = load({"engine": "torch", "model": "tiny", "device": "cpu"}, {})
     order = Order(only=("packed", "fp8 +"), repeats=2, sizes=SMALL, kinds=("text",))
-    return asyncio.run(bench(chosen, order, lambda line: None))
+    return bench(chosen, order, lambda line: None)
 
 
 def test_rows_are_measured_beside_the_baseline(results: dict[str, Any]) -> None:

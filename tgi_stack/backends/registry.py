@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +87,9 @@ def open_stack(docker_dir: Path | None, say: Say) -> Stack:
     return Stack(locate(docker_dir), say)
 
 
-def bench(settings: Settings, order: dict[str, Any], say: Say) -> Coroutine[Any, Any, dict[str, Any]]:
+def bench(
+    settings: Settings, order: dict[str, Any], say: Say, keep: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
     """See `bench.run.bench`; `order` holds the fields of its `Order`.
 
     Raises:
@@ -97,7 +99,7 @@ def bench(settings: Settings, order: dict[str, Any], say: Say) -> Coroutine[Any,
     from tgi_stack.bench.run import Order
     from tgi_stack.bench.run import bench as measure
 
-    return measure(settings, Order(**order), say)
+    return measure(settings, Order(**order), say, keep)
 
 
 def draw_bench(results: dict[str, Any], path: Path) -> None:

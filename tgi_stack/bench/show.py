@@ -18,6 +18,13 @@ def tables(results: Mapping[str, Any]) -> Iterator[Table]:
             yield _table(results, noun, lines)
 
 
+def missing(results: Mapping[str, Any]) -> str:
+    """A line that names the rows which were not reached; empty where all were."""
+    if not results:
+        return "stopped before the first row was measured"
+    return f"stopped; not measured: {', '.join(results['missing'])}" if results["missing"] else ""
+
+
 def _table(results: Mapping[str, Any], noun: str, lines: Sequence[Mapping[str, Any]]) -> Table:
     weights = " (random weights: speed does not depend on them)" if results["random_weights"] else ""
     place = f"{results['device']}, {results['dtype']}, torch {results['torch']}"
@@ -25,11 +32,12 @@ def _table(results: Mapping[str, Any], noun: str, lines: Sequence[Mapping[str, A
         "optimisation",
         f"{noun}/s",
         "range",
+        "over",
         "speed-up",
         "the seed expects",
         "peak MiB",
         "memory",
-        "first pass s",
+        "ready after s",
         "apart from fp32",
         "same as fp32",
         "right",
@@ -43,17 +51,18 @@ def _table(results: Mapping[str, Any], noun: str, lines: Sequence[Mapping[str, A
 def _cells(line: Mapping[str, Any]) -> list[str]:
     expected = ", ".join(filter(None, (line["expected"], line["expected_memory"])))
     if line["reason"]:
-        return [line["name"], line["reason"], "", "", expected]
+        return [line["name"], line["reason"], "", "", "", expected]
     low, high = line["range"]
     return [
         line["name"],
         f"{line['rate']:.2f}",
         f"{low:.2f}-{high:.2f}",
+        f"{line['passes']} x {line['requests']:,}",
         _formatted(line["speed_up"], "{:.2f}x"),
         expected,
         _formatted(line["peak_mib"], "{:.0f}"),
         _formatted(line["memory_change"], "{:+.0%}"),
-        f"{line['first_s']:.1f}",
+        f"{line['ready_s']:.1f}",
         _formatted(line["apart"], "{:.1e}"),
         _formatted(line["agreement"], "{:.0%}"),
         _formatted(line["right"], "{:.0%}"),
