@@ -849,7 +849,7 @@ def _run_job(
 
     def say(line: str) -> None:
         if not quiet:
-            talk.print(_escaped(line), markup=False)
+            _say(line)
 
     _refuse_same_file(out, [source, *(items or [])])
     chosen = runner.within_limits(chosen, say)
@@ -873,7 +873,7 @@ def _run_job(
                     sink.begin(backend.identity, Checked(tally.input_rows, strict))
                     began = time.monotonic()
                     ended = await _work(job, source, sink, chosen, tally, quiet)
-                    foretell.note_speed(store, kind, backend.identity, tally, time.monotonic() - began)
+                    foretell.note_speed(store, kind, backend, tally, time.monotonic() - began)
                     return ended
                 finally:
                     await backend.aclose()

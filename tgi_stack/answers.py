@@ -372,6 +372,10 @@ class Identities:
             if entry["identity"] == asdict(identity):
                 self._put(key, entry | {"speed": rows / seconds})
 
+    def know(self, kind: str, identity: Identity) -> bool:
+        """Whether they answered before."""
+        return any(entry["identity"] == asdict(identity) for _, entry in self._listed(kind))
+
     def speed(self, kind: str, identity: Identity) -> float | None:
         """Rows a second that were answered last, where that was noted."""
         same = (entry for _, entry in self._listed(kind) if entry["identity"] == asdict(identity))

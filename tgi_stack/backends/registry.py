@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cache.store import Store
 from tgi_stack.answers import Identities
 from tgi_stack.backends.base import Backend
+from tgi_stack.backends.ondemand import OnDemand
 from tgi_stack.errors import MissingPackageError, NoEngineError
 from tgi_stack.settings import Settings
 
@@ -23,7 +25,8 @@ Say = Callable[[str], None]
 async def open_backend(settings: Settings, kind: str, say: Say, store: Store | None = None) -> Backend:
     """The backend for a job of `kind` `text` or `vision`; `say` is told in a line what was chosen.
 
-    The cache remembers who it was, so that `--offline` knows whose answers to look for.
+    The cache remembers who it was, so that `--offline` knows whose answers to look for. With a cache the
+    torch engine loads its weights when the first row needs them.
 
     `auto` asks the endpoints; only where none was named and none answers does it compute in process, and only
     with weights that are on this machine.
@@ -43,19 +46,27 @@ async def open_backend(settings: Settings, kind: str, say: Say, store: Store | N
         identity = offline.identity
         say(f"offline: answers of {identity.model} ({identity.engine} {identity.version}) from the cache")
         return offline
-    backend = await _opened(settings, kind, say)
+    backend = await _opened(settings, kind, say, on_demand=store is not None)
     if store is not None:
-        Identities(store).remember(settings, kind, backend.identity, backend.profile)
+        _remember(Identities(store), settings, kind, backend)
     return backend
 
 
-async def _opened(settings: Settings, kind: str, say: Say) -> Backend:
+def _remember(identities: Identities, settings: Settings, kind: str, backend: Backend) -> None:
+    note = partial(identities.remember, settings, kind, backend.identity, backend.profile)
+    if isinstance(backend, OnDemand) and not identities.know(kind, backend.identity):
+        backend.when_opened(note)  # who can't be loaded answers nothing
+    else:
+        note()
+
+
+async def _opened(settings: Settings, kind: str, say: Say, *, on_demand: bool) -> Backend:
     if settings.engine == "scripted":
         from tgi_stack.backends.scripted import open_scripted
 
         return open_scripted(settings, kind)
     if settings.engine == "torch":
-        return _local(settings, kind, say)
+        return _local(settings, kind, say, on_demand=on_demand)
     from tgi_stack.backends.serving import DEFAULT_PATIENCE_S, open_served
 
     if settings.engine != "auto" or settings.names_endpoints:
@@ -65,7 +76,7 @@ async def _opened(settings: Settings, kind: str, say: Say) -> Backend:
         return _with_fallback(served, settings, kind, say)
     except NoEngineError as no_server:
         try:
-            backend = _local(settings, kind, say)
+            backend = _local(settings, kind, say, on_demand=on_demand)
         except (NoEngineError, MissingPackageError) as error:
             raise NoEngineError(f"{no_server}; {error}") from error
         say("no server answers: computing in process")
@@ -124,11 +135,11 @@ def _with_fallback(served: Backend, settings: Settings, kind: str, say: Say) -> 
     return WithFallback(served, settings.fallback, open_torch, say)
 
 
-def _local(settings: Settings, kind: str, say: Say) -> Backend:
+def _local(settings: Settings, kind: str, say: Say, *, on_demand: bool = False) -> Backend:
     _require_torch()
-    from tgi_stack.backends.workers import open_torch
+    from tgi_stack.backends.workers import open_torch, plan_torch
 
-    return open_torch(settings, kind, say)
+    return plan_torch(settings, kind, say) if on_demand else open_torch(settings, kind, say)
 
 
 def _require_torch() -> None:

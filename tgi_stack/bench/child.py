@@ -33,6 +33,7 @@ PADDED_SIZE = 32
 FIRST = 4  # requests of the first pass that is measured
 PASS_S = 5.0  # about what a timed pass takes
 MOST_GROWTH = 8.0  # of a pass over the one before it: small batches tell little of large ones
+FORKED_LATE = "the process that it was forked from had begun to use CUDA"
 SERVER_PATIENCE_S = 10.0  # unless --startup-timeout says otherwise
 
 Ask = Callable[[Sequence[Any]], Awaitable[list[Any]]]
@@ -74,6 +75,9 @@ def run(
     # Ctrl-C reaches all processes of a terminal; the first one decides when the others end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    if torch.cuda._is_in_bad_fork():
+        pipe.send(Found(reason=FORKED_LATE))
+        return
     try:
         found = asyncio.run(_measure(variant, settings, task, repeats, only_answers))
     except FastqwenError as error:

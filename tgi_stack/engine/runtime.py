@@ -32,6 +32,7 @@ MOST_SLOTS = {"cuda": 256, "cpu": 8}
 CACHE_SHARE = 0.6  # of the free memory
 # Prompts gathered before they are packed.
 GATHERED = {"cuda": 1024, "cpu": 32}
+UNPACKED = 8  # where transformers' own forward pads them
 RECOMPILES = 64
 
 
@@ -61,7 +62,6 @@ class Runtime:
         self._writer: Writer | None = None
         self.network: Network | None = None
         self.about = ""
-        device = self.device.type
         reason = network.supports(model)
         if reason is None:
             self.network = self._network()
@@ -70,12 +70,9 @@ class Runtime:
             self.about += f"packed, attention by {self.scorer.attention}"
         else:
             self.about += f"padded, by transformers' own forward ({reason})"
-        if kind == "vision":
-            self.gathered = switches.batch_size or MOST_SLOTS.get(device, MOST_SLOTS["cpu"])
-        else:
-            self.gathered = switches.batch_size or GATHERED.get(device, GATHERED["cpu"])
-        if reason is not None:
-            self.gathered = min(self.gathered, 8 if switches.batch_size is None else self.gathered)
+        self.gathered = gathered(self.device, kind, switches)
+        if reason is not None and switches.batch_size is None:
+            self.gathered = min(self.gathered, UNPACKED)
 
     @property
     def writes(self) -> bool:
@@ -161,6 +158,12 @@ class Runtime:
         torch.cuda.empty_cache()
         free, _ = torch.cuda.mem_get_info(self.device)
         return min(most, int(free * CACHE_SHARE) // (row_bytes * rows))
+
+
+def gathered(device: torch.device, kind: str, switches: Switches) -> int:
+    """How many requests a runtime likes to be given at once; one that can't pack takes fewer."""
+    most = MOST_SLOTS if kind == "vision" else GATHERED
+    return switches.batch_size or most.get(device.type, most["cpu"])
 
 
 def prepare_compiler() -> None:
