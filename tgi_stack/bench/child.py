@@ -104,7 +104,7 @@ async def _measure(
     try:
         if only_answers:
             return Found(answers=tuple(await ask(task.requests[: task.checked])))
-        warm = await _warm(ask, task.requests)
+        warm = await warm_up(ask, task.requests)
         part, rates = task.requests[: warm.count], list(warm.rates)
         while len(rates) < _passes(repeats, rates, len(part)):
             start = time.perf_counter()
@@ -130,7 +130,7 @@ def _passes(repeats: int, rates: Sequence[float], count: int) -> int:
 
 
 @dataclass(frozen=True)
-class _Warm:
+class Warm:
     """What warming up found out.
 
     Attributes:
@@ -147,20 +147,20 @@ class _Warm:
     seconds: float
 
 
-async def _warm(ask: Ask, requests: Sequence[Any]) -> _Warm:
+async def warm_up(ask: Ask, requests: Sequence[Any], clock: Callable[[], float] = time.perf_counter) -> Warm:
     """Asks more and more, until a pass takes long enough to be timed, or asks everything."""
     count, asked, seconds = 1, 0, 0.0
     again = False  # the first pass of a size may have compiled something
     while True:
-        start = time.perf_counter()
+        start = clock()
         answers = await ask(requests[:count])
-        took = time.perf_counter() - start
+        took = clock() - start
         growth = min(MOST_GROWTH, PASS_S / took)
         if again and growth < 2:
-            return _Warm(count, answers, (count / took,), asked, seconds)
+            return Warm(count, answers, (count / took,), asked, seconds)
         asked, seconds = asked + count, seconds + took
         if count == len(requests):
-            return _Warm(count, answers, (), asked, seconds)
+            return Warm(count, answers, (), asked, seconds)
         again = growth < 2 and count >= min(FIRST, len(requests))
         if not again:
             count = min(len(requests), max(FIRST, int(count * growth)))

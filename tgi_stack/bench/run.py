@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import shutil
 import statistics
@@ -39,6 +40,7 @@ Say = Callable[[str], None]
 Keep = Callable[[dict[str, Any]], None]
 ON_CPU = Sizes(prompts=96, longest=512, images=24, new_tokens=24, checked=16)
 ON_GPU = Sizes(prompts=2048, longest=1024, images=512, new_tokens=96, checked=32)
+VISUAL = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
 # Pictures are of one size, so that a padded batch of them holds no padding.
 TRUTHS = {
     "text": Variant("fp32, one at a time", variants.SEED),
@@ -196,7 +198,15 @@ def _checkpoint(
         say(f"random weights of {order.random_weights}'s shape in {folder}")
         random_model(order.random_weights, placement).save_pretrained(folder)
         release(placement.device)  # the rows' own processes need it
-        for file in (TINY / kind).glob("*"):
-            if file.name not in ("config.json", "generation_config.json", "model.safetensors", "README.md"):
-                shutil.copy(file, folder)
+        _give_tokenizer(folder, kind)
         yield settings.model_copy(update={"model": str(folder)}), (kind,)
+
+
+def _give_tokenizer(folder: Path, kind: str) -> None:
+    """The tokenizer that ships, and its ids of the tokens that stand for an image and around it."""
+    for file in (TINY / kind).glob("*"):
+        if file.name not in ("config.json", "generation_config.json", "model.safetensors", "README.md"):
+            shutil.copy(file, folder)
+    config, tiny = (json.loads((place / "config.json").read_text()) for place in (folder, TINY / kind))
+    config |= {name: tiny[name] for name in VISUAL if name in tiny}
+    (folder / "config.json").write_text(json.dumps(config))

@@ -141,6 +141,7 @@ def _random_turns(profile: Profile, sizes: Sizes) -> list[ScoreRequest]:
     tokenizer = profile.tokenizer
     prover = Prover(tokenizer.encode)
     ending = (profile.tail(), tokenizer.encode(profile.tail()))
+    framed = len(profile.turn("")[1])
     plain = min(tokenizer.added_tokens.values(), default=tokenizer.size)
     labels = prover.default(LABELS)
     label_ids = prover.ids(labels, ending)
@@ -149,6 +150,8 @@ def _random_turns(profile: Profile, sizes: Sizes) -> list[ScoreRequest]:
     )
     turns = []
     for one in drawn:
-        prompt, ids = profile.turn(tokenizer.decode(list(one.token_ids)))
+        # What random tokens spell has more tokens than they were; as many are kept as were drawn.
+        spelled = tokenizer.encode(tokenizer.decode(list(one.token_ids)))
+        prompt, ids = profile.turn(tokenizer.decode(list(spelled[: max(1, len(one.token_ids) - framed)])))
         turns.append(ScoreRequest(prompt, ids, labels, label_ids))
     return turns
