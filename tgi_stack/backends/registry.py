@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tgi_stack.stack.commands import Stack
 
 Say = Callable[[str], None]
+OF_TORCH = ("use_torch_compile", "use_flash_attention")
 
 
 async def open_backend(settings: Settings, kind: str, say: Say, store: Store | None = None) -> Backend:
@@ -131,6 +132,9 @@ def _with_fallback(served: Backend, settings: Settings, kind: str, say: Say) -> 
 
     def open_torch() -> Backend:
         return _local(settings.model_copy(update=update), kind, say)
+
+    if asked := [f"--{name.replace('_', '-')}" for name in OF_TORCH if getattr(settings, name)]:
+        say(f"{', '.join(asked)}: for what torch computes; a server computes as it was started")
 
     return WithFallback(served, settings.fallback, open_torch, say)
 
