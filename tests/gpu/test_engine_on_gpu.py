@@ -15,6 +15,7 @@ from tests.unit.test_engine import GRID, caption_requests, score_requests
 from tgi_stack import scoring
 from tgi_stack.bench import workload
 from tgi_stack.engine import caption, kernels, score
+from tgi_stack.engine.cache import SlotCache
 from tgi_stack.engine.checkpoint import locate
 from tgi_stack.engine.load import load
 from tgi_stack.engine.matrices import FP8, FP8_MAX
@@ -156,6 +157,31 @@ def test_summaries_beside_generate(vision_model: Any, tokenizer: Tokenizer, dtyp
         same += future.result(120).text == caption.caption(vision_model, tokenizer, GRID, [request])[0].text
     one.close()
     assert same >= (len(requests) if dtype == "fp32" else 0.8 * len(requests))
+
+
+@pytest.mark.parametrize("graph", ["captured", "refused", "8bit"])
+def test_summaries_without_a_graph_are_those_with_one(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, graph: str
+) -> None:
+    names = sorted(path.name for path in (CATALOGUE / "images").iterdir())[:8]
+    requests = caption_requests(tokenizer, names)
+    said: list[str] = []
+    model = load(locate("tiny", "vision", None, print), "vision", choose("cuda:0", "bf16"), print)
+    expected = [one.text for one in caption.caption(model, tokenizer, GRID, requests)]
+    if graph == "8bit":
+        pytest.importorskip("bitsandbytes")
+        placement, switches = choose("cuda:0", "bf16"), Switches(weights="8bit")
+        model = load(locate("tiny", "vision", None, print), "vision", placement, print, switches)
+    if graph == "refused":
+        attend = SlotCache.attend
+        # A look at the device's memory is what no graph can hold.
+        monkeypatch.setattr(SlotCache, "attend", lambda *args: (args[3].sum().item(), attend(*args))[1])
+    one = Runtime(model, Switches(), tokenizer=tokenizer, grid=GRID, kind="vision", say=said.append)
+    futures = [one.write(request) for request in requests]
+    texts = [future.result(120).text for future in futures]
+    one.close()
+    assert len(said) == (graph != "captured"), said
+    assert sum(a == b for a, b in zip(texts, expected, strict=True)) >= 0.75 * len(texts)
 
 
 def test_a_pack_that_does_not_fit_is_halved(tokenizer: Tokenizer) -> None:

@@ -230,11 +230,18 @@ def test_a_row_that_cannot_run_says_why(results: dict[str, Any]) -> None:
 
 def test_the_table_and_the_bars(results: dict[str, Any], tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=250)
-    for table in show.tables(results):
+    missing = {
+        "kind": "text",
+        "name": "Unsloth",
+        "reason": "install it with: pip install 'fastqwen[unsloth]'",
+    }
+    for table in show.tables(results | {"lines": [*results["lines"], missing]}):
         console.print(table)
     printed = console.file.getvalue()  # type: ignore[attr-defined]
     assert "packed, continuous batches" in printed
     assert "compute capability" in printed
+    assert "'fastqwen[unsloth]'" in printed  # no markup
+    assert "2 x 10" in printed
     chart.plot(results, tmp_path / "b.png")
     with Image.open(tmp_path / "b.png") as image:
         assert image.format == "PNG"

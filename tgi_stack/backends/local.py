@@ -127,7 +127,7 @@ def open_local(found: Plan, say: Say) -> LocalBackend:
     """
     model = load(found.checkpoint, found.kind, found.placements[0], say, found.switches)
     tokenizer, grid = found.profile.tokenizer, found.profile.grid
-    runtime = Runtime(model, found.switches, tokenizer=tokenizer, grid=grid, kind=found.kind)
+    runtime = Runtime(model, found.switches, tokenizer=tokenizer, grid=grid, kind=found.kind, say=say)
     say(f"torch: {runtime.about}")
     return LocalBackend(runtime, found.identity, found.profile)
 

@@ -25,7 +25,7 @@ from tgi_stack.bench.child import Found, print_nothing
 from tgi_stack.bench.process import in_process
 from tgi_stack.bench.results import Line, Results
 from tgi_stack.bench.tasks import CATALOGUE, Recipe, Sizes, Task
-from tgi_stack.bench.variants import BASELINE, VARIANTS, Variant
+from tgi_stack.bench.variants import BASELINE, PLAIN, VARIANTS, Variant
 from tgi_stack.engine.checkpoint import DEFAULT_MODELS
 from tgi_stack.engine.load import VISION_TYPES
 from tgi_stack.engine.placement import Placement, choose, devices
@@ -107,7 +107,7 @@ def _about(settings: Settings, order: Order, placement: Placement) -> dict[str, 
 
 
 def _rows(settings: Settings, order: Order) -> list[Variant]:
-    """The baseline, which all else is compared with, and the others in random order.
+    """The baseline, which all else is compared with, what no switch changes, and the others in random order.
 
     Raises:
         UsageError: --only names no row.
@@ -118,7 +118,8 @@ def _rows(settings: Settings, order: Order) -> list[Variant]:
         raise UsageError(f"--only {unknown[0]}: no row's name contains it; there are: {names}")
     chosen = [row for row in others if not order.only or any(part in row.name for part in order.only)]
     random.Random(order.seed).shuffle(chosen)  # noqa: S311  # no secrets
-    return [BASELINE, *chosen]
+    # A benchmark that is stopped early has what matters most.
+    return [BASELINE, *sorted(chosen, key=lambda row: row is not PLAIN)]
 
 
 def _table(

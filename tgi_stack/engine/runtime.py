@@ -32,6 +32,7 @@ MOST_SLOTS = {"cuda": 256, "cpu": 8}
 CACHE_SHARE = 0.6  # of the free memory
 # Prompts gathered before they are packed.
 GATHERED = {"cuda": 1024, "cpu": 32}
+WAITS = "bitsandbytes' 8-bit products wait for the device"
 UNPACKED = 8  # where transformers' own forward pads them
 RECOMPILES = 64
 
@@ -53,8 +54,10 @@ class Runtime:
         tokenizer: Tokenizer | None = None,
         grid: Grid | None = None,
         kind: str = "text",
+        say: Say = lambda line: None,
     ) -> None:
         self.model = model
+        self._say = say
         self.device: torch.device = model.device
         self._switches = switches
         self._tokenizer = tokenizer
@@ -139,6 +142,8 @@ class Runtime:
             config.image_token_id if sees else -1,
             sizes=SIZES if self._switches.compiled else (),
             flash=flash,
+            uncaptured=WAITS if getattr(self.model, "is_loaded_in_8bit", False) else "",
+            say=self._say,
         )
         return Writer(
             make,
