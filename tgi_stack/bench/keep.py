@@ -27,16 +27,20 @@ class Kept:
         if path is not None:
             if path.exists() and not path.is_file():
                 raise UsageError(f"-o {path} is no file; give a name for one")
-            with path.open("a"):  # before minutes of measuring
-                pass
+            # What can't be written is found out before minutes of measuring.
+            _beside(path).touch()
+            _beside(path).unlink()
 
     def __call__(self, found: dict[str, Any]) -> None:
         """Replaces the file whole: who reads it finds the results of before or these."""
         self.found = found
         if self._path is not None:
-            beside = self._path.with_name(f"{self._path.name}.tmp")
-            with beside.open("w") as file:
+            with _beside(self._path).open("w") as file:
                 file.write(json.dumps(found, indent=2) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
-            beside.replace(self._path)
+            _beside(self._path).replace(self._path)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.tmp")
