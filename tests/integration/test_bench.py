@@ -85,7 +85,8 @@ def test_figures_are_known_row_by_row_the_baseline_first(steps: list[dict[str, A
 
 def test_a_benchmark_that_is_stopped_keeps_its_figures(tmp_path: Path) -> None:
     out = tmp_path / "b.json"
-    command = [sys.executable, "-m", "cli", "bench", "--model", "tiny", "--device", "cpu", "-o", str(out)]
+    code = f"import cli\nfrom tgi_stack.bench import run, tasks\nrun.ON_CPU = tasks.{SMALL!r}\ncli.app()"
+    command = [sys.executable, "-c", code, "bench", "--model", "tiny", "--device", "cpu", "-o", str(out)]
     run = subprocess.Popen(
         command,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
