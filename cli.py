@@ -17,8 +17,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,7 +27,6 @@ from rich.console import Console
 from cache.errors import CacheError
 from cache.store import Store
 from tgi_stack import __version__, foretell, keeping, prompts, report, settings
-from tgi_stack.backends.base import Backend
 from tgi_stack.backends.registry import bench, draw_bench, examine_endpoints, open_backend, open_stack
 from tgi_stack.bench import show
 from tgi_stack.bench.keep import Kept
@@ -41,16 +39,69 @@ from tgi_stack.errors import (
     UsageError,
 )
 from tgi_stack.jobs import run as runner
-from tgi_stack.jobs.probs import Probs
-from tgi_stack.jobs.rerank import Rerank, join_items
-from tgi_stack.jobs.summarize import Summarize
+from tgi_stack.jobs.ahead import Ahead
+from tgi_stack.jobs.recipe import Recipe
 from tgi_stack.keeping import open_store, store_of
+from tgi_stack.options import (
+    ApiKeyFile,
+    CacheDir,
+    CacheSize,
+    CaFile,
+    Columns,
+    Concurrency,
+    ConfigFile,
+    Debug,
+    Device,
+    DockerDir,
+    DryRun,
+    Dtype,
+    Endpoints,
+    Engine,
+    Fallback,
+    Gateway,
+    Input,
+    Json,
+    LabelMass,
+    Limit,
+    LlmBatchSize,
+    Loader,
+    MaxSide,
+    MaxTotalTokens,
+    Model,
+    NoCache,
+    NumShard,
+    Observe,
+    Offline,
+    Out,
+    Overwrite,
+    PromptFile,
+    Quantization,
+    Quiet,
+    Replicas,
+    Revision,
+    SkipBadRows,
+    StartupTimeout,
+    SummaryBatchSize,
+    TextModel,
+    TextPort,
+    TextQuantization,
+    Timeout,
+    TokenizerOption,
+    Unordered,
+    UseFlashAttention,
+    UseQuantization,
+    UseTorchCompile,
+    VisionEngine,
+    VisionImage,
+    VisionModel,
+    VisionPort,
+    VisionQuantization,
+)
 from tgi_stack.progress import Progress
 from tgi_stack.rows.ledger import Checked, Sink, UnorderedFile, part_path, standard_output
 from tgi_stack.rows.manifest import question
 from tgi_stack.rows.output import Output
-from tgi_stack.rows.reader import File, Folder, RawRow, Source, open_source
-from tgi_stack.rows.schema import probs_row, rerank_row, summarize_row
+from tgi_stack.rows.reader import File, Folder, Source, open_source
 from tgi_stack.rows.verify import verify
 from tgi_stack.settings import Settings
 from tgi_stack.templates import read_template
@@ -69,126 +120,6 @@ stack = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="The servers of this host; `make up` calls it."
 )
 app.add_typer(stack, name="stack")
-
-# -- options that several commands share -----------------------------------------------------------------
-
-Input = Annotated[str, typer.Argument(metavar="INPUT", show_default=False)]
-Out = Annotated[
-    Path | None, typer.Option("-o", "--out", metavar="OUT", help="Where records go; stdout without it.")
-]
-Engine = Annotated[str | None, typer.Option(metavar="auto|tgi|vllm|torch", help="Who computes.")]
-Endpoints = Annotated[
-    list[str] | None,
-    typer.Option("--endpoint", metavar="URL", help="A server to use; several hold the same model."),
-]
-ApiKeyFile = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="The servers' key; or FASTQWEN_API_KEY.")
-]
-CaFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Certificates to trust.")]
-StartupTimeout = Annotated[
-    float | None, typer.Option(metavar="SECONDS", help="How long servers may take to come up.")
-]
-Model = Annotated[str | None, typer.Option(metavar="ID|PATH|tiny", help="`tiny` ships with fastqwen.")]
-Revision = Annotated[str | None, typer.Option(help="The model's revision on the hub.")]
-TokenizerOption = Annotated[
-    str | None, typer.Option("--tokenizer", metavar="ID|PATH", help="In place of the model's own.")
-]
-Device = Annotated[
-    str | None,
-    typer.Option(metavar="auto|cpu|mps|cuda[:N,M]|all", help="Where torch computes; a process for each GPU."),
-]
-Dtype = Annotated[
-    str | None, typer.Option(metavar="auto|fp32|bf16|fp16", help="auto: bf16 on a GPU, fp32 on a CPU.")
-]
-PromptFile = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="A prompt in place of the built-in one.")
-]
-Columns = Annotated[
-    str | None,
-    typer.Option("--map", metavar="id=asin,title=name", help="Our names of fields for the file's own."),
-]
-CacheDir = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Where answers are remembered; else the user's cache.")
-]
-NoCache = Annotated[bool | None, typer.Option("--no-cache", help="Remember nothing, and nothing remembered.")]
-CacheSize = Annotated[
-    str | None, typer.Option(metavar="20GB", help="What the cache may take on disk; without it, any.")
-]
-Offline = Annotated[
-    bool | None, typer.Option("--offline", help="From the cache alone: no network, nothing computed.")
-]
-DryRun = Annotated[
-    bool | None, typer.Option("--dry-run", help="What would be asked, and what is remembered; sends nothing.")
-]
-Limit = Annotated[int | None, typer.Option(metavar="N", help="Only the first N rows.")]
-Overwrite = Annotated[
-    bool | None, typer.Option("--overwrite", help="Write an OUT that is there already anew.")
-]
-Unordered = Annotated[
-    bool | None, typer.Option("--unordered", help="Records as they finish, not in input order.")
-]
-SkipBadRows = Annotated[bool | None, typer.Option("--skip-bad-rows", help="Record malformed rows as failed.")]
-Concurrency = Annotated[int | None, typer.Option(metavar="N", help="Rows worked on at once.")]
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="Settings; else ./fastqwen.toml.")
-]
-Json = Annotated[bool, typer.Option("--json", help="A machine-readable closing summary on stdout; needs -o.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Only the closing line and errors.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Tracebacks of errors; what the client does.")]
-MaxSide = Annotated[int | None, typer.Option(metavar="PIXELS", help="The longer side an image is sent with.")]
-Fallback = Annotated[
-    str | None,
-    typer.Option(metavar="torch|bounds|fail", help="Where a server can't give an exact answer."),
-]
-LabelMass = Annotated[
-    bool | None,
-    typer.Option("--label-mass", help="With TGI: a second read that tells the labels' mass."),
-]
-LlmBatchSize = Annotated[
-    str | None,
-    typer.Option(
-        "--llm-batch-size", "--llm_batch_size", metavar="N|auto", help="Prompts in a batch; auto: as fit."
-    ),
-]
-SummaryBatchSize = Annotated[
-    str | None,
-    typer.Option(
-        "--semantic-summary-batch-size",
-        "--semantic_summary_batch_size",
-        metavar="N|auto",
-        help="Summaries written at once; auto: as fit.",
-    ),
-]
-Quantization = Annotated[
-    str | None, typer.Option(metavar="none|8bit|4bit|fp8", help="How the torch engine keeps weights.")
-]
-Loader = Annotated[str | None, typer.Option(metavar="transformers|unsloth", help="Who loads weights.")]
-UseQuantization = Annotated[
-    bool | None, typer.Option("--use-quantization", "--use_quantization", help="--quantization 4bit.")
-]
-UseTorchCompile = Annotated[
-    bool | None, typer.Option("--use-torch-compile", "--use_torch_compile", help="Compile layers.")
-]
-UseFlashAttention = Annotated[
-    bool | None,
-    typer.Option("--use-flash-attention", "--use_flash_attention", help="Flash kernels and no others."),
-]
-
-DockerDir = Annotated[Path | None, typer.Option(metavar="DIR", help="Where compose.yml is; else ./docker.")]
-TextModel = Annotated[str | None, typer.Option(metavar="ID", help="What the text server holds.")]
-VisionModel = Annotated[str | None, typer.Option(metavar="ID", help="What the vision server holds.")]
-TextQuantization = Annotated[str | None, typer.Option(metavar="none|8bit")]
-VisionEngine = Annotated[str | None, typer.Option("--vision", metavar="vllm|tgi")]
-VisionQuantization = Annotated[str | None, typer.Option(metavar="none|fp8")]
-VisionImage = Annotated[str | None, typer.Option(metavar="IMAGE", help="In place of the engine's own image.")]
-Replicas = Annotated[int | None, typer.Option(metavar="N", help="Of each server, on GPUs of their own.")]
-NumShard = Annotated[int | None, typer.Option(metavar="N", help="GPUs that a server is spread over.")]
-MaxTotalTokens = Annotated[int | None, typer.Option(metavar="N", help="Of a prompt and its answer.")]
-TextPort = Annotated[int | None, typer.Option(metavar="PORT")]
-VisionPort = Annotated[int | None, typer.Option(metavar="PORT")]
-Gateway = Annotated[bool, typer.Option("--gateway", help="TLS and keys, for other machines.")]
-Observe = Annotated[bool, typer.Option("--observe", help="Prometheus and Grafana.")]
-Timeout = Annotated[float, typer.Option(metavar="SECONDS", min=0.0, help="For each server to come up.")]
 
 
 def _version(show: bool) -> None:
@@ -267,11 +198,8 @@ def summarize(
         chosen = settings.load(flags, file=config)
         source = open_source(input, folders=True, columns=_columns(columns))
         prompt = read_template(chosen, prompts.SUMMARY_PLACEHOLDERS)
-
-        def job(backend: Backend, store: Store | None) -> runner.Job[Any]:
-            return Summarize(backend, chosen, source.base, prompt, store).job()
-
-        _run_job("summarize", summarize_row, job, source, out, chosen, as_json=as_json, quiet=quiet)
+        recipe = Recipe("summarize", chosen, source.base, template=prompt)
+        _run_job(recipe, source, out, as_json=as_json, quiet=quiet)
 
 
 @app.command()
@@ -353,13 +281,10 @@ def rerank(
     with _reporting(debug):
         chosen = settings.load(flags, file=config)
         source = open_source(input, columns=_columns(columns))
-        item_sources = [open_source(name, columns=_columns(columns)) for name in items or ()]
+        item_sources = tuple(open_source(name, columns=_columns(columns)) for name in items or ())
         prompt = read_template(chosen, prompts.RERANK_PLACEHOLDERS)
-
-        def job(backend: Backend, store: Store | None) -> runner.Job[Any]:
-            return Rerank(backend, chosen, join_items(item_sources), prompt, source.base, store).job()
-
-        _run_job("rerank", rerank_row, job, source, out, chosen, item_sources, as_json=as_json, quiet=quiet)
+        recipe = Recipe("rerank", chosen, source.base, item_sources, prompt)
+        _run_job(recipe, source, out, as_json=as_json, quiet=quiet)
 
 
 @app.command()
@@ -412,12 +337,8 @@ def probs(
     with _reporting(debug):
         chosen = settings.load(flags, file=config)
         source = open_source(input, columns=_columns(columns))
-        parse = partial(probs_row, labels=chosen.labels)
-
-        def job(backend: Backend, store: Store | None) -> runner.Job[Any]:
-            return Probs(backend, chosen, store).job()
-
-        _run_job("probs", parse, job, source, out, chosen, as_json=as_json, quiet=quiet)
+        recipe = Recipe("probs", chosen, source.base)
+        _run_job(recipe, source, out, as_json=as_json, quiet=quiet)
 
 
 @app.command(name="verify")
@@ -713,7 +634,7 @@ def cache_info(
 @cache_app.command(name="verify")
 def cache_verify(
     reask: Annotated[
-        str | None, typer.Option(metavar="1%", help="Ask the model again for this share of the readings.")
+        str | None, typer.Option(metavar="1%", help="Ask the model again for this share of its answers.")
     ] = None,
     engine: Engine = None,
     endpoint: Endpoints = None,
@@ -741,7 +662,7 @@ def cache_verify(
             _print_data(found)
         for line in keeping.verdict(found):
             talk.print(line, markup=False)
-        if found["damaged"] or found.get("differ"):
+        if found["damaged"] or found.get("swapped"):
             raise typer.Exit(1)
 
 
@@ -828,21 +749,9 @@ def _split(value: str | None) -> tuple[str, ...] | None:
     return None if value is None else settings.split(value)
 
 
-def _run_job(
-    name: str,
-    parse: Callable[[RawRow], Any],
-    make_job: Callable[[Backend, Store | None], runner.Job[Any]],
-    source: Source,
-    out: Path | None,
-    chosen: Settings,
-    items: list[Source] | None = None,
-    *,
-    as_json: bool,
-    quiet: bool,
-) -> None:
-    kind = _kind(name, chosen)
-    if chosen.dry_run:
-        _foretell(kind, parse, make_job, source, chosen, as_json=as_json)
+def _run_job(recipe: Recipe, source: Source, out: Path | None, *, as_json: bool, quiet: bool) -> None:
+    if recipe.settings.dry_run:
+        _foretell(recipe, source, as_json=as_json)
         return
     if as_json and out is None:
         raise UsageError("--json prints its summary on stdout, where the records go; give -o OUT as well")
@@ -851,9 +760,9 @@ def _run_job(
         if not quiet:
             _say(line)
 
-    _refuse_same_file(out, [source, *(items or [])])
-    chosen = runner.within_limits(chosen, say)
-    sink = _open_sink(name, source, items or [], out, chosen)
+    _refuse_same_file(out, [source, *recipe.items])
+    recipe = replace(recipe, settings=runner.within_limits(recipe.settings, say))
+    sink = _open_sink(recipe, source, out)
     tally = runner.Tally()
     stopped, store = None, None
     try:
@@ -861,24 +770,12 @@ def _run_job(
             tally = runner.Tally.of(sink.finished)
             say(f"{out} is finished; to write it anew: --overwrite")
         else:
-            strict = not chosen.skip_bad_rows
+            strict = not recipe.settings.skip_bad_rows
             known = sink.known_rows(strict=strict) if isinstance(sink, Output) else None
-            runner.count(parse, source, chosen, tally, known)
-            store = open_store(chosen, say)
-
-            async def work() -> int | None:
-                backend = await open_backend(chosen, kind, say, store)
-                try:
-                    job = make_job(backend, store)
-                    sink.begin(backend.identity, Checked(tally.input_rows, strict))
-                    began = time.monotonic()
-                    ended = await _work(job, source, sink, chosen, tally, quiet)
-                    foretell.note_speed(store, kind, backend, tally, time.monotonic() - began)
-                    return ended
-                finally:
-                    await backend.aclose()
-
-            stopped = asyncio.run(work())
+            runner.count(recipe.parse, source, recipe.settings, tally, known)
+            store = open_store(recipe.settings, say)
+            checked = Checked(tally.input_rows, strict)
+            stopped = asyncio.run(_answered(recipe, source, sink, checked, tally, store, say, quiet=quiet))
     except BaseException:
         if tally.rows:
             talk.print(tally.line(), markup=False)
@@ -891,32 +788,46 @@ def _run_job(
     _close(tally, out, as_json, stopped)
 
 
+async def _answered(
+    recipe: Recipe,
+    source: Source,
+    sink: Sink,
+    checked: Checked,
+    tally: runner.Tally,
+    store: Store | None,
+    say: Callable[[str], None],
+    *,
+    quiet: bool,
+) -> int | None:
+    """Answers the rows: the number of the signal that stopped it, or None."""
+    settings, kind = recipe.settings, recipe.kind
+    backend = await open_backend(settings, kind, say, store)
+    try:
+        job = recipe.job(backend, store)
+        sink.begin(backend.identity, checked)
+        ahead = None
+        if isinstance(sink, Output) and store is not None:
+            ahead = Ahead.of(recipe, source, sink, store, backend.identity)
+        began = time.monotonic()
+        ended = await _work(job, source, sink, settings, tally, ahead, quiet)
+        foretell.note_speed(store, kind, backend, tally, time.monotonic() - began)
+        return ended
+    finally:
+        await backend.aclose()
+
+
 def _say_skipped(source: Source, say: Callable[[str], None]) -> None:
     if isinstance(source, Folder) and source.skipped:
         say(f"{source.skipped:,} files in {source.base} are no images (or are links) and were left out")
 
 
-def _kind(name: str, chosen: Settings) -> str:
-    """Which sort of model a job asks."""
-    sees = name == "summarize" or (name == "rerank" and chosen.item_images)
-    return "vision" if sees else "text"
-
-
-def _foretell(
-    kind: str,
-    parse: Callable[[RawRow], Any],
-    make_job: Callable[[Backend, Store | None], runner.Job[Any]],
-    source: Source,
-    chosen: Settings,
-    *,
-    as_json: bool,
-) -> None:
+def _foretell(recipe: Recipe, source: Source, *, as_json: bool) -> None:
     """What a run would find in the cache and have to ask for; sends and writes nothing."""
     tally = runner.Tally()
-    runner.count(parse, source, chosen, tally)
-    store = open_store(chosen, lambda line: talk.print(_escaped(line), markup=False))
+    runner.count(recipe.parse, source, recipe.settings, tally)
+    store = open_store(recipe.settings, lambda line: talk.print(_escaped(line), markup=False))
     try:
-        found = asyncio.run(foretell.foretell(kind, make_job, source, chosen, tally, store))
+        found = asyncio.run(foretell.foretell(recipe, source, tally, store))
     finally:
         if store is not None:
             store.close()
@@ -938,14 +849,15 @@ def _refuse_same_file(out: Path | None, sources: list[Source]) -> None:
                     raise UsageError(f"-o {out} would write over the input {source.name}; give another name")
 
 
-def _open_sink(name: str, source: Source, items: list[Source], out: Path | None, chosen: Settings) -> Sink:
+def _open_sink(recipe: Recipe, source: Source, out: Path | None) -> Sink:
+    chosen = recipe.settings
     if out is None:
         return standard_output()
     if chosen.unordered:
         return UnorderedFile(out, overwrite=chosen.overwrite)
     return Output(
         out,
-        question(name, chosen, source, items),
+        question(recipe.name, chosen, source, list(recipe.items)),
         source,
         command=sys.argv,
         limit=chosen.limit,
@@ -959,6 +871,7 @@ async def _work(
     sink: Sink,
     chosen: Settings,
     tally: runner.Tally,
+    ahead: Ahead | None,
     quiet: bool,
 ) -> int | None:
     """Runs the job: the number of the signal that stopped it, or None."""
@@ -975,7 +888,7 @@ async def _work(
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, interrupt, number)
     with Progress(talk, quiet=quiet) as progress:
-        await runner.run(job, source, sink, chosen, tally, progress.update, stop)
+        await runner.run(job, source, sink, chosen, tally, progress.update, stop, ahead)
     return signals[0] if signals else None
 
 

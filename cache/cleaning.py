@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import groupby
 from operator import attrgetter
 from typing import NamedTuple
 
 from cache.shelf import Shelf
-from cache.users import User
+from cache.users import InUse, User
 
 BATCH = 64
 
@@ -46,8 +47,8 @@ def oldest(shelves: Iterable[Shelf], until: float) -> list[Old]:
     return sorted(found, key=attrgetter("at"))
 
 
-def remove(entries: Sequence[Old], enough: Callable[[], bool]) -> int:
-    """Removes entries, in order, until it is enough; how many there were."""
+def remove(entries: Sequence[Old], enough: Callable[[], bool], in_use: InUse) -> int:
+    """Removes entries that nobody uses, in order, until it is enough; how many there were."""
     removed = 0
     for start in range(0, len(entries), BATCH):
         if enough():
@@ -55,5 +56,10 @@ def remove(entries: Sequence[Old], enough: Callable[[], bool]) -> int:
         batch = sorted(entries[start : start + BATCH], key=attrgetter("place"))
         for _, group in groupby(batch, key=attrgetter("place")):
             here = list(group)
-            removed += here[0].shelf.remove([one.name for one in here])
+            removed += here[0].shelf.remove(partial(_free, here, in_use))
     return removed
+
+
+def _free(entries: Sequence[Old], in_use: InUse) -> list[str]:
+    taken = in_use.now()
+    return [one.name for one in entries if one.number not in taken]

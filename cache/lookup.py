@@ -20,11 +20,12 @@ LOOK_EVERY_S = 0.02
 class Lookup(Generic[Value]):
     """Values of one kind.
 
-    Failures are not kept: they are told to the one who asked; see `Memo`.
+    Failures are not kept; see `Memo` for who is told of them.
 
     Args:
         store: where values are kept for good; None to keep them in memory alone.
         memory: how many, by `size`, are kept in memory too.
+        certain: see `Memo`.
     """
 
     def __init__(
@@ -36,12 +37,13 @@ class Lookup(Generic[Value]):
         *,
         memory: int,
         size: Callable[[Value], int] = lambda value: 1,
+        certain: Callable[[Exception], bool] = lambda error: False,
     ) -> None:
         self._store = store
         self._kind = kind
         self._encode = encode
         self._decode = decode
-        self._memo: Memo[str, Value] = Memo(memory, size)
+        self._memo: Memo[str, Value] = Memo(memory, size, certain)
 
     def known(self, key: str, *, again: bool = False) -> Value | None:
         """The value that is kept, or None; looking `again` is not counted as a miss."""
@@ -77,21 +79,24 @@ class Lookup(Generic[Value]):
         asked: str,
         compute: Callable[[], Awaitable[Value]],
         enough: Callable[[Value], bool] = lambda value: True,
+        place: Callable[[Value], str] | None = None,
     ) -> Value:
         """The value that is computed for a question, and kept under `key`, which questions may share.
 
         Args:
             enough: whether a value that another process has kept meanwhile answers this question.
+            place: the key to keep a value under, where that depends on the value.
         """
-        return await self._memo.get(asked, partial(self._computed, key, asked, compute, enough))
+        keys = key, asked, place or (lambda value: key)
+        return await self._memo.get(asked, partial(self._computed, keys, compute, enough))
 
     async def _computed(
         self,
-        key: str,
-        asked: str,
+        keys: tuple[str, str, Callable[[Value], str]],
         compute: Callable[[], Awaitable[Value]],
         enough: Callable[[Value], bool],
     ) -> Value:
+        key, asked, place = keys
         lease, value = await self._lease(asked, key)
         if value is not None and enough(value):
             if lease is not None:
@@ -103,7 +108,7 @@ class Lookup(Generic[Value]):
             if lease is not None:
                 lease.release()
             raise
-        self.keep(key, value, lease)
+        self.keep(place(value), value, lease)
         return value
 
     async def _lease(self, asked: str, key: str) -> tuple[Lease | None, Value | None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
@@ -15,17 +14,25 @@ Value = TypeVar("Value")
 class Memo(Generic[Key, Value]):
     """The values asked for last, as many as `limit` holds.
 
-    A failure is told to the one who asked, since it may name what they asked for; whoever waited asks once on
-    their own behalf, all at the same time. Safe among the tasks of one event loop.
+    A failure is told to the one who asked, and to those who waited where it is certain for all of them; else
+    each of those asks once on their own behalf, all at the same time. Nobody is told of one that came before
+    they asked. Safe among the tasks of one event loop.
 
     Args:
         limit: of the sizes of all values kept, in the unit of `size`.
         size: of one value; 1 unless told.
+        certain: whether a failure would be the same for whoever asks.
     """
 
-    def __init__(self, limit: int, size: Callable[[Value], int] = lambda value: 1) -> None:
+    def __init__(
+        self,
+        limit: int,
+        size: Callable[[Value], int] = lambda value: 1,
+        certain: Callable[[Exception], bool] = lambda error: False,
+    ) -> None:
         self._limit = limit
         self._size = size
+        self._certain = certain
         self._kept: OrderedDict[Key, Value] = OrderedDict()
         self._held = 0
         self._pending: dict[Key, asyncio.Task[Value]] = {}
@@ -40,8 +47,11 @@ class Memo(Generic[Key, Value]):
             task = self._pending[key] = asyncio.create_task(self._compute(key, compute))
             # One who gives up does not take the value from the others.
             return await asyncio.shield(task)
-        with contextlib.suppress(Exception):
+        try:
             return await asyncio.shield(others)
+        except Exception as error:
+            if self._certain(error):
+                raise
         value = await compute()
         self._keep(key, value)
         return value

@@ -11,6 +11,7 @@ versions a rollback journal is used. With that a reader keeps writers out, so th
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sqlite3
 import threading
@@ -28,6 +29,7 @@ BUSY_S = 2.0
 TURN_S = 20.0  # that a writer waits for its turn among other processes
 TRIES = 3  # of a transaction that others' readers keep from its end
 PAGE = 64  # entries read at a time
+TOGETHER = 100  # lookups under one lock
 DATABASE = "cache.db"
 # SQLITE_ERROR too: the queries here are fixed, so that it is the tables that are not as they were made.
 DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR})
@@ -117,6 +119,7 @@ class Shelf:
         self.inode = inode_of(folder)
         self._folder = folder
         self._reader = _connect(folder)
+        self._left = 0  # lookups that the lock is held for
         self._mine = threading.local()  # diskcache closes a connection in the thread that opened it alone
 
     def get(self, key: str) -> bytes | None:
@@ -125,13 +128,46 @@ class Shelf:
         Raises:
             DamagedError: what is there is none of ours; it is not looked into.
         """
-        row = self._reader.execute("SELECT value, mode, raw FROM Cache WHERE key = ?", (key,)).fetchone()
+        self._hold()
+        try:
+            row = self._reader.execute("SELECT value, mode, raw FROM Cache WHERE key = ?", (key,)).fetchone()
+        except sqlite3.Error:
+            self.release()
+            raise
         if row is None:
             return None
         value, mode, raw = row
         if type(value) is not bytes or mode != diskcache.core.MODE_RAW or raw != 1:
             raise DamagedError("a value that is no bytes of ours")
         return value
+
+    def _hold(self) -> None:
+        """Keeps the lock of this lookup for those that follow at once: to take it costs more than to look.
+
+        Not for long: it keeps writers out. It ends when the event loop comes round; where there is no loop
+        nobody would end it, and each lookup takes its own. A write-ahead log needs no lock, and a reader that
+        held on to its state would not see what was written since.
+        """
+        if self._left > 0:
+            self._left -= 1
+            return
+        self.release()
+        if journal_mode() == "wal":
+            return
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return
+        self._reader.execute("BEGIN")
+        self._left = TOGETHER - 1
+        loop.call_soon(self.release)
+
+    def release(self) -> None:
+        """Lets writers in."""
+        self._left = 0
+        with contextlib.suppress(sqlite3.ProgrammingError):  # it was closed meanwhile
+            if self._reader.in_transaction:
+                self._reader.rollback()
 
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """All rows of a query, read at once."""
@@ -155,9 +191,9 @@ class Shelf:
         """Writes several in one transaction."""
         self._change(lambda cache: sum(cache.set(key, blob) for key, blob in entries))
 
-    def remove(self, names: list[str]) -> int:
-        """Removes entries in one transaction; how many there were."""
-        return self._change(lambda cache: sum(cache.delete(name) for name in names))
+    def remove(self, names: Callable[[], list[str]]) -> int:
+        """Removes entries in one transaction, which asks for their names; how many there were."""
+        return self._change(lambda cache: sum(cache.delete(name) for name in names()))
 
     def _change(self, change: Callable[[diskcache.Cache], int]) -> int:
         with places.alone(self._folder / "writing", TURN_S):
@@ -197,6 +233,7 @@ class Shelf:
 
     def close(self) -> None:
         """Closes what is read with."""
+        self._left = 0
         self._reader.close()
 
 

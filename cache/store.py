@@ -9,13 +9,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from cache import codecs, places
 from cache.cleaning import Held, oldest, remove
 from cache.errors import CacheError, DamagedError
 from cache.leases import Lease, Leases
 from cache.shelf import DATABASE, TURN_S, Shelf, inode_of, is_damage, open_database
-from cache.users import User, keys_in_use
+from cache.users import InUse, User
 from cache.writer import Writer
 
 KINDS = {
@@ -27,16 +28,18 @@ KINDS = {
     "tokenizer": "V",
     "question": "Q",
 }
-LARGE = frozenset({"image", "tokenizer"})  # kept apart, so that small answers stay close together
+# Kept apart, so that small answers stay close together.
+LARGE = frozenset({KINDS["image"], KINDS["tokenizer"]})
 STAYING = frozenset({"identity", "tokenizer"})  # without them no offline run; they go by `clear` alone
 PATIENCE = 3  # lookups that waited too long, before the run goes on without the cache for a while
 PAUSE_S = 60.0
 
 Say = Callable[[str], None]
+Found = TypeVar("Found")
 
 
 def _shelf_of(name: str) -> str:
-    return "large" if name[0] in {KINDS[kind] for kind in LARGE} else "small"
+    return "large" if name[0] in LARGE else "small"
 
 
 class Store:
@@ -157,10 +160,13 @@ class Store:
             CacheError: offline, it can't be told whether there is one.
         """
         name = KINDS[kind] + key
+        if self._user is not None:
+            with contextlib.suppress(OSError):  # told with the next one
+                self._user.uses(name)
         blob = self._writer.pending(name) if self._writer is not None else None
         try:
             if blob is None:
-                blob = self._read(name)
+                blob = self._read(_shelf_of(name), lambda shelf: shelf.get(name))
             payload = None if blob is None else codecs.unseal(KINDS[kind], blob)
         except DamagedError as error:
             self.counts[f"{kind} damaged"] += 1
@@ -170,8 +176,6 @@ class Store:
             self.counts[f"{kind} misses"] += not again
             return None
         self.counts[f"{kind} hits"] += 1
-        if self._user is not None:
-            self._user.used(name)
         return payload
 
     def not_understood(self, kind: str, *, again: bool = False) -> None:
@@ -179,18 +183,19 @@ class Store:
         self.counts[f"{kind} hits"] -= 1
         self.counts[f"{kind} misses"] += not again
 
-    def _read(self, name: str) -> bytes | None:
+    def _read(self, place: str, look: Callable[[Shelf], Found]) -> Found | None:
+        """What a look into a shelf finds; None where it can't be told, which offline is an error."""
         if time.monotonic() < self._paused_until:
             return None
         for left in reversed(range(PATIENCE if self._offline else 1)):
-            shelf = self._shelves.get(_shelf_of(name))
+            shelf = self._shelves.get(place)
             if shelf is None:
                 return None
             try:
-                return shelf.get(name)
+                return look(shelf)
             except (sqlite3.Error, OSError) as error:
                 if is_damage(error):
-                    self._lost(_shelf_of(name), shelf, error)
+                    self._lost(place, shelf, error)
                     return None
                 if self._offline and not left:
                     raise CacheError(
@@ -238,9 +243,7 @@ class Store:
         """Called by the writer's thread."""
         if self._user is not None:
             with self._not_fatal():
-                for name in entries:
-                    self._user.used(name)
-                self._user.tell()
+                self._user.uses(*entries)
         groups: dict[str, list[tuple[str, bytes]]] = {"small": [], "large": []}
         for name, blob in entries.items():
             groups[_shelf_of(name)].append((name, blob))
@@ -288,14 +291,21 @@ class Store:
 
     def flush(self) -> None:
         """Waits until all that was put is written."""
+        self._let_writers_in()
         if self._writer is not None:
             self._writer.flush()
+
+    def _let_writers_in(self) -> None:
+        for shelf in list(self._shelves.values()):
+            with contextlib.suppress(sqlite3.Error):
+                shelf.release()
 
     def close(self) -> None:
         """Writes what is left; adds to the counts that stay."""
         if self._closed:
             return
         self._closed = True
+        self._let_writers_in()
         if self._writer is not None:
             self._writer.close()
         for shelf in self._shelves.values():
@@ -338,19 +348,17 @@ class Store:
                 except DamagedError:
                     yield kind, name[1:], None
 
-    def all_of(self, kind: str) -> list[tuple[str, bytes]]:
-        """Keys and values of all entries of a kind of which there are few."""
+    def keys(self, kind: str) -> list[str]:
+        """The keys of all entries of a kind; raises as `get` does."""
         self.flush()
         letter = KINDS[kind]
-        shelf = self._shelves.get(_shelf_of(letter))
-        if shelf is None:
-            return []
         query = "SELECT key FROM Cache WHERE raw = 1 AND key >= ? AND key < ?"
-        try:
-            names = shelf.rows(query, letter, chr(ord(letter) + 1))
-        except sqlite3.DatabaseError as error:
-            raise CacheError(f"the cache in {self.directory} can't be read ({error})") from error
-        found = ((name[1:], self.get(kind, name[1:], again=True)) for (name,) in names)
+        names = self._read(_shelf_of(letter), lambda shelf: shelf.rows(query, letter, chr(ord(letter) + 1)))
+        return [name[1:] for (name,) in names or ()]
+
+    def all_of(self, kind: str) -> list[tuple[str, bytes]]:
+        """Keys and values of all entries of a kind of which there are few; raises as `keys` does."""
+        found = ((key, self.get(kind, key, again=True)) for key in self.keys(kind))
         return [(key, payload) for key, payload in found if payload is not None]
 
     def gc(self, *, older_than_s: float | None = None, to_bytes: int | None = None) -> tuple[int, int]:
@@ -391,15 +399,12 @@ class Store:
     ) -> tuple[int, int]:
         before = self.volume()
         shelves = list(self._shelves.values())
-        # Looked up before it is asked what is in use: what comes later is nobody's to remove.
+        in_use = InUse(self._root / "users")
+        taken, letters = in_use.now(), {KINDS[kind] for kind in staying}
         found = oldest(shelves, time.time() - (older_than_s or 0.0))
-        if self._user is not None:
-            self._user.tell()
-        in_use = keys_in_use(self._root / "users")
-        letters = {KINDS[kind] for kind in staying}
-        free = [one for one in found if one.name[0] not in letters and one.number not in in_use]
+        free = [one for one in found if one.name[0] not in letters and one.number not in taken]
         enough = (lambda: False) if to_bytes is None else (lambda: self.volume() <= to_bytes)
-        return remove(free, enough), max(0, before - self.volume())
+        return remove(free, enough, in_use), max(0, before - self.volume())
 
     def _keep_counts(self) -> None:
         with contextlib.suppress(OSError, ValueError):

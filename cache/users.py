@@ -12,10 +12,10 @@ import os
 import struct
 import threading
 from pathlib import Path
+from typing import IO
 
 from cache import places
 
-TELL_EVERY = 256  # names
 _NUMBER = struct.Struct("<Q")
 
 
@@ -34,21 +34,15 @@ class User:
         """What stands for an entry in the file: its kind and the first digits of its key."""
         return ord(name[0]) << 56 | int(name[1:15], 16)
 
-    def used(self, name: str) -> None:
-        """To be called for each entry that is written or read; what can't be told now is told later."""
-        with self._lock:
-            self._new += _NUMBER.pack(self.number_of(name))
-            if len(self._new) % (TELL_EVERY * _NUMBER.size) == 0:
-                with contextlib.suppress(OSError):
-                    self._tell()
-
-    def tell(self) -> None:
-        """Writes down what was used since the last time.
+    def uses(self, *names: str) -> None:
+        """To be called before entries are looked up or written: others see it when it returns.
 
         Raises:
-            OSError: not all of it could be; the rest comes first the next time.
+            OSError: not all of it could be told; the rest comes first the next time.
         """
+        numbers = b"".join(_NUMBER.pack(self.number_of(name)) for name in names)
         with self._lock:
+            self._new += numbers
             self._tell()
 
     def _tell(self) -> None:
@@ -82,17 +76,30 @@ def _registered(folder: Path) -> tuple[Path, int]:
         os.close(file)
 
 
-def keys_in_use(folder: Path) -> set[int]:
+class InUse:
     """The entries that running jobs have written or read, as `User.number_of` gives them."""
-    found: set[int] = set()
-    for path in list(folder.iterdir()) if folder.is_dir() else []:
-        with contextlib.suppress(OSError), path.open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                content = file.read()
-                whole = len(content) - len(content) % _NUMBER.size
-                found.update(number for (number,) in _NUMBER.iter_unpack(content[:whole]))
-            else:
-                path.unlink(missing_ok=True)
-    return found
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._found: set[int] = set()
+        self._read: dict[Path, int] = {}  # bytes of each file
+
+    def now(self) -> set[int]:
+        """Those until now; of what was read before only what is new is read."""
+        for path in list(self._folder.iterdir()) if self._folder.is_dir() else []:
+            with contextlib.suppress(OSError), path.open("rb") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    self._add(path, file)
+                else:
+                    path.unlink(missing_ok=True)
+        return self._found
+
+    def _add(self, path: Path, file: IO[bytes]) -> None:
+        known = self._read.get(path, 0)
+        file.seek(known)
+        content = file.read()
+        whole = len(content) - len(content) % _NUMBER.size
+        self._found.update(number for (number,) in _NUMBER.iter_unpack(content[:whole]))
+        self._read[path] = known + whole

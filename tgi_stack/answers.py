@@ -8,25 +8,27 @@ from __future__ import annotations
 
 import json
 import struct
-import time
 from array import array
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
 
 from cache.keys import Keys, Part
 from cache.lookup import Lookup
 from cache.store import Store
-from tgi_stack import images, prompts, scoring
-from tgi_stack.backends.base import Profile
+from tgi_stack import images, prompts, questions, scoring
+from tgi_stack.errors import is_certain
+from tgi_stack.identities import Identities
 from tgi_stack.images.grid import Grid
+from tgi_stack.questions import Questions
 from tgi_stack.settings import Settings
 from tgi_stack.tokens import Tokenizer
-from tgi_stack.types import Caption, Identity, LabelScores, PreparedImage
+from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, PreparedImage
 
 REMEMBERED = 4096  # answers in memory, for equal questions at the same time
 REMEMBERED_IMAGE_BYTES = 64 * 2**20
-ASKED_AGAIN = 1 / 8  # of the questions are kept with their answers
+STOOD_IN = "fallback.torch"  # flag of what another engine computed in a server's place
 ABOUT_THE_LABELS = ("label_mass.low", "resolution.bf16", "resolution.fp16")  # flags that a subset has anew
 
 
@@ -42,22 +44,71 @@ def recipe(grid: Grid, settings: Settings) -> dict[str, Part]:
     }
 
 
+def _of_identity(identity: Identity) -> dict[str, Part]:
+    return {f"identity_{name}": value for name, value in asdict(identity).items()} | {
+        "prompt_version": prompts.VERSION
+    }
+
+
 # -- label scores --------------------------------------------------------------------------------------
+
+
+class StandIn:
+    """Where readings are kept that another gave in the place of who was asked: by that one's identity too.
+
+    Args:
+        shared: the parts of all keys of who was asked.
+        who: tells who stands in now, which may take seconds; so it is asked only where somebody did before.
+    """
+
+    def __init__(
+        self,
+        store: Store | None,
+        identity: Identity,
+        settings: Settings,
+        shared: Mapping[str, Part],
+        who: Callable[[], Awaitable[Identity | None]] | None,
+    ) -> None:
+        self._shared = shared
+        self._keys: Keys | None = None
+        looks = settings.fallback in (None, "torch") and store is not None
+        self._who = who if looks and store is not None and Identities(store).stood_in(identity) else None
+
+    async def known(self) -> Keys | None:
+        """The keys of what was answered before; None where nobody did."""
+        if self._who is not None:
+            found = await self._who()
+            self._who = None
+            self._keys = None if found is None else self._keys_of(found)
+        return self._keys
+
+    def keys(self, by: Identity) -> Keys:
+        """The keys for what is answered now."""
+        self._keys = self._keys or self._keys_of(by)
+        return self._keys
+
+    def _keys_of(self, by: Identity) -> Keys:
+        return Keys("labels", {**self._shared, "stand_in": json.dumps(asdict(by), sort_keys=True)})
 
 
 class LabelAnswers:
     """Readings by their prompts: any subset of labels that were read is answered without asking again."""
 
-    def __init__(self, store: Store | None, identity: Identity, settings: Settings) -> None:
+    def __init__(
+        self,
+        store: Store | None,
+        identity: Identity,
+        settings: Settings,
+        stand_in: Callable[[], Awaitable[Identity | None]] | None = None,
+    ) -> None:
         # Another read tells TGI's mass; other engines know it anyway.
-        self._keys = Keys(
-            "labels",
-            _of_identity(identity) | {"label_mass": settings.label_mass and identity.engine == "tgi"},
-        )
+        shared = _of_identity(identity) | {"label_mass": settings.label_mass and identity.engine == "tgi"}
+        self._keys = Keys("labels", shared)
+        self._stand_in = StandIn(store, identity, settings, shared, stand_in)
         self._fallback = settings.fallback
-        self._store = store
+        self._questions = Questions(store)
         self._lookup: Lookup[LabelTable] = Lookup(
-            store, "labels", LabelTable.encoded, LabelTable.decode, memory=REMEMBERED
+            store, "labels", LabelTable.encoded, LabelTable.decode, memory=REMEMBERED, certain=is_certain
         )
 
     async def get(
@@ -67,53 +118,78 @@ class LabelAnswers:
         compute: Callable[[], Awaitable[LabelScores]],
     ) -> LabelScores:
         """The reading of labels after the prompt that `parts` describe."""
-        # A label that stands twice is an error, which is computed.
-        usable = len(set(labels)) == len(labels)
-        key = self._keys.key(**parts)
-        asked = self._keys.key(**parts, labels=json.dumps(labels))
-
-        def enough(found: LabelTable) -> bool:
-            return usable and found.holds(labels, self._fallback)
-
-        table = self._lookup.known(key)
-        if table is not None:
-            if enough(table):
-                return table.scores(labels)
-            own = self._lookup.known(asked, again=True)
-            if own is not None and enough(own):
-                return own.scores(labels)
+        table, told = self._known(self._keys, parts, labels, stood_in=False)
+        if told is not None:
+            return told.scores(labels)
+        places = await self._stand_in.known()
+        other = None
+        if places is not None:
+            other, told = self._known(places, parts, labels, stood_in=True)
+            if told is not None:
+                return told.scores(labels)
 
         async def widened() -> LabelTable:
-            found = LabelTable.of(labels, await compute())
-            if table is None:
-                return found
-            whole = found.with_more(table)
-            if whole is None:  # two readings that are no one table: each has its place
-                self._lookup.keep(asked, found)
-                return replace(table, fresh=found.fresh)
-            return whole
+            scores = await compute()
+            found, known = LabelTable.of(labels, scores), other if scores.stand_in else table
+            return found if known is None else self._joined(found, known, self._keys_for(found), parts)
+
+        def place(found: LabelTable) -> str:
+            return self._keys_for(found).key(**parts)
 
         # Rows that ask for other labels of the same prompt don't wait for each other.
-        known = await self._lookup.get_as(key, f"{asked} {self._fallback}", widened, enough)
+        key, asked = self._keys.key(**parts), self._own(self._keys, parts, labels)
+        enough = partial(self._tells, labels=labels, stood_in=False)
+        known = await self._lookup.get_as(key, f"{asked} {self._fallback}", widened, enough, place)
         return known.scores(labels) if known.fresh is None else known.fresh
 
+    def _known(
+        self, keys: Keys, parts: Mapping[str, Part], labels: tuple[str, ...], *, stood_in: bool
+    ) -> tuple[LabelTable | None, LabelTable | None]:
+        """What is kept of a prompt, and what tells the labels."""
+        table = self._lookup.known(keys.key(**parts), again=stood_in)
+        if table is None or self._tells(table, labels, stood_in=stood_in):
+            return table, table
+        own = self._lookup.known(self._own(keys, parts, labels), again=True)
+        return table, own if own is not None and self._tells(own, labels, stood_in=stood_in) else None
+
+    def _tells(self, found: LabelTable, labels: tuple[str, ...], *, stood_in: bool) -> bool:
+        # A label that stands twice is an error, which is computed.
+        if (STOOD_IN in found.flags) != stood_in or len(set(labels)) != len(labels):
+            return False
+        return found.holds(labels, self._fallback)
+
+    def _own(self, keys: Keys, parts: Mapping[str, Part], labels: tuple[str, ...]) -> str:
+        """The key for readings of a prompt that are no one table."""
+        return keys.key(**parts, labels=json.dumps(labels))
+
+    def _keys_for(self, found: LabelTable) -> Keys:
+        by = None if found.fresh is None else found.fresh.stand_in
+        return self._keys if by is None else self._stand_in.keys(by)
+
+    def _joined(
+        self, found: LabelTable, known: LabelTable, keys: Keys, parts: Mapping[str, Part]
+    ) -> LabelTable:
+        """A new reading and what is known of its prompt, as the table to keep; or each in its place."""
+        whole = found.with_more(known)
+        if whole is not None:
+            return whole
+        self._lookup.keep(self._own(keys, parts, found.labels), found)
+        return known._replace(fresh=found.fresh)
+
     def keep_question(self, parts: Mapping[str, Part], question: Callable[[], bytes]) -> None:
-        """Keeps some of the questions too, to be asked again; see `reask`."""
-        if self._store is not None:
-            key = self._keys.key(**parts)
-            if int(key[:2], 16) < 256 * ASKED_AGAIN:
-                self._store.put("question", key, question())
+        """Keeps the question too, or not."""
+        self._questions.keep(self._keys.key(**parts), question)
 
     async def aclose(self) -> None:
         """Gives up what is being asked."""
         await self._lookup.aclose()
 
 
-@dataclass(frozen=True, slots=True)
-class LabelTable:
-    """Logarithms by label, as they were read; `fresh` is the reading itself, while it is new."""
+class LabelTable(NamedTuple):
+    """Logarithms of labels, as they were read; `fresh` is the reading itself, while it is new."""
 
-    logprobs: dict[str, float]
+    labels: tuple[str, ...]
+    logprobs: tuple[float, ...]
     normalised: str
     exact: bool
     mass: float | None
@@ -126,21 +202,20 @@ class LabelTable:
     @classmethod
     def of(cls, labels: tuple[str, ...], scores: LabelScores) -> LabelTable:
         """The table of one reading."""
-        logprobs = dict(zip(labels, scores.logprobs, strict=True))
         known = (scores.normalised, scores.exact, scores.label_mass, scores.route, scores.prompt_tokens)
-        return cls(logprobs, *known, scores.flags, scores.chained, scores)
+        return cls(labels, scores.logprobs, *known, scores.flags, scores.chained, scores)
 
-    def holds(self, labels: Sequence[str], fallback: str | None) -> bool:
+    def holds(self, labels: tuple[str, ...], fallback: str | None) -> bool:
         """Whether the labels can be told from it, in a way that --fallback allows.
 
         All of them, or some where they were read exactly.
         """
-        if not all(label in self.logprobs for label in labels):
+        if labels != self.labels and not set(self.labels).issuperset(labels):
             return False
-        if "fallback.torch" in self.flags:
+        if STOOD_IN in self.flags:
             return fallback in (None, "torch")
         if not self.exact:
-            return fallback == "bounds" and len(labels) == len(self.logprobs)
+            return fallback == "bounds" and len(labels) == len(self.labels)
         return True
 
     def with_more(self, other: LabelTable) -> LabelTable | None:
@@ -149,16 +224,20 @@ class LabelTable:
         ways = [(t.normalised, t.exact, t.chained, t.route, t.prompt_tokens) for t in (self, other)]
         if ways[0] != ways[1] or ways[0][:3] != ("vocabulary", True, False):
             return None
-        logprobs = other.logprobs | self.logprobs
-        mass = scoring.mass(list(logprobs.values()))
+        both = dict(zip(other.labels, other.logprobs, strict=True))
+        both |= zip(self.labels, self.logprobs, strict=True)
+        mass = scoring.mass(list(both.values()))
         kept = dict.fromkeys(f for f in (*self.flags, *other.flags) if f != "label_mass.low")
-        return replace(self, logprobs=logprobs, mass=mass, flags=(*scoring.mass_flags(mass), *kept))
+        flags = (*scoring.mass_flags(mass), *kept)
+        return self._replace(labels=tuple(both), logprobs=tuple(both.values()), mass=mass, flags=flags)
 
     def scores(self, labels: tuple[str, ...]) -> LabelScores:
         """The reading of some of its labels."""
-        logprobs = tuple(self.logprobs[label] for label in labels)
-        flags, mass = self.flags, self.mass
-        if len(labels) < len(self.logprobs):
+        logprobs, flags, mass = self.logprobs, self.flags, self.mass
+        if labels != self.labels:
+            known = dict(zip(self.labels, logprobs, strict=True))
+            logprobs = tuple(known[label] for label in labels)
+        if len(labels) < len(self.labels):
             kept = tuple(flag for flag in flags if flag not in ABOUT_THE_LABELS)
             dtype = next((f.partition(".")[2] for f in flags if f.startswith("resolution.")), None)
             if self.normalised == "vocabulary":
@@ -180,21 +259,36 @@ class LabelTable:
         )
 
     def encoded(self) -> bytes:
-        """As bytes; `decode` gives it back."""
-        known = [self.normalised, self.exact, self.mass, self.route, self.prompt_tokens]
-        labels = list(self.logprobs)
-        values = array("d", self.logprobs.values()).tobytes()
-        head = json.dumps([labels, *known, self.flags, self.chained], separators=(",", ":")).encode()
-        return struct.pack("<I", len(head)) + head + values
+        """As bytes; `decode` gives it back.
+
+        The head is the same for most prompts of a run, so that it is read once for all of them; what differs
+        stands behind it: the mass, the prompt's length, the logarithms.
+        """
+        known = [self.labels, self.normalised, self.exact, self.route, self.flags, self.chained]
+        head = json.dumps([*known, self.mass is None], separators=(",", ":")).encode()
+        values = struct.pack(f"<{len(self.labels)}d", *self.logprobs)
+        return _TABLE.pack(len(head), self.prompt_tokens, self.mass or 0.0) + head + values
 
     @classmethod
     def decode(cls, payload: bytes) -> LabelTable:
-        """Raises ValueError, KeyError or struct.error for what is no table."""
-        (length,) = struct.unpack_from("<I", payload)
-        labels, *known, flags, chained = json.loads(payload[4 : 4 + length])
-        normalised, exact, mass, route, tokens = known
-        logprobs = dict(zip(labels, array("d", payload[4 + length :]), strict=True))
-        return cls(logprobs, normalised, exact, mass, route, tokens, tuple(flags), chained)
+        """Raises ValueError, TypeError or struct.error for what is no table."""
+        length, tokens, mass = _TABLE.unpack_from(payload)
+        values = _TABLE.size + length
+        labels, normalised, exact, route, flags, chained, no_mass = _head(payload[_TABLE.size : values])
+        logprobs = struct.unpack_from(f"<{len(labels)}d", payload, values)
+        if len(payload) != values + 8 * len(labels):
+            raise ValueError("not as many logarithms as labels")
+        known = None if no_mass else mass
+        return cls(labels, logprobs, normalised, exact, known, route, tokens, flags, chained)
+
+
+_TABLE = struct.Struct("<IQd")
+
+
+@lru_cache(maxsize=1024)
+def _head(head: bytes) -> tuple[tuple[str, ...], str, bool, str, tuple[str, ...], bool, bool]:
+    labels, normalised, exact, route, flags, chained, no_mass = json.loads(head)
+    return tuple(labels), normalised, exact, route, tuple(flags), chained, no_mass
 
 
 # -- summaries -----------------------------------------------------------------------------------------
@@ -233,10 +327,13 @@ class SummaryAnswers:
         }
         self._keys = Keys("summary", shared | ({} if grid is None else recipe(grid, settings)))
         self._lookup: Lookup[Summary] = Lookup(
-            store, "summary", Summary.encoded, Summary.decode, memory=REMEMBERED
+            store, "summary", Summary.encoded, Summary.decode, memory=REMEMBERED, certain=is_certain
         )
         # Another draw each time is no answer to keep.
         self._kept = settings.temperature == 0 or settings.seed is not None
+        self._questions = Questions(store if settings.temperature == 0 else None)
+        self._images = None if grid is None else Keys("image", recipe(grid, settings))
+        self._identity = identity
 
     async def get(
         self, body: str, image: str | None, compute: Callable[[], Awaitable[Summary]]
@@ -245,6 +342,12 @@ class SummaryAnswers:
         if not self._kept:
             return await compute(), False
         return await self._lookup.get(self._keys.key(body=body, image=image), compute)
+
+    def keep_question(self, body: str, image: str | None, request: CaptionRequest) -> None:
+        """Keeps the question too, or not."""
+        seen = None if image is None or self._images is None else self._images.key(sha256=image)
+        key = self._keys.key(body=body, image=image)
+        self._questions.keep(key, partial(questions.of_summary, self._identity, request, seen))
 
     async def aclose(self) -> None:
         """Gives up what is being asked."""
@@ -263,9 +366,10 @@ class ImageAnswers:
             store,
             "image",
             _encode_image,
-            _decode_image,
+            decode_image,
             memory=REMEMBERED_IMAGE_BYTES,
             size=lambda image: len(image.jpeg),
+            certain=is_certain,
         )
 
     async def get(self, sha256: str, prepare: Callable[[], Awaitable[PreparedImage]]) -> PreparedImage:
@@ -282,7 +386,8 @@ def _encode_image(image: PreparedImage) -> bytes:
     return struct.pack("<I", len(head)) + head + image.jpeg
 
 
-def _decode_image(payload: bytes) -> PreparedImage:
+def decode_image(payload: bytes) -> PreparedImage:
+    """What is kept of an image; raises ValueError, KeyError, TypeError or struct.error for what is none."""
     (length,) = struct.unpack_from("<I", payload)
     return _image(payload[4 + length :], json.loads(payload[4 : 4 + length]))
 
@@ -317,121 +422,3 @@ class TokenAnswers:
         ids = compute()
         self._store.put("tokens", key, array("I", ids).tobytes())
         return ids
-
-
-# -- who answered --------------------------------------------------------------------------------------
-
-
-def _of_identity(identity: Identity) -> dict[str, Part]:
-    return {f"identity_{name}": value for name, value in asdict(identity).items()} | {
-        "prompt_version": prompts.VERSION
-    }
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """Who answered a job before, and what prompts have to be written for."""
-
-    identity: Identity
-    profile: Profile
-
-
-class Identities:
-    """The identities that answered each kind of job: a server that is away can't be asked who it is.
-
-    Each has an entry of its own, so that bundles bring theirs beside those that are there.
-    """
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def remember(self, settings: Settings, kind: str, identity: Identity, profile: Profile) -> None:
-        """Notes who answers a job that was asked for so."""
-        grid = profile.grid
-        entry = {
-            "kind": kind,
-            "asked": _asked(settings, kind),
-            "identity": asdict(identity),
-            "closes_thinking": profile.closes_thinking,
-            "context": profile.context,
-            "grid": None if grid is None else asdict(grid),
-        }
-        key = Keys("identity", {}).key(entry=json.dumps(entry, sort_keys=True))
-        speed = self.speed(kind, identity)
-        self._put(key, entry | {"at": time.time()} | ({} if speed is None else {"speed": speed}))
-        digest = profile.tokenizer.digest
-        if self._store.get("tokenizer", digest, again=True) is None:
-            self._store.put("tokenizer", digest, profile.tokenizer.content)
-
-    def _put(self, key: str, entry: dict[str, Any]) -> None:
-        self._store.put("identity", key, json.dumps(entry).encode())
-
-    def note_speed(self, kind: str, identity: Identity, rows: int, seconds: float) -> None:
-        """Notes how fast rows that were not remembered were answered, for `--dry-run`."""
-        for key, entry in self._listed(kind):
-            if entry["identity"] == asdict(identity):
-                self._put(key, entry | {"speed": rows / seconds})
-
-    def know(self, kind: str, identity: Identity) -> bool:
-        """Whether they answered before."""
-        return any(entry["identity"] == asdict(identity) for _, entry in self._listed(kind))
-
-    def speed(self, kind: str, identity: Identity) -> float | None:
-        """Rows a second that were answered last, where that was noted."""
-        same = (entry for _, entry in self._listed(kind) if entry["identity"] == asdict(identity))
-        found = [entry["speed"] for entry in same if "speed" in entry]
-        return float(found[-1]) if found else None
-
-    def last(self, settings: Settings, kind: str) -> Known | None:
-        """Who answered last, of those whom the settings' engine, model and revision allow."""
-        wanted = _asked(settings, kind)
-        for exactly in (True, False):
-            for _, entry in reversed(self._listed(kind)):
-                known = self._known(entry) if _fits(entry, wanted, exactly=exactly) else None
-                if known is not None:
-                    return known
-        return None
-
-    def _known(self, entry: dict[str, Any]) -> Known | None:
-        identity = Identity(**entry["identity"])
-        content = self._store.get("tokenizer", identity.tokenizer)
-        if content is None:
-            return None
-        grid = entry["grid"]
-        if grid is not None:
-            grid = Grid(**grid | {"mean": tuple(grid["mean"]), "std": tuple(grid["std"])})
-        tokenizer = Tokenizer.of(content)
-        return Known(identity, Profile(tokenizer, entry["closes_thinking"], entry["context"], grid))
-
-    def _listed(self, kind: str) -> list[tuple[str, dict[str, Any]]]:
-        """The entries of a kind with their keys, the oldest first."""
-        found = []
-        for key, payload in self._store.all_of("identity"):
-            try:
-                entry = json.loads(payload)
-                found += [(key, entry)] if entry["kind"] == kind else []
-            except (ValueError, KeyError, TypeError):
-                continue
-        return sorted(found, key=lambda pair: float(pair[1]["at"]))
-
-
-def _asked(settings: Settings, kind: str) -> dict[str, str | None]:
-    return {
-        "engine": settings.engine,
-        "model": settings.model_for(kind),
-        "revision": settings.revision,
-        "tokenizer": settings.tokenizer,
-        "dtype": settings.dtype,
-    }
-
-
-def _fits(entry: dict[str, Any], wanted: dict[str, str | None], *, exactly: bool) -> bool:
-    if exactly:
-        return bool(entry["asked"] == wanted)
-    identity = entry["identity"]
-    return (
-        wanted["engine"] in ("auto", identity["engine"])
-        and wanted["model"] in (None, identity["model"])
-        and wanted["revision"] in (None, identity["revision"])
-        and wanted["dtype"] in ("auto", identity["dtype"])
-    )

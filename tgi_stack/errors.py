@@ -106,6 +106,20 @@ class RowError(FastqwenError):
         return type(self), (self.type, str(self), self.flags, self.attempts)
 
 
+# Of the servers' refusals those that a question gets wherever, and whenever, it is asked.
+_CERTAIN = frozenset({"server.refused", "server.poison", "offline.miss", "dry.miss"})
+
+
+def is_certain(error: Exception) -> bool:
+    """Whether it follows from the question alone: an equal one that was asked meanwhile fails alike."""
+    if isinstance(error, AnswerError):
+        return error.type in _CERTAIN
+    # A process that decodes may have been killed from outside.
+    return (
+        isinstance(error, TextError | LabelError | ScoreError | ImageError) and error.type != "image.crashed"
+    )
+
+
 class ImageError(RowError):
     """An image that is missing, unreadable, refused or broken."""
 

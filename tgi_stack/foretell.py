@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from cache.store import Store
-from tgi_stack.answers import Identities
 from tgi_stack.backends.base import Backend
 from tgi_stack.backends.counting import TYPE, CountingBackend, open_counting
 from tgi_stack.backends.ondemand import OnDemand
+from tgi_stack.identities import Identities
 from tgi_stack.jobs import run as runner
+from tgi_stack.jobs.recipe import Recipe
 from tgi_stack.rows.ledger import Discard
 from tgi_stack.rows.reader import Source
-from tgi_stack.settings import Settings
 
 LEAST_ROWS = 8  # that a speed is noted of
 
@@ -43,22 +41,16 @@ class Foretold:
         )
 
 
-async def foretell(
-    kind: str,
-    make_job: Callable[[Backend, Store | None], runner.Job[Any]],
-    source: Source,
-    settings: Settings,
-    tally: runner.Tally,
-    store: Store | None,
-) -> Foretold:
+async def foretell(recipe: Recipe, source: Source, tally: runner.Tally, store: Store | None) -> Foretold:
     """Runs a job against nobody.
 
     Raises:
         UsageError: nobody is known whose answers could be looked for.
     """
+    settings, kind = recipe.settings, recipe.kind
     backend: CountingBackend = open_counting(settings, kind, store)
     try:
-        await runner.run(make_job(backend, store), source, Discard(), settings, tally)
+        await runner.run(recipe.job(backend, store), source, Discard(), settings, tally)
     finally:
         await backend.aclose()
     misses = tally.failures[TYPE]

@@ -146,12 +146,12 @@ def item_text(item: Item, fields: Sequence[str]) -> str:
 
 def history_block(lines: Sequence[str]) -> str:
     """The shopper's past items, oldest first, as a list."""
-    return "\n".join(f"- {line}" for line in lines)
+    return "\n".join([f"- {line}" for line in lines])
 
 
 def candidates_block(labels: Sequence[str], lines: Sequence[str]) -> str:
     """The candidates, each behind its label: `A. ...`."""
-    return "\n".join(f"{label}. {line}" for label, line in zip(labels, lines, strict=True))
+    return "\n".join([f"{label}. {line}" for label, line in zip(labels, lines, strict=True)])
 
 
 def listwise_body(
@@ -169,7 +169,7 @@ def listwise_body(
     if template is not None:
         return fill(template, {"history": past, "candidates": listed})
     heading = "The shopper searches for:" if query is not None else "The shopper's history, oldest first:"
-    answer = "one letter" if all(len(label) == 1 for label in labels) else "its letters"
+    answer = "one letter" if max(map(len, labels)) == 1 else "its letters"
     return (
         f"{without_marks(instruction or RERANK_INSTRUCTION)}\n\n{heading}\n{past}\n\n"
         f"Candidates:\n{listed}\n\nWhich candidate fits best? Answer with {answer}."

@@ -16,7 +16,7 @@ def softmax(logprobs: Sequence[float]) -> tuple[float, ...]:
     peak = max(logprobs)
     weights = [math.exp(value - peak) for value in logprobs]
     total = math.fsum(weights)
-    return tuple(weight / total for weight in weights)
+    return tuple([weight / total for weight in weights])
 
 
 def mass(logprobs: Sequence[float], *, capped: bool = True) -> float:
@@ -32,7 +32,7 @@ def mass_flags(label_mass: float | None) -> tuple[str, ...]:
 
 def order(scores: Sequence[float]) -> list[int]:
     """Indices from the highest score to the lowest; ties keep their order."""
-    return sorted(range(len(scores)), key=lambda index: -scores[index])
+    return sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
 
 
 def among(logprobs: Sequence[float]) -> tuple[float, ...]:

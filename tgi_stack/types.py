@@ -141,6 +141,7 @@ class LabelScores:
     attempts: int = 1
     from_cache: bool = False
     chained: bool = False  # of several reads, of labels of several tokens
+    stand_in: Identity | None = None  # who gave it, where that is not who was asked
 
 
 @dataclass(frozen=True, slots=True)

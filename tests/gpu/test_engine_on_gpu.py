@@ -20,13 +20,14 @@ from tgi_stack.engine.checkpoint import locate
 from tgi_stack.engine.load import load
 from tgi_stack.engine.matrices import FP8, FP8_MAX
 from tgi_stack.engine.placement import choose
+from tgi_stack.engine.reading import Reading, whole
 from tgi_stack.engine.runtime import Runtime
 from tgi_stack.engine.scorer import Options, Scorer
 from tgi_stack.engine.shapes import random_model
 from tgi_stack.engine.switches import Switches
 from tgi_stack.engine.trial import trial
 from tgi_stack.tokens import Tokenizer
-from tgi_stack.types import LabelScores, ScoreRequest
+from tgi_stack.types import ScoreRequest
 
 pytestmark = [
     pytest.mark.gpu,
@@ -52,11 +53,11 @@ Distributions = list[tuple[float, ...]]
 
 def alone(model: Any, requests: Sequence[ScoreRequest]) -> Distributions:
     """By transformers' own forward, one prompt at a time."""
-    return [scoring.softmax(score.score(model, [request])[0].logprobs) for request in requests]
+    return [of(score.score(model, [request]))[0] for request in requests]
 
 
-def of(scores: Sequence[LabelScores]) -> Distributions:
-    return [scoring.softmax(one.logprobs) for one in scores]
+def of(readings: Sequence[Reading]) -> Distributions:
+    return [scoring.softmax(one.logprobs) for one in whole(readings)]
 
 
 def apart(found: Distributions, exact: Distributions) -> tuple[float, float]:

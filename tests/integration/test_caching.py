@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -48,6 +49,30 @@ def test_a_rerun_offline_is_what_the_run_was(cached: Fastqwen, tmp_path: Path, j
     assert all_cached(tmp_path / "b.jsonl")
     assert "offline: answers of tiny (torch" in done.stderr
     assert "loaded" not in done.stderr
+
+
+def test_a_row_that_failed_for_itself_fails_for_the_same_reason_offline(
+    cached: Fastqwen, tmp_path: Path
+) -> None:
+    """Which is why offline what is not in the cache is prepared like any other before it is missed."""
+    whole = (CATALOGUE / "images" / "mug-02.jpg").read_bytes()
+    for name, content in (("good.jpg", whole), ("cut.jpg", whole[:2000]), ("text.jpg", b"<html>")):
+        (tmp_path / name).write_bytes(content)
+    images = write_rows(
+        tmp_path / "i.jsonl",
+        *({"id": n, "image": n} for n in ("good.jpg", "cut.jpg", "text.jpg", "gone.jpg")),
+    )
+    prompts = write_rows(
+        tmp_path / "p.jsonl",
+        {"prompt": "Which?\n", "labels": ["A", "B"]},
+        {"prompt": "Which?\n", "labels": ["A", "A"]},
+        {"prompt": "a b " * 5000, "labels": ["A", "B"]},
+    )
+    for job, ok in ((("summarize", images), 1), (("probs", prompts), 1)):
+        cached(*job, "-o", tmp_path / "a.jsonl", *TORCH, "--overwrite", check=1)
+        cached(*job, "-o", tmp_path / "b.jsonl", *TORCH, "--overwrite", "--offline", check=1)
+        assert plain(tmp_path / "a.jsonl") == plain(tmp_path / "b.jsonl")
+        assert [record["status"] for record in read_records(tmp_path / "b.jsonl")].count("ok") == ok
 
 
 @pytest.mark.parametrize("dialect", ["tgi", "vllm"])
@@ -280,6 +305,23 @@ def test_failures_are_asked_again_and_flags_come_back(  # K17
         assert "finish.length" in record["flags"]
 
 
+@pytest.mark.parametrize(("fault", "posts"), [("422", 1), (None, 0)])
+def test_equal_questions_at_once_fail_at_once_each_under_its_own_row(
+    cached: Fastqwen, tmp_path: Path, server: Loopback, fault: str | None, posts: int
+) -> None:
+    labels = ["A", "B"] if fault else ["A", "A"]
+    rows = [{"id": f"r{n}", "prompt": "Which?\n", "labels": labels} for n in range(200)]
+    path = write_rows(tmp_path / "p.jsonl", *rows)
+    server.fault = lambda number, where: fault if number > 0 else None
+    out = ("-o", tmp_path / "o.jsonl")
+    sent = asked(cached, server, "probs", path, *out, "--model", "tiny", "--concurrency", "200", check=1)
+    assert sent == posts
+    errors = [record["error"] for record in read_records(tmp_path / "o.jsonl")]
+    assert [error["row"] for error in errors] == list(range(1, 201))
+    assert {error["type"] for error in errors} == {"server.refused" if fault else "label.duplicate"}
+    assert "200 failed" in cached("probs", path, "--model", "tiny", "--offline", check=1).stderr
+
+
 def test_an_image_is_decoded_once_for_all_runs(cached: Fastqwen, tmp_path: Path) -> None:
     job = ("summarize", CATALOGUE / "images", "--limit", "3", *TORCH)
     cached(*job, "-o", tmp_path / "a.jsonl")
@@ -327,6 +369,40 @@ def test_a_model_that_was_swapped_is_noticed(cached: Fastqwen, tmp_path: Path) -
     assert "another model gave these answers" in done.stderr
 
 
+def test_of_a_small_cache_one_question_at_least_is_asked_again(cached: Fastqwen, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "p.jsonl", {"prompt": "Which?\n", "labels": ["A", "B"]})
+    with serve("vllm") as server:
+        options = ["--endpoint", server.url, "--model", "tiny"]
+        cached("probs", path, *options)
+        posts = server.posts
+        done = cached("cache", "verify", "--reask", "1%", "--json", *options)
+    found = json.loads(done.stdout)
+    assert (found["asked"], found["readings"], found["swapped"]) == (1, 1, False)
+    assert server.posts == posts + 1 + 3  # whether it reads ids once, and the question twice
+
+
+def test_summaries_of_a_model_that_was_swapped_are_noticed(
+    cached: Fastqwen, tmp_path: Path, server: Loopback
+) -> None:
+    options = ["--endpoint", server.url, "--model", "tiny"]
+    cached(*IMAGES, "--limit", "6", "-o", tmp_path / "a.jsonl", *options)
+    same = cached("cache", "verify", "--reask", "50%", *options)
+    assert "asked again: 3 (0 failed)" in same.stderr
+    assert "3 summaries, 0 are neither of the two" in same.stderr
+    answer = server._chat
+
+    def swapped(asked: dict[str, Any], id: str) -> dict[str, Any]:
+        found = answer(asked, id)
+        found["choices"][0]["message"]["content"] += " And more."
+        return found
+
+    server._chat = swapped  # type: ignore[method-assign]  # another model
+    done = cached("cache", "verify", "--reask", "100%", *options, check=1)
+    assert "another model gave these answers" in done.stderr
+    cached("cache", "gc", "--older-than", "0s")
+    assert "nothing could be asked again" in cached("cache", "verify", "--reask", "1%", *options).stderr
+
+
 def test_two_runs_of_one_job_share_the_work(cached: Fastqwen, tmp_path: Path) -> None:  # X15
     rows = [{"id": str(n), "prompt": f"Question {n}\n", "labels": ["A", "B"]} for n in range(60)]
     path = write_rows(tmp_path / "p.jsonl", *rows)
@@ -343,6 +419,30 @@ def test_two_runs_of_one_job_share_the_work(cached: Fastqwen, tmp_path: Path) ->
         assert [process.wait(60) for process in running] == [0, 0]
     assert plain(tmp_path / "0.jsonl") == plain(tmp_path / "1.jsonl")
     assert server.posts <= 60 + 2 + 4  # each question once, and what each run asks before its first row
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_a_cache_that_others_hold_from_the_start_fails_no_row(
+    cached: Fastqwen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: bool
+) -> None:
+    monkeypatch.setattr("cache.shelf.BUSY_S", 0.05)
+    job = (*SESSIONS, "--engine", "scripted")
+    cached(*job, "-o", tmp_path / "a.jsonl")
+    blockers = [
+        sqlite3.connect(tmp_path / "cache" / "v1" / name / "cache.db", isolation_level=None)
+        for name in ("small", "large")
+    ]
+    for blocker in blockers:
+        blocker.execute("BEGIN EXCLUSIVE")
+    if offline:  # misses would be untrue
+        done = cached(*job, "-o", tmp_path / "b.jsonl", "--offline", check=3)
+        assert "run it again later" in done.stderr
+    else:
+        done = cached(*job, "-o", tmp_path / "b.jsonl")
+        assert done.stderr.count("is busy or can't be read") == 1
+        assert plain(tmp_path / "a.jsonl") == plain(tmp_path / "b.jsonl")
+    for blocker in blockers:
+        blocker.close()
 
 
 def test_a_run_without_a_place_for_a_cache_goes_on(cached: Fastqwen, tmp_path: Path) -> None:  # X07
@@ -386,6 +486,47 @@ def test_a_checkpoint_that_was_trained_on_is_another_model(cached: Fastqwen, tmp
     content[-1] ^= 1
     weights.write_bytes(content)
     assert "1 ok (0 from cache)" in cached("probs", path, *torch, "-o", tmp_path / "c.jsonl").stderr
+
+
+def test_what_torch_answers_in_a_servers_place_is_known_by_what_torch_computed_with(
+    cached: Fastqwen, tmp_path: Path
+) -> None:
+    """53 labels are more than this server shows: the row is torch's, and torch's dtype changes it."""
+
+    def rows(count: int) -> Path:
+        return write_rows(tmp_path / "p.jsonl", {"prompt": "Which?\n", "num_candidates": count})
+
+    def ask(name: str, count: int, *options: str) -> dict[str, Any]:
+        use = ("--endpoint", url, "--model", "tiny", "--device", "cpu")
+        cached("probs", rows(count), "-o", tmp_path / f"{name}.jsonl", *use, *options)
+        return read_records(tmp_path / f"{name}.jsonl")[0]
+
+    with serve("vllm", reads_ids=False, max_top_n=20) as server:
+        url = server.url
+        first = ask("a", 60, "--dtype", "fp32")
+        assert (first["route"], first["from_cache"]) == ("torch", False)
+        posts = server.posts
+        again = ask("b", 60, "--dtype", "fp32")
+        assert server.posts == posts + 1  # the question before the first row
+        assert again["from_cache"] is True
+        assert again["logprobs"] == first["logprobs"]
+        assert ask("c", 55, "--dtype", "fp32")["logprobs"] == first["logprobs"][:55]
+        other = ask("d", 60, "--dtype", "bf16")
+        assert other["from_cache"] is False
+        assert other["logprobs"] != first["logprobs"]
+        assert ask("e", 60, "--dtype", "bf16")["from_cache"] is True
+        assert ask("f", 60)["logprobs"] == first["logprobs"]  # auto is fp32 on a CPU
+    for name, options, like in (
+        ("g", ("--dtype", "fp32"), first),
+        ("h", ("--dtype", "bf16"), other),
+        ("i", (), first),
+    ):
+        found = ask(name, 60, "--offline", *options)
+        assert (found["from_cache"], found["logprobs"]) == (True, like["logprobs"])
+        assert found["flags"] == like["flags"]
+    miss = ("--offline", "--fallback", "bounds", "--endpoint", url, "--model", "tiny")
+    done = cached("probs", rows(60), "-o", tmp_path / "j.jsonl", *miss, check=1)
+    assert "offline.miss" in done.stderr
 
 
 def test_what_a_server_loaded_counts_not_what_it_is_called(cached: Fastqwen, tmp_path: Path) -> None:  # C10

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.conftest import Fastqwen, read_records, write_rows
 from tests.loopback import Loopback, serve
 from tgi_stack.labels import default_labels
+from tgi_stack.tiny import TINY
 from tgi_stack.tokens import Tokenizer
 
 COUNTS = [2, 9, 10, 20, 26, 27, 52, 53, 100]
@@ -239,3 +243,26 @@ def test_a_label_that_is_likelier_with_a_space_is_named(fastqwen: Fastqwen, tmp_
     assert record["flags"] == ["label_mass.low", "labels.spaced_likelier"]
     assert record["attempts"] == 2
     assert "with a space before them the labels are likelier" in done.stderr
+
+
+def test_a_row_whose_logits_are_no_numbers_fails_alone(
+    fastqwen: Fastqwen, tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(TINY / "text", model)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
+    weights = load_file(model / "model.safetensors")
+    embedding = weights["model.embed_tokens.weight"]
+    weights["lm_head.weight"] = embedding.clone()
+    embedding[tokenizer.encode("~")[0]] = float("nan")
+    save_file(weights, model / "model.safetensors", {"format": "pt"})
+    prompts = [f"Question {n}?\n" for n in range(9)] + ["What is ~?\n"]
+    rows = write_rows(tmp_path / "p.jsonl", *({"prompt": p, "num_candidates": 4} for p in prompts))
+    torch = ("--engine", "torch", "--model", model, "--device", "cpu", "--dtype", "fp32")
+    done = fastqwen("probs", rows, "-o", tmp_path / "o.jsonl", *torch, check=1)
+    *whole, broken = read_records(tmp_path / "o.jsonl")
+    assert [record["status"] for record in whole] == ["ok"] * 9
+    assert broken["error"]["type"] == "score.not_finite"
+    assert broken["error"]["row"] == 10
+    assert "9 ok" in done.stderr

@@ -24,16 +24,18 @@ from hypothesis import strategies as st
 
 from cache import codecs, places
 from cache.bundle import export_bundle, import_bundle
+from cache.cleaning import oldest, remove
 from cache.errors import BundleError, CacheError, DamagedError
 from cache.keys import Keys, digest
 from cache.leases import Leases
 from cache.lookup import Lookup
 from cache.memo import Memo
-from cache.shelf import journal_mode, open_database
+from cache.shelf import Shelf, journal_mode, open_database
 from cache.store import KINDS, Store
-from cache.users import User, keys_in_use
+from cache.users import InUse, User
 from tgi_stack import keeping
 from tgi_stack.errors import MachineError
+from tgi_stack.reask import Reasked
 
 KEYS = [digest(b"%d" % number) for number in range(1000)]
 NUMBERS = st.one_of(st.integers(), st.booleans(), st.none(), st.floats())
@@ -473,7 +475,7 @@ def test_the_writer_outlives_what_it_did_not_expect(
     assert store.get("labels", KEYS[1]) == b"later"
     assert len(said) == 1
     names = {User.number_of("L" + key) for key in KEYS[:2]}
-    assert keys_in_use(store.directory / "v1" / "users") == names
+    assert InUse(store.directory / "v1" / "users").now() == names
 
 
 def test_a_part_of_a_number_shifts_none_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -482,15 +484,12 @@ def test_a_part_of_a_number_shifts_none_after_it(tmp_path: Path, monkeypatch: py
     with monkeypatch.context() as patch:
         patch.setattr("os.pwrite", lambda file, data, at: whole(file, bytes(data[:11]), at))
         for key in KEYS[:5]:
-            user.used("L" + key)
-            user.tell()
+            user.uses("L" + key)
         patch.setattr("os.pwrite", lambda file, data, at: whole(file, bytes(data[:3]), at))
-        user.used("L" + KEYS[5])
         with pytest.raises(OSError, match="No space"):
-            user.tell()
-    user.used("L" + KEYS[6])
-    user.tell()
-    assert keys_in_use(tmp_path / "users") == {User.number_of("L" + key) for key in KEYS[:7]}
+            user.uses("L" + KEYS[5])
+    user.uses("L" + KEYS[6])
+    assert InUse(tmp_path / "users").now() == {User.number_of("L" + key) for key in KEYS[:7]}
     user.close()
 
 
@@ -502,24 +501,42 @@ def test_a_file_that_was_removed_before_it_was_locked_is_made_anew(
 
     def late(file: Any, how: int) -> None:
         if how == fcntl.LOCK_EX and not done:
-            done.append(keys_in_use(folder))  # somebody cleans up, just then
+            done.append(InUse(folder).now())  # somebody cleans up, just then
         lock(file, how)
 
     monkeypatch.setattr("fcntl.flock", late)
     user = User(folder)
-    user.used("L" + KEYS[0])
-    user.tell()
-    assert keys_in_use(folder) == {User.number_of("L" + KEYS[0])}
+    user.uses("L" + KEYS[0])
+    assert InUse(folder).now() == {User.number_of("L" + KEYS[0])}
     user.close()
 
 
 def test_what_a_job_only_reads_stays_too(make: Callable[..., Store]) -> None:
     filled(make, 300)
     reading = make(offline=True)
-    for key in KEYS[:256]:
+    for key in KEYS[:7]:  # few: nothing waits to be told
         reading.get("labels", key)
-    assert make().gc(older_than_s=0.0)[0] == 44
-    assert all(reading.get("labels", key) for key in KEYS[:256])
+    assert make().gc(older_than_s=0.0)[0] == 293
+    assert all(reading.get("labels", key) for key in KEYS[:7])
+
+
+def test_what_is_read_while_others_are_removed_stays(make: Callable[..., Store], tmp_path: Path) -> None:
+    filled(make, 300)
+    shelf, reading = Shelf(database(tmp_path).parent), make()
+    found = oldest([shelf], time.time())
+    batches = 0
+
+    def enough() -> bool:
+        nonlocal batches
+        batches += 1
+        assert reading.get("labels", found[64 * (batches - 1)].name[1:])  # one of those that are next
+        return False
+
+    removed = remove(found, enough, InUse(tmp_path / "cache" / "v1" / "users"))
+    assert (batches, removed) == (5, 295)
+    assert all(reading.get("labels", found[64 * place].name[1:]) for place in range(5))
+    shelf.let_go()
+    shelf.close()
 
 
 def test_a_whole_database_that_can_not_be_opened_is_left_where_it_is(
@@ -759,6 +776,23 @@ def test_who_waited_for_a_failure_asks_once_for_themselves() -> None:
     assert (calls, most) == (1500, 1499)  # not one after the other
 
 
+def test_a_failure_that_is_certain_is_told_to_all_who_waited_and_to_nobody_later() -> None:
+    calls = 0
+
+    async def fails() -> bytes:
+        nonlocal calls
+        calls += 1
+        await asyncio.sleep(0)
+        raise ValueError(str(calls))
+
+    async def ask() -> list[Any]:
+        memo = Memo[str, bytes](10, certain=lambda error: isinstance(error, ValueError))
+        found = await asyncio.gather(*(memo.get("a", fails) for _ in range(1500)), return_exceptions=True)
+        return [*found, *await asyncio.gather(memo.get("a", fails), return_exceptions=True)]
+
+    assert [str(one) for one in asyncio.run(ask())] == ["1"] * 1500 + ["2"]
+
+
 def test_who_waited_for_a_failure_may_succeed() -> None:
     async def ask() -> None:
         memo = Memo[str, bytes](2, size=len)
@@ -906,6 +940,21 @@ def test_what_the_commands_can_not_do_says_what_to_do(
         keeping.cleared(store)
     with pytest.raises(MachineError, match="can only be read here; have its owner"):
         keeping.collect(store, "1d", None)
+
+
+@pytest.mark.parametrize(
+    ("texts", "changed", "wavering", "swapped"),
+    [
+        (1, 0, 0, False),
+        (1, 1, 0, True),
+        (20, 5, 0, False),
+        (20, 6, 0, True),
+        (20, 8, 3, False),
+        (20, 10, 3, True),
+    ],
+)
+def test_texts_are_judged_by_how_many_waver(texts: int, changed: int, wavering: int, swapped: bool) -> None:
+    assert Reasked(texts=texts, changed=changed, wavering=wavering).swapped is swapped
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,16 @@ async def test_a_failed_batch_tells_each_of_its_requests_and_no_other(thread: Th
     assert [str(r) for r in results] == ["0", "1", "out of memory", "out of memory", "4", "5"]
 
 
+async def test_an_answer_that_is_a_failure_is_told_to_its_own_request(thread: ThreadPoolExecutor) -> None:
+    def run(batch: Sequence[int]) -> Sequence[int | Exception]:
+        return [ValueError(f"row {number}") if number == 3 else number for number in batch]
+
+    batcher = Batcher(run, thread, size=8)
+    results = await asyncio.gather(*map(batcher.ask, range(6)), return_exceptions=True)
+    assert [str(r) for r in results] == ["0", "1", "2", "row 3", "4", "5"]
+    assert isinstance(results[3], ValueError)
+
+
 async def test_a_request_nobody_waits_for_any_more_is_not_computed(thread: ThreadPoolExecutor) -> None:
     seen: list[int] = []
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from tgi_stack.engine import score
 from tgi_stack.engine.matrices import FP8, Rows8
 from tgi_stack.engine.network import Network, supports
 from tgi_stack.engine.ops import Ops
+from tgi_stack.engine.reading import whole
 from tgi_stack.engine.runtime import prepare_compiler
 from tgi_stack.engine.scorer import Options, Scorer
 from tgi_stack.engine.switches import COMPILERS
@@ -122,6 +125,28 @@ def test_logits_that_are_no_numbers_never_become_scores(
     network.norm = network.norm * float("nan")
     with pytest.raises(ScoreError, match="not finite"):
         Scorer(network, Options(1024)).score(requests[:1])
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_logits_that_are_no_numbers_fail_their_own_row_alone(
+    text_model: Any, requests: list[ScoreRequest], alone: list[LabelScores], packed: bool
+) -> None:
+    used = {id for request in requests for id in request.token_ids}
+    odd = next(id for id in range(1, len(text_model.lm_head.weight)) if id not in used)
+    broken = copy.deepcopy(text_model)
+    embedding = broken.model.embed_tokens.weight
+    broken.lm_head.weight = torch.nn.Parameter(embedding.detach().clone())  # tied, else
+    embedding.data[odd] = float("nan")
+    asked = [*requests[:5], replace(requests[5], token_ids=(odd, *requests[5].token_ids)), *requests[6:]]
+    found = (
+        Scorer(Network(broken, Ops()), Options(4096)).readings(asked)
+        if packed
+        else score.readings(broken, asked)
+    )
+    failed = found.pop(5)
+    assert isinstance(failed, ScoreError)
+    assert failed.type == "score.not_finite"
+    assert apart(whole(found), [*alone[:5], *alone[6:]]) <= 1e-5
 
 
 @pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="torch.compile needs a C++ compiler")

@@ -20,7 +20,8 @@ from PIL import Image
 
 from tests.conftest import CATALOGUE, Fastqwen, read_records, write_rows
 from tgi_stack.backends.scripted import Script, ScriptedBackend
-from tgi_stack.errors import ImageError
+from tgi_stack.errors import AnswerError, ImageError
+from tgi_stack.jobs.ahead_worker import Nobody
 from tgi_stack.jobs.summarize import Summarize
 from tgi_stack.settings import Settings
 from tgi_stack.types import Caption, CaptionRequest, SummarizeRow
@@ -80,13 +81,45 @@ async def test_what_fails_is_not_remembered(job: Any, tmp_path: Path) -> None:
     assert (await job.answer(row))["summary"]
 
 
-async def test_each_row_is_told_of_its_own_file(job: Any, tmp_path: Path) -> None:
-    names = [f"{number}.jpg" for number in range(3)]
+async def test_for_nobody_nothing_is_decoded(tmp_path: Path, tiny_settings: Callable[..., Settings]) -> None:
+    shutil.copy(MUG, tmp_path / "mug.jpg")
+    scripted = ScriptedBackend(Script())
+    made = Summarize(Nobody(scripted.identity, scripted.profile), tiny_settings(), tmp_path)
+    with pytest.raises(AnswerError, match="not in the cache"):
+        await made.answer(SummarizeRow(1, "x", "mug.jpg"))
+    assert made._images is not None
+    assert not made._images._pool._all  # no process was started
+    await made.aclose()
+
+
+@pytest.mark.parametrize("broken", ["truncated", "aspect"])
+async def test_each_row_is_told_of_its_own_file_by_one_decoding(
+    job: Any, tmp_path: Path, broken: str
+) -> None:
+    decoded = 0
+    prepare = job._images._pool.prepare
+
+    async def counting(*args: Any, **options: Any) -> Any:
+        nonlocal decoded
+        decoded += 1
+        return await prepare(*args, **options)
+
+    job._images._pool.prepare = counting
+    content = MUG.read_bytes()[:2000]
+    if broken == "aspect":
+        png = io.BytesIO()
+        Image.new("RGB", (1000, 1)).save(png, "PNG")
+        content = png.getvalue()
+    names = [f"{number}.jpg" for number in range(300)]
     for name in names:
-        (tmp_path / name).write_bytes(MUG.read_bytes()[:2000])
+        (tmp_path / name).write_bytes(content)
     rows = [SummarizeRow(number, name, name) for number, name in enumerate(names, 1)]
-    errors = await asyncio.gather(*map(job.answer, rows), return_exceptions=True)
-    assert all(name in str(error) for name, error in zip(names, errors, strict=True))
+    rows.append(SummarizeRow(301, "bytes", content))
+    errors: list[Any] = await asyncio.gather(*map(job.answer, rows), return_exceptions=True)
+    assert {error.type for error in errors} == {f"image.{broken}"}
+    assert all(str(error).startswith(name) for name, error in zip(names, errors[:-1], strict=True))
+    assert str(errors[-1]).startswith("the image of 'bytes'")
+    assert decoded < 30  # equal ones at once are one; some come after it has failed
 
 
 def test_a_file_that_changes_during_the_run_is_one_version_or_fails(  # I22

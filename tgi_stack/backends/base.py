@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from tgi_stack import prompts
-from tgi_stack.errors import TextError
+from tgi_stack.errors import RowError, TextError
 from tgi_stack.images.grid import Grid
 from tgi_stack.tokens import Tokenizer
 from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, ScoreRequest
@@ -41,7 +41,9 @@ class Profile:
     def render(self, body: str, visual: Sequence[int] = (), *, system: str = "") -> tuple[str, str]:
         """The prompt of `turn`, and its frame: the same without what stands in the body."""
         self.refuse_hopeless(body)
-        body = body if visual else prompts.without_marks(body)
+        if not visual:
+            harmless = self.tokenizer.harmless(prompts.without_marks(body))
+            return self._frame(harmless, system), self._frame("", system)
         empty = prompts.place_images(prompts.IMAGE_MARK * len(visual), visual)
         harmless = prompts.place_images(self.tokenizer.harmless(body), visual)
         return self._frame(harmless, system), self._frame(empty, system)
@@ -62,6 +64,28 @@ class Profile:
         # A judge (see `prompts.JUDGE`) was trained on answers after a closed thinking block.
         closed = self.closes_thinking or (bool(system) and self.grid is None)
         return prompts.user_turn(body, close_thinking=closed, system=system)
+
+
+@runtime_checkable
+class Replaced(Protocol):
+    """A backend for which another answers what it can't answer exactly."""
+
+    async def stand_in(self) -> Identity | None:
+        """Who that is, as far as that can be known; what they answer has it as its `stand_in`."""
+
+
+@runtime_checkable
+class Absent(Protocol):
+    """A backend that need not be asked: its questions fail before anything is prepared for them."""
+
+    def absent(self) -> RowError:
+        """Why."""
+
+
+def refuse_absent(backend: object) -> None:
+    """Raises a RowError for an absent backend."""
+    if isinstance(backend, Absent):
+        raise backend.absent()
 
 
 class Backend(Protocol):

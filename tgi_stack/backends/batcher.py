@@ -15,7 +15,8 @@ class Batcher(Generic[Request, Answer]):
     """A thread computes while the next batch gathers behind it.
 
     Args:
-        run: a batch in, its answers in the same order out; called in the given executor.
+        run: a batch in, its answers in the same order out, an exception where one of its requests alone
+            failed; called in the given executor.
         size: requests in a batch at most.
         key: only requests of equal key share a batch.
         linger_s: how long a batch that is not full waits for company.
@@ -24,7 +25,7 @@ class Batcher(Generic[Request, Answer]):
 
     def __init__(
         self,
-        run: Callable[[Sequence[Request]], Sequence[Answer]],
+        run: Callable[[Sequence[Request]], Sequence[Answer | Exception]],
         executor: ThreadPoolExecutor,
         *,
         size: int,
@@ -62,11 +63,8 @@ class Batcher(Generic[Request, Answer]):
                     self._executor, self._run, [request for request, _ in batch]
                 )
             except Exception as error:  # noqa: BLE001  # whatever it is, those who asked are told
-                _settle(batch, error)
-            else:
-                for (_, future), answer in zip(batch, answers, strict=True):
-                    if not future.done():
-                        future.set_result(answer)
+                answers = [error] * len(batch)
+            _settle(batch, answers)
         # With the last look at who waits, before anybody else can ask: nobody is left without a lane.
         self._pumps = {pump for pump in self._pumps if pump is not asyncio.current_task()}
 
@@ -82,7 +80,13 @@ class Batcher(Generic[Request, Answer]):
         return batch
 
 
-def _settle(batch: Sequence[tuple[object, asyncio.Future[Answer]]], error: Exception) -> None:
-    for _, future in batch:
-        if not future.done():
-            future.set_exception(error)
+def _settle(
+    batch: Sequence[tuple[object, asyncio.Future[Answer]]], answers: Sequence[Answer | Exception]
+) -> None:
+    for (_, future), answer in zip(batch, answers, strict=True):
+        if future.done():
+            continue
+        if isinstance(answer, Exception):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)

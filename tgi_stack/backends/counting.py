@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from cache.store import Store
-from tgi_stack.answers import Identities
 from tgi_stack.backends.base import Profile
 from tgi_stack.backends.offline import APPETITE, allow_network, forbid_network
 from tgi_stack.errors import AnswerError, UsageError
+from tgi_stack.identities import Identities
 from tgi_stack.settings import Settings
 from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, ScoreRequest
 
@@ -20,12 +20,16 @@ class CountingBackend:
         requests, prompt_tokens, new_tokens, images: of what would be asked; new tokens at most.
     """
 
-    def __init__(self, identity: Identity, profile: Profile) -> None:
+    def __init__(self, identity: Identity, profile: Profile, stand_in: Identity | None = None) -> None:
         self.identity = identity
         self.profile = profile
+        self._stand_in = stand_in
         self.appetite = APPETITE
         self.takes_tokens = identity.engine != "tgi"
         self.requests = self.prompt_tokens = self.new_tokens = self.images = 0
+
+    async def stand_in(self) -> Identity | None:
+        return self._stand_in
 
     async def score(self, request: ScoreRequest) -> LabelScores:
         self._count(len(request.token_ids), 1, len(request.images))
@@ -58,4 +62,4 @@ def open_counting(settings: Settings, kind: str, store: Store | None) -> Countin
             "after one run (--limit 10 is enough) it can say more"
         )
     forbid_network()
-    return CountingBackend(known.identity, known.profile)
+    return CountingBackend(known.identity, known.profile, known.stand_in)

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 
+from tgi_stack.answers import STOOD_IN
 from tgi_stack.backends.base import Backend
 from tgi_stack.errors import (
     FastqwenError,
@@ -18,9 +19,8 @@ from tgi_stack.errors import (
     UsageError,
     WrongServerError,
 )
-from tgi_stack.types import Caption, CaptionRequest, LabelScores, ScoreRequest
+from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, ScoreRequest
 
-FLAG = "fallback.torch"
 UNSEEN = "score.unseen"
 
 
@@ -30,6 +30,7 @@ class WithFallback:
     Args:
         mode: `torch`, `bounds`, `fail`; None for torch if its weights are on this machine, else bounds.
         open_torch: opens the same model in process; takes seconds.
+        opened: is told who that is.
     """
 
     def __init__(
@@ -38,11 +39,13 @@ class WithFallback:
         mode: str | None,
         open_torch: Callable[[], Backend],
         say: Callable[[str], None],
+        opened: Callable[[Identity], None] = lambda identity: None,
     ) -> None:
         self._served = served
         self._mode = mode
         self._open_torch = open_torch
         self._say = say
+        self._told = opened
         self._torch: Backend | None = None
         self._opening = asyncio.Lock()
         self.identity = served.identity
@@ -62,7 +65,7 @@ class WithFallback:
             failure = error
         if self._mode in ("torch", None) and (torch := await self._opened()) is not None:
             found = await torch.score(request)
-            return replace(found, flags=(*found.flags, FLAG))
+            return replace(found, flags=(*found.flags, STOOD_IN), stand_in=torch.identity)
         if failure is not None:
             raise failure
         if self._mode == "fail":
@@ -72,6 +75,10 @@ class WithFallback:
             )
         return scores
 
+    async def stand_in(self) -> Identity | None:
+        torch = await self._opened()
+        return None if torch is None else torch.identity
+
     async def _opened(self) -> Backend | None:
         """Torch, opened at first need; None where its weights are not here and nobody asked for it."""
         async with self._opening:
@@ -80,6 +87,7 @@ class WithFallback:
                     opened = await asyncio.to_thread(self._open_torch)
                     self._refuse_another_model(opened)
                     self._torch = opened
+                    self._told(opened.identity)
                 except (NoEngineError, MachineError, UsageError, WrongServerError) as error:
                     if self._mode == "torch":
                         raise _unavailable(error) from error

@@ -114,7 +114,12 @@ def plan(settings: Settings, kind: str, say: Say) -> Plan:
         quantization=switches.weights,
         dtype=placements[0].dtype_name,
         tokenizer=profile.tokenizer.digest,
-        version=f"torch {torch.__version__}, transformers {transformers.__version__}",
+        version=", ".join(
+            [
+                f"torch {torch.__version__}, transformers {transformers.__version__}",
+                *([] if switches.loader == "transformers" else [switches.loader]),
+            ]
+        ),
     )
     return Plan(checkpoint, placements, switches, identity, profile, kind)
 

@@ -7,9 +7,9 @@ import sys
 from typing import Any
 
 from cache.store import Store
-from tgi_stack.answers import Identities
 from tgi_stack.backends.base import Profile
 from tgi_stack.errors import AnswerError, SettingsError, UsageError
+from tgi_stack.identities import Identities
 from tgi_stack.settings import Settings
 from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, ScoreRequest
 
@@ -21,11 +21,15 @@ _RESOLVING = ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyadd
 class OfflineBackend:
     """Stands for who answered before."""
 
-    def __init__(self, identity: Identity, profile: Profile) -> None:
+    def __init__(self, identity: Identity, profile: Profile, stand_in: Identity | None = None) -> None:
         self.identity = identity
         self.profile = profile
+        self._stand_in = stand_in
         self.appetite = APPETITE
         self.takes_tokens = identity.engine != "tgi"
+
+    async def stand_in(self) -> Identity | None:
+        return self._stand_in
 
     async def score(self, request: ScoreRequest) -> LabelScores:
         raise self._miss("labels", request.prompt)
@@ -62,7 +66,7 @@ def open_offline(settings: Settings, kind: str, store: Store | None) -> OfflineB
             "or fetch answers with: fastqwen cache import"
         )
     forbid_network()
-    return OfflineBackend(known.identity, known.profile)
+    return OfflineBackend(known.identity, known.profile, known.stand_in)
 
 
 class _Ban:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cache.store import Store
-from tgi_stack.answers import Identities
 from tgi_stack.backends.base import Backend
 from tgi_stack.backends.ondemand import OnDemand
 from tgi_stack.errors import MissingPackageError, NoEngineError
+from tgi_stack.identities import Identities
 from tgi_stack.settings import Settings
+from tgi_stack.types import Identity
 
 if TYPE_CHECKING:
     from tgi_stack.doctor import Line
@@ -47,7 +48,7 @@ async def open_backend(settings: Settings, kind: str, say: Say, store: Store | N
         identity = offline.identity
         say(f"offline: answers of {identity.model} ({identity.engine} {identity.version}) from the cache")
         return offline
-    backend = await _opened(settings, kind, say, on_demand=store is not None)
+    backend = await _opened(settings, kind, say, store)
     if store is not None:
         _remember(Identities(store), settings, kind, backend)
     return backend
@@ -61,7 +62,8 @@ def _remember(identities: Identities, settings: Settings, kind: str, backend: Ba
         note()
 
 
-async def _opened(settings: Settings, kind: str, say: Say, *, on_demand: bool) -> Backend:
+async def _opened(settings: Settings, kind: str, say: Say, store: Store | None) -> Backend:
+    on_demand = store is not None
     if settings.engine == "scripted":
         from tgi_stack.backends.scripted import open_scripted
 
@@ -71,10 +73,10 @@ async def _opened(settings: Settings, kind: str, say: Say, *, on_demand: bool) -
     from tgi_stack.backends.serving import DEFAULT_PATIENCE_S, open_served
 
     if settings.engine != "auto" or settings.names_endpoints:
-        return _with_fallback(await open_served(settings, kind, say), settings, kind, say)
+        return _with_fallback(await open_served(settings, kind, say), settings, kind, say, store)
     try:
         served = await open_served(settings, kind, say, patience_s=DEFAULT_PATIENCE_S)
-        return _with_fallback(served, settings, kind, say)
+        return _with_fallback(served, settings, kind, say, store)
     except NoEngineError as no_server:
         try:
             backend = _local(settings, kind, say, on_demand=on_demand)
@@ -121,7 +123,7 @@ def draw_bench(results: dict[str, Any], path: Path) -> None:
     plot(results, path)
 
 
-def _with_fallback(served: Backend, settings: Settings, kind: str, say: Say) -> Backend:
+def _with_fallback(served: Backend, settings: Settings, kind: str, say: Say, store: Store | None) -> Backend:
     from tgi_stack.backends.fallback import WithFallback
 
     # Never a download in the middle of a run; the server's own model, whatever --model called it.
@@ -136,7 +138,11 @@ def _with_fallback(served: Backend, settings: Settings, kind: str, say: Say) -> 
     if asked := [f"--{name.replace('_', '-')}" for name in OF_TORCH if getattr(settings, name)]:
         say(f"{', '.join(asked)}: for what torch computes; a server computes as it was started")
 
-    return WithFallback(served, settings.fallback, open_torch, say)
+    def remember(stand_in: Identity) -> None:
+        if store is not None:
+            Identities(store).remember_stand_in(settings, served.identity, stand_in)
+
+    return WithFallback(served, settings.fallback, open_torch, say, remember)
 
 
 def _local(settings: Settings, kind: str, say: Say, *, on_demand: bool = False) -> Backend:

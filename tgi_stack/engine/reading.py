@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from tgi_stack import scoring
 from tgi_stack.errors import ScoreError
@@ -11,14 +12,16 @@ from tgi_stack.types import LabelScores, ScoreRequest
 ROUTE = "torch"
 
 
-def reading(request: ScoreRequest, values: tuple[float, ...]) -> LabelScores:
+Reading = LabelScores | ScoreError  # a failure is one request's own; the others of its batch have theirs
+
+
+def reading(request: ScoreRequest, values: tuple[float, ...]) -> Reading:
     """The reading of a request from natural logarithms over the full vocabulary, one a label.
 
-    Raises:
-        ScoreError: one of them is no number.
+    A ScoreError, `score.not_finite`, where one of them is no number.
     """
     if not all(map(math.isfinite, values)):
-        raise ScoreError(
+        return ScoreError(
             "score.not_finite", "the model's logits are not finite numbers; use --dtype bf16 or fp32"
         )
     label_mass = scoring.mass(values)
@@ -31,3 +34,17 @@ def reading(request: ScoreRequest, values: tuple[float, ...]) -> LabelScores:
         prompt_tokens=len(request.token_ids),
         flags=scoring.mass_flags(label_mass),
     )
+
+
+def whole(readings: Sequence[Reading]) -> list[LabelScores]:
+    """The readings of a batch of which none failed.
+
+    Raises:
+        ScoreError: the first that did.
+    """
+    found = []
+    for one in readings:
+        if isinstance(one, ScoreError):
+            raise one
+        found.append(one)
+    return found

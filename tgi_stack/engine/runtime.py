@@ -17,13 +17,14 @@ from tgi_stack.engine.decoder import Decoder
 from tgi_stack.engine.network import Network
 from tgi_stack.engine.ops import Ops, ops_for
 from tgi_stack.engine.placement import current
+from tgi_stack.engine.reading import Reading
 from tgi_stack.engine.scorer import SIZES, Scorer, options_for
 from tgi_stack.engine.switches import Switches
 from tgi_stack.engine.vision import Tower
 from tgi_stack.engine.writer import Writer
 from tgi_stack.images.grid import Grid
 from tgi_stack.tokens import Tokenizer
-from tgi_stack.types import Caption, CaptionRequest, LabelScores, ScoreRequest
+from tgi_stack.types import Caption, CaptionRequest, ScoreRequest
 
 Say = Callable[[str], None]
 QWEN3_VL = "qwen3_vl"
@@ -92,9 +93,11 @@ class Runtime:
         """Batches of scores under way at once: on a GPU the next is laid out while one is computed."""
         return 2 if self.device.type == "cuda" and self.network is not None else 1
 
-    def score(self, requests: Sequence[ScoreRequest]) -> list[LabelScores]:
+    def score(self, requests: Sequence[ScoreRequest]) -> list[Reading]:
         """One reading a request, in order."""
-        return score.score(self.model, requests) if self.network is None else self.scorer.score(requests)
+        return (
+            score.readings(self.model, requests) if self.network is None else self.scorer.readings(requests)
+        )
 
     def write(self, request: CaptionRequest) -> Future[Caption]:
         """The text that will follow a prompt; only where `writes`."""

@@ -13,12 +13,21 @@ from typing import Any
 
 import torch
 
-from tgi_stack.engine.reading import reading
+from tgi_stack.engine.reading import Reading, reading, whole
 from tgi_stack.types import LabelScores, ScoreRequest
 
 
-@torch.inference_mode()
 def score(model: Any, requests: Sequence[ScoreRequest], pad_id: int = 0) -> list[LabelScores]:
+    """`readings` of which none failed.
+
+    Raises:
+        ScoreError: see `reading.reading`.
+    """
+    return whole(readings(model, requests, pad_id))
+
+
+@torch.inference_mode()
+def readings(model: Any, requests: Sequence[ScoreRequest], pad_id: int = 0) -> list[Reading]:
     """One reading a request, in order: natural logarithms over the full vocabulary, in fp32.
 
     The label mass is the sum of their exponentials.
@@ -33,6 +42,6 @@ def score(model: Any, requests: Sequence[ScoreRequest], pad_id: int = 0) -> list
     return [read(request, row) for request, row in zip(requests, logprobs, strict=True)]
 
 
-def read(request: ScoreRequest, logprobs: torch.Tensor) -> LabelScores:
+def read(request: ScoreRequest, logprobs: torch.Tensor) -> Reading:
     """The labels' reading from one distribution; shape [vocabulary], fp32; see `reading.reading`."""
     return reading(request, tuple(logprobs[list(request.label_ids)].tolist()))

@@ -8,16 +8,17 @@ from typing import Any
 import torch
 
 from tgi_stack.engine.caption import image_arguments
+from tgi_stack.engine.reading import Reading
 from tgi_stack.engine.score import read
 from tgi_stack.images.grid import Grid
-from tgi_stack.types import LabelScores, ScoreRequest
+from tgi_stack.types import ScoreRequest
 
 
 @torch.inference_mode()
 def score_images(
     model: Any, grid: Grid | None, requests: Sequence[ScoreRequest], pad_id: int = 0
-) -> list[LabelScores]:
-    """One reading a request, in order; see `score.score`. Prompts are padded on the right and masked."""
+) -> list[Reading]:
+    """One reading a request, in order; see `score.readings`. Prompts are padded on the right and masked."""
     lengths = [len(request.token_ids) for request in requests]
     longest = max(lengths)
     rows = [[*r.token_ids, *[pad_id] * (longest - len(r.token_ids))] for r in requests]

@@ -20,7 +20,7 @@ from tgi_stack.engine import attention, compat
 from tgi_stack.engine.network import Network
 from tgi_stack.engine.packing import Ints, Pack, pack
 from tgi_stack.engine.placement import current
-from tgi_stack.engine.reading import reading
+from tgi_stack.engine.reading import Reading, reading, whole
 from tgi_stack.errors import MachineError
 from tgi_stack.types import LabelScores, ScoreRequest
 
@@ -79,9 +79,18 @@ class Scorer:
         )
         self._launching = threading.Lock()
 
-    @torch.inference_mode()
     def score(self, requests: Sequence[ScoreRequest]) -> list[LabelScores]:
-        """One reading a request, in order; see `score.score`.
+        """`readings` of which none failed.
+
+        Raises:
+            ScoreError: see `reading.reading`.
+            MachineError: see `readings`.
+        """
+        return whole(self.readings(requests))
+
+    @torch.inference_mode()
+    def readings(self, requests: Sequence[ScoreRequest]) -> list[Reading]:
+        """One reading a request, in order; see `score.readings`.
 
         Raises:
             MachineError: the memory does not suffice for one prompt alone.
@@ -89,7 +98,7 @@ class Scorer:
         prompts = [np.array(request.token_ids, dtype=np.int32) for request in requests]
         with self._launching, current(self._network.device):
             under_way = list(self._launch(requests, prompts))
-        readings: dict[int, LabelScores] = {}
+        readings: dict[int, Reading] = {}
         for members, values in under_way:
             for member, row in zip(members, values.cpu(), strict=True):
                 request = requests[member]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -10,14 +9,13 @@ from itertools import chain
 
 from cache.keys import Part
 from cache.store import Store
-from tgi_stack import prompts, scoring
+from tgi_stack import prompts, questions, scoring
 from tgi_stack.answers import LabelAnswers, TokenAnswers
-from tgi_stack.backends.base import Backend
+from tgi_stack.backends.base import Backend, Replaced, refuse_absent
 from tgi_stack.errors import RowError, ScoreError, TextError
 from tgi_stack.fanout import together
 from tgi_stack.images import VERSION as image_version  # noqa: N811
 from tgi_stack.labels import Ending, Prover, branches, chained, refuse_several_tokens
-from tgi_stack.reask import identity_of
 from tgi_stack.settings import Settings
 from tgi_stack.types import LabelScores, PreparedImage, ScoreRequest
 
@@ -59,8 +57,8 @@ class Place:
 
     def described(self) -> dict[str, Part]:
         """What an answer here depends on, for its key."""
-        images = (part for part in self.parts if isinstance(part, PreparedImage))
-        seen = " ".join(f"{i.sha256}:{i.sent_width}x{i.sent_height}" for i in images)
+        images = [part for part in self.parts if isinstance(part, PreparedImage)]
+        seen = " ".join([f"{i.sha256}:{i.sent_width}x{i.sent_height}" for i in images])
         version = image_version if seen else ""
         return {"prompt": self.prompt, "system": self.system, "images": seen, "image_version": version}
 
@@ -76,7 +74,8 @@ class Reader:
         self._backend = backend
         self._profile = backend.profile
         self._prover = Prover(backend.profile.tokenizer.encode)
-        self._answers = LabelAnswers(store, backend.identity, settings)
+        stand_in = backend.stand_in if isinstance(backend, Replaced) else None
+        self._answers = LabelAnswers(store, backend.identity, settings, stand_in)
         self._tokens = TokenAnswers(store, backend.profile.tokenizer)
         self.default_labels = self._prover.default
         self._endings = {system: self._turn_ending(system) for system in ("", prompts.JUDGE)}
@@ -128,13 +127,15 @@ class Reader:
         return await self._answers.get(place.described(), labels, partial(self._ask, place, labels))
 
     async def _ask(self, place: Place, labels: tuple[str, ...]) -> LabelScores:
+        refuse_absent(self._backend)
         paths = self._prover.paths(labels, place.ending, (place.prompt, place.token_ids))
         self._refuse_length(place, max(map(len, paths)))
         if all(len(path) == 1 for path in paths):
             ids = tuple(path[0] for path in paths)
             scores = await self._score(place, (), ids, labels)
-            if not place.parts:
-                self._answers.keep_question(place.described(), partial(self._question, place, labels, ids))
+            if not place.parts and scores.stand_in is None:
+                asked = (self._backend.identity, place.prompt, place.token_ids, labels, ids)
+                self._answers.keep_question(place.described(), partial(questions.of_labels, *asked))
             return scores
         if not self._backend.takes_tokens or place.parts:
             refuse_several_tokens(labels, paths)
@@ -145,16 +146,6 @@ class Reader:
             for (prefix, tokens), read in zip(tree.items(), reads, strict=True)
         }
         return _joined(chained(paths, found), reads)
-
-    def _question(self, place: Place, labels: tuple[str, ...], label_ids: tuple[int, ...]) -> bytes:
-        asked = {
-            "identity": json.dumps(identity_of(self._backend)),
-            "prompt": place.prompt,
-            "token_ids": place.token_ids,
-            "labels": labels,
-            "label_ids": label_ids,
-        }
-        return json.dumps(asked).encode()
 
     async def _score(
         self, place: Place, prefix: tuple[int, ...], ids: tuple[int, ...], labels: tuple[str, ...] = ()

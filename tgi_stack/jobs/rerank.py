@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cache.store import Store
 from tgi_stack import prompts, scoring
@@ -23,6 +23,13 @@ from tgi_stack.settings import Settings
 from tgi_stack.types import Item, RerankRow
 
 REMEMBERED = 65_536  # lines of items
+
+
+class InWords(NamedTuple):
+    """A candidate as it is shown, and whether its text was cut."""
+
+    shown: Shown
+    cut: bool
 
 
 class Rerank:
@@ -48,7 +55,7 @@ class Rerank:
         self._backend = backend
         self._settings = settings
         self._items = items
-        self._words: dict[Item, tuple[Shown, bool]] = {}
+        self._words: dict[Item | str, InWords] = {}
         if settings.item_images and template is not None and prompts.times(template, "candidates") > 1:
             raise PromptFileError("{{candidates}} stands twice in the prompt file; with --item-images once")
         self._images = _images(backend, settings, base, store)
@@ -69,22 +76,21 @@ class Rerank:
 
     async def answer(self, row: RerankRow) -> dict[str, Any]:
         """The fields of the row's record."""
-        candidates = [self._resolve(entry) for entry in row.candidates]
-        asked, past_cut = self._asked(row)
-        if self._images is None:
-            lines = list(map(self._in_words, candidates))
-        else:
-            lines = await together(*(self._in_pictures(self._images, item) for item in candidates))
-        outcome = await self._ranker.rank(asked, [shown for shown, _ in lines])
-        cut = past_cut or any(was_cut for _, was_cut in lines) or any(read.cut for read in outcome.reads)
-        seen = (flag for shown, _ in lines if shown.image is not None for flag in shown.image.flags)
-        flags = [*(["text.truncated"] if cut else []), *seen]
-        return _record(candidates, outcome, flags) | self._identity(outcome) | _about(row) | _cost(outcome)
-
-    def _asked(self, row: RerankRow) -> tuple[Asked, bool]:
         kept = row.history[max(0, len(row.history) - self._settings.max_history) :]
-        past = [self._in_words(self._resolve(entry)) for entry in kept]
-        return Asked(tuple(shown.line for shown, _ in past), row.query), any(cut for _, cut in past)
+        past = [self._words.get(entry) or self._in_words(entry) for entry in kept]
+        asked = Asked(tuple([words.shown.line for words in past]), row.query)
+        if self._images is None:
+            lines = [self._words.get(entry) or self._in_words(entry) for entry in row.candidates]
+        else:
+            lines = await together(*(self._in_pictures(self._images, entry) for entry in row.candidates))
+        shown, cuts = zip(*lines, strict=True)
+        outcome = await self._ranker.rank(asked, shown)
+        cut = any(cuts) or any(words.cut for words in past) or any(read.cut for read in outcome.reads)
+        flags = ["text.truncated"] if cut else []
+        if self._images is not None:
+            flags += [flag for one in shown if one.image is not None for flag in one.image.flags]
+        ids = [one.id for one in shown]
+        return _record(ids, outcome, flags) | self._identity(outcome) | _about(row) | _cost(outcome)
 
     def _resolve(self, entry: Item | str) -> Item:
         if isinstance(entry, Item):
@@ -93,21 +99,22 @@ class Rerank:
             raise ItemError("item.unknown", f"item {entry!r} is in no --items file")
         return self._items[entry]
 
-    def _in_words(self, item: Item) -> tuple[Shown, bool]:
-        """An item as a line, and whether it was cut; items come again and again."""
-        if item not in self._words:
-            if len(self._words) >= REMEMBERED:
-                self._words.clear()
-            line, cut = self._line(item)
-            self._words[item] = Shown(item.id, line), cut
-        return self._words[item]
+    def _in_words(self, entry: Item | str) -> InWords:
+        """An item, or what an id stands for, as a line; remembered, since items come again and again."""
+        if len(self._words) >= REMEMBERED:
+            self._words.clear()
+        item = self._resolve(entry)
+        line, cut = self._line(item)
+        words = self._words[entry] = InWords(Shown(item.id, line), cut)
+        return words
 
-    async def _in_pictures(self, images: Images, item: Item) -> tuple[Shown, bool]:
+    async def _in_pictures(self, images: Images, entry: Item | str) -> InWords:
+        item = self._resolve(entry)
         if item.image is None:
-            return self._in_words(item)
+            return self._words.get(entry) or self._in_words(entry)
         image = await images.get(item.image, item.image)
         text, cut = self._line(item, optional=True)
-        return Shown(item.id, f"{prompts.IMAGE_MARK} {text}".rstrip(), image), cut
+        return InWords(Shown(item.id, f"{prompts.IMAGE_MARK} {text}".rstrip(), image), cut)
 
     def _line(self, item: Item, *, optional: bool = False) -> tuple[str, bool]:
         text = prompts.item_text(item, self._settings.item_fields)
@@ -140,44 +147,47 @@ def _about(row: RerankRow) -> dict[str, Any]:
     return {} if row.positive is None else {"positive": list(row.positive)}
 
 
-def _record(candidates: Sequence[Item], outcome: Outcome, seen: Sequence[str]) -> dict[str, Any]:
+def _record(ids: Sequence[str], outcome: Outcome, seen: Sequence[str]) -> dict[str, Any]:
     reads = outcome.reads
     masses = [read.scores.label_mass for read in reads]
     known = [mass for mass in masses if mass is not None]
     flags = dict.fromkeys([*seen, *(flag for read in reads for flag in read.scores.flags)])
     window = None if outcome.window is None else dict(zip(("size", "stride"), outcome.window, strict=True))
     return {
-        "ranking": _ranking(candidates, outcome),
+        "ranking": _ranking(ids, outcome),
         **({} if window is None else {"window": window}),
         "label_mass": sum(known) / len(known) if len(known) == len(masses) else None,
         "exact": all(read.scores.exact for read in reads),
-        "reads": [_read(candidates, read) for read in reads],
+        "reads": [_read(ids, read) for read in reads],
         "from_cache": all(read.scores.from_cache for read in reads),
         "flags": list(flags),
     }
 
 
-def _ranking(candidates: Sequence[Item], outcome: Outcome) -> list[dict[str, Any]]:
-    def of(values: Sequence[float] | None, index: int) -> float | None:
-        return None if values is None else values[index]
-
-    spread = outcome.spread
-    return [
+def _ranking(ids: Sequence[str], outcome: Outcome) -> list[dict[str, Any]]:
+    unknown = [None] * len(ids)
+    scores = outcome.scores
+    probabilities, logprobs = outcome.probabilities or unknown, outcome.logprobs or unknown
+    order = scoring.order(scores)
+    ranking: list[dict[str, Any]] = [
         {
-            "id": candidates[index].id,
+            "id": ids[index],
             "rank": rank,
-            "score": outcome.scores[index],
-            "probability": of(outcome.probabilities, index),
-            "logprob": of(outcome.logprobs, index),
-            **({} if spread is None else {"spread": spread[index]}),
+            "score": scores[index],
+            "probability": probabilities[index],
+            "logprob": logprobs[index],
         }
-        for rank, index in enumerate(scoring.order(outcome.scores), 1)
+        for rank, index in enumerate(order, 1)
     ]
+    if outcome.spread is not None:
+        for index, entry in zip(order, ranking, strict=True):
+            entry["spread"] = outcome.spread[index]
+    return ranking
 
 
-def _read(candidates: Sequence[Item], read: Read) -> dict[str, Any]:
+def _read(ids: Sequence[str], read: Read) -> dict[str, Any]:
     return {
-        "order": [candidates[index].id for index in read.order],
+        "order": [ids[index] for index in read.order],
         "labels": list(read.labels),
         "logprobs": list(read.scores.logprobs),
         "normalised": read.scores.normalised,

@@ -7,7 +7,7 @@ import resource
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
-from itertools import islice, takewhile
+from itertools import islice, zip_longest
 from typing import Any, Generic, Protocol, TypeVar
 
 from tgi_stack import scoring
@@ -28,6 +28,9 @@ class Row(Protocol):
     def id(self) -> str: ...
 
 
+LEAST_ROWS = 4096  # fewer are answered sooner than other processes are started
+PROBE = 256  # rows that show whether the others are in the cache
+LEAST_SHARE = 0.95  # of them that have to be
 DRAIN_S = 8.0  # a container engine kills ten seconds after it asked
 MOST_AT_ONCE = 16_384
 OWN_FILES = 128  # of the run itself: input, output, cache, image processes
@@ -105,6 +108,14 @@ class Tally:
                 total, count = self.positions[place]
                 self.positions[place] = (total + probability, count + 1)
 
+    def merge(self, counts: dict[str, Any]) -> None:
+        """Adds the counts of another tally's `as_dict`, and its positions."""
+        self.ok += counts["ok"]
+        self.cached += counts["cached"]
+        self.flags.update(counts["flags"])
+        sums = zip_longest(self.positions, counts["positions"], fillvalue=(0.0, 0))
+        self.positions = [(ours[0] + theirs[0], ours[1] + theirs[1]) for ours, theirs in sums]
+
     def notes(self) -> Iterator[str]:
         """What else the closing summary says: flags, and what positions have to do with probabilities."""
         for flag, count in self.flags.most_common():
@@ -134,6 +145,16 @@ class Tally:
             "failures": dict(self.failures),
             **({"mean_probability_by_position": means} if means else {}),
         }
+
+
+class Others(Protocol):
+    """Answers rows elsewhere; see `ahead.Ahead`."""
+
+    def did(self, number: int) -> bool: ...
+
+    async def run(
+        self, after: int, tally: Tally, progress: Callable[[Tally], None], stop: asyncio.Event
+    ) -> None: ...
 
 
 def within_limits(settings: Settings, say: Callable[[str], None]) -> Settings:
@@ -175,42 +196,70 @@ async def run(
     tally: Tally,
     progress: Callable[[Tally], None] = lambda tally: None,
     stop: asyncio.Event | None = None,
+    ahead: Others | None = None,
 ) -> None:
     """Answers the rows that `count` counted; `tally` stays true if the run is cut short.
 
     Args:
         stop: set to have no more rows begun; those in flight are finished within DRAIN_S seconds.
+        ahead: who answers rows from the cache before all others, if the first ones are all there.
     """
     stop = stop or asyncio.Event()
-
-    def pending() -> Iterator[RawRow]:
-        for raw in islice(source.rows(sink.is_done), settings.limit):
-            if raw.value is None or sink.is_done(raw.number):
-                tally.ok += 1
-                tally.kept += 1
-            else:
-                yield raw
-
-    async def work(raw: RawRow) -> tuple[int, Record]:
-        return raw.number, await _answer(job, raw)
-
-    def emit(result: tuple[int, Record]) -> None:
-        sink.write(*result)
-        tally.add(result[1])
-        progress(tally)
-
-    workers = settings.concurrency or job.workers
+    work = _Run(job, source, sink, settings, tally, progress, stop, ahead)
     try:
-        await _until(stop, fan_out(_unless(stop, pending()), work, emit, workers=workers))
+        await _until(stop, work.all())
     finally:
         await job.aclose()
     if tally.pending == 0:
         sink.finish(tally.as_dict())
 
 
-def _unless(stop: asyncio.Event, rows: Iterator[RawRow]) -> Iterator[RawRow]:
-    """The rows, until a stop is asked for."""
-    return takewhile(lambda _: not stop.is_set(), rows)
+@dataclass
+class _Run(Generic[AnyRow]):
+    """See `run`; `last` is the number of the row that was begun last."""
+
+    job: Job[AnyRow]
+    source: Source
+    sink: Sink
+    settings: Settings
+    tally: Tally
+    progress: Callable[[Tally], None]
+    stop: asyncio.Event
+    ahead: Others | None
+    last: int = 0
+
+    async def all(self) -> None:
+        """Answers all rows."""
+        rows = self._pending()
+        if self.ahead is not None and self.tally.rows >= LEAST_ROWS:
+            await self._fan_out(islice(rows, PROBE))
+            if self.tally.cached >= LEAST_SHARE * PROBE:
+                await self.ahead.run(self.last, self.tally, self.progress, self.stop)
+        await self._fan_out(rows)
+
+    def _pending(self) -> Iterator[RawRow]:
+        """The rows without an answer, until a stop is asked for."""
+        for raw in islice(self.source.rows(self.sink.is_done), self.settings.limit):
+            if self.stop.is_set():
+                return
+            self.last = raw.number
+            if raw.value is not None and not self.sink.is_done(raw.number):
+                yield raw
+            elif self.ahead is None or not self.ahead.did(raw.number):
+                self.tally.ok += 1
+                self.tally.kept += 1
+
+    async def _fan_out(self, rows: Iterator[RawRow]) -> None:
+        workers = self.settings.concurrency or self.job.workers
+        await fan_out(rows, self._answer, self._emit, workers=workers)
+
+    async def _answer(self, raw: RawRow) -> tuple[int, Record]:
+        return raw.number, await answered(self.job, raw)
+
+    def _emit(self, result: tuple[int, Record]) -> None:
+        self.sink.write(*result)
+        self.tally.add(result[1])
+        self.progress(self.tally)
 
 
 async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
@@ -228,7 +277,8 @@ async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
     await crew
 
 
-async def _answer(job: Job[AnyRow], raw: RawRow) -> Record:
+async def answered(job: Job[AnyRow], raw: RawRow) -> Record:
+    """The record of a row, failed ones included."""
     try:
         row = job.parse(raw)
     except RowError as error:

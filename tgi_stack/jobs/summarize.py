@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -10,9 +11,9 @@ from typing import Any
 from cache.store import Store
 from tgi_stack import prompts
 from tgi_stack.answers import Summary, SummaryAnswers, TokenAnswers
-from tgi_stack.backends.base import Backend
+from tgi_stack.backends.base import Backend, refuse_absent
 from tgi_stack.errors import ImageError, TextError, UsageError
-from tgi_stack.jobs.images import Images
+from tgi_stack.jobs.images import Images, Reading, told_of
 from tgi_stack.jobs.run import Job
 from tgi_stack.quality import caption_flags
 from tgi_stack.rows.schema import summarize_row
@@ -28,6 +29,7 @@ class Summarize:
     Args:
         base: the folder that relative image paths begin at.
         template: a prompt file's text in place of the built-in prompt.
+        reading: how files are read, see `images.Reading`.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class Summarize:
         base: Path,
         template: str | None = None,
         store: Store | None = None,
+        reading: Reading = asyncio.to_thread,
     ) -> None:
         if backend.profile.grid is None and not settings.allow_text_only:
             raise UsageError(f"{backend.identity.model} reads no images; use a Qwen-VL model")
@@ -45,7 +48,7 @@ class Summarize:
         self._settings = settings
         self._template = template
         grid = backend.profile.grid
-        self._images = None if grid is None else Images(grid, settings, base, store)
+        self._images = None if grid is None else Images(grid, settings, base, store, reading)
         self._answers = SummaryAnswers(store, backend.identity, settings, grid)
         self._tokens = TokenAnswers(store, backend.profile.tokenizer)
 
@@ -68,8 +71,9 @@ class Summarize:
         if row.image is None or self._images is None:
             return await self._ask(row.title, row.text, None, None)
         content, sha256 = await self._images.read(row.image, row.image_name)
-        prepare = partial(self._images.prepared, content, sha256, row.image_name)
-        return await self._ask(row.title, row.text, sha256, prepare)
+        prepare = partial(self._images.prepared, content, sha256)
+        with told_of(row.image_name):
+            return await self._ask(row.title, row.text, sha256, prepare)
 
     async def ask(self, title: str | None, text: str | None, image: PreparedImage) -> dict[str, Any]:
         """The fields of the record for an image that is prepared already."""
@@ -91,8 +95,12 @@ class Summarize:
         body = self._body(title, text)
 
         async def compute() -> Summary:
+            refuse_absent(self._backend)
             image = None if prepare is None else await prepare()
-            return Summary(await self._backend.caption(self._request(body, image)), image)
+            request = self._request(body, image)
+            found = Summary(await self._backend.caption(request), image)
+            self._answers.keep_question(body, sha256, request)
+            return found
 
         summary, from_cache = await self._answers.get(body, sha256, compute)
         caption, image = summary.caption, summary.image

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, NoReturn
+
+import orjson
 
 MAX_LINE_BYTES = 32 * 2**20
 
 # Characters that some readers take for the end of a line; escaped, a record stays one line for all of them.
-_LINE_BREAKS = {ord(c): f"\\u{ord(c):04x}" for c in "\x85\u2028\u2029"}
+_LINE_BREAKS = {c.encode(): b"\\u%04x" % ord(c) for c in "\x85\u2028\u2029"}
 
 
 class LineError(ValueError):
@@ -27,6 +30,29 @@ def loads(line: bytes) -> dict[str, Any]:
     """
     if len(line) > MAX_LINE_BYTES:
         raise LineError(f"the line has {len(line):,} bytes; at most {MAX_LINE_BYTES:,}")
+    try:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError:  # the strict decoder says what is wrong
+        return _strictly(line)
+    # Of a key that stands twice orjson keeps the last. Each key has a colon; where all that stand in the line
+    # are accounted for, none was dropped.
+    if type(value) is dict and line.count(b":") == _colons(value) and b"\\u003" not in line:
+        return value
+    return _strictly(line)
+
+
+def _colons(value: Any) -> int:
+    """The colons of a value as compact JSON, unless some are escaped there."""
+    if type(value) is str:
+        return value.count(":")
+    if type(value) is dict:
+        return len(value) + sum(map(_colons, value)) + sum(map(_colons, value.values()))
+    if type(value) is list:
+        return "".join(value).count(":") if set(map(type, value)) == {str} else sum(map(_colons, value))
+    return 0
+
+
+def _strictly(line: bytes) -> dict[str, Any]:
     try:
         value = _DECODER.decode(line.decode())
     except UnicodeDecodeError as error:
@@ -55,11 +81,30 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def dumps(record: dict[str, Any]) -> bytes:
-    """A record as one line of UTF-8, its newline included."""
-    text = _ENCODER.encode(record)
-    if not text.isascii():
-        text = text.translate(_LINE_BREAKS)
-    return text.encode("utf-8", "backslashreplace") + b"\n"
+    """A record as one line of UTF-8, its newline included.
+
+    Raises:
+        ValueError: a number in it is not finite.
+    """
+    try:
+        line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+    except orjson.JSONEncodeError:  # a lone surrogate, which no UTF-8 has, is written as its escape
+        line = _ENCODER.encode(record).encode("utf-8", "backslashreplace") + b"\n"
+    # orjson writes null for what is not finite; that would pass for a value nobody knows.
+    if b"null" in line and not _finite(record):
+        raise ValueError("a number of the record is not finite")
+    if not line.isascii():
+        for character, escape in _LINE_BREAKS.items():
+            line = line.replace(character, escape)
+    return line
+
+
+def _finite(value: Any) -> bool:
+    if type(value) is float:
+        return math.isfinite(value)
+    if type(value) is dict:
+        return all(map(_finite, value.values()))
+    return all(map(_finite, value)) if type(value) is list else True
 
 
 # Made once: making them costs as much as a short line does.

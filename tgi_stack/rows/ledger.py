@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -164,9 +164,16 @@ class Ledger:
     def write(self, number: int, record: Record) -> None:
         """Appends a record; whole once this returns, durable within a second or at the end."""
         line = line_of(number, record)
-        _write(self._descriptor, line, str(self._part))
-        self._note(number, line, self._end)
-        self._end += len(line)
+        self.write_lines((number,), (len(line),), line, ok=record["status"] == "ok")
+
+    def write_lines(
+        self, numbers: Sequence[int], lengths: Sequence[int], lines: bytes, *, ok: bool = True
+    ) -> None:
+        """Appends records as `line_of` writes them, one behind the other, all ok or all failed."""
+        _write(self._descriptor, lines, str(self._part))
+        for number, length in zip(numbers, lengths, strict=True):
+            self._note(number, self._end, ok=ok)
+            self._end += length
         now = time.monotonic()
         if now - self._synced_at >= SYNC_EVERY_S:
             self._synced_at = now
@@ -224,8 +231,8 @@ class Ledger:
             block += os.pread(self._descriptor, BLOCK_BYTES, offset + len(block))
         return block
 
-    def _note(self, number: int, line: bytes, offset: int) -> None:
-        sign = 1 if _is_ok(line) else -1
+    def _note(self, number: int, offset: int, *, ok: bool) -> None:
+        sign = 1 if ok else -1
         try:
             self._rows += self._index.get(number) == 0
             self._index.set(number, sign * (offset + 1))
@@ -250,7 +257,7 @@ class Ledger:
                 number = _number_of(line)
                 if number is None:
                     break
-                self._note(number, line, end)
+                self._note(number, end, ok=_is_ok(line))
                 end += len(line)
         if end == 0 and os.fstat(self._descriptor).st_size > BLOCK_BYTES:
             raise UsageError(f"{self._part} was not written by fastqwen; move it away")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,10 @@ class Output:
 
     def write(self, number: int, record: Record) -> None:
         self._opened.write(number, record)
+
+    def write_lines(self, numbers: Sequence[int], lengths: Sequence[int], lines: bytes) -> None:
+        """See `Ledger.write_lines`."""
+        self._opened.write_lines(numbers, lengths, lines)
 
     def finish(self, counts: dict[str, Any]) -> None:
         """Puts OUT in place. Only when the manifest says so does the part file go."""

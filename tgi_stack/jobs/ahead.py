@@ -1,0 +1,155 @@
+"""Rows that are in the cache, answered ahead of all others by processes of their own: a rerun on all cores.
+
+Each process reads the same input and answers its share of the rows, as far as the cache alone can (see
+`ahead_worker`). What it leaves out, for whatever reason, the run itself answers afterwards: it finds which
+rows are done as it does after it was killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from array import array
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cache.store import Store
+from tgi_stack.fanout import together
+from tgi_stack.images.pipe import LENGTH, framed
+from tgi_stack.jobs.recipe import Recipe
+from tgi_stack.jobs.run import Tally
+from tgi_stack.rows.output import Output
+from tgi_stack.rows.reader import File, Folder, Source
+from tgi_stack.types import Identity
+
+MOST_PROCESSES = 4  # each holds 60 MB, and what ids stand for
+MOST_ITEM_BYTES = 64 * 2**20
+BUFFER_BYTES = 2**22
+
+
+class Ahead:
+    """Processes that answer rows from the cache.
+
+    Args:
+        asked: what each process is told; see `ahead_worker`.
+        sink: takes the records.
+    """
+
+    def __init__(self, asked: dict[str, Any], sink: Output, store: Store) -> None:
+        self._asked = asked
+        self._sink = sink
+        self._store = store
+        self._early = bytearray()  # by row number
+
+    @classmethod
+    def of(
+        cls, recipe: Recipe, source: Source, sink: Output, store: Store, identity: Identity
+    ) -> Ahead | None:
+        """None where processes gain nothing, or the sources can't be read by others."""
+        sources = [_told(one) for one in (source, *recipe.items)]
+        large = sum(one.path.stat().st_size for one in recipe.items if isinstance(one, File))
+        if processes() < 2 or None in sources or large > MOST_ITEM_BYTES or recipe.settings.item_images:
+            return None
+        asked = {
+            "name": recipe.name,
+            "settings": recipe.settings.model_dump(mode="json"),
+            "base": str(recipe.base),
+            "template": recipe.template,
+            "source": sources[0],
+            "items": sources[1:],
+            "identity": asdict(identity),
+            "directory": str(store.directory),
+        }
+        return cls(asked, sink, store)
+
+    def did(self, number: int) -> bool:
+        """Whether a row was answered here."""
+        return number < len(self._early) and bool(self._early[number])
+
+    async def run(
+        self, after: int, tally: Tally, progress: Callable[[Tally], None], stop: asyncio.Event
+    ) -> None:
+        """Answers what the cache can of the rows behind one's number; returns early once `stop` is set."""
+        shares = range(processes())
+        asked = self._asked | {"after": after}
+        await together(
+            *(self._share(asked | {"share": [n, len(shares)]}, tally, progress, stop) for n in shares)
+        )
+
+    async def _share(
+        self,
+        asked: dict[str, Any],
+        tally: Tally,
+        progress: Callable[[Tally], None],
+        stop: asyncio.Event,
+    ) -> None:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-m", "tgi_stack.jobs.ahead_worker"),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is for the run
+                limit=BUFFER_BYTES,
+            )
+        except OSError:  # no more processes are allowed: the run goes through all rows itself
+            return
+        if process.stdin is None or process.stdout is None:
+            raise RuntimeError("started without pipes")
+        try:
+            process.stdin.write(framed(json.dumps(asked).encode()))
+            while not stop.is_set():
+                head, numbers, lengths, lines = [await _part(process.stdout) for _ in range(4)]
+                self._take(json.loads(head), array("Q", numbers), array("Q", lengths), lines, tally)
+                progress(tally)
+        except (asyncio.IncompleteReadError, ConnectionError):  # it has come to its end, or to grief
+            return
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+
+    def _take(
+        self, head: dict[str, Any], numbers: array[int], lengths: array[int], lines: bytes, tally: Tally
+    ) -> None:
+        """Takes a batch; none of whose rows may have been answered by an earlier run, which `run` sees to."""
+        if any(map(self._sink.is_done, numbers)):
+            return
+        self._sink.write_lines(numbers, lengths, lines)
+        missing = max(numbers) + 1 - len(self._early)
+        if missing > 0:
+            self._early.extend(bytes(missing))
+        for number in numbers:
+            self._early[number] = 1
+        tally.merge(head["counts"])
+        self._store.counts.update(head["hits"])
+
+
+def processes() -> int:
+    """How many there are to be."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MOST_PROCESSES)
+
+
+async def _part(stream: asyncio.StreamReader) -> bytes:
+    (length,) = LENGTH.unpack(await stream.readexactly(LENGTH.size))
+    return await stream.readexactly(length)
+
+
+def _told(source: Source) -> dict[str, Any] | None:
+    """A source as JSON; `opened` gives it back."""
+    if isinstance(source, File):
+        known = {"path": str(source.path), "base": str(source.base), "columns": source.columns}
+        return known | {"name": source.name}
+    return {"folder": str(source.base)} if isinstance(source, Folder) else None
+
+
+def opened(told: dict[str, Any]) -> Source:
+    """The source that was told."""
+    if "folder" in told:
+        return Folder(Path(told["folder"]))
+    return File(Path(told["path"]), Path(told["base"]), told["name"], told["columns"])
