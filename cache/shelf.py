@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -254,6 +255,7 @@ def _refuse_locked(folder: Path) -> None:
 
 def _connect(folder: Path) -> sqlite3.Connection:
     """A connection that only reads."""
+    os.close(os.open(folder / DATABASE, os.O_RDONLY))  # SQLite would not say why it can't
     url = f"{(folder / DATABASE).absolute().as_uri()}?mode=ro"
     connection = sqlite3.connect(url, uri=True, timeout=BUSY_S, check_same_thread=False)
     try:

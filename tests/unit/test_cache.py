@@ -310,8 +310,24 @@ def test_a_team_shares_it(
         filled(make, 1)
     finally:
         os.umask(old)
-    for path in (tmp_path / "cache").rglob("*"):
+    monkeypatch.delenv("FASTQWEN_CACHE_GROUP")  # one of them forgot
+    store = make()
+    store.put("labels", KEYS[0], b"x")
+    store.flush()
+    found = list((tmp_path / "cache").rglob("*"))
+    assert any(path.parent.name == "users" for path in found)
+    for path in found:
         assert stat.S_IMODE(path.stat().st_mode) == (0o2770 if path.is_dir() else 0o660), path
+
+
+def test_who_can_not_know_what_is_in_use_does_not_clean_up(
+    make: Callable[..., Store], tmp_path: Path
+) -> None:
+    filled(make)
+    (tmp_path / "cache" / "v1" / "users" / "another").mkdir()  # nothing that could be read
+    with pytest.raises(MachineError, match="can't be used"):
+        keeping.collect(make(), "0s", None)
+    assert make().get("labels", KEYS[0]) == KEYS[0].encode()
 
 
 def test_a_folder_that_anybody_writes_to_is_refused(
