@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Mapping
+from functools import lru_cache
 
 Part = str | bytes | int | float | bool | None
+SHORT = 64  # characters
 
 
 def digest(content: bytes) -> str:
@@ -33,7 +35,11 @@ class Keys:
     def key(self, **parts: Part) -> str:
         """The key of a question, 64 hexadecimal digits."""
         whole = self._start.copy()
-        whole.update(b"".join([_part(name, parts[name]) for name in sorted(parts)]))
+        for name in sorted(parts):
+            value = parts[name]
+            # Most short texts are the same for all questions of a run.
+            short = type(value) is str and len(value) < SHORT
+            whole.update(_short_part(name, value) if short else _part(name, value))
         return whole.hexdigest()
 
 
@@ -51,3 +57,6 @@ def _part(name: str, value: Part) -> bytes:
     else:
         letter, data = b"f", struct.pack(">d", value)
     return b"%s\0%s%d\0%s" % (name.encode(), letter, len(data), data)
+
+
+_short_part = lru_cache(maxsize=1024)(_part)

@@ -169,7 +169,7 @@ def listwise_body(
     if template is not None:
         return fill(template, {"history": past, "candidates": listed})
     heading = "The shopper searches for:" if query is not None else "The shopper's history, oldest first:"
-    answer = "one letter" if all(len(label) == 1 for label in labels) else "its letters"
+    answer = "one letter" if max(map(len, labels)) == 1 else "its letters"
     return (
         f"{without_marks(instruction or RERANK_INSTRUCTION)}\n\n{heading}\n{past}\n\n"
         f"Candidates:\n{listed}\n\nWhich candidate fits best? Answer with {answer}."

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.store import Store
+from tgi_stack.fanout import together
 from tgi_stack.images.pipe import LENGTH, framed
 from tgi_stack.jobs.recipe import Recipe
 from tgi_stack.jobs.run import Tally
@@ -25,7 +26,9 @@ from tgi_stack.rows.output import Output
 from tgi_stack.rows.reader import File, Folder, Source
 from tgi_stack.types import Identity
 
-MOST_PROCESSES = 4  # each holds 60 MB
+MOST_PROCESSES = 4  # each holds 60 MB, and what ids stand for
+MOST_ITEM_BYTES = 64 * 2**20
+BUFFER_BYTES = 2**22
 
 
 class Ahead:
@@ -48,7 +51,8 @@ class Ahead:
     ) -> Ahead | None:
         """None where processes gain nothing, or the sources can't be read by others."""
         sources = [_told(one) for one in (source, *recipe.items)]
-        if processes() < 2 or None in sources or recipe.settings.item_images:
+        large = sum(one.path.stat().st_size for one in recipe.items if isinstance(one, File))
+        if processes() < 2 or None in sources or large > MOST_ITEM_BYTES or recipe.settings.item_images:
             return None
         asked = {
             "name": recipe.name,
@@ -72,8 +76,9 @@ class Ahead:
         """Answers what the cache can of the rows behind one's number; returns early once `stop` is set."""
         shares = range(processes())
         asked = self._asked | {"after": after}
-        tasks = [self._share(asked | {"share": [n, len(shares)]}, tally, progress, stop) for n in shares]
-        await asyncio.gather(*tasks)
+        await together(
+            *(self._share(asked | {"share": [n, len(shares)]}, tally, progress, stop) for n in shares)
+        )
 
     async def _share(
         self,
@@ -82,14 +87,17 @@ class Ahead:
         progress: Callable[[Tally], None],
         stop: asyncio.Event,
     ) -> None:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "tgi_stack.jobs.ahead_worker"),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for the run
-            limit=2**22,
-        )
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-m", "tgi_stack.jobs.ahead_worker"),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is for the run
+                limit=BUFFER_BYTES,
+            )
+        except OSError:  # no more processes are allowed: the run goes through all rows itself
+            return
         if process.stdin is None or process.stdout is None:
             raise RuntimeError("started without pipes")
         try:

@@ -67,6 +67,7 @@ async def serve(asked: dict[str, Any], answers: IO[bytes]) -> None:
             answers.flush()
     finally:
         await job.aclose()
+        store.counts.clear()  # what is not there is missed, and counted, by the run
         store.close()
 
 

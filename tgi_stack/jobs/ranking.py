@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import Protocol
+from functools import partial
+from typing import NamedTuple, Protocol
 
 from cache.memo import Memo
 from tgi_stack import scoring
@@ -20,26 +19,36 @@ YES_NO = ("yes", "no")
 PRIORS = 1024
 
 
-@dataclass(frozen=True)
-class Read:
+class Read(NamedTuple):
     """One reading: the candidates (by their place in the row) as they stood in the prompt, and their labels.
 
-    `prior` is the labels' logarithms without content, where they are calibrated by it.
+    `distribution` holds probabilities among the labels, in their order; `prior` is the labels' logarithms
+    without content, where they are calibrated by it.
     """
 
     order: tuple[int, ...]
     labels: tuple[str, ...]
     scores: LabelScores
+    distribution: tuple[float, ...]
     prior: tuple[float, ...] | None = None
     cut: bool = False
 
-    @cached_property
-    def distribution(self) -> tuple[float, ...]:
-        """Probabilities among the labels, in their order."""
-        logprobs = self.scores.logprobs
-        return scoring.softmax(logprobs) if self.prior is None else scoring.calibrated(logprobs, self.prior)
+    @classmethod
+    def of(
+        cls,
+        order: tuple[int, ...],
+        labels: tuple[str, ...],
+        scores: LabelScores,
+        prior: tuple[float, ...] | None,
+        cut: bool,
+    ) -> Read:
+        """The reading with its probabilities."""
+        found = (
+            scoring.softmax(scores.logprobs) if prior is None else scoring.calibrated(scores.logprobs, prior)
+        )
+        return cls(order, labels, scores, found, prior, cut)
 
-    @cached_property
+    @property
     def by_candidate(self) -> tuple[float, ...]:
         """The same of a listwise read, by the place of the candidates among those it shows."""
         if list(self.order) == sorted(self.order):
@@ -48,8 +57,7 @@ class Read:
         return tuple(probability for _, probability in pairs)
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What is known of a row's candidates, each sequence in the row's order.
 
     `scores` is what they are ranked by; `probabilities` is None where windows show no common distribution,
@@ -118,7 +126,7 @@ class Listwise:
         if self._priors is not None:
             without = partial(self._prior, asked.nothing, labels)
             prior = (await self._priors.get((len(labels), asked.query is None), without)).logprobs
-        return Read(order, labels, scores, prior, cut)
+        return Read.of(order, labels, scores, prior, cut)
 
     async def _prior(self, nothing: Asked, labels: tuple[str, ...]) -> LabelScores:
         place, _ = self._prompts.listwise(nothing, [Shown("", NO_CONTENT)] * len(labels), labels)
@@ -185,7 +193,7 @@ class Pointwise:
         if self._priors is not None:
             without: Callable[[], Awaitable[LabelScores]] = partial(self._prior, asked.nothing)
             prior = (await self._priors.get(asked.query is None, without)).logprobs
-        return Read((index,), YES_NO, scores, prior, cut)
+        return Read.of((index,), YES_NO, scores, prior, cut)
 
     async def _prior(self, nothing: Asked) -> LabelScores:
         place, _ = self._prompts.pointwise(nothing, Shown("", NO_CONTENT))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,17 +77,18 @@ class Rerank:
     async def answer(self, row: RerankRow) -> dict[str, Any]:
         """The fields of the row's record."""
         kept = row.history[max(0, len(row.history) - self._settings.max_history) :]
-        past = [self._in_words(entry) for entry in kept]
+        past = [self._words.get(entry) or self._in_words(entry) for entry in kept]
         asked = Asked(tuple([words.shown.line for words in past]), row.query)
         if self._images is None:
-            lines = [self._in_words(entry) for entry in row.candidates]
+            lines = [self._words.get(entry) or self._in_words(entry) for entry in row.candidates]
         else:
             lines = await together(*(self._in_pictures(self._images, entry) for entry in row.candidates))
-        shown = [words.shown for words in lines]
+        shown, cuts = zip(*lines, strict=True)
         outcome = await self._ranker.rank(asked, shown)
-        cut = any(words.cut for words in chain(past, lines)) or any(read.cut for read in outcome.reads)
+        cut = any(cuts) or any(words.cut for words in past) or any(read.cut for read in outcome.reads)
         flags = ["text.truncated"] if cut else []
-        flags += [flag for one in shown if one.image is not None for flag in one.image.flags]
+        if self._images is not None:
+            flags += [flag for one in shown if one.image is not None for flag in one.image.flags]
         ids = [one.id for one in shown]
         return _record(ids, outcome, flags) | self._identity(outcome) | _about(row) | _cost(outcome)
 
@@ -100,20 +100,18 @@ class Rerank:
         return self._items[entry]
 
     def _in_words(self, entry: Item | str) -> InWords:
-        """An item, or what an id stands for, as a line; items come again and again."""
-        known = self._words.get(entry)
-        if known is None:
-            if len(self._words) >= REMEMBERED:
-                self._words.clear()
-            item = self._resolve(entry)
-            line, cut = self._line(item)
-            known = self._words[entry] = InWords(Shown(item.id, line), cut)
-        return known
+        """An item, or what an id stands for, as a line; remembered, since items come again and again."""
+        if len(self._words) >= REMEMBERED:
+            self._words.clear()
+        item = self._resolve(entry)
+        line, cut = self._line(item)
+        words = self._words[entry] = InWords(Shown(item.id, line), cut)
+        return words
 
     async def _in_pictures(self, images: Images, entry: Item | str) -> InWords:
         item = self._resolve(entry)
         if item.image is None:
-            return self._in_words(entry)
+            return self._words.get(entry) or self._in_words(entry)
         image = await images.get(item.image, item.image)
         text, cut = self._line(item, optional=True)
         return InWords(Shown(item.id, f"{prompts.IMAGE_MARK} {text}".rstrip(), image), cut)
@@ -168,16 +166,22 @@ def _record(ids: Sequence[str], outcome: Outcome, seen: Sequence[str]) -> dict[s
 
 def _ranking(ids: Sequence[str], outcome: Outcome) -> list[dict[str, Any]]:
     unknown = [None] * len(ids)
-    columns = (ids, outcome.scores, outcome.probabilities or unknown, outcome.logprobs or unknown)
-    rows = list(zip(*columns, strict=True))
-    ranking: list[dict[str, Any]] = []
-    for rank, index in enumerate(scoring.order(outcome.scores), 1):
-        id, score, probability, logprob = rows[index]
-        ranking.append(
-            {"id": id, "rank": rank, "score": score, "probability": probability, "logprob": logprob}
-        )
-        if outcome.spread is not None:
-            ranking[-1]["spread"] = outcome.spread[index]
+    scores = outcome.scores
+    probabilities, logprobs = outcome.probabilities or unknown, outcome.logprobs or unknown
+    order = scoring.order(scores)
+    ranking: list[dict[str, Any]] = [
+        {
+            "id": ids[index],
+            "rank": rank,
+            "score": scores[index],
+            "probability": probabilities[index],
+            "logprob": logprobs[index],
+        }
+        for rank, index in enumerate(order, 1)
+    ]
+    if outcome.spread is not None:
+        for index, entry in zip(order, ranking, strict=True):
+            entry["spread"] = outcome.spread[index]
     return ranking
 
 

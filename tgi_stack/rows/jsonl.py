@@ -47,7 +47,9 @@ def _colons(value: Any) -> int:
         return value.count(":")
     if type(value) is dict:
         return len(value) + sum(map(_colons, value)) + sum(map(_colons, value.values()))
-    return sum(map(_colons, value)) if type(value) is list else 0
+    if type(value) is list:
+        return "".join(value).count(":") if set(map(type, value)) == {str} else sum(map(_colons, value))
+    return 0
 
 
 def _strictly(line: bytes) -> dict[str, Any]:

@@ -119,6 +119,8 @@ def _items(value: dict[str, Any], name: str) -> list[Item | str]:
         return []
     if not isinstance(found, list):
         raise SchemaError(f"schema.{name}", f"`{name}` is {_kind(found)}; it is an array of items")
+    if set(map(type, found)) <= {str}:
+        return found
     return [entry if isinstance(entry, str) else item(entry) for entry in found]
 
 
