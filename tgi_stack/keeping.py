@@ -17,7 +17,7 @@ from typing import Any
 from cache import places
 from cache.bundle import Imported, export_bundle, import_bundle
 from cache.errors import BundleError, CacheError
-from cache.shelf import is_damage, journal_mode
+from cache.shelf import is_damage, is_full, journal_mode
 from cache.store import Store
 from tgi_stack.backends.registry import open_backend
 from tgi_stack.errors import FastqwenError, InputError, MachineError, SettingsError, UsageError
@@ -77,6 +77,11 @@ def _usable(store: Store) -> Iterator[None]:
         if is_damage(error):
             raise MachineError(
                 f"the cache in {store.directory} is damaged ({error}); the next run rebuilds it"
+            ) from error
+        if is_full(error):
+            raise MachineError(
+                f"the disk of {store.directory} is full ({error}), and to remove entries takes a little room; "
+                "make some, or remove the folder while no job runs"
             ) from error
         raise MachineError(
             f"the cache in {store.directory} can't be used ({error}); try again when no other program uses "
