@@ -74,10 +74,8 @@ def is_damage(error: Exception) -> bool:
 
 def is_full(error: Exception) -> bool:
     """Whether there is no room on the disk."""
-    return _code(error) == sqlite3.SQLITE_FULL or getattr(error, "errno", None) in (
-        errno.ENOSPC,
-        errno.EDQUOT,
-    )
+    full = (errno.ENOSPC, errno.EDQUOT)
+    return _code(error) == sqlite3.SQLITE_FULL or getattr(error, "errno", None) in full
 
 
 def _is_busy(error: Exception) -> bool:

@@ -80,7 +80,7 @@ def _usable(store: Store) -> Iterator[None]:
             ) from error
         if is_full(error):
             raise MachineError(
-                f"the disk of {store.directory} is full ({error}), and to remove entries takes a little room; "
+                f"the disk of {store.directory} is full ({error}); to remove entries takes a little room: "
                 "make some, or remove the folder while no job runs"
             ) from error
         raise MachineError(
@@ -124,6 +124,8 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
         f"{found['directory']} ({found['file_system']}{access}): {found['bytes_on_disk']:,} bytes; "
         f"SQLite {found['sqlite']}, journal {found['journal_mode']}"
     )
+    if found["file_system"] == "overlay":
+        yield "it lies in a container's own layer and goes with it: mount a folder from outside there"
     for kind, held in found["kinds"].items():
         yield (
             f"{kind:10} {held['entries']:>10,} entries {held['bytes']:>14,} bytes "

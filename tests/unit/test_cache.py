@@ -356,6 +356,15 @@ def test_network_file_systems_are_refused(tmp_path: Path, kind: str, refused: bo
         assert places.prepare(place, mounts).is_dir()
 
 
+def test_a_containers_own_layer_is_named(make: Callable[..., Store], tmp_path: Path) -> None:  # K14
+    mounts = tmp_path / "mounts"
+    mounts.write_text("overlay / overlay rw 0 0\n")
+    found = keeping.described(make()) | {"file_system": places.file_system(tmp_path, mounts)}
+    assert any("container" in line for line in keeping.lines(found))
+    found |= {"file_system": "ext4"}
+    assert not any("container" in line for line in keeping.lines(found))
+
+
 def test_it_is_read_where_it_can_not_be_written(
     make: Callable[..., Store], tmp_path: Path, said: list[str]
 ) -> None:  # C08, K11
