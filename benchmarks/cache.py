@@ -15,6 +15,8 @@ import os
 import random
 import statistics
 import string
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -28,7 +30,6 @@ from rich.table import Table
 import _paths  # noqa: F401  # before all others
 from cache.keys import digest
 from cache.store import Store
-from rows import peak_mib
 from tgi_stack.answers import ImageAnswers, TokenAnswers, _encode_image
 from tgi_stack.images.grid import Grid
 from tgi_stack.images.prepare import prepare
@@ -200,26 +201,74 @@ def clean(folder: Path, stop: Path) -> int:
 
 
 def runs(folder: Path, rows: int) -> Table:
-    """Warm reruns, offline, and what the cache costs a cold run."""
-    table = Table("job", "rows", "cold, no cache, s", "cold, s", "warm, s", "warm rows/s", "warm peak MiB")
+    """Warm reruns, offline, and what the cache adds to a run whose engine takes no time."""
+    columns = (
+        "job",
+        "rows",
+        "no cache, s",
+        "cold, s",
+        "added, ms a row",
+        "warm, s",
+        "warm rows/s",
+        "peak MiB",
+    )
+    table = Table(*columns, title="--engine scripted; the peak is that of all processes together")
     os.environ["FASTQWEN_CACHE_DIR"] = str(folder / "runs")
     for name, job, count in jobs(folder, rows):
         arguments = [*job, "--engine", "scripted", "--quiet"]
         without, _ = run([*arguments, "--no-cache"], folder / f"{name}0.jsonl")
         cold, _ = run(arguments, folder / f"{name}1.jsonl")
-        warm, peak = run([*arguments, "--offline"], folder / f"{name}2.jsonl")
-        speed = f"{count / warm:,.0f}"
-        table.add_row(
-            name, f"{count:,}", f"{without:.1f}", f"{cold:.1f}", f"{warm:.1f}", speed, f"{peak:.0f}"
-        )
+        rounds = [run([*arguments, "--offline"], folder / f"{name}2.jsonl") for _ in range(3)]
+        warm, peak = statistics.median(rounds)
+        added = f"{1e3 * (cold - without) / count:.2f}"
+        cells = (f"{without:.1f}", f"{cold:.1f}", added, f"{warm:.1f}", f"{count / warm:,.0f}", f"{peak:.0f}")
+        table.add_row(name, f"{count:,}", *cells)
+    return table
+
+
+def cold_runs(folder: Path, rows: int, rounds: int) -> Table:
+    """Cold runs with a network that computes, with and without the cache, in turns."""
+    table = Table(
+        "job", "rows", "no cache, s", "cold, s", "cold / no cache", title="--engine torch --model tiny"
+    )
+    (_, job, _), *_ = jobs(folder, rows)
+    arguments = [*job, "--engine", "torch", "--model", "tiny", "--device", "cpu", "--quiet"]
+    spent: dict[bool, list[float]] = {True: [], False: []}
+    for number in range(2 * rounds):
+        cached = (number + number // 2) % 2 == 0
+        os.environ["FASTQWEN_CACHE_DIR"] = str(folder / f"cold{number}")
+        flags = [] if cached else ["--no-cache"]
+        spent[cached].append(run([*arguments, *flags], folder / "cold.jsonl")[0])
+    without, cold = statistics.median(spent[False]), statistics.median(spent[True])
+    ranges = (
+        f"{median:.1f} ({min(found):.1f}-{max(found):.1f})"
+        for median, found in ((without, spent[False]), (cold, spent[True]))
+    )
+    table.add_row("probs", f"{rows:,}", *ranges, f"{cold / without:.3f}")
     return table
 
 
 def run(arguments: list[str], out: Path) -> tuple[float, float]:
-    """Seconds and peak MiB of the command line."""
-    began = time.perf_counter()
-    peak = peak_mib([*arguments, "-o", str(out), "--overwrite"])
-    return time.perf_counter() - began, peak
+    """Seconds of the command line, and the peak MiB of its processes together."""
+    command = [str(Path(sys.executable).with_name("fastqwen")), *arguments, "-o", str(out), "--overwrite"]
+    began, peak = time.perf_counter(), 0
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:  # noqa: S603  # our own program
+        while process.poll() is None:
+            peak = max(peak, resident_pages(process.pid))
+            time.sleep(0.05)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
+    return time.perf_counter() - began, peak * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def resident_pages(process: int) -> int:
+    """Of a process and of all that it started."""
+    try:
+        held = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    except OSError:  # it has just ended
+        return 0
+    return held + sum(resident_pages(int(child)) for child in children)
 
 
 def jobs(folder: Path, rows: int) -> list[tuple[str, list[str], int]]:
@@ -267,6 +316,7 @@ def main() -> None:
     parser.add_argument("--entries", type=int, default=20_000)
     parser.add_argument("--processes", type=int, default=8)
     parser.add_argument("--writes", type=int, default=2_000, help="of each process")
+    parser.add_argument("--cold-rows", type=int, default=400, help="of the runs with a network")
     parser.add_argument("--no-runs", action="store_true", help="leave the whole runs out")
     args = parser.parse_args()
     console = Console(width=110)
@@ -277,6 +327,7 @@ def main() -> None:
         console.print(crowd(folder, args.processes, args.writes))
         if not args.no_runs:
             console.print(runs(folder, args.rows))
+            console.print(cold_runs(folder, args.cold_rows, 3))
 
 
 if __name__ == "__main__":
