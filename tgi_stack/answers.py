@@ -71,8 +71,9 @@ class StandIn:
     ) -> None:
         self._shared = shared
         self._keys: Keys | None = None
-        looks = settings.fallback in (None, "torch") and store is not None
-        self._who = who if looks and store is not None and Identities(store).stood_in(identity) else None
+        allowed = settings.fallback in (None, "torch")
+        looks = allowed and store is not None and Identities(store).stood_in(identity)
+        self._who = who if looks else None
 
     async def known(self) -> Keys | None:
         """The keys of what was answered before; None where nobody did."""
