@@ -29,6 +29,7 @@ from cache.store import Store
 from tgi_stack import __version__, foretell, keeping, prompts, report, settings
 from tgi_stack.backends.registry import bench, draw_bench, examine_endpoints, open_backend, open_stack
 from tgi_stack.bench import show
+from tgi_stack.bench.keep import Kept
 from tgi_stack.errors import (
     DiskError,
     FastqwenError,
@@ -508,9 +509,13 @@ def bench_engine(
     random_weights: Annotated[
         str | None, typer.Option(metavar="SHAPE", help="qwen3-0.6b, qwen3-vl-2b, ...: nothing is downloaded.")
     ] = None,
+    revision: Revision = None,
+    tokenizer: TokenizerOption = None,
+    engine: Engine = None,
     endpoint: Endpoints = None,
     api_key_file: ApiKeyFile = None,
     ca_file: CaFile = None,
+    startup_timeout: StartupTimeout = None,
     device: Device = None,
     dtype: Dtype = None,
     labelled: Annotated[
@@ -526,8 +531,11 @@ def bench_engine(
     config: ConfigFile = None,
     debug: Debug = False,
 ) -> None:
-    """The speed-up table of the optimisations, measured on this machine, with what each costs in accuracy."""
-    flags = _flags(locals()) | {"engine": "torch"}
+    """The speed-up table of the optimisations, measured on this machine, with what each costs in accuracy.
+
+    Figures are written and told as they come: a benchmark that is stopped keeps those it has.
+    """
+    flags = _flags(locals())
     order = {
         "random_weights": random_weights,
         "labelled": labelled,
@@ -537,13 +545,38 @@ def bench_engine(
     }
     with _reporting(debug):
         chosen = settings.load(flags, file=config)
-        results = asyncio.run(bench(chosen, order, lambda line: talk.print(_escaped(line), markup=False)))
-        if out is not None:
-            out.write_text(json.dumps(results, indent=2) + "\n")
+        kept = Kept(out)
+        with _ended_by_signals():
+            try:
+                bench(chosen, order, _say, kept)
+            finally:
+                _show_bench(kept.found, plot)
+
+
+def _show_bench(found: dict[str, Any], plot: Path | None) -> None:
+    """The table, the bars, and what is missing in them."""
+    if found:
+        for table in show.tables(found):
+            Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
         if plot is not None:
-            draw_bench(results, plot)
-    for table in show.tables(results):
-        Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
+            draw_bench(found, plot)
+    if line := show.missing(found):
+        _say(line)
+
+
+@contextmanager
+def _ended_by_signals() -> Any:
+    """What asks the program to end raises SystemExit where it is, so that it ends in order."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @stack.command(name="down")
@@ -725,7 +758,7 @@ def _run_job(recipe: Recipe, source: Source, out: Path | None, *, as_json: bool,
 
     def say(line: str) -> None:
         if not quiet:
-            talk.print(_escaped(line), markup=False)
+            _say(line)
 
     _refuse_same_file(out, [source, *recipe.items])
     recipe = replace(recipe, settings=runner.within_limits(recipe.settings, say))
@@ -777,7 +810,7 @@ async def _answered(
             ahead = Ahead.of(recipe, source, sink, store, backend.identity)
         began = time.monotonic()
         ended = await _work(job, source, sink, settings, tally, ahead, quiet)
-        foretell.note_speed(store, kind, backend.identity, tally, time.monotonic() - began)
+        foretell.note_speed(store, kind, backend, tally, time.monotonic() - began)
         return ended
     finally:
         await backend.aclose()

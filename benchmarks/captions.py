@@ -1,6 +1,7 @@
 """Summaries a second of the writing engine, beside transformers' generate and the floor, on one device.
 
     python benchmarks/captions.py [--shape qwen3-vl-2b] [--images 512] [--new-tokens 96] [--only NAME ...]
+    python benchmarks/captions.py --only continuous --slots 128 256 512 --steps 8
 
 Weights and pictures are random, and an answer never ends by itself: each has --new-tokens tokens. The floor
 is the prompt's operations at the rate of large products, and for each token written the weights (shared by
@@ -26,7 +27,7 @@ from rich.table import Table
 import _paths  # noqa: F401  # before all others
 from tgi_stack.bench import floor, workload
 from tgi_stack.bench.timing import MIB, measure
-from tgi_stack.engine import caption
+from tgi_stack.engine import caption, writer
 from tgi_stack.engine.placement import choose
 from tgi_stack.engine.runtime import Runtime
 from tgi_stack.engine.shapes import random_model
@@ -69,7 +70,7 @@ def written(runtime: Runtime, requests: Sequence[CaptionRequest]) -> list[str]:
     return [future.result().text for future in futures]
 
 
-def ways(model: Any) -> dict[str, tuple[Callable[[], Way], float]]:
+def ways(model: Any, slots_of: Sequence[int]) -> dict[str, tuple[Callable[[], Way], float]]:
     """What is measured, and over which part of the pictures."""
     tokenizer = Tokenizer(TINY / "vision" / "tokenizer.json")
 
@@ -82,7 +83,7 @@ def ways(model: Any) -> dict[str, tuple[Callable[[], Way], float]]:
         "generate, batch 4": (lambda: partial(generate, model, 4), 1 / 32),
         "generate, batch 128": (lambda: partial(generate, model, 128), 1 / 2),
     }
-    for slots in (32, 128, 256):
+    for slots in slots_of:
         found[f"continuous, {slots} slots"] = (partial(ours, batch_size=slots), 1.0)
     if model.device.type == "cuda":
         found["continuous, 256 slots, fp8"] = (partial(ours, batch_size=256, weights="fp8"), 1.0)
@@ -132,6 +133,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--side", type=int, default=448)
     parser.add_argument("--new-tokens", type=int, default=96)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--slots", type=int, nargs="+", default=[32, 128, 256])
+    parser.add_argument(
+        "--steps", type=int, default=writer.STEPS_BETWEEN, help="between two looks of the host"
+    )
     parser.add_argument("--only", action="append", help="ways whose name contains this")
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
@@ -139,6 +144,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = arguments()
+    writer.STEPS_BETWEEN = args.steps
     placement = choose(args.device, "auto")
     device = placement.device
     model = random_model(args.shape, placement)
@@ -156,7 +162,7 @@ def main() -> None:
     )
     chosen = [
         (name, *way)
-        for name, way in ways(model).items()
+        for name, way in ways(model, args.slots).items()
         if not args.only or any(o in name for o in args.only)
     ]
     random.Random(0).shuffle(chosen)  # noqa: S311  # no secrets

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import groupby
@@ -32,6 +33,43 @@ class Old(NamedTuple):
     number: int
     place: int
     shelf: Shelf
+
+
+class Room:
+    """What a cache may take on disk. Where it takes more, the oldest go, as far as nobody uses them.
+
+    Where those do not suffice there is no room until some are let go. To look for them takes time in
+    proportion to all entries, so that it is done for an eleventh of the time at most.
+
+    Args:
+        most: bytes.
+        collect: removes the oldest until so many bytes are left, as far as it can.
+    """
+
+    def __init__(
+        self,
+        most: int,
+        volume: Callable[[], int],
+        collect: Callable[[int], object],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._most = most
+        self._volume = volume
+        self._collect = collect
+        self._clock = clock
+        self._again_at = 0.0
+
+    def make(self) -> bool:
+        """Whether there is any, or could be made; raises as `collect` does."""
+        if self._volume() <= self._most:
+            return True
+        began = self._clock()
+        if began < self._again_at:
+            return False
+        self._collect(int(0.9 * self._most))
+        now = self._clock()
+        self._again_at = now + 10 * (now - began)
+        return self._volume() <= self._most
 
 
 def oldest(shelves: Iterable[Shelf], until: float) -> list[Old]:

@@ -50,8 +50,9 @@ def prepare(directory: Path, mounts: Path = MOUNTS, *, offline: bool = False) ->
         )
     root = directory / f"v{FORMAT}"
     try:
-        for folder in () if offline else (directory, root):
-            _make_folder(folder)
+        if not offline:
+            _make_folder(directory, team=shared())
+            _make_folder(root, team=_is_teams(directory))
         mode = directory.stat().st_mode if not offline or directory.exists() else 0
     except OSError as error:
         raise CacheError(f"{directory}: {error.strerror}; choose another --cache-dir") from error
@@ -62,7 +63,7 @@ def prepare(directory: Path, mounts: Path = MOUNTS, *, offline: bool = False) ->
 
 def make(folder: Path, database: Path) -> None:
     """The folder of a database and its file, with the permissions that all files beside it will have."""
-    _make_folder(folder)
+    make_folder(folder)
     if not database.exists():
         touch(database)
 
@@ -98,17 +99,28 @@ def may_write(folder: Path, name: str) -> bool:
 
 def touch(path: Path) -> None:
     """An empty file that its owner (or group) alone may read and write."""
-    mode = 0o660 if shared() else 0o600
+    mode = 0o660 if _is_teams(path.parent) else 0o600
     with contextlib.suppress(FileExistsError):
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         os.fchmod(handle, mode)
         os.close(handle)
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """A folder inside the cache's, which a team shares if it does that."""
+    _make_folder(folder, team=_is_teams(folder.parent))
+
+
+def _is_teams(folder: Path) -> bool:
+    """Whether a team shares a folder of the cache: also where one of them has not set the variable."""
+    both = stat.S_ISGID | stat.S_IWGRP
+    return shared() or folder.stat().st_mode & both == both
+
+
+def _make_folder(folder: Path, *, team: bool) -> None:
     if folder.is_dir():
         return
-    mode = 0o2770 if shared() else 0o700
+    mode = 0o2770 if team else 0o700
     folder.mkdir(parents=True, mode=mode, exist_ok=True)
     folder.chmod(mode)
 

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -68,6 +70,12 @@ def journal_mode() -> str:
 def is_damage(error: Exception) -> bool:
     """Whether the database itself is not what was written; else it can't be reached just now, or by us."""
     return isinstance(error, DamagedError) or _code(error) in DAMAGE
+
+
+def is_full(error: Exception) -> bool:
+    """Whether there is no room on the disk."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    return _code(error) == sqlite3.SQLITE_FULL or getattr(error, "errno", None) in full
 
 
 def _is_busy(error: Exception) -> bool:
@@ -130,7 +138,7 @@ class Shelf:
         """
         self._hold()
         try:
-            row = self._reader.execute("SELECT value, mode, raw FROM Cache WHERE key = ?", (key,)).fetchone()
+            row = self._looked("SELECT value, mode, raw FROM Cache WHERE key = ?", (key,)).fetchone()
         except sqlite3.Error:
             self.release()
             raise
@@ -171,7 +179,15 @@ class Shelf:
 
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """All rows of a query, read at once."""
-        return self._reader.execute(query, values).fetchall()
+        return self._looked(query, values).fetchall()
+
+    def _looked(self, query: str, values: tuple[object, ...]) -> sqlite3.Cursor:
+        try:
+            return self._reader.execute(query, values)
+        except sqlite3.OperationalError as error:
+            if not _takes_back(self._folder, error):
+                raise
+            return self._reader.execute(query, values)
 
     def entries(self) -> Iterator[tuple[str, object]]:
         """All keys and blobs; between pages the database is free for writers."""
@@ -245,6 +261,18 @@ def inode_of(folder: Path) -> int | None:
         return None
 
 
+def _takes_back(folder: Path, error: sqlite3.OperationalError) -> bool:
+    """Whether a read failed for what a killed writer left half written, and that could be taken back.
+
+    Who only reads can't do that, and must not read what is there until it is done.
+    """
+    if _code(error) != sqlite3.SQLITE_READONLY or not places.may_write(folder, DATABASE):
+        return False
+    with contextlib.closing(sqlite3.connect(folder / DATABASE, timeout=BUSY_S)) as connection:
+        connection.execute("SELECT 1 FROM Cache LIMIT 1").fetchone()
+    return True
+
+
 def _refuse_locked(folder: Path) -> None:
     """Raises OperationalError where others use the database; diskcache would wait for them a minute."""
     with contextlib.closing(sqlite3.connect(folder / DATABASE, timeout=BUSY_S)) as connection:
@@ -255,11 +283,13 @@ def _refuse_locked(folder: Path) -> None:
 def _connect(folder: Path) -> sqlite3.Connection:
     """A connection that only reads."""
     url = f"{(folder / DATABASE).absolute().as_uri()}?mode=ro"
+    if (folder / DATABASE).exists() and not os.access(folder / DATABASE, os.R_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))  # which SQLite would not say
     connection = sqlite3.connect(url, uri=True, timeout=BUSY_S, check_same_thread=False)
     try:
         connection.execute("SELECT 1 FROM Cache LIMIT 1").fetchone()
     except sqlite3.OperationalError as error:
-        if _is_busy(error):
+        if _is_busy(error) or _takes_back(folder, error):
             return connection
         connection.close()
         # A log that nobody may write beside it: what is in the database itself is read.

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from cache import codecs, places
-from cache.cleaning import Held, oldest, remove
+from cache import codecs, opening, places
+from cache.cleaning import Held, Room, oldest, remove
 from cache.errors import CacheError, DamagedError
 from cache.leases import Lease, Leases
-from cache.shelf import DATABASE, TURN_S, Shelf, inode_of, is_damage, open_database
+from cache.shelf import DATABASE, Shelf, is_damage
 from cache.users import InUse, User
 from cache.writer import Writer
 
@@ -63,13 +63,15 @@ class Store:
         self._slow = 0
         self._paused_until = 0.0
         self._closed = False
-        self._limit = limit
+        self._room = (
+            None if limit is None else Room(limit, self.volume, lambda to: self._collect(to_bytes=to))
+        )
         self._offline = offline
         self._root = places.prepare(directory, offline=offline)
         self._shelves: dict[str, Shelf] = {}
         for name in ("small", "large"):
             # Offline nothing is made: a cache that is not there is one that knows nothing.
-            if not offline or self._made(name):
+            if not offline or opening.is_made(self._root / name):
                 self._shelves[name] = self._open(name)
         # Databases that are there are written to when the first value comes: a warm run writes nothing.
         self.writable = all(places.may_write(self._root / name, DATABASE) for name in ("small", "large"))
@@ -96,54 +98,8 @@ class Store:
                 shelf.close()
             raise CacheError(f"{self._root}: {error.strerror}; choose another --cache-dir") from error
 
-    def _made(self, name: str) -> bool:
-        try:
-            return (self._root / name / "made").exists()
-        except OSError as error:
-            raise CacheError(f"{self._root / name}: {error.strerror}; choose another --cache-dir") from error
-
     def _open(self, name: str) -> Shelf:
-        folder = self._root / name
-        try:
-            damaged = inode_of(folder)
-            try:
-                return self._opened(folder)
-            except (sqlite3.Error, DamagedError) as error:
-                if not is_damage(error):
-                    raise
-                return self._rebuilt(folder, damaged, error)
-        except (sqlite3.Error, OSError, DamagedError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise CacheError(f"{folder / DATABASE}: {reason}; choose another --cache-dir") from error
-
-    def _opened(self, folder: Path) -> Shelf:
-        database, made = folder / DATABASE, folder / "made"
-        if made.exists():
-            if not database.exists() or database.stat().st_size == 0:
-                raise DamagedError("it is empty")
-            return Shelf(folder)
-        places.make(folder, database)
-        open_database(folder).close()
-        places.touch(made)
-        return Shelf(folder)
-
-    def _rebuilt(self, folder: Path, damaged: int | None, error: Exception) -> Shelf:
-        """Sets a damaged database (by its inode) aside, unless another process has; and makes it anew."""
-        if self._offline:
-            raise CacheError(
-                f"{folder / DATABASE} is damaged ({error}); without --offline it is set aside and rebuilt"
-            ) from error
-        try:
-            with places.alone(folder / "writing", TURN_S):
-                if inode_of(folder) == damaged:
-                    aside = places.set_aside(folder, DATABASE)
-                    self._warn(f"{folder / DATABASE} was damaged ({error}); it is set aside as {aside.name}")
-                return self._opened(folder)
-        except OSError as failure:
-            raise CacheError(
-                f"{folder / DATABASE} is damaged ({error}) and can't be set aside ({failure.strerror}); "
-                "have its owner run fastqwen once, or choose another --cache-dir"
-            ) from failure
+        return opening.open_shelf(self._root / name, self._warn, offline=self._offline)
 
     def _warn(self, line: str, once: str = "") -> None:
         """Says a line, unless it or another about the same was said."""
@@ -219,7 +175,9 @@ class Store:
     def _lost(self, name: str, shelf: Shelf, error: Exception) -> None:
         """A database that is damaged in the middle of a run."""
         try:
-            self._shelves[name] = self._rebuilt(self._root / name, shelf.inode, error)
+            self._shelves[name] = opening.rebuilt(
+                self._root / name, shelf.inode, error, self._warn, offline=self._offline
+            )
         except (CacheError, sqlite3.Error) as failure:
             if self._offline:
                 raise
@@ -241,6 +199,9 @@ class Store:
 
     def _write(self, entries: dict[str, bytes]) -> None:
         """Called by the writer's thread."""
+        if not self._has_room():
+            self.unkept += len(entries)
+            return
         if self._user is not None:
             with self._not_fatal():
                 self._user.uses(*entries)
@@ -253,10 +214,16 @@ class Store:
                 with self._not_fatal():
                     self._shelves[shelf].write(group)
                     self.unkept -= len(group)
-        if self._limit is not None:
-            with self._not_fatal():
-                if self.volume() > self._limit:
-                    self._collect(to_bytes=int(0.9 * self._limit))
+        self._has_room()
+
+    def _has_room(self) -> bool:
+        if self._room is None:
+            return True
+        with self._not_fatal():
+            if self._room.make():
+                return True
+            self._warn(f"this job uses all that --cache-size allows {self.directory}; more is not kept")
+        return False
 
     @contextlib.contextmanager
     def _not_fatal(self) -> Iterator[None]:

@@ -23,7 +23,7 @@ class User:
     """One running job; safe among its threads."""
 
     def __init__(self, folder: Path) -> None:
-        places._make_folder(folder)
+        places.make_folder(folder)
         self._path, self._file = _registered(folder)
         self._lock = threading.Lock()
         self._new = bytearray()
@@ -87,7 +87,8 @@ class InUse:
     def now(self) -> set[int]:
         """Those until now; of what was read before only what is new is read."""
         for path in list(self._folder.iterdir()) if self._folder.is_dir() else []:
-            with contextlib.suppress(OSError), path.open("rb") as file:
+            # One that can't be read is an error: nobody may clean up who does not know what is in use.
+            with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:

@@ -19,7 +19,7 @@ from cache.lookup import Lookup
 from cache.store import Store
 from tgi_stack import images, prompts, questions, scoring
 from tgi_stack.errors import is_certain
-from tgi_stack.identities import Identities
+from tgi_stack.identities import StandIn
 from tgi_stack.images.grid import Grid
 from tgi_stack.questions import Questions
 from tgi_stack.settings import Settings
@@ -51,44 +51,6 @@ def _of_identity(identity: Identity) -> dict[str, Part]:
 
 
 # -- label scores --------------------------------------------------------------------------------------
-
-
-class StandIn:
-    """Where readings are kept that another gave in the place of who was asked: by that one's identity too.
-
-    Args:
-        shared: the parts of all keys of who was asked.
-        who: tells who stands in now, which may take seconds; so it is asked only where somebody did before.
-    """
-
-    def __init__(
-        self,
-        store: Store | None,
-        identity: Identity,
-        settings: Settings,
-        shared: Mapping[str, Part],
-        who: Callable[[], Awaitable[Identity | None]] | None,
-    ) -> None:
-        self._shared = shared
-        self._keys: Keys | None = None
-        looks = settings.fallback in (None, "torch") and store is not None
-        self._who = who if looks and store is not None and Identities(store).stood_in(identity) else None
-
-    async def known(self) -> Keys | None:
-        """The keys of what was answered before; None where nobody did."""
-        if self._who is not None:
-            found = await self._who()
-            self._who = None
-            self._keys = None if found is None else self._keys_of(found)
-        return self._keys
-
-    def keys(self, by: Identity) -> Keys:
-        """The keys for what is answered now."""
-        self._keys = self._keys or self._keys_of(by)
-        return self._keys
-
-    def _keys_of(self, by: Identity) -> Keys:
-        return Keys("labels", {**self._shared, "stand_in": json.dumps(asdict(by), sort_keys=True)})
 
 
 class LabelAnswers:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cache.store import Store
+from tgi_stack.backends.base import Backend
 from tgi_stack.backends.counting import TYPE, CountingBackend, open_counting
+from tgi_stack.backends.ondemand import OnDemand
 from tgi_stack.identities import Identities
 from tgi_stack.jobs import run as runner
 from tgi_stack.jobs.recipe import Recipe
 from tgi_stack.rows.ledger import Discard
 from tgi_stack.rows.reader import Source
-from tgi_stack.types import Identity
 
 LEAST_ROWS = 8  # that a speed is noted of
 
@@ -67,10 +68,9 @@ async def foretell(recipe: Recipe, source: Source, tally: runner.Tally, store: S
     )
 
 
-def note_speed(
-    store: Store | None, kind: str, identity: Identity, tally: runner.Tally, seconds: float
-) -> None:
-    """Notes how fast a run was, where it computed nearly all of its rows."""
+def note_speed(store: Store | None, kind: str, backend: Backend, tally: runner.Tally, seconds: float) -> None:
+    """Notes how fast a run was once its weights were loaded, where it computed nearly all of its rows."""
     computed = tally.ok - tally.kept - tally.cached
+    seconds -= backend.opening_s if isinstance(backend, OnDemand) else 0.0
     if store is not None and computed >= max(LEAST_ROWS, 10 * tally.cached) and seconds > 0:
-        Identities(store).note_speed(kind, identity, computed, seconds)
+        Identities(store).note_speed(kind, backend.identity, computed, seconds)

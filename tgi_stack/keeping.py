@@ -17,7 +17,7 @@ from typing import Any
 from cache import places
 from cache.bundle import Imported, export_bundle, import_bundle
 from cache.errors import BundleError, CacheError
-from cache.shelf import is_damage, journal_mode
+from cache.shelf import is_damage, is_full, journal_mode
 from cache.store import Store
 from tgi_stack.backends.registry import open_backend
 from tgi_stack.errors import FastqwenError, InputError, MachineError, SettingsError, UsageError
@@ -78,6 +78,11 @@ def _usable(store: Store) -> Iterator[None]:
             raise MachineError(
                 f"the cache in {store.directory} is damaged ({error}); the next run rebuilds it"
             ) from error
+        if is_full(error):
+            raise MachineError(
+                f"the disk of {store.directory} is full ({error}); to remove entries takes a little room: "
+                "make some, or remove the folder while no job runs"
+            ) from error
         raise MachineError(
             f"the cache in {store.directory} can't be used ({error}); try again when no other program uses "
             "it, and see: fastqwen cache info"
@@ -119,6 +124,8 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
         f"{found['directory']} ({found['file_system']}{access}): {found['bytes_on_disk']:,} bytes; "
         f"SQLite {found['sqlite']}, journal {found['journal_mode']}"
     )
+    if found["file_system"] == "overlay":
+        yield "it lies in a container's own layer and goes with it: mount a folder from outside there"
     for kind, held in found["kinds"].items():
         yield (
             f"{kind:10} {held['entries']:>10,} entries {held['bytes']:>14,} bytes "

@@ -79,7 +79,7 @@ class Settings(BaseModel):
 
     cache_dir: Path | None = None
     no_cache: bool = False
-    cache_size: int | None = Field(None, ge=2**20)
+    cache_size: int | None = Field(None, ge=10**6)
     offline: bool = False
     dry_run: bool = False
 

@@ -52,7 +52,8 @@ def main() -> None:
     subprocess.run([sys.executable, "-m", "venv", args.venv], check=True)  # noqa: S603
     python = args.venv / "bin" / "python"
     index = ["--extra-index-url", args.torch_index] if args.torch_index else []
-    extras = "dev" if args.torch == "none" else "torch,dev"
+    # Quantised weights are tested where torch is; bitsandbytes computes on a CPU as well.
+    extras = "dev" if args.torch == "none" else "torch,quant,dev"
     if args.torch == "none":
         print("setup: no torch: a client of servers; the engine here and its tests need TORCH=cpu or cuda")
     else:

@@ -403,6 +403,18 @@ def test_summaries_of_a_model_that_was_swapped_are_noticed(
     assert "nothing could be asked again" in cached("cache", "verify", "--reask", "1%", *options).stderr
 
 
+def test_a_text_and_a_vision_model_are_asked_again_each_for_what_it_gave(
+    cached: Fastqwen, tmp_path: Path
+) -> None:
+    cached(*IMAGES, "--limit", "3", "-o", tmp_path / "a.jsonl", *TORCH)
+    cached(*SESSIONS, "--limit", "5", "-o", tmp_path / "b.jsonl", *TORCH)
+    found = json.loads(cached("cache", "verify", "--reask", "100%", "--json", *TORCH[:-2]).stdout)
+    assert (found["readings"], found["texts"], found["failed"]) == (5, 3, 0)
+    assert (found["differ"], found["changed"], found["wavering"], found["swapped"]) == (0, 0, 0, False)
+    revisions = {read_records(tmp_path / name)[0]["revision"] for name in ("a.jsonl", "b.jsonl")}
+    assert len(revisions) == 2
+
+
 def test_two_runs_of_one_job_share_the_work(cached: Fastqwen, tmp_path: Path) -> None:  # X15
     rows = [{"id": str(n), "prompt": f"Question {n}\n", "labels": ["A", "B"]} for n in range(60)]
     path = write_rows(tmp_path / "p.jsonl", *rows)

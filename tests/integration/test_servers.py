@@ -96,6 +96,16 @@ def test_rankings_and_probabilities_are_those_of_the_questions(
     assert record["route"] == {"tgi": "tgi.grammar", "vllm": "vllm.logprob_token_ids"}[server.dialect]
 
 
+def test_switches_of_the_torch_engine_are_said_to_be_no_servers(
+    fastqwen: Fastqwen, tmp_path: Path, server: Loopback
+) -> None:
+    rows = questions(tmp_path, 2)
+    done = fastqwen("probs", rows, *use(server), "--use-torch-compile", "--use-flash-attention")
+    told = "--use-torch-compile, --use-flash-attention: for what torch computes; a server computes as it was"
+    assert told in done.stderr
+    assert "for what torch computes" not in fastqwen("probs", rows, *use(server)).stderr
+
+
 def test_summaries_are_those_of_the_images(fastqwen: Fastqwen, tmp_path: Path) -> None:
     with serve("vllm") as server:
         job = ("summarize", CATALOGUE / "images")

@@ -45,7 +45,14 @@ class Made:
     """A writer, and the decoders it asked for."""
 
     def __init__(
-        self, model: Any, tokenizer: Tokenizer, slots: int, *, fails: dict[int, int] | None = None
+        self,
+        model: Any,
+        tokenizer: Tokenizer,
+        slots: int,
+        *,
+        fails: dict[int, int] | None = None,
+        decoder: type[Decoder] = Decoder,
+        **options: Any,
     ) -> None:
         network, self.forwards = network_that(model, fails=fails or {})
         self.decoders: list[tuple[int, int]] = []
@@ -53,7 +60,7 @@ class Made:
 
         def make(slots: int, rows: int) -> Decoder:
             self.decoders.append((slots, rows))
-            return Decoder(network, Tower(model, GRID), image_token, slots, rows)
+            return decoder(network, Tower(model, GRID), image_token, slots, rows, **options)
 
         ends = caption.end_ids(model)
         self.writer = Writer(make, lambda rows: slots, tokenizer, ends, CPU, image_token, 16)
@@ -92,6 +99,46 @@ def test_a_row_that_ended_makes_room_for_the_next(made: Any, requests: list[Capt
     assert one.decoders == [(4, one.decoders[0][1])]
     lengths = [rows for rows in one.forwards if rows > 4]  # prompts entering
     assert len(lengths) > 2
+
+
+class WholeOnCpu(Decoder):
+    """Computes all slots in a step, as on a GPU, where a graph could hold it if `fault` were none."""
+
+    fault: type[RuntimeError] = RuntimeError
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.whole = True
+
+    def capture(self) -> Any:
+        raise self.fault("operation failed due to a previous error during capture\nmore of it")
+
+    def _advance(self, where: torch.Tensor | None, host: Any) -> torch.Tensor:
+        if where is None:
+            lengths = [int(length) + 1 for length in self._lengths]
+            where, host = torch.arange(self.cache.slots), list(enumerate(lengths))
+        return super()._advance(where, host)
+
+
+@pytest.mark.parametrize("uncaptured", ["", "products wait for the device"], ids=["refused", "not tried"])
+def test_a_step_that_no_graph_can_hold_is_launched_anew(
+    made: Any, requests: list[CaptionRequest], generated: list[Caption], uncaptured: str
+) -> None:
+    said: list[str] = []
+    one = made(3, decoder=WholeOnCpu, uncaptured=uncaptured, say=said.append)
+    assert one.answers(requests) == generated
+    reason = uncaptured or "operation failed due to a previous error during capture"
+    assert said == [f"torch: summaries are written without a CUDA graph ({reason})"]
+
+
+def test_a_graph_that_finds_no_memory_is_tried_with_fewer_slots(
+    made: Any, requests: list[CaptionRequest]
+) -> None:
+    class NoMemory(WholeOnCpu):
+        fault = torch.OutOfMemoryError
+
+    with pytest.raises(MachineError, match="too little memory for one summary"):
+        made(4, decoder=NoMemory).answers(requests[:4])
 
 
 def test_slots_grow_for_a_longer_request(

@@ -15,9 +15,9 @@ from tgi_stack.backends.base import Profile
 from tgi_stack.backends.batcher import Batcher
 from tgi_stack.engine import caption, score_images
 from tgi_stack.engine.checkpoint import Checkpoint, Say, locate, locate_tokenizer
-from tgi_stack.engine.load import VISION_TYPES, load
+from tgi_stack.engine.load import VISION_TYPES, load, model_type_for
 from tgi_stack.engine.placement import Placement, choose, devices
-from tgi_stack.engine.runtime import Runtime
+from tgi_stack.engine.runtime import Runtime, gathered
 from tgi_stack.engine.switches import Switches, switches_of
 from tgi_stack.errors import UsageError
 from tgi_stack.images.grid import Grid
@@ -26,6 +26,7 @@ from tgi_stack.tokens import Tokenizer
 from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, ScoreRequest
 
 PADDED = 8  # prompts in a batch of transformers' own forward
+BATCHES = 2  # one computed, one gathering
 
 
 class LocalBackend:
@@ -42,7 +43,7 @@ class LocalBackend:
         self.profile = profile
         self._runtime = runtime
         size = runtime.gathered
-        self.appetite = 2 * size  # one batch computed, one gathering
+        self.appetite = BATCHES * size
         # torch uses the cores (or the GPU) by itself; a second thread lays out what comes next.
         self._threads = ThreadPoolExecutor(runtime.lanes, thread_name_prefix="torch")
         self._score = Batcher[ScoreRequest, LabelScores](
@@ -84,19 +85,27 @@ class Plan:
     switches: Switches
     identity: Identity
     profile: Profile
+    kind: str
+
+    @property
+    def appetite(self) -> int:
+        """How many questions all devices together will like to be asked at once."""
+        sizes = (gathered(one.device, self.kind, self.switches) for one in self.placements)
+        return BATCHES * sum(sizes)
 
 
 def plan(settings: Settings, kind: str, say: Say) -> Plan:
     """The plan for the model that the settings name for `kind` (`text` or `vision`).
 
     Raises:
-        UsageError, MachineError: see `checkpoint.locate` and `switches.switches_of`.
+        UsageError, MachineError: see `checkpoint.locate`, `switches.switches_of` and `load.model_type_for`.
     """
     placements = tuple(choose(device, settings.dtype) for device in devices(settings.device))
     switches, *_ = [switches_of(settings, kind, placement) for placement in placements]
     checkpoint = locate(
         settings.model_for(kind), kind, settings.revision, say, may_download=settings.engine == "torch"
     )
+    model_type_for(checkpoint, kind)
     profile = _profile(checkpoint, settings, say)
     identity = Identity(
         engine="torch",
@@ -112,19 +121,18 @@ def plan(settings: Settings, kind: str, say: Say) -> Plan:
             ]
         ),
     )
-    return Plan(checkpoint, placements, switches, identity, profile)
+    return Plan(checkpoint, placements, switches, identity, profile, kind)
 
 
-def open_local(settings: Settings, kind: str, say: Say) -> LocalBackend:
-    """Loads the model that the settings name for `kind`, in this process, on the first device they name.
+def open_local(found: Plan, say: Say) -> LocalBackend:
+    """Loads the model of a plan, in this process, on its first device.
 
     Raises:
-        UsageError, MachineError: see `plan` and `load.load`.
+        MachineError: see `load.load`.
     """
-    found = plan(settings, kind, say)
-    model = load(found.checkpoint, kind, found.placements[0], say, found.switches)
+    model = load(found.checkpoint, found.kind, found.placements[0], say, found.switches)
     tokenizer, grid = found.profile.tokenizer, found.profile.grid
-    runtime = Runtime(model, found.switches, tokenizer=tokenizer, grid=grid, kind=kind)
+    runtime = Runtime(model, found.switches, tokenizer=tokenizer, grid=grid, kind=found.kind, say=say)
     say(f"torch: {runtime.about}")
     return LocalBackend(runtime, found.identity, found.profile)
 

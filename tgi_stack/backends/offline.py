@@ -60,10 +60,14 @@ def open_offline(settings: Settings, kind: str, store: Store | None) -> OfflineB
         raise SettingsError("--offline answers from the cache; without --no-cache")
     known = Identities(store).last(settings, kind)
     if known is None:
+        narrowed = {"revision": settings.revision, "dtype": settings.dtype, "tokenizer": settings.tokenizer}
+        others = "".join(
+            f", {name} {value}" for name, value in narrowed.items() if value not in (None, "auto")
+        )
         raise UsageError(
             f"--offline: the cache in {store.directory} knows nobody who answered such a job (engine "
-            f"{settings.engine}, model {settings.model_for(kind) or 'default'}); run once without --offline, "
-            "or fetch answers with: fastqwen cache import"
+            f"{settings.engine}, model {settings.model_for(kind) or 'default'}{others}); run once without "
+            "--offline, or fetch answers with: fastqwen cache import"
         )
     forbid_network()
     return OfflineBackend(known.identity, known.profile, known.stand_in)

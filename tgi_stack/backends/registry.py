@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cache.store import Store
 from tgi_stack.backends.base import Backend
+from tgi_stack.backends.ondemand import OnDemand
 from tgi_stack.errors import MissingPackageError, NoEngineError
 from tgi_stack.identities import Identities
 from tgi_stack.settings import Settings
@@ -19,12 +21,14 @@ if TYPE_CHECKING:
     from tgi_stack.stack.commands import Stack
 
 Say = Callable[[str], None]
+OF_TORCH = ("use_torch_compile", "use_flash_attention")
 
 
 async def open_backend(settings: Settings, kind: str, say: Say, store: Store | None = None) -> Backend:
     """The backend for a job of `kind` `text` or `vision`; `say` is told in a line what was chosen.
 
-    The cache remembers who it was, so that `--offline` knows whose answers to look for.
+    The cache remembers who it was, so that `--offline` knows whose answers to look for. With a cache the
+    torch engine loads its weights when the first row needs them.
 
     `auto` asks the endpoints; only where none was named and none answers does it compute in process, and only
     with weights that are on this machine.
@@ -46,17 +50,26 @@ async def open_backend(settings: Settings, kind: str, say: Say, store: Store | N
         return offline
     backend = await _opened(settings, kind, say, store)
     if store is not None:
-        Identities(store).remember(settings, kind, backend.identity, backend.profile)
+        _remember(Identities(store), settings, kind, backend)
     return backend
 
 
+def _remember(identities: Identities, settings: Settings, kind: str, backend: Backend) -> None:
+    note = partial(identities.remember, settings, kind, backend.identity, backend.profile)
+    if isinstance(backend, OnDemand) and not identities.know(kind, backend.identity):
+        backend.when_opened(note)  # who can't be loaded answers nothing
+    else:
+        note()
+
+
 async def _opened(settings: Settings, kind: str, say: Say, store: Store | None) -> Backend:
+    on_demand = store is not None
     if settings.engine == "scripted":
         from tgi_stack.backends.scripted import open_scripted
 
         return open_scripted(settings, kind)
     if settings.engine == "torch":
-        return _local(settings, kind, say)
+        return _local(settings, kind, say, on_demand=on_demand)
     from tgi_stack.backends.serving import DEFAULT_PATIENCE_S, open_served
 
     if settings.engine != "auto" or settings.names_endpoints:
@@ -66,7 +79,7 @@ async def _opened(settings: Settings, kind: str, say: Say, store: Store | None) 
         return _with_fallback(served, settings, kind, say, store)
     except NoEngineError as no_server:
         try:
-            backend = _local(settings, kind, say)
+            backend = _local(settings, kind, say, on_demand=on_demand)
         except (NoEngineError, MissingPackageError) as error:
             raise NoEngineError(f"{no_server}; {error}") from error
         say("no server answers: computing in process")
@@ -88,7 +101,9 @@ def open_stack(docker_dir: Path | None, say: Say) -> Stack:
     return Stack(locate(docker_dir), say)
 
 
-def bench(settings: Settings, order: dict[str, Any], say: Say) -> Coroutine[Any, Any, dict[str, Any]]:
+def bench(
+    settings: Settings, order: dict[str, Any], say: Say, keep: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
     """See `bench.run.bench`; `order` holds the fields of its `Order`.
 
     Raises:
@@ -98,7 +113,7 @@ def bench(settings: Settings, order: dict[str, Any], say: Say) -> Coroutine[Any,
     from tgi_stack.bench.run import Order
     from tgi_stack.bench.run import bench as measure
 
-    return measure(settings, Order(**order), say)
+    return measure(settings, Order(**order), say, keep)
 
 
 def draw_bench(results: dict[str, Any], path: Path) -> None:
@@ -120,6 +135,9 @@ def _with_fallback(served: Backend, settings: Settings, kind: str, say: Say, sto
     def open_torch() -> Backend:
         return _local(settings.model_copy(update=update), kind, say)
 
+    if asked := [f"--{name.replace('_', '-')}" for name in OF_TORCH if getattr(settings, name)]:
+        say(f"{', '.join(asked)}: for what torch computes; a server computes as it was started")
+
     def remember(stand_in: Identity) -> None:
         if store is not None:
             Identities(store).remember_stand_in(settings, served.identity, stand_in)
@@ -127,11 +145,11 @@ def _with_fallback(served: Backend, settings: Settings, kind: str, say: Say, sto
     return WithFallback(served, settings.fallback, open_torch, say, remember)
 
 
-def _local(settings: Settings, kind: str, say: Say) -> Backend:
+def _local(settings: Settings, kind: str, say: Say, *, on_demand: bool = False) -> Backend:
     _require_torch()
-    from tgi_stack.backends.workers import open_torch
+    from tgi_stack.backends.workers import open_torch, plan_torch
 
-    return open_torch(settings, kind, say)
+    return plan_torch(settings, kind, say) if on_demand else open_torch(settings, kind, say)
 
 
 def _require_torch() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from tgi_stack.backends.local import open_local
+from tgi_stack.backends.local import open_local, plan
 from tgi_stack.errors import FastqwenError, MachineError
 from tgi_stack.settings import Settings
 
@@ -35,8 +35,11 @@ def work(pipe: Connection, settings: Settings, kind: str, share: int) -> None:
 
 
 async def _serve(pipe: Connection, settings: Settings, kind: str) -> None:
+    def say(line: str) -> None:
+        pipe.send((SAY, line))
+
     try:
-        backend = open_local(settings, kind, lambda line: pipe.send((SAY, line)))
+        backend = open_local(plan(settings, kind, say), say)
     except FastqwenError as error:
         pipe.send((READY, _portable(error)))
         return

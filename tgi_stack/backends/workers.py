@@ -13,12 +13,14 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 from tgi_stack.backends.base import Backend, Profile
-from tgi_stack.backends.local import open_local, plan
+from tgi_stack.backends.local import Plan, open_local, plan
+from tgi_stack.backends.ondemand import OnDemand
 from tgi_stack.backends.worker import CLOSE, SAY, work
 from tgi_stack.engine.checkpoint import Say
 from tgi_stack.engine.placement import devices
@@ -93,17 +95,30 @@ def open_torch(settings: Settings, kind: str, say: Say) -> Backend:
     Raises:
         UsageError, MachineError: see `local.plan`; what one of the processes met while loading.
     """
+    return _opened(plan(settings, kind, say), settings, say)
+
+
+def plan_torch(settings: Settings, kind: str, say: Say) -> OnDemand:
+    """As `open_torch`, but the model is loaded when the first question comes.
+
+    Raises:
+        UsageError, MachineError: see `local.plan`.
+    """
+    found = plan(settings, kind, say)
+    return OnDemand(found.identity, found.profile, found.appetite, partial(_opened, found, settings, say))
+
+
+def _opened(found: Plan, settings: Settings, say: Say) -> Backend:
     names = devices(settings.device)
     if len(names) == 1:
-        return open_local(settings, kind, say)
-    found = plan(settings, kind, say)
+        return open_local(found, say)
     context = multiprocessing.get_context("spawn")  # a forked process can't use CUDA
     workers: list[Worker] = []
     for number, device in enumerate(names):
         ours, theirs = context.Pipe()
         one = settings.model_copy(update={"device": device})
         share = len(names) if device == "cpu" else 1
-        process = context.Process(target=work, args=(theirs, one, kind, share), daemon=True)
+        process = context.Process(target=work, args=(theirs, one, found.kind, share), daemon=True)
         process.start()
         theirs.close()
         workers.append(Worker(f"{device} (worker {number + 1} of {len(names)})", process, ours, 1))

@@ -14,9 +14,9 @@ WIDTH, BAR, LEFT, TOP = 1100, 26, 330, 44  # pixels
 
 
 def plot(results: Mapping[str, Any], path: Path) -> None:
-    """Bars of the speed-ups over the baseline, one block a kind of task, as PNG."""
+    """Bars of the rates, with the speed-ups over the baseline, one block a kind of task, as PNG."""
     blocks = [
-        (noun, sorted((x for x in results["lines"] if x["kind"] == kind and "rate" in x), key=_speed))
+        (noun, sorted((x for x in results["lines"] if x["kind"] == kind and "rate" in x), key=_rate))
         for kind, noun in TITLES.items()
     ]
     blocks = [(noun, lines) for noun, lines in blocks if lines]
@@ -29,15 +29,22 @@ def plot(results: Mapping[str, Any], path: Path) -> None:
         title = f"{noun} a second, times the baseline: {results['model']} on {results['device']}"
         draw.text((12, y + 8), title, "black", font)
         y += TOP
-        longest = max(map(_speed, lines))
+        longest = max(map(_rate, lines))
         for line in lines:
             draw.text((12, y + 3), line["name"], "black", font)
-            end = LEFT + (WIDTH - LEFT - 190) * _speed(line) / longest
+            end = LEFT + (WIDTH - LEFT - 190) * _rate(line) / longest
             draw.rectangle((LEFT, y + 3, end, y + BAR - 4), "#4477aa")
-            draw.text((end + 8, y + 3), f"{_speed(line):.2f}x ({line['rate']:.1f}/s)", "black", font)
+            draw.text((end + 8, y + 3), _label(line), "black", font)
             y += BAR
     image.save(path, "PNG")
 
 
-def _speed(line: Mapping[str, Any]) -> float:
-    return float(line["speed_up"] or 0.0)
+def _rate(line: Mapping[str, Any]) -> float:
+    return float(line["rate"])
+
+
+def _label(line: Mapping[str, Any]) -> str:
+    """Without a speed-up where the baseline could not be measured."""
+    if line["speed_up"] is None:
+        return f"{line['rate']:.1f}/s"
+    return f"{line['speed_up']:.2f}x ({line['rate']:.1f}/s)"

@@ -1,10 +1,14 @@
-"""One variant measured in a process of its own: its memory is its own, and it breaks alone."""
+"""What the process of one row does: opens the engine, warms up, times passes, and tells."""
 
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
+import os
 import resource
+import signal
 import statistics
+import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -17,45 +21,65 @@ from tgi_stack import scoring
 from tgi_stack.backends import local, workers
 from tgi_stack.backends.base import Backend
 from tgi_stack.backends.serving import open_served
-from tgi_stack.bench import seed, variants, workload
-from tgi_stack.bench.tasks import Task
+from tgi_stack.bench import seed, variants
+from tgi_stack.bench.tasks import Recipe, Task
 from tgi_stack.bench.variants import Variant
 from tgi_stack.engine.load import load
-from tgi_stack.errors import FastqwenError, SettingsError
+from tgi_stack.errors import FastqwenError
 from tgi_stack.settings import Settings
 
 MIB = 2**20
 PADDED_SIZE = 32
-# The slow ways run over a part of the requests; a rate needs no more.
-SHARES = {variants.SEED: 1 / 16, variants.PADDED: 1 / 4}
-LEAST = 8
+FIRST = 4  # requests of the first pass that is measured
+PASS_S = 5.0  # about what a timed pass takes
+MOST_GROWTH = 8.0  # of a pass over the one before it: small batches tell little of large ones
+FORKED_LATE = "the process that it was forked from had begun to use CUDA"
+SERVER_PATIENCE_S = 10.0  # unless --startup-timeout says otherwise
 
 Ask = Callable[[Sequence[Any]], Awaitable[list[Any]]]
 
 
 @dataclass(frozen=True)
 class Found:
-    """What was measured: answers a second of each repeat, and beside fp32.
+    """What was measured: answers a second of each timed pass, and what there was beside.
 
     Attributes:
-        first_s: from the start of loading to the end of the first pass (compiling is in it).
-        answers: probabilities, or texts, of the requests that are checked.
+        requests: how many a timed pass asks.
+        ready_s: from the start of loading to the first timed pass (compiling is in it), less what the
+            requests of warming up take at the measured rate.
+        answers: probabilities, or texts, of the first requests that are checked.
+        comparable: whether they were given to the requests that fp32 was given, by the same weights.
         right: the share of the labelled requests that were answered rightly.
         reason: why it could not be measured; then all else is empty.
     """
 
     rates: tuple[float, ...] = ()
-    first_s: float = 0.0
+    requests: int = 0
+    ready_s: float = 0.0
     peak_mib: float | None = None
     answers: tuple[Any, ...] = ()
+    comparable: bool = True
     right: float | None = None
     reason: str = ""
 
 
-def run(pipe: Connection, variant: Variant, settings: Settings, task: Task, repeats: int) -> None:
+def run(
+    pipe: Connection,
+    variant: Variant,
+    settings: Settings,
+    task: Task | Recipe,
+    repeats: int,
+    only_answers: bool = False,
+) -> None:
     """The process's life: measures and sends a `Found`."""
+    # Ctrl-C reaches all processes of a terminal; the first one decides when the others end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if torch.cuda._is_in_bad_fork():
+        pipe.send(Found(reason=FORKED_LATE))
+        return
     try:
-        found = asyncio.run(_measure(variant, settings, task, repeats))
+        found = asyncio.run(_measure(variant, settings, task, repeats, only_answers))
     except FastqwenError as error:
         found = Found(reason=str(error))
     except Exception as error:  # noqa: BLE001  # the table's row says what happened
@@ -63,65 +87,135 @@ def run(pipe: Connection, variant: Variant, settings: Settings, task: Task, repe
     pipe.send(found)
 
 
-async def _measure(variant: Variant, settings: Settings, task: Task, repeats: int) -> Found:
+def _end_with_parent() -> None:
+    """A benchmark that was killed leaves nothing behind that keeps the device busy."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+async def _measure(
+    variant: Variant, settings: Settings, given: Task | Recipe, repeats: int, only_answers: bool
+) -> Found:
     began = time.perf_counter()
-    ask, close, device = await _open(variant, settings, task)
+    ask, close, device, task = await _open(variant, settings, given)
+    opened_s = time.perf_counter() - began
     try:
-        share = SHARES.get(variant.how, 1.0)
-        part = workload.part(task.requests, share, LEAST)
-        checked = await ask(task.requests[: task.checked])
-        await ask(part[: max(1, len(part) // 4)])
-        first_s = time.perf_counter() - began
-        rates = []
-        for _ in range(repeats if share == 1.0 else max(2, repeats // 2)):
+        if only_answers:
+            return Found(answers=tuple(await ask(task.requests[: task.checked])))
+        warm = await warm_up(ask, task.requests)
+        part, rates = task.requests[: warm.count], list(warm.rates)
+        while len(rates) < _passes(repeats, rates, len(part)):
             start = time.perf_counter()
             await ask(part)
             rates.append(len(part) / (time.perf_counter() - start))
         right = _right(task, await ask(task.labelled)) if task.labelled else None
     finally:
         await close()
-    return Found(tuple(rates), first_s, _peak_mib(device, variant), tuple(checked), right)
+    return Found(
+        rates=tuple(rates),
+        requests=len(part),
+        ready_s=opened_s + max(0.0, warm.seconds - warm.asked / statistics.median(rates)),
+        peak_mib=_peak_mib(device, variant),
+        answers=tuple(warm.answers[: task.checked]),
+        comparable=not (isinstance(given, Recipe) and given.random_weights),
+        right=right,
+    )
+
+
+def _passes(repeats: int, rates: Sequence[float], count: int) -> int:
+    """How many timed passes are wanted: no more than two where each takes long."""
+    return min(repeats, 2) if rates and count / rates[-1] > PASS_S else repeats
+
+
+@dataclass(frozen=True)
+class Warm:
+    """What warming up found out.
+
+    Attributes:
+        count: how many requests a timed pass asks.
+        answers: theirs.
+        rates: of a pass that was as good as a timed one.
+        asked, seconds: requests of the other passes, and how long those took.
+    """
+
+    count: int
+    answers: list[Any]
+    rates: tuple[float, ...]
+    asked: int
+    seconds: float
+
+
+async def warm_up(ask: Ask, requests: Sequence[Any], clock: Callable[[], float] = time.perf_counter) -> Warm:
+    """Asks more and more, until a pass takes long enough to be timed, or asks everything."""
+    count, asked, seconds = 1, 0, 0.0
+    again = False  # the first pass of a size may have compiled something
+    while True:
+        start = clock()
+        answers = await ask(requests[:count])
+        took = clock() - start
+        growth = min(MOST_GROWTH, PASS_S / took)
+        if again and growth < 2:
+            return Warm(count, answers, (count / took,), asked, seconds)
+        asked, seconds = asked + count, seconds + took
+        if count == len(requests):
+            return Warm(count, answers, (), asked, seconds)
+        again = growth < 2 and count >= min(FIRST, len(requests))
+        if not again:
+            count = min(len(requests), max(FIRST, int(count * growth)))
 
 
 async def _open(
-    variant: Variant, settings: Settings, task: Task
-) -> tuple[Ask, Callable[[], Awaitable[None]], torch.device]:
-    found = None if variant.how == variants.SERVER else local.plan(settings, task.kind, print_nothing)
-    device = torch.device("cpu") if found is None else found.placements[0].device
-    if found is not None and variant.how in (variants.SEED, variants.PADDED):
-        model = load(found.checkpoint, task.kind, found.placements[0], print_nothing)
+    variant: Variant, settings: Settings, given: Task | Recipe
+) -> tuple[Ask, Callable[[], Awaitable[None]], torch.device, Task]:
+    """How to ask, how to end, where it computes, and what to ask."""
+    cpu = torch.device("cpu")
+    if isinstance(given, Recipe):
+        patience = None if "startup_timeout" in settings.model_fields_set else SERVER_PATIENCE_S
+        served = await open_served(settings, given.kind, print_nothing, patience_s=patience)
+        task = await given.task(served.profile, served.identity, takes_tokens=served.takes_tokens)
+        return _asking(served, task.kind), served.aclose, cpu, task
+    found = local.plan(settings, given.kind, print_nothing)
+    device = found.placements[0].device
+    if variant.how in (variants.SEED, variants.PADDED):
+        model = load(found.checkpoint, given.kind, found.placements[0], print_nothing)
         size = 1 if variant.how == variants.SEED else PADDED_SIZE
-        tokenizer, grid = found.profile.tokenizer, found.profile.grid
+        return _alone(model, found.profile, given.kind, size), _nothing, device, given
+    backend = workers.open_torch(settings, given.kind, print_nothing)
+    return _asking(backend, given.kind), backend.aclose, device, given
 
-        async def alone(requests: Sequence[Any]) -> list[Any]:
-            if task.kind == "text":
-                return list(seed.score(model, requests, size))
-            return list(seed.write(model, tokenizer, grid, requests, size))
 
-        async def nothing() -> None:
-            pass
+def _alone(model: Any, profile: Any, kind: str, size: int) -> Ask:
+    """By transformers alone, `size` requests at a time."""
 
-        return alone, nothing, device
-    if variant.how == variants.DEVICES and found is not None and len(found.placements) < 2:
-        raise SettingsError("there is one GPU here")
-    backend: Backend
-    if variant.how == variants.SERVER:
-        backend = await open_served(settings, task.kind, print_nothing)
-    else:
-        backend = workers.open_torch(settings, task.kind, print_nothing)
+    async def ask(requests: Sequence[Any]) -> list[Any]:
+        if kind == "text":
+            return list(seed.score(model, requests, size))
+        return list(seed.write(model, profile.tokenizer, profile.grid, requests, size))
 
-    async def together(requests: Sequence[Any]) -> list[Any]:
+    return ask
+
+
+def _asking(backend: Backend, kind: str) -> Ask:
+    """By a backend, as many at once as it likes."""
+
+    async def ask(requests: Sequence[Any]) -> list[Any]:
         limit = asyncio.Semaphore(backend.appetite)
 
         async def one(request: Any) -> Any:
             async with limit:
-                if task.kind == "text":
+                if kind == "text":
                     return scoring.softmax((await backend.score(request)).logprobs)
                 return (await backend.caption(request)).text
 
         return await asyncio.gather(*map(one, requests))
 
-    return together, backend.aclose, device
+    return ask
+
+
+async def _nothing() -> None:
+    """What was loaded goes with the process."""
 
 
 def print_nothing(line: str) -> None:

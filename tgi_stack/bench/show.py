@@ -5,17 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 TITLES = {"text": "prompts", "vision": "summaries"}
 
 
 def tables(results: Mapping[str, Any]) -> Iterator[Table]:
-    """A table for each kind of task, the baseline's rate as 1.0."""
+    """A table for each kind of task, the baseline's rate as 1.0; rows that can't run say why below it."""
     for kind, noun in TITLES.items():
         lines = [line for line in results["lines"] if line["kind"] == kind]
         if lines:
             yield _table(results, noun, lines)
+
+
+def missing(results: Mapping[str, Any]) -> str:
+    """A line that names the rows which were not reached; empty where all were."""
+    if not results:
+        return "stopped before the first row was measured"
+    return f"stopped; not measured: {', '.join(results['missing'])}" if results["missing"] else ""
 
 
 def _table(results: Mapping[str, Any], noun: str, lines: Sequence[Mapping[str, Any]]) -> Table:
@@ -25,35 +34,37 @@ def _table(results: Mapping[str, Any], noun: str, lines: Sequence[Mapping[str, A
         "optimisation",
         f"{noun}/s",
         "range",
+        "over",
         "speed-up",
         "the seed expects",
         "peak MiB",
         "memory",
-        "first pass s",
+        "ready after s",
         "apart from fp32",
         "same as fp32",
         "right",
-        title=f"{results['model']}{weights}: {place}",
+        title=escape(f"{results['model']}{weights}: {place}"),
+        caption=Text("\n".join(f"{line['name']}: {line['reason']}" for line in lines if line["reason"])),
+        caption_justify="left",
     )
-    for line in sorted(lines, key=lambda line: line.get("rate", 0.0)):
+    for line in sorted((line for line in lines if not line["reason"]), key=lambda line: line["rate"]):
         table.add_row(*_cells(line))
     return table
 
 
 def _cells(line: Mapping[str, Any]) -> list[str]:
     expected = ", ".join(filter(None, (line["expected"], line["expected_memory"])))
-    if line["reason"]:
-        return [line["name"], line["reason"], "", "", expected]
     low, high = line["range"]
     return [
-        line["name"],
+        escape(line["name"]),
         f"{line['rate']:.2f}",
         f"{low:.2f}-{high:.2f}",
+        f"{line['passes']} x {line['requests']:,}",
         _formatted(line["speed_up"], "{:.2f}x"),
         expected,
         _formatted(line["peak_mib"], "{:.0f}"),
         _formatted(line["memory_change"], "{:+.0%}"),
-        f"{line['first_s']:.1f}",
+        f"{line['ready_s']:.1f}",
         _formatted(line["apart"], "{:.1e}"),
         _formatted(line["agreement"], "{:.0%}"),
         _formatted(line["right"], "{:.0%}"),

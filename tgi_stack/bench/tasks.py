@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tgi_stack.backends.base import Profile
 from tgi_stack.bench import workload
+from tgi_stack.errors import UsageError
 from tgi_stack.images.prepare import prepare
 from tgi_stack.jobs.rerank import Rerank, join_items
 from tgi_stack.jobs.summarize import Summarize
@@ -27,6 +27,8 @@ SIDE_PX = 448
 @dataclass(frozen=True)
 class Task:
     """Requests of one kind; `labelled` are those whose right answers are known.
+
+    Any first part of `requests` has the lengths of all.
 
     Attributes:
         right: for each labelled request the places of the right labels, or the words a right summary holds.
@@ -46,8 +48,8 @@ class Collector:
 
     identity: Identity
     profile: Profile
-    appetite: int = 1
     takes_tokens: bool = True
+    appetite: int = 1
     asked: list[Any] = field(default_factory=list)
 
     async def score(self, request: ScoreRequest) -> LabelScores:
@@ -74,48 +76,64 @@ class Sizes:
     checked: int
 
 
-async def text_task(
-    profile: Profile, identity: Identity, sizes: Sizes, labelled: Path | None, items: Sequence[str]
-) -> Task:
-    """Turns of random text with 20 labels; and the rows of a rerank file that name what is `positive`."""
-    requests = _random_turns(profile, sizes)
-    if labelled is None:
-        return Task("text", tuple(requests), sizes.checked)
-    collector = Collector(identity, profile)
-    job = Rerank(collector, Settings.model_validate({}), join_items([open_source(name) for name in items]))
-    rows = [rerank_row(raw) for raw in open_source(str(labelled))]
-    right = []
-    for row in rows:
-        if row.positive:
-            answer = await job.answer(row)
-            order = answer["reads"][0]["order"]
-            right.append(tuple(order.index(id) for id in row.positive if id in order))
-    await job.aclose()
-    return Task("text", tuple(requests), sizes.checked, tuple(collector.asked), tuple(right))
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What a task is made of once somebody's prompts are known to be written for.
 
+    Attributes:
+        kind: `text` or `vision`.
+        labelled: a rerank file whose rows name what is `positive`; `items` stand for its ids.
+        catalogue: a folder of pictures whose category and colour are known.
+        random_weights: whether the weights that all is compared with know nothing.
+    """
 
-async def vision_task(profile: Profile, identity: Identity, sizes: Sizes, catalogue: Path | None) -> Task:
-    """Random pictures; and those of the catalogue, whose category and colour are known."""
-    if profile.grid is None:
-        raise ValueError("a vision model's profile has a grid")
-    collector = Collector(identity, profile)
-    job = Summarize(collector, Settings.model_validate({"max_new_tokens": sizes.new_tokens}), Path())
-    for image in workload.images(sizes.images, SIDE_PX):
-        await job.ask(None, None, image)
-    await job.aclose()
-    pictures, checked = tuple(collector.asked), min(sizes.checked, sizes.images)
-    if catalogue is None:
-        return Task("vision", pictures, checked)
-    collector = Collector(identity, profile)
-    job = Summarize(collector, Settings.model_validate({"max_new_tokens": 40}), catalogue)
-    right = []
-    for line in (catalogue / "looks.jsonl").read_text().splitlines():
-        look = json.loads(line)
-        content = (catalogue / "images" / look["id"]).read_bytes()
-        await job.ask(None, None, prepare(content, look["id"], profile.grid))
-        right.append((look["colour"], look["category"]))
-    await job.aclose()
-    return Task("vision", pictures, checked, tuple(collector.asked), tuple(right))
+    kind: str
+    sizes: Sizes
+    labelled: Path | None = None
+    items: tuple[str, ...] = ()
+    catalogue: Path | None = None
+    random_weights: bool = False
+
+    async def task(self, profile: Profile, identity: Identity, *, takes_tokens: bool = True) -> Task:
+        """The task for one who reads prompts so."""
+        if self.kind == "vision":
+            return await self._vision(profile, identity)
+        requests = tuple(workload.spread(_random_turns(profile, self.sizes)))
+        if self.labelled is None:
+            return Task("text", requests, self.sizes.checked)
+        collector = Collector(identity, profile, takes_tokens)
+        items = join_items([open_source(name) for name in self.items])
+        job = Rerank(collector, Settings.model_validate({}), items)
+        right = []
+        for row in map(rerank_row, open_source(str(self.labelled))):
+            if row.positive:
+                answer = await job.answer(row)
+                order = answer["reads"][0]["order"]
+                right.append(tuple(order.index(id) for id in row.positive if id in order))
+        await job.aclose()
+        return Task("text", requests, self.sizes.checked, tuple(collector.asked), tuple(right))
+
+    async def _vision(self, profile: Profile, identity: Identity) -> Task:
+        if profile.grid is None:
+            raise UsageError(f"{identity.model} reads no images")
+        sizes, collector = self.sizes, Collector(identity, profile)
+        job = Summarize(collector, Settings.model_validate({"max_new_tokens": sizes.new_tokens}), Path())
+        for image in workload.images(sizes.images, SIDE_PX):
+            await job.ask(None, None, image)
+        await job.aclose()
+        pictures, checked = tuple(collector.asked), min(sizes.checked, sizes.images)
+        if self.catalogue is None:
+            return Task("vision", pictures, checked)
+        collector = Collector(identity, profile)
+        job = Summarize(collector, Settings.model_validate({"max_new_tokens": 40}), self.catalogue)
+        right = []
+        for line in (self.catalogue / "looks.jsonl").read_text().splitlines():
+            look = json.loads(line)
+            content = (self.catalogue / "images" / look["id"]).read_bytes()
+            await job.ask(None, None, prepare(content, look["id"], profile.grid))
+            right.append((look["colour"], look["category"]))
+        await job.aclose()
+        return Task("vision", pictures, checked, tuple(collector.asked), tuple(right))
 
 
 def _random_turns(profile: Profile, sizes: Sizes) -> list[ScoreRequest]:
@@ -123,6 +141,7 @@ def _random_turns(profile: Profile, sizes: Sizes) -> list[ScoreRequest]:
     tokenizer = profile.tokenizer
     prover = Prover(tokenizer.encode)
     ending = (profile.tail(), tokenizer.encode(profile.tail()))
+    framed = len(profile.turn("")[1])
     plain = min(tokenizer.added_tokens.values(), default=tokenizer.size)
     labels = prover.default(LABELS)
     label_ids = prover.ids(labels, ending)
@@ -131,6 +150,8 @@ def _random_turns(profile: Profile, sizes: Sizes) -> list[ScoreRequest]:
     )
     turns = []
     for one in drawn:
-        prompt, ids = profile.turn(tokenizer.decode(list(one.token_ids)))
+        # What random tokens spell has more tokens than they were; as many are kept as were drawn.
+        spelled = tokenizer.encode(tokenizer.decode(list(one.token_ids)))
+        prompt, ids = profile.turn(tokenizer.decode(list(spelled[: max(1, len(one.token_ids) - framed)])))
         turns.append(ScoreRequest(prompt, ids, labels, label_ids))
     return turns

@@ -14,6 +14,7 @@ from tgi_stack.images.grid import Grid
 from tgi_stack.types import CaptionRequest, PreparedImage, ScoreRequest
 
 WORDS = 40
+GOLDEN = (5**0.5 - 1) / 2
 
 
 def prompts(
@@ -49,6 +50,14 @@ def part(requests: Sequence[Any], share: float, least: int = 8) -> list[Any]:
     count = min(len(ordered), max(least, round(len(ordered) * share)))
     step = len(ordered) / count
     return [ordered[int((place + 0.5) * step)] for place in range(count)]
+
+
+def spread(requests: Sequence[Any]) -> list[Any]:
+    """The requests in an order in which any first part has about the lengths of all."""
+    ordered = iter(sorted(requests, key=lambda request: len(request.token_ids)))
+    # Multiples of the golden ratio, modulo one, are spread evenly however many are taken.
+    turned = sorted(range(len(requests)), key=lambda place: (0.5 + place * GOLDEN) % 1)
+    return [one for _, one in sorted(zip(turned, ordered, strict=True), key=lambda pair: pair[0])]
 
 
 def mean_length(requests: Sequence[ScoreRequest]) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,11 +37,13 @@ class Decoder:
     """A network with slots.
 
     On a GPU with Triton a step computes all slots and is captured in a CUDA graph, so that the host asks for
-    it with one call; elsewhere it computes the slots in use.
+    it with one call, or launched anew each time where it can't be; elsewhere it computes the slots in use.
 
     Args:
         tower: for prompts with images.
         sizes: numbers of rows that prompts are filled up to, for compiled code.
+        uncaptured: why a step must not be captured; empty where it may.
+        say: told when steps are not captured.
     """
 
     def __init__(
@@ -52,11 +55,15 @@ class Decoder:
         rows: int,
         sizes: tuple[int, ...] = (),
         flash: str = "auto",
+        uncaptured: str = "",
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._network = network
         self._tower = tower
         self._image_token = image_token
         self._sizes = sizes
+        self._uncaptured = uncaptured
+        self._say = say
         self.cache = SlotCache(network, slots, rows)
         device = network.device
         self.attention, self._attention = attention.choose(device, network.dtype, network.head_dim, flash)
@@ -64,7 +71,7 @@ class Decoder:
         self._positions = torch.zeros(slots, dtype=torch.long, device=device)
         self._lengths = torch.zeros(slots, dtype=torch.int32, device=device)
         self._first = torch.arange(slots, device=device) * rows
-        self._captured: tuple[torch.cuda.CUDAGraph, torch.Tensor] | None = None
+        self._advance_all: Callable[[], torch.Tensor] | None = None
         self.whole = device.type == "cuda" and kernels.AVAILABLE and network.dtype in attention.HALF
         if self.whole and network.is_compiled:
             network.compile([slots])
@@ -108,10 +115,8 @@ class Decoder:
             lengths: rows that each of them has.
         """
         if self.whole:
-            self._captured = self._captured or self._capture()
-            graph, logits = self._captured
-            graph.replay()
-            self._tokens.copy_(choose(logits, range(self.cache.slots)))
+            self._advance_all = self._advance_all or self._quickest()
+            self._tokens.copy_(choose(self._advance_all(), range(self.cache.slots)))
             return self._tokens
         where = torch.tensor(slots, device=self._network.device)
         host = [(slot, length + 1) for slot, length in zip(slots, lengths, strict=True)]
@@ -147,18 +152,44 @@ class Decoder:
         self._lengths[every] = seen.clamp(max=self.cache.rows - 1)
         return out @ network.head.T
 
-    def _capture(self) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
-        """A step as a graph, and where it leaves the logits; the slots' state is as before."""
+    def _quickest(self) -> Callable[[], torch.Tensor]:
+        """A step of all slots: as one CUDA graph, or plainly where something in it can't be captured."""
+        reason = self._uncaptured
+        if not reason:
+            try:
+                return self.capture()
+            except torch.OutOfMemoryError:
+                raise  # fewer slots may do
+            except RuntimeError as error:
+                reason = str(error).strip().partition("\n")[0]
+        self._say(f"torch: summaries are written without a CUDA graph ({reason})")
+        return partial(self._advance, None, None)
+
+    def capture(self) -> Callable[[], torch.Tensor]:
+        """A step as a graph, which gives the logits; the slots' state is as before.
+
+        Raises:
+            RuntimeError: the step waits for the device, or does what else no graph can hold.
+        """
         state = (self._tokens, self._positions, self._lengths)
         kept = [tensor.clone() for tensor in state]
-        side: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # kernels are compiled and libraries set up before recording
-            self._advance(None, None)
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            logits = self._advance(None, None)
-        for tensor, value in zip(state, kept, strict=True):
-            tensor.copy_(value)
-        return graph, logits
+        stream = torch.cuda.current_stream()
+        try:
+            side: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            side.wait_stream(stream)
+            with torch.cuda.stream(side):  # kernels are compiled and libraries set up before recording
+                self._advance(None, None)
+            stream.wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                logits = self._advance(None, None)
+        finally:
+            torch.cuda.set_stream(stream)  # a capture that fails leaves its own stream behind
+            for tensor, value in zip(state, kept, strict=True):
+                tensor.copy_(value)
+
+        def replay() -> torch.Tensor:
+            graph.replay()
+            return logits
+
+        return replay

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, BitsAndBytesConfig
 
 from tgi_stack.engine import compat
@@ -20,6 +22,8 @@ from tgi_stack.errors import MachineError, UsageError
 VISION_TYPES = frozenset({"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"})
 
 PLAIN = Switches()
+# While it makes a network, transformers changes what torch holds for the whole process: the default dtype.
+_ONE_AT_A_TIME = threading.Lock()
 
 
 def load(
@@ -28,26 +32,20 @@ def load(
     """The network in evaluation mode on its device; says in one line what was loaded.
 
     Raises:
-        UsageError: a text model where a vision model is needed.
+        UsageError: see `model_type_for`.
         MachineError: files that can't be loaded, or too little memory.
     """
-    model_type = str(checkpoint.config.get("model_type"))
-    if kind == "vision" and model_type not in VISION_TYPES:
-        raise UsageError(
-            f"{checkpoint.name} is a {model_type} model and reads no images; use a Qwen-VL model"
-        )
+    model_type = model_type_for(checkpoint, kind)
     compat.quiet()
     began = time.monotonic()
     try:
-        if switches.loader == "unsloth":
-            model = load_unsloth(checkpoint.folder, model_type in VISION_TYPES, placement, switches.weights)
-        else:
-            model = _load(checkpoint, model_type, placement, switches.weights)
+        with _ONE_AT_A_TIME:
+            model = _load(checkpoint, model_type, placement, switches)
     except torch.OutOfMemoryError as error:
         raise MachineError(
             f"{checkpoint.name} does not fit on {placement.device}; use a smaller model"
         ) from error
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise MachineError(f"{checkpoint.name} can't be loaded from {checkpoint.folder}: {reason}") from error
     size = sum(math.prod(shape) for shape in _shapes(model))
@@ -59,10 +57,26 @@ def load(
     return model
 
 
-def _load(checkpoint: Checkpoint, model_type: str, placement: Placement, weights: str) -> Any:
+def model_type_for(checkpoint: Checkpoint, kind: str) -> str:
+    """What sort of network a checkpoint holds, found out before its weights load.
+
+    Raises:
+        UsageError: a text model where a vision model is needed.
+    """
+    model_type = str(checkpoint.config.get("model_type"))
+    if kind == "vision" and model_type not in VISION_TYPES:
+        raise UsageError(
+            f"{checkpoint.name} is a {model_type} model and reads no images; use a Qwen-VL model"
+        )
+    return model_type
+
+
+def _load(checkpoint: Checkpoint, model_type: str, placement: Placement, switches: Switches) -> Any:
+    if switches.loader == "unsloth":
+        return load_unsloth(checkpoint.folder, model_type in VISION_TYPES, placement, switches.weights)
     factory = AutoModelForImageTextToText if model_type in VISION_TYPES else AutoModelForCausalLM
     common = {"dtype": placement.dtype, "local_files_only": True, "trust_remote_code": False}
-    config = _bitsandbytes(weights, placement.dtype)
+    config = _bitsandbytes(switches.weights, placement.dtype)
     if config is None:
         return factory.from_pretrained(checkpoint.folder, **common).to(placement.device).eval()
     return factory.from_pretrained(

@@ -38,7 +38,7 @@ def choose(device: str, dtype: str) -> Placement:
         chosen = torch.device(name)
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].partition(". ")[0]
         raise SettingsError(f"--device {device}: not available here ({reason}); use --device cpu") from error
     if dtype == "auto":
         return Placement(chosen, torch.float32 if chosen.type == "cpu" else torch.bfloat16)

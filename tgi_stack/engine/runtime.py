@@ -33,6 +33,8 @@ MOST_SLOTS = {"cuda": 256, "cpu": 8}
 CACHE_SHARE = 0.6  # of the free memory
 # Prompts gathered before they are packed.
 GATHERED = {"cuda": 1024, "cpu": 32}
+WAITS = "bitsandbytes' 8-bit products wait for the device"
+UNPACKED = 8  # where transformers' own forward pads them
 RECOMPILES = 64
 
 
@@ -53,8 +55,10 @@ class Runtime:
         tokenizer: Tokenizer | None = None,
         grid: Grid | None = None,
         kind: str = "text",
+        say: Say = lambda line: None,
     ) -> None:
         self.model = model
+        self._say = say
         self.device: torch.device = model.device
         self._switches = switches
         self._tokenizer = tokenizer
@@ -62,7 +66,6 @@ class Runtime:
         self._writer: Writer | None = None
         self.network: Network | None = None
         self.about = ""
-        device = self.device.type
         reason = network.supports(model)
         if reason is None:
             self.network = self._network()
@@ -71,12 +74,9 @@ class Runtime:
             self.about += f"packed, attention by {self.scorer.attention}"
         else:
             self.about += f"padded, by transformers' own forward ({reason})"
-        if kind == "vision":
-            self.gathered = switches.batch_size or MOST_SLOTS.get(device, MOST_SLOTS["cpu"])
-        else:
-            self.gathered = switches.batch_size or GATHERED.get(device, GATHERED["cpu"])
-        if reason is not None:
-            self.gathered = min(self.gathered, 8 if switches.batch_size is None else self.gathered)
+        self.gathered = gathered(self.device, kind, switches)
+        if reason is not None and switches.batch_size is None:
+            self.gathered = min(self.gathered, UNPACKED)
 
     @property
     def writes(self) -> bool:
@@ -151,6 +151,8 @@ class Runtime:
             config.image_token_id if sees else -1,
             sizes=SIZES if self._switches.compiled else (),
             flash=flash,
+            uncaptured=WAITS if getattr(self.model, "is_loaded_in_8bit", False) else "",
+            say=self._say,
         )
         return Writer(
             make,
@@ -170,6 +172,12 @@ class Runtime:
         torch.cuda.empty_cache()
         free, _ = torch.cuda.mem_get_info(self.device)
         return min(most, int(free * CACHE_SHARE) // (row_bytes * rows))
+
+
+def gathered(device: torch.device, kind: str, switches: Switches) -> int:
+    """How many requests a runtime likes to be given at once; one that can't pack takes fewer."""
+    most = MOST_SLOTS if kind == "vision" else GATHERED
+    return switches.batch_size or most.get(device.type, most["cpu"])
 
 
 def prepare_compiler() -> None:

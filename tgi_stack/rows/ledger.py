@@ -199,6 +199,11 @@ class Ledger:
         except OSError as error:
             raise DiskError(f"{self._out}: {error.strerror}") from error
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no row has a record."""
+        return self._rows == 0
+
     def retire(self) -> None:
         """Removes the part file, once whatever speaks of OUT has been written."""
         self._part.unlink(missing_ok=True)

@@ -181,6 +181,10 @@ class Manifest:
             self.content["out"] = {"sha256": sha256_of(self.out), "bytes": self.out.stat().st_size}
         self.write()
 
+    def remove(self) -> None:
+        """Takes it away: nothing was done that it could speak of."""
+        manifest_path(self.out).unlink(missing_ok=True)
+
     def write(self) -> None:
         """Replaces the file."""
         write_json(manifest_path(self.out), self.content)

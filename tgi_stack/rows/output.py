@@ -50,6 +50,7 @@ class Output:
         self._command = command
         self._overwrite = overwrite
         self._ledger: Ledger | None = None
+        self._begun_here = False
         self._lock = Lock(out)
         try:
             self._manifest = None if overwrite else _manifest(out, asked)
@@ -68,6 +69,7 @@ class Output:
         if self._overwrite:
             # OUT itself stays until the new one is whole.
             part_path(self._out).unlink(missing_ok=True)
+        self._begun_here = self._manifest is None and not self._overwrite
         manifest = self._manifest or Manifest.new(self._out, self._asked, self._command)
         manifest.set_identity(identity)
         if manifest.is_complete and self._out.exists() and not part_path(self._out).exists():
@@ -105,9 +107,17 @@ class Output:
             if self._ledger is not None:
                 self._ledger.close()
                 if self._manifest is not None and not self._manifest.is_complete:
-                    self._manifest.close("interrupted", counts)
+                    self._leave(self._ledger, self._manifest, counts)
         finally:  # on a full disk too
             self._lock.release()
+
+    def _leave(self, ledger: Ledger, manifest: Manifest, counts: dict[str, Any]) -> None:
+        if self._begun_here and ledger.is_empty:
+            # Weights that can't be loaded end a run after it began: the next may name others.
+            ledger.retire()
+            manifest.remove()
+        else:
+            manifest.close("interrupted", counts)
 
     @property
     def _opened(self) -> Ledger:

@@ -1,0 +1,96 @@
+"""Weights load when the first row needs them: what is remembered needs none."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CATALOGUE, Fastqwen, read_records, write_rows
+from tgi_stack.api import Reranker
+from tgi_stack.errors import MachineError
+from tgi_stack.tiny import TINY
+
+SESSIONS = ("rerank", CATALOGUE / "sessions.jsonl", "--items", CATALOGUE / "items.jsonl")
+
+
+@pytest.fixture
+def cached(fastqwen: Fastqwen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fastqwen:
+    monkeypatch.delenv("FASTQWEN_NO_CACHE")
+    monkeypatch.setenv("FASTQWEN_CACHE_DIR", str(tmp_path / "cache"))
+    return fastqwen
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(TINY / "text", tmp_path / "model"))
+
+
+def spoil(model: Path) -> None:
+    """Weights that nobody can read, and that look as before from outside."""
+    weights = model / "model.safetensors"
+    before = weights.stat()
+    weights.write_bytes(b"\xff" * before.st_size)
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu:2"])
+def test_a_run_whose_rows_are_all_remembered_reads_no_weights(
+    cached: Fastqwen, tmp_path: Path, model: Path, device: str
+) -> None:
+    torch = ("--engine", "torch", "--model", model, "--device", device)
+    cold = cached(*SESSIONS, "-o", tmp_path / "a.jsonl", *torch)
+    assert "loaded in" in cold.stderr
+    spoil(model)
+    warm = cached(*SESSIONS, "-o", tmp_path / "b.jsonl", *torch)
+    assert "24 ok (24 from cache)" in warm.stderr
+    assert "loaded in" not in warm.stderr
+    first, second = (read_records(tmp_path / name) for name in ("a.jsonl", "b.jsonl"))
+    assert [record["ranking"] for record in first] == [record["ranking"] for record in second]
+
+
+def test_weights_that_do_not_load_stop_the_run_at_the_first_row_that_needs_them(
+    cached: Fastqwen, tmp_path: Path, model: Path
+) -> None:
+    torch = ("--engine", "torch", "--model", model, "--device", "cpu", "--concurrency", "1")
+    rows = [{"id": str(n), "prompt": f"Question {n}\n", "labels": ["A", "B"]} for n in range(4)]
+    cached("probs", write_rows(tmp_path / "few.jsonl", *rows[:2]), "-o", tmp_path / "a.jsonl", *torch)
+    spoil(model)
+    all_rows, out = write_rows(tmp_path / "all.jsonl", *rows), tmp_path / "b.jsonl"
+    stopped = cached("probs", all_rows, "-o", out, *torch, check=3)
+    assert "can't be loaded" in stopped.stderr
+    assert "4 rows: 2 ok (2 from cache), 0 failed, 2 pending" in stopped.stderr
+    shutil.copy(TINY / "text" / "model.safetensors", model)
+    os.utime(model / "model.safetensors", ns=(0, 0))
+    assert "holds answers of revision" in cached("probs", all_rows, "-o", out, *torch, check=2).stderr
+
+
+@pytest.mark.parametrize("remember", [(), ("--no-cache",)], ids=["cache", "no cache"])
+def test_a_run_that_answers_nothing_leaves_nothing_in_the_way_of_the_next(
+    cached: Fastqwen, tmp_path: Path, model: Path, remember: tuple[str, ...]
+) -> None:
+    spoil(model)
+    out = tmp_path / "out" / "a.jsonl"
+    failed = cached(*SESSIONS, "-o", out, "--engine", "torch", "--model", model, *remember, check=3)
+    assert "can't be loaded" in failed.stderr
+    assert "24 rows: 0 ok (0 from cache), 0 failed, 24 pending" in failed.stderr
+    assert not out.parent.exists() or not list(out.parent.iterdir())
+    cached(*SESSIONS, "-o", out, "--engine", "torch", "--model", "tiny", *remember)
+    nobody = cached(*SESSIONS, "--engine", "torch", "--model", model, "--offline", *remember, check=2)
+    assert "knows nobody" in nobody.stderr or "--no-cache" in nobody.stderr
+
+
+def test_a_text_model_for_images_is_refused_before_the_first_row(cached: Fastqwen, model: Path) -> None:
+    done = cached("summarize", CATALOGUE / "images", "--engine", "torch", "--model", model, check=2)
+    assert "reads no images" in done.stderr
+    assert done.stdout == ""
+
+
+def test_an_engine_whose_weights_do_not_load_says_so_each_time(tmp_path: Path, model: Path) -> None:
+    spoil(model)
+    with Reranker(engine="torch", model=str(model), device="cpu", cache_dir=tmp_path / "cache") as reranker:
+        for prompt in ("A or B?\n", "B or A?\n"):
+            with pytest.raises(MachineError, match="can't be loaded"):
+                reranker.predict_probs(prompt, 2)

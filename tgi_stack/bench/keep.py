@@ -1,0 +1,46 @@
+"""The latest results of a benchmark, in a file as well: whatever ends it, what was measured is there."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from tgi_stack.errors import UsageError
+
+
+class Kept:
+    """Keeps what it is told last.
+
+    Attributes:
+        found: that.
+
+    Raises:
+        UsageError: `path` names something other than a file.
+        OSError: nothing can be written beside it.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.found: dict[str, Any] = {}
+        self._path = path
+        if path is not None:
+            if path.exists() and not path.is_file():
+                raise UsageError(f"-o {path} is no file; give a name for one")
+            # What can't be written is found out before minutes of measuring.
+            _beside(path).touch()
+            _beside(path).unlink()
+
+    def __call__(self, found: dict[str, Any]) -> None:
+        """Replaces the file whole: who reads it finds the results of before or these."""
+        self.found = found
+        if self._path is not None:
+            with _beside(self._path).open("w") as file:
+                file.write(json.dumps(found, indent=2) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            _beside(self._path).replace(self._path)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.tmp")

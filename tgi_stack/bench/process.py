@@ -1,0 +1,64 @@
+"""One row of the table in a process of its own: its memory is its own, and it breaks alone."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from tgi_stack.bench import child
+from tgi_stack.bench.child import Found
+from tgi_stack.bench.tasks import Recipe, Task
+from tgi_stack.bench.variants import Variant
+from tgi_stack.settings import Settings
+
+MINUTES_15 = 900
+# Forked from a process that has imported torch but not touched a device: a row saves ten seconds of imports.
+_ways = ["forkserver", "spawn"] if sys.platform == "linux" else ["spawn"]
+
+
+def in_process(
+    variant: Variant, settings: Settings, task: Task | Recipe, repeats: int, *, only_answers: bool = False
+) -> Found:
+    """Measures a row in a process that ends with it.
+
+    Args:
+        task: a recipe for a server, whose prompts are written for its own tokenizer.
+        only_answers: the checked answers alone, untimed.
+    """
+    # Whether there is a GPU is asked of its driver's library: CUDA itself can't be used after a fork.
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    context: Any = multiprocessing.get_context(_ways[0])
+    if _ways[0] == "forkserver":
+        context.set_forkserver_preload([child.__name__])
+    ours, theirs = context.Pipe(duplex=False)
+    # Not a daemon: on several GPUs it has processes of its own.
+    process = context.Process(target=child.run, args=(theirs, variant, settings, task, repeats, only_answers))
+    process.start()
+    theirs.close()
+    found = _received(ours, process)
+    if found.reason == child.FORKED_LATE and len(_ways) > 1:
+        _ways.pop(0)
+        return in_process(variant, settings, task, repeats, only_answers=only_answers)
+    return found
+
+
+def _received(pipe: Connection, process: BaseProcess) -> Found:
+    try:
+        if not pipe.poll(MINUTES_15):
+            process.kill()
+            return Found(reason="it took longer than 15 minutes")
+        found = pipe.recv()
+    except EOFError:
+        process.join()
+        return Found(reason=f"its process ended with status {process.exitcode}")
+    except BaseException:  # the run is being stopped: nobody waits for this row
+        process.kill()
+        raise
+    finally:
+        process.join(10)
+        process.kill()
+    return found if isinstance(found, Found) else Found(reason="no answer")
