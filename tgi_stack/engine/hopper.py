@@ -25,8 +25,8 @@ except (ImportError, AttributeError, TypeError):  # no Triton, or one whose expe
 CAPABILITY = (9, 0)
 LEAST_ROWS = 1_024
 HEAD_DIMS = (64, 128)
-# A tile of a product: 256 columns make the most of what a group of warps reads, and four buffers of 48 KiB fit
-# (724 TFLOP/s; with three 666). Groups of 4, 6, 8 and 12 rows of tiles gave the same.
+# A tile of a product: 256 columns make the most of what a group of warps reads, and four buffers of 48 KiB
+# fit (724 TFLOP/s; with three 666). Groups of 4, 6, 8 and 12 rows of tiles gave the same.
 BLOCK_M, BLOCK_N, BLOCK_K, STAGES, GROUP = 128, 256, 64, 4, 8
 # 64 keys in eight buffers gave the same.
 QUERIES, KEYS, KV_STAGES = 64, 128, 4
