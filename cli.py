@@ -807,7 +807,7 @@ async def _answered(
         sink.begin(backend.identity, checked)
         ahead = None
         if isinstance(sink, Output) and store is not None:
-            ahead = Ahead.of(recipe, source, sink, store, backend.identity)
+            ahead = Ahead.of(recipe, source, sink, store, backend)
         began = time.monotonic()
         ended = await _work(job, source, sink, settings, tally, ahead, quiet)
         foretell.note_speed(store, kind, backend, tally, time.monotonic() - began)

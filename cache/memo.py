@@ -45,6 +45,8 @@ class Memo(Generic[Key, Value]):
         others = self._pending.get(key)
         if others is None:
             task = self._pending[key] = asyncio.create_task(self._compute(key, compute))
+            # Whoever asked may have been cancelled; a failure that nobody waits for is no news.
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
             # One who gives up does not take the value from the others.
             return await asyncio.shield(task)
         try:

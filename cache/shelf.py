@@ -11,7 +11,6 @@ versions a rollback journal is used. With that a reader keeps writers out, so th
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import os
@@ -31,7 +30,6 @@ BUSY_S = 2.0
 TURN_S = 20.0  # that a writer waits for its turn among other processes
 TRIES = 3  # of a transaction that others' readers keep from its end
 PAGE = 64  # entries read at a time
-TOGETHER = 100  # lookups under one lock
 DATABASE = "cache.db"
 # SQLITE_ERROR too: the queries here are fixed, so that it is the tables that are not as they were made.
 DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR})
@@ -121,13 +119,15 @@ class Shelf:
 
     Attributes:
         inode: of the file that was opened; another one is there once the database was rebuilt.
+        together: how many lookups share a lock; whoever raises it calls `release` before waiting.
     """
 
     def __init__(self, folder: Path) -> None:
         self.inode = inode_of(folder)
         self._folder = folder
         self._reader = _connect(folder)
-        self._left = 0  # lookups that the lock is held for
+        self.together = 1
+        self._left = 0  # lookups that the lock is still held for
         self._mine = threading.local()  # diskcache closes a connection in the thread that opened it alone
 
     def get(self, key: str) -> bytes | None:
@@ -150,28 +150,21 @@ class Shelf:
         return value
 
     def _hold(self) -> None:
-        """Keeps the lock of this lookup for those that follow at once: to take it costs more than to look.
+        """Keeps the lock of this lookup for the next ones: to take it costs more than to look.
 
-        Not for long: it keeps writers out. It ends when the event loop comes round; where there is no loop
-        nobody would end it, and each lookup takes its own. A write-ahead log needs no lock, and a reader that
-        held on to its state would not see what was written since.
+        A write-ahead log needs no lock, and a reader that held on to its state would not see what was
+        written since.
         """
         if self._left > 0:
             self._left -= 1
             return
         self.release()
-        if journal_mode() == "wal":
-            return
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            return
-        self._reader.execute("BEGIN")
-        self._left = TOGETHER - 1
-        loop.call_soon(self.release)
+        if self.together > 1 and journal_mode() != "wal":
+            self._reader.execute("BEGIN")
+            self._left = self.together - 1
 
     def release(self) -> None:
-        """Lets writers in."""
+        """Lets writers in, before the next lookup."""
         self._left = 0
         with contextlib.suppress(sqlite3.ProgrammingError):  # it was closed meanwhile
             if self._reader.in_transaction:

@@ -258,11 +258,17 @@ class Store:
 
     def flush(self) -> None:
         """Waits until all that was put is written."""
-        self._let_writers_in()
+        self.release()
         if self._writer is not None:
             self._writer.flush()
 
-    def _let_writers_in(self) -> None:
+    def read_together(self, lookups: int) -> None:
+        """Has so many lookups share a lock, which costs more than one; `release` it before waiting."""
+        for shelf in self._shelves.values():
+            shelf.together = lookups
+
+    def release(self) -> None:
+        """Lets other processes write, until the next lookup."""
         for shelf in list(self._shelves.values()):
             with contextlib.suppress(sqlite3.Error):
                 shelf.release()
@@ -272,7 +278,7 @@ class Store:
         if self._closed:
             return
         self._closed = True
-        self._let_writers_in()
+        self.release()
         if self._writer is not None:
             self._writer.close()
         for shelf in self._shelves.values():

@@ -84,11 +84,6 @@ class Identities:
         """Whether somebody answered before."""
         return any(entry["identity"] == asdict(identity) for _, entry in self._listed(kind))
 
-    def of(self, kind: str, identity: Identity) -> Known | None:
-        """What is known of somebody."""
-        entries = (entry for _, entry in self._listed(kind) if entry["identity"] == asdict(identity))
-        return next(filter(None, map(self._known, entries)), None)
-
     def _known(self, entry: dict[str, Any]) -> Known | None:
         identity = Identity(**entry["identity"])
         content = self._store.get("tokenizer", identity.tokenizer)

@@ -713,8 +713,9 @@ def _write_and_read(folder: Path, number: int, count: int) -> int:
 
 
 def _collect_until(folder: Path, stop: Path) -> int:
-    store, removed = Store(folder, lambda line: None), 0
-    while not stop.exists():
+    store, removed, last = Store(folder, lambda line: None), 0, False
+    while not last:  # once at least, however late this process comes
+        last = stop.exists()
         removed += store.gc(older_than_s=0.0)[0]
         assert all(payload is not None for _, _, payload in store.entries())
     store.close()

@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from cache.store import Store
-from tgi_stack.fanout import together
+from tgi_stack.backends.base import Backend
 from tgi_stack.images.pipe import LENGTH, framed
 from tgi_stack.jobs.recipe import Recipe
 from tgi_stack.jobs.run import Tally
 from tgi_stack.rows.output import Output
-from tgi_stack.rows.reader import File, Folder, Source
-from tgi_stack.types import Identity
+from tgi_stack.rows.reader import File, Source
 
 MOST_PROCESSES = 4  # each holds 60 MB, and what ids stand for
 MOST_ITEM_BYTES = 64 * 2**20
@@ -46,9 +45,7 @@ class Ahead:
         self._early = bytearray()  # by row number
 
     @classmethod
-    def of(
-        cls, recipe: Recipe, source: Source, sink: Output, store: Store, identity: Identity
-    ) -> Ahead | None:
+    def of(cls, recipe: Recipe, source: Source, sink: Output, store: Store, backend: Backend) -> Ahead | None:
         """None where processes gain nothing, or the sources can't be read by others."""
         sources = [_told(one) for one in (source, *recipe.items)]
         large = sum(one.path.stat().st_size for one in recipe.items if isinstance(one, File))
@@ -61,7 +58,10 @@ class Ahead:
             "template": recipe.template,
             "source": sources[0],
             "items": sources[1:],
-            "identity": asdict(identity),
+            "identity": asdict(backend.identity),
+            "closes_thinking": backend.profile.closes_thinking,
+            "context": backend.profile.context,
+            "grid": None if backend.profile.grid is None else asdict(backend.profile.grid),
             "directory": str(store.directory),
         }
         return cls(asked, sink, store)
@@ -76,9 +76,16 @@ class Ahead:
         """Answers what the cache can of the rows behind one's number; returns early once `stop` is set."""
         shares = range(processes())
         asked = self._asked | {"after": after}
-        await together(
-            *(self._share(asked | {"share": [n, len(shares)]}, tally, progress, stop) for n in shares)
-        )
+        tasks = [
+            asyncio.create_task(self._share(asked | {"share": [n, len(shares)]}, tally, progress, stop))
+            for n in shares
+        ]
+        try:
+            await asyncio.gather(*tasks)
+        finally:  # of one that failed the others don't go on
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _share(
         self,
@@ -100,6 +107,7 @@ class Ahead:
             return
         if process.stdin is None or process.stdout is None:
             raise RuntimeError("started without pipes")
+        stopping = asyncio.create_task(_end_at(stop, process))
         try:
             process.stdin.write(framed(json.dumps(asked).encode()))
             while not stop.is_set():
@@ -109,8 +117,8 @@ class Ahead:
         except (asyncio.IncompleteReadError, ConnectionError):  # it has come to its end, or to grief
             return
         finally:
-            if process.returncode is None:
-                process.kill()
+            stopping.cancel()
+            _end(process)
             await process.wait()
 
     def _take(
@@ -129,6 +137,16 @@ class Ahead:
         self._store.counts.update(head["hits"])
 
 
+async def _end_at(stop: asyncio.Event, process: asyncio.subprocess.Process) -> None:
+    await stop.wait()
+    _end(process)
+
+
+def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.kill()
+
+
 def processes() -> int:
     """How many there are to be."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -141,15 +159,22 @@ async def _part(stream: asyncio.StreamReader) -> bytes:
 
 
 def _told(source: Source) -> dict[str, Any] | None:
-    """A source as JSON; `opened` gives it back."""
-    if isinstance(source, File):
-        known = {"path": str(source.path), "base": str(source.base), "columns": source.columns}
-        return known | {"name": source.name}
-    return {"folder": str(source.base)} if isinstance(source, Folder) else None
+    """A source as JSON; `opened` gives it back. None for a folder: its files may be others by then."""
+    if not isinstance(source, File):
+        return None
+    known = {"path": str(source.path), "base": str(source.base), "columns": source.columns}
+    return known | {"name": source.name, "state": _state(source.path)}
 
 
-def opened(told: dict[str, Any]) -> Source:
-    """The source that was told."""
-    if "folder" in told:
-        return Folder(Path(told["folder"]))
-    return File(Path(told["path"]), Path(told["base"]), told["name"], told["columns"])
+def opened(told: dict[str, Any]) -> Source | None:
+    """The source that was told; None where it was changed since."""
+    path = Path(told["path"])
+    if _state(path) != told["state"]:
+        return None
+    return File(path, Path(told["base"]), told["name"], told["columns"])
+
+
+def _state(path: Path) -> list[int]:
+    """What tells a file from another one of that name."""
+    found = path.stat()
+    return [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns]

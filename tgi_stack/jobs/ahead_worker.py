@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from cache.store import Store
+from tgi_stack.backends.base import Profile
 from tgi_stack.backends.offline import OfflineBackend, forbid_network
 from tgi_stack.errors import AnswerError, RowError
-from tgi_stack.identities import Identities
+from tgi_stack.images.grid import Grid
 from tgi_stack.images.pipe import LENGTH, framed
 from tgi_stack.jobs.ahead import opened
 from tgi_stack.jobs.recipe import Recipe
@@ -32,9 +33,11 @@ from tgi_stack.jobs.run import Job, Tally, answered
 from tgi_stack.rows.ledger import line_of
 from tgi_stack.rows.reader import RawRow
 from tgi_stack.settings import Settings
+from tgi_stack.tokens import Tokenizer
 from tgi_stack.types import Identity
 
 BLOCK = 256  # neighbouring rows, which one process answers
+TOGETHER = 16  # lookups under one lock: a millisecond, which who wants to write can wait
 LEAST_SHARE = 0.5  # of rows in the cache, below which it is no use
 
 
@@ -49,20 +52,25 @@ async def serve(asked: dict[str, Any], answers: IO[bytes]) -> None:
     """Answers the rows of a request."""
     settings = Settings.model_validate(asked["settings"])
     store = Store(Path(asked["directory"]), lambda line: None, offline=True)
-    items = tuple(map(opened, asked["items"]))
-    recipe = Recipe(asked["name"], settings, Path(asked["base"]), items, asked["template"])
-    known = Identities(store).of(recipe.kind, Identity(**asked["identity"]))
-    if known is None:
+    identity = Identity(**asked["identity"])
+    content = store.get("tokenizer", identity.tokenizer)
+    source, *items = map(opened, (asked["source"], *asked["items"]))
+    if content is None or source is None or None in items:
         return
+    known = tuple(item for item in items if item is not None)
+    recipe = Recipe(asked["name"], settings, Path(asked["base"]), known, asked["template"])
     forbid_network()
-    job = recipe.job(Nobody(known.identity, known.profile), store, at_once)
-    source = opened(asked["source"])
-    rows = islice(source.rows(_skip(asked["after"], *asked["share"])), settings.limit)
+    job = recipe.job(Nobody(identity, _profile(asked, content)), store, at_once)
+    skip = _skip(asked["after"], *asked["share"])
+    rows = islice(source.rows(skip), settings.limit)
+    store.read_together(TOGETHER)
+    store.counts.clear()
     try:
-        for batch in _batches(rows):
+        for batch in _batches(raw for raw in rows if not skip(raw.number)):
             parts = await _answers(job, batch, store)
             if parts is None:
                 break
+            store.release()  # whoever reads the answers may take their time
             answers.write(framed(*parts))
             answers.flush()
     finally:
@@ -71,18 +79,25 @@ async def serve(asked: dict[str, Any], answers: IO[bytes]) -> None:
         store.close()
 
 
+def _profile(asked: dict[str, Any], tokenizer: bytes) -> Profile:
+    """What the run's own backend has prompts written for."""
+    grid = asked["grid"]
+    if grid is not None:
+        grid = Grid(**grid | {"mean": tuple(grid["mean"]), "std": tuple(grid["std"])})
+    return Profile(Tokenizer.of(tokenizer), asked["closes_thinking"], asked["context"], grid)
+
+
 async def at_once(function: Callable[..., Any], *arguments: Any) -> Any:
     """Calls a function here and now: there is nobody to be kept waiting."""
     return function(*arguments)
 
 
 def _skip(after: int, share: int, shares: int) -> Callable[[int], bool]:
-    return lambda number: number <= after or number // BLOCK % shares != share
+    return lambda number: number <= after or (number - 1) // BLOCK % shares != share
 
 
 def _batches(rows: Iterator[RawRow]) -> Iterator[list[RawRow]]:
-    mine = (raw for raw in rows if raw.value is not None)
-    while batch := list(islice(mine, BLOCK)):
+    while batch := list(islice(rows, BLOCK)):
         yield batch
 
 

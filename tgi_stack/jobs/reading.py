@@ -177,6 +177,7 @@ class Reader:
         try:
             spaced = await self.read(place, tuple(f" {label}" for label in labels))
         except RowError:  # a courtesy, which no row is to fail for
+            refuse_absent(self._backend)  # which can't tell whether there is one
             return None
         return spaced if spaced.label_mass is not None and spaced.label_mass > mass else None
 

@@ -34,11 +34,18 @@ def loads(line: bytes) -> dict[str, Any]:
         value = orjson.loads(line)
     except orjson.JSONDecodeError:  # the strict decoder says what is wrong
         return _strictly(line)
-    # Of a key that stands twice orjson keeps the last. Each key has a colon; where all that stand in the line
-    # are accounted for, none was dropped.
-    if type(value) is dict and line.count(b":") == _colons(value) and b"\\u003" not in line:
-        return value
-    return _strictly(line)
+    return value if type(value) is dict and _is_whole(value, line) else _strictly(line)
+
+
+def _is_whole(value: dict[str, Any], line: bytes) -> bool:
+    """Whether a value is all that stands in a line: of a key that stands twice orjson keeps the last.
+
+    Each key has a colon; where all that stand in the line are accounted for, none was dropped.
+    """
+    try:
+        return line.count(b":") == _colons(value) and b"\\u003" not in line
+    except RecursionError:
+        return False
 
 
 def _colons(value: Any) -> int:
@@ -104,7 +111,7 @@ def _finite(value: Any) -> bool:
         return math.isfinite(value)
     if type(value) is dict:
         return all(map(_finite, value.values()))
-    return all(map(_finite, value)) if type(value) is list else True
+    return all(map(_finite, value)) if isinstance(value, list | tuple) else True
 
 
 # Made once: making them costs as much as a short line does.

@@ -151,6 +151,7 @@ class Ledger:
         self._index = _Index()
         self._synced_at = time.monotonic()
         self._rows = self._written = 0
+        self._is_torn = False
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
             self._descriptor = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
@@ -169,8 +170,16 @@ class Ledger:
     def write_lines(
         self, numbers: Sequence[int], lengths: Sequence[int], lines: bytes, *, ok: bool = True
     ) -> None:
-        """Appends records as `line_of` writes them, one behind the other, all ok or all failed."""
+        """Appends records as `line_of` writes them, one behind the other, all ok or all failed.
+
+        Raises:
+            DiskError: they can't be written, or some before were not: nothing follows a torn line.
+        """
+        if self._is_torn:
+            raise DiskError(f"{self._part}: a line before was not written whole")
+        self._is_torn = True
         _write(self._descriptor, lines, str(self._part))
+        self._is_torn = False
         for number, length in zip(numbers, lengths, strict=True):
             self._note(number, self._end, ok=ok)
             self._end += length
