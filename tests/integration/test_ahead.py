@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,11 @@ import pytest
 
 from tests.conftest import CATALOGUE, Fastqwen, write_rows
 from tests.integration.test_caching import cached
+from tgi_stack.backends import scripted
 from tgi_stack.errors import DiskError
 from tgi_stack.jobs import ahead, run
+from tgi_stack.rows import ledger, reader
+from tgi_stack.settings import Settings
 
 __all__ = ["cached"]  # a fixture
 
@@ -155,3 +160,92 @@ def full_after_one(take: Callable[..., None]) -> Callable[..., None]:
         taken.append(self)
 
     return once
+
+
+def test_nothing_stands_behind_a_line_that_was_cut(
+    cached: Fastqwen, tmp_path: Path, teams: list[ahead.Ahead], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = questions(tmp_path / "q.jsonl")
+    cached("probs", asked, "-o", "whole.jsonl", *SCRIPTED)
+    cached("probs", asked, "-o", "whole.jsonl", *SCRIPTED, "--offline")
+    again = ("probs", asked, "-o", "warm.jsonl", "--engine", "scripted", "--offline")
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "_write", half_of_the_second(ledger._write))
+        assert "No space left" in cached(*again, check=3).stderr
+    cached(*again)
+    assert Path("warm.jsonl").read_bytes() == Path("whole.jsonl").read_bytes()
+
+
+def half_of_the_second(write: Callable[..., None]) -> Callable[..., None]:
+    """Writes half of the second batch, whole ones before and after it."""
+    batches: list[int] = []
+
+    def written(descriptor: int, lines: bytes, name: str) -> None:
+        if lines.count(b"\n") > 1:
+            batches.append(len(lines))
+        if len(batches) == 2:
+            batches.append(0)
+            write(descriptor, lines[: len(lines) // 2], name)
+            raise DiskError("No space left on device")
+        write(descriptor, lines, name)
+
+    return written
+
+
+def test_a_flag_that_needs_another_reading_is_not_lost(
+    cached: Fastqwen, tmp_path: Path, teams: list[ahead.Ahead], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = questions(tmp_path / "q.jsonl", 600)
+    rows = [json.loads(line) for line in asked.read_bytes().splitlines()]
+    command = ("probs", asked, *SCRIPTED)
+    cached(*command, "-o", "cold.jsonl")
+    few = [row | {"num_candidates": 2} if number > 100 else row for number, row in enumerate(rows)]
+    write_rows(asked, *few)
+    cached(*command, "-o", "ahead.jsonl")
+    monkeypatch.setattr(ahead, "processes", lambda: 1)
+    cached(*command, "-o", "one.jsonl")
+    flags = [[record["flags"] for record in records(Path(name))] for name in ("ahead.jsonl", "one.jsonl")]
+    assert flags[0] == flags[1]
+
+
+def test_prompts_are_those_of_whoever_answers_now(
+    cached: Fastqwen, tmp_path: Path, teams: list[ahead.Ahead], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = [json.loads(line)["id"] for line in (CATALOGUE / "items.jsonl").read_bytes().splitlines()]
+    rows = [{"id": str(n), "history": items[:20], "candidates": items[n % 30 :][:5]} for n in range(300)]
+    asked = write_rows(tmp_path / "rows.jsonl", *rows)
+    command = ("rerank", asked, *SCRIPTED, "--items", CATALOGUE / "items.jsonl")
+    with monkeypatch.context() as patch:
+        patch.setattr(scripted, "open_scripted", with_context(250))
+        cut = cached(*command, "-o", "short.jsonl")
+    assert "300 x text.truncated" in cut.stderr
+    cached(*command, "-o", "long.jsonl", "--limit", "70")
+    done = cached(*command, "-o", "long.jsonl")
+    assert "truncated" not in done.stderr
+
+
+def with_context(tokens: int) -> Callable[..., scripted.ScriptedBackend]:
+    plain = scripted.open_scripted
+
+    def opened(settings: Settings, kind: str) -> scripted.ScriptedBackend:
+        backend = plain(settings, kind)
+        backend.profile = replace(backend.profile, context=tokens)
+        return backend
+
+    return opened
+
+
+@pytest.mark.parametrize("change", ["folder", "replaced"])
+def test_input_that_may_be_another_by_then_is_left_to_the_run(
+    cached: Fastqwen, tmp_path: Path, teams: list[ahead.Ahead], change: str
+) -> None:
+    asked = questions(tmp_path / "q.jsonl", 10)
+    source = reader.open_source(str(asked))
+    told = ahead._told(source)
+    assert told is not None
+    assert ahead.opened(told) is not None
+    if change == "folder":
+        assert ahead._told(reader.Folder(tmp_path)) is None
+    else:
+        os.replace(questions(tmp_path / "other.jsonl", 10), asked)
+        assert ahead.opened(told) is None

@@ -94,3 +94,22 @@ def test_an_engine_whose_weights_do_not_load_says_so_each_time(tmp_path: Path, m
         for prompt in ("A or B?\n", "B or A?\n"):
             with pytest.raises(MachineError, match="can't be loaded"):
                 reranker.predict_probs(prompt, 2)
+
+
+def test_what_was_to_be_written_anew_is_what_it_was(cached: Fastqwen, tmp_path: Path, model: Path) -> None:
+    """Where the weights of the new run do not load."""
+    rows = [{"id": str(n), "prompt": f"Question {n}\n", "labels": ["A", "B"]} for n in range(3)]
+    command = (
+        "probs",
+        write_rows(tmp_path / "p.jsonl", *rows),
+        "-o",
+        tmp_path / "a.jsonl",
+        "--engine",
+        "torch",
+    )
+    cached(*command, "--model", "tiny")
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("a.jsonl*")}
+    spoil(model)
+    cached(*command, "--model", model, "--overwrite", check=3)
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("a.jsonl*")} == before
+    assert "is finished" in cached(*command, "--model", "tiny").stderr

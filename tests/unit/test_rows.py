@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,11 @@ from tgi_stack.types import Item
         (b"[1]", "not a JSON object"),
         (b'{"id": "\xff"}', "not UTF-8"),
         (b'{"id": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
+        (b'{"id": ' + b"[" * 990 + b"]" * 990 + b"}", "nested too deeply"),
         (b'{"n": ' + b"9" * 5000 + b"}", "digits"),
+        (b'{"a":1,"a" :2,"b":"\\":"}', "'a' stands twice"),
+        (b'{"a":":","a":"\\u003a"}', "'a' stands twice"),
+        (b'{"a":{"b":1,"b":2},"c":"::"}', "'b' stands twice"),
     ],
 )
 def test_what_is_no_strict_json_is_refused(line: bytes, message: str) -> None:  # D02, D04
@@ -43,6 +48,12 @@ def test_a_record_is_one_line_for_every_reader(record: dict[str, str]) -> None: 
     line = jsonl.dumps(record)
     assert len(line.decode().splitlines()) == 1
     assert json.loads(line) == record
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, [{"n": -math.inf}], (math.nan,)])
+def test_what_is_no_number_is_not_written(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"finite|compliant"):
+        jsonl.dumps({"n": value})
 
 
 def test_a_lone_surrogate_in_a_message_is_still_json() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from tgi_stack.errors import UsageError
 from tgi_stack.rows import parquet
 from tgi_stack.rows.ledger import Checked, Ledger, Lock, Record, line_of, part_path, sha256_of
-from tgi_stack.rows.manifest import Manifest, source_of
+from tgi_stack.rows.manifest import Manifest, manifest_path, source_of
 from tgi_stack.rows.reader import Source
 from tgi_stack.types import Identity
 
@@ -50,7 +50,7 @@ class Output:
         self._command = command
         self._overwrite = overwrite
         self._ledger: Ledger | None = None
-        self._begun_here = False
+        self._is_new = False
         self._lock = Lock(out)
         try:
             self._manifest = None if overwrite else _manifest(out, asked)
@@ -66,10 +66,12 @@ class Output:
 
     def begin(self, identity: Identity, checked: Checked) -> None:
         """Opens the part file, with what an earlier run left in it; see `Manifest.set_identity`."""
+        self._is_new = self._manifest is None
         if self._overwrite:
-            # OUT itself stays until the new one is whole.
-            part_path(self._out).unlink(missing_ok=True)
-        self._begun_here = self._manifest is None and not self._overwrite
+            # OUT itself stays until the new one is whole; what goes with it until the new one has a record.
+            for path in self._belongings():
+                if path.exists():
+                    os.replace(path, _aside(path))
         manifest = self._manifest or Manifest.new(self._out, self._asked, self._command)
         manifest.set_identity(identity)
         if manifest.is_complete and self._out.exists() and not part_path(self._out).exists():
@@ -101,6 +103,9 @@ class Output:
             self._manifest.close("complete", counts)
         self._opened.retire()
 
+    def _belongings(self) -> tuple[Path, Path]:
+        return part_path(self._out), manifest_path(self._out)
+
     def close(self, counts: dict[str, Any]) -> None:
         """Gives OUT free; the counts of a run that did not finish are noted."""
         try:
@@ -108,14 +113,20 @@ class Output:
                 self._ledger.close()
                 if self._manifest is not None and not self._manifest.is_complete:
                     self._leave(self._ledger, self._manifest, counts)
+                for path in self._belongings():
+                    _aside(path).unlink(missing_ok=True)
         finally:  # on a full disk too
             self._lock.release()
 
     def _leave(self, ledger: Ledger, manifest: Manifest, counts: dict[str, Any]) -> None:
-        if self._begun_here and ledger.is_empty:
-            # Weights that can't be loaded end a run after it began: the next may name others.
+        if self._is_new and ledger.is_empty:
+            # Weights that can't be loaded end a run after it began: the next may name others, and what was
+            # to be written anew is what it was.
             ledger.retire()
             manifest.remove()
+            for path in self._belongings():
+                if _aside(path).exists():
+                    os.replace(_aside(path), path)
         else:
             manifest.close("interrupted", counts)
 
@@ -124,6 +135,10 @@ class Output:
         if self._ledger is None:
             raise RuntimeError("an Output takes records only after `begin`")
         return self._ledger
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(path.name + ".before")
 
 
 def _manifest(out: Path, asked: dict[str, Any]) -> Manifest | None:
