@@ -11,7 +11,6 @@ from typing import Any
 from cache.keys import Keys, Part
 from cache.store import Store
 from tgi_stack.backends.base import Profile
-from tgi_stack.images.grid import Grid
 from tgi_stack.settings import Settings
 from tgi_stack.tokens import Tokenizer
 from tgi_stack.types import Identity
@@ -39,14 +38,11 @@ class Identities:
 
     def remember(self, settings: Settings, kind: str, identity: Identity, profile: Profile) -> None:
         """Notes who answers a job that was asked for so."""
-        grid = profile.grid
         entry = {
             "kind": kind,
             "asked": _asked(settings, kind),
             "identity": asdict(identity),
-            "closes_thinking": profile.closes_thinking,
-            "context": profile.context,
-            "grid": None if grid is None else asdict(grid),
+            **profile.described(),
         }
         key = Keys("identity", {}).key(entry=json.dumps(entry, sort_keys=True))
         speed = self.speed(kind, identity)
@@ -89,11 +85,7 @@ class Identities:
         content = self._store.get("tokenizer", identity.tokenizer)
         if content is None:
             return None
-        grid = entry["grid"]
-        if grid is not None:
-            grid = Grid(**grid | {"mean": tuple(grid["mean"]), "std": tuple(grid["std"])})
-        tokenizer = Tokenizer.of(content)
-        return Known(identity, Profile(tokenizer, entry["closes_thinking"], entry["context"], grid))
+        return Known(identity, Profile.of(Tokenizer.of(content), entry))
 
     # -- who answered in whose place ---------------------------------------------------------------------
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, runtime_checkable
 
 from tgi_stack import prompts
 from tgi_stack.errors import RowError, TextError
@@ -24,6 +24,19 @@ class Profile:
     closes_thinking: bool
     context: int
     grid: Grid | None
+
+    def described(self) -> dict[str, Any]:
+        """All but the tokenizer, as JSON; `of` gives it back."""
+        grid = None if self.grid is None else asdict(self.grid)
+        return {"closes_thinking": self.closes_thinking, "context": self.context, "grid": grid}
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, described: Mapping[str, Any]) -> Profile:
+        """The profile that was described."""
+        grid = described["grid"]
+        if grid is not None:
+            grid = Grid(**grid | {"mean": tuple(grid["mean"]), "std": tuple(grid["std"])})
+        return cls(tokenizer, described["closes_thinking"], described["context"], grid)
 
     def turn(self, body: str, visual: Sequence[int] = (), *, system: str = "") -> tuple[str, tuple[int, ...]]:
         """One user turn with a body made harmless, and its token ids.

@@ -1,8 +1,10 @@
-"""What both ends of an image process's pipes agree on: each part of a message behind its length."""
+"""What both ends of a process's pipes agree on: each part of a message behind its length."""
 
 from __future__ import annotations
 
+import asyncio
 import struct
+from typing import IO
 
 LENGTH = struct.Struct(">I")
 READY = b"ready\n"
@@ -11,3 +13,17 @@ READY = b"ready\n"
 def framed(*parts: bytes) -> bytes:
     """Parts, each behind its length in 4 bytes, big-endian."""
     return b"".join(piece for part in parts for piece in (LENGTH.pack(len(part)), part))
+
+
+def read_part(file: IO[bytes]) -> bytes:
+    """The next part; raises EOFError where there is none."""
+    head = file.read(LENGTH.size)
+    if len(head) < LENGTH.size:
+        raise EOFError
+    return file.read(LENGTH.unpack(head)[0])
+
+
+async def next_part(stream: asyncio.StreamReader) -> bytes:
+    """The next part; raises asyncio.IncompleteReadError where there is none."""
+    (length,) = LENGTH.unpack(await stream.readexactly(LENGTH.size))
+    return await stream.readexactly(length)

@@ -11,7 +11,7 @@ from dataclasses import asdict
 
 from tgi_stack.errors import ImageError, MachineError
 from tgi_stack.images.grid import Grid
-from tgi_stack.images.pipe import LENGTH, READY, framed
+from tgi_stack.images.pipe import READY, framed, next_part
 from tgi_stack.types import PreparedImage
 
 CPU_S = 10  # of one image; the largest that are taken need two
@@ -33,8 +33,7 @@ class ImagePool:
     """
 
     def __init__(self, processes: int | None = None, *, cpu_s: int = CPU_S, wall_s: float = WALL_S) -> None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self._free = asyncio.Semaphore(processes or min(cores, MOST_PROCESSES))
+        self._free = asyncio.Semaphore(processes or min(cores(), MOST_PROCESSES))
         self._idle: list[_Process] = []
         self._all: set[_Process] = set()
         self._cpu_s = cpu_s
@@ -161,7 +160,7 @@ class _Process:
         return started
 
     async def _ready(self) -> None:
-        await self._read(len(READY))
+        await self._stdout.readexactly(len(READY))
 
     async def ask(self, *parts: bytes) -> tuple[bytes, bytes]:
         """Sends the parts of a request: the two parts of the answer."""
@@ -170,16 +169,13 @@ class _Process:
             raise RuntimeError("started without pipes")
         stdin.write(framed(*parts))
         await stdin.drain()
-        return await self._part(), await self._part()
+        return await next_part(self._stdout), await next_part(self._stdout)
 
-    async def _part(self) -> bytes:
-        (length,) = LENGTH.unpack(await self._read(LENGTH.size))
-        return await self._read(length)
-
-    async def _read(self, length: int) -> bytes:
+    @property
+    def _stdout(self) -> asyncio.StreamReader:
         if self._process.stdout is None:
             raise RuntimeError("started without pipes")
-        return await self._process.stdout.readexactly(length)
+        return self._process.stdout
 
     @property
     def is_alive(self) -> bool:
@@ -192,6 +188,11 @@ class _Process:
     async def ended(self) -> int:
         """Its exit status; negative for a signal."""
         return await self._process.wait()
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _death(status: int, name: str, cpu_s: int) -> ImageError:

@@ -14,19 +14,12 @@ import resource
 import signal
 import sys
 from dataclasses import asdict
-from typing import IO, Any
+from typing import Any
 
 from tgi_stack.errors import ImageError
 from tgi_stack.images.grid import Grid
-from tgi_stack.images.pipe import LENGTH, READY, framed
+from tgi_stack.images.pipe import READY, framed, read_part
 from tgi_stack.images.prepare import prepare
-
-
-def _read_part(file: IO[bytes]) -> bytes:
-    head = file.read(LENGTH.size)
-    if len(head) < LENGTH.size:
-        raise EOFError
-    return file.read(LENGTH.unpack(head)[0])
 
 
 def _allow(cpu_s: int) -> bool:
@@ -79,8 +72,8 @@ def main() -> None:
     try:
         allowed = True
         while allowed:  # near its own end the process makes room for a fresh one
-            asked = json.loads(_read_part(requests))
-            content = _read_part(requests)
+            asked = json.loads(read_part(requests))
+            content = read_part(requests)
             allowed = _allow(asked["cpu_s"])
             header, data = _answer(asked, content)
             answers.write(framed(json.dumps(header).encode(), data))

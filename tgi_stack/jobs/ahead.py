@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
 from array import array
 from collections.abc import Callable
@@ -19,7 +18,8 @@ from typing import Any
 
 from cache.store import Store
 from tgi_stack.backends.base import Backend
-from tgi_stack.images.pipe import LENGTH, framed
+from tgi_stack.images.pipe import framed, next_part
+from tgi_stack.images.pool import cores
 from tgi_stack.jobs.recipe import Recipe
 from tgi_stack.jobs.run import Tally
 from tgi_stack.rows.output import Output
@@ -59,9 +59,7 @@ class Ahead:
             "source": sources[0],
             "items": sources[1:],
             "identity": asdict(backend.identity),
-            "closes_thinking": backend.profile.closes_thinking,
-            "context": backend.profile.context,
-            "grid": None if backend.profile.grid is None else asdict(backend.profile.grid),
+            "profile": backend.profile.described(),
             "directory": str(store.directory),
         }
         return cls(asked, sink, store)
@@ -111,7 +109,7 @@ class Ahead:
         try:
             process.stdin.write(framed(json.dumps(asked).encode()))
             while not stop.is_set():
-                head, numbers, lengths, lines = [await _part(process.stdout) for _ in range(4)]
+                head, numbers, lengths, lines = [await next_part(process.stdout) for _ in range(4)]
                 self._take(json.loads(head), array("Q", numbers), array("Q", lengths), lines, tally)
                 progress(tally)
         except (asyncio.IncompleteReadError, ConnectionError):  # it has come to its end, or to grief
@@ -149,13 +147,7 @@ def _end(process: asyncio.subprocess.Process) -> None:
 
 def processes() -> int:
     """How many there are to be."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, MOST_PROCESSES)
-
-
-async def _part(stream: asyncio.StreamReader) -> bytes:
-    (length,) = LENGTH.unpack(await stream.readexactly(LENGTH.size))
-    return await stream.readexactly(length)
+    return min(cores(), MOST_PROCESSES)
 
 
 def _told(source: Source) -> dict[str, Any] | None:

@@ -25,8 +25,7 @@ from cache.store import Store
 from tgi_stack.backends.base import Profile
 from tgi_stack.backends.offline import OfflineBackend, forbid_network
 from tgi_stack.errors import AnswerError, RowError
-from tgi_stack.images.grid import Grid
-from tgi_stack.images.pipe import LENGTH, framed
+from tgi_stack.images.pipe import framed, read_part
 from tgi_stack.jobs.ahead import opened
 from tgi_stack.jobs.recipe import Recipe
 from tgi_stack.jobs.run import Job, Tally, answered
@@ -60,7 +59,8 @@ async def serve(asked: dict[str, Any], answers: IO[bytes]) -> None:
     known = tuple(item for item in items if item is not None)
     recipe = Recipe(asked["name"], settings, Path(asked["base"]), known, asked["template"])
     forbid_network()
-    job = recipe.job(Nobody(identity, _profile(asked, content)), store, at_once)
+    profile = Profile.of(Tokenizer.of(content), asked["profile"])  # the run's own, whoever answered before
+    job = recipe.job(Nobody(identity, profile), store, at_once)
     skip = _skip(asked["after"], *asked["share"])
     rows = islice(source.rows(skip), settings.limit)
     store.read_together(TOGETHER)
@@ -77,14 +77,6 @@ async def serve(asked: dict[str, Any], answers: IO[bytes]) -> None:
         await job.aclose()
         store.counts.clear()  # what is not there is missed, and counted, by the run
         store.close()
-
-
-def _profile(asked: dict[str, Any], tokenizer: bytes) -> Profile:
-    """What the run's own backend has prompts written for."""
-    grid = asked["grid"]
-    if grid is not None:
-        grid = Grid(**grid | {"mean": tuple(grid["mean"]), "std": tuple(grid["std"])})
-    return Profile(Tokenizer.of(tokenizer), asked["closes_thinking"], asked["context"], grid)
 
 
 async def at_once(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -125,8 +117,7 @@ def main() -> None:
         signal.signal(stop, signal.SIG_IGN)
     requests, answers = os.fdopen(0, "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    (length,) = LENGTH.unpack(requests.read(LENGTH.size))
-    asked = json.loads(requests.read(length))
+    asked = json.loads(read_part(requests))
     try:
         asyncio.run(serve(asked, answers))
     except BrokenPipeError:
