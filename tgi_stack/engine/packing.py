@@ -3,13 +3,16 @@
 Prompts that begin alike share a pack: what they share is laid down once, as a segment of its own, and each
 of them is a segment that attends to it and to itself. Where the shared part ends is found on the tokens
 alone, so it does not matter whether it was an instruction, a query or a history.
+
+The device waits for the first pack, so that what can be done later, when a pack is laid, is.
 """
 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -54,7 +57,7 @@ class Pack:
 
 
 def pack(
-    prompts: Sequence[Ints], budget: int, *, most: int | None = None, share: bool = True
+    prompts: Sequence[Sequence[int]], budget: int, *, most: int | None = None, share: bool = True
 ) -> Iterator[Pack]:
     """Packs of at most `budget` tokens, the largest prompts first; a longer prompt has a pack alone.
 
@@ -63,7 +66,13 @@ def pack(
         most: prompts in a pack at most.
         share: whether common beginnings are laid down once.
     """
-    units = [unit for group in _groups(prompts, share) for unit in _split(group, prompts, budget, most)]
+
+    @cache
+    def row(index: int) -> Ints:
+        return np.fromiter(prompts[index], np.int32, len(prompts[index]))
+
+    groups = _groups(prompts, row) if share else (Unit((i,), 0, 0) for i in range(len(prompts)))
+    units = [unit for group in groups for unit in _split(group, prompts, budget, most)]
     units.sort(key=lambda unit: unit.tokens)
     sizes = [unit.tokens for unit in units]
     while units:
@@ -78,15 +87,24 @@ def pack(
             chosen.append(units.pop(place))
             room -= sizes.pop(place)
             space -= len(chosen[-1].members)
-        yield _lay(chosen, prompts)
+        yield _lay(chosen, row)
 
 
-def _groups(prompts: Sequence[Ints], share: bool) -> Iterator[Unit]:
+def _groups(prompts: Sequence[Sequence[int]], row: Callable[[int], Ints]) -> Iterator[Unit]:
+    """Prompts with a common beginning together, all others alone."""
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for index, ids in enumerate(prompts):
+        alike.setdefault(tuple(ids[:LEAST_SHARED]), []).append(index)
+    for members in alike.values():
+        if len(members) == 1:
+            yield Unit((members[0],), 0, 0)
+        else:
+            yield from _joined({index: row(index) for index in members})
+
+
+def _joined(prompts: dict[int, Ints]) -> Iterator[Unit]:
     """Neighbours in the order of their tokens, joined as long as that saves more than it loses."""
-    if not share:
-        yield from (Unit((index,), 0, len(ids)) for index, ids in enumerate(prompts))
-        return
-    order = sorted(range(len(prompts)), key=lambda index: prompts[index].astype(">u4").tobytes())
+    order = sorted(prompts, key=lambda index: prompts[index].astype(">u4").tobytes())
     members, shared = [order[0]], 0
     for before, index in pairwise(order):
         common = _common(prompts[before], prompts[index])
@@ -108,7 +126,7 @@ def _common(a: Ints, b: Ints) -> int:
     return first if most and differ[first] else most
 
 
-def _split(group: Unit, prompts: Sequence[Ints], budget: int, most: int | None) -> Iterator[Unit]:
+def _split(group: Unit, prompts: Sequence[Sequence[int]], budget: int, most: int | None) -> Iterator[Unit]:
     """A group as units that keep the budget, each with the shared part."""
     members: list[int] = []
     tokens = group.shared
@@ -122,12 +140,12 @@ def _split(group: Unit, prompts: Sequence[Ints], budget: int, most: int | None) 
     yield _unit(members, group.shared, prompts)
 
 
-def _unit(members: list[int], shared: int, prompts: Sequence[Ints]) -> Unit:
+def _unit(members: list[int], shared: int, prompts: Sequence[Sequence[int]]) -> Unit:
     shared = shared if len(members) > 1 else 0
     return Unit(tuple(members), shared, shared + sum(len(prompts[index]) - shared for index in members))
 
 
-def _lay(units: Sequence[Unit], prompts: Sequence[Ints]) -> Pack:
+def _lay(units: Sequence[Unit], row: Callable[[int], Ints]) -> Pack:
     pieces: list[
         tuple[Ints, int, int, int, int]
     ] = []  # ids, first position, prefix start, its length, member
@@ -135,10 +153,10 @@ def _lay(units: Sequence[Unit], prompts: Sequence[Ints]) -> Pack:
     for unit in units:
         prefix = rows
         if unit.shared:
-            pieces.append((prompts[unit.members[0]][: unit.shared], 0, 0, 0, NOBODY))
+            pieces.append((row(unit.members[0])[: unit.shared], 0, 0, 0, NOBODY))
             rows += unit.shared
         for index in unit.members:
-            own = prompts[index][unit.shared :]
+            own = row(index)[unit.shared :]
             pieces.append((own, unit.shared, prefix if unit.shared else 0, unit.shared, index))
             rows += len(own)
     lengths = np.array([len(piece[0]) for piece in pieces], dtype=np.int32)

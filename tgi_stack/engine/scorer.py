@@ -18,14 +18,14 @@ import torch
 
 from tgi_stack.engine import attention, compat
 from tgi_stack.engine.network import Network
-from tgi_stack.engine.packing import Ints, Pack, pack
+from tgi_stack.engine.packing import Pack, pack
 from tgi_stack.engine.placement import current
 from tgi_stack.engine.reading import Reading, reading, whole
 from tgi_stack.engine.replay import Replay
 from tgi_stack.errors import MachineError
 from tgi_stack.types import LabelScores, ScoreRequest
 
-PIECE = 16_384  # rows of the head at once
+PIECE = 2**24  # numbers in fp32 at once between last positions and the head: 64 MiB
 # Four rows of 128 x 256 tiles of a product with 1,024 columns for each of 132 processors.
 GPU_TOKENS = 16_896
 CPU_TOKENS = 2_048
@@ -102,9 +102,8 @@ class Scorer:
         Raises:
             MachineError: the memory does not suffice for one prompt alone.
         """
-        prompts = [np.array(request.token_ids, dtype=np.int32) for request in requests]
         with self._launching, current(self._network.device):
-            under_way = list(self._launch(requests, prompts))
+            under_way = list(self._launch(requests))
         readings: dict[int, Reading] = {}
         for members, values in under_way:
             for member, row in zip(members, values.cpu(), strict=True):
@@ -112,16 +111,14 @@ class Scorer:
                 readings[member] = reading(request, tuple(row[: len(request.label_ids)].tolist()))
         return [readings[index] for index in range(len(requests))]
 
-    def _launch(
-        self, requests: Sequence[ScoreRequest], prompts: Sequence[Ints]
-    ) -> Iterator[tuple[tuple[int, ...], torch.Tensor]]:
+    def _launch(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[tuple[int, ...], torch.Tensor]]:
         """Results that the device may still be computing; what did not fit is packed anew, smaller."""
-        left = list(range(len(prompts)))
+        left = list(range(len(requests)))
         while left:
             done: set[int] = set()
             options = self.options
             try:
-                chosen = [prompts[index] for index in left]
+                chosen = [requests[index].token_ids for index in left]
                 for one in pack(chosen, options.budget, most=options.most, share=options.share):
                     members = tuple(left[place] for place in one.members)
                     yield members, self._forward(one, [requests[index].label_ids for index in members])
@@ -188,19 +185,25 @@ def label_logprobs(last: torch.Tensor, head: torch.Tensor, labels: torch.Tensor)
         labels: ids, shape [prompts, labels].
     """
     total = torch.full((len(last),), -torch.inf, device=last.device)
-    for piece in torch.split(head, PIECE):
+    for piece in torch.split(head, max(1, PIECE // max(len(last), _copied(last)))):
         total = torch.logaddexp(total, torch.logsumexp(_product(last, piece), dim=-1))
     wanted = torch.einsum("ph,plh->pl", last.float(), head[labels].float())
     return wanted - total[:, None]
 
 
+def _copied(last: torch.Tensor) -> int:
+    """Numbers of each row of the head that `_product` copies to fp32."""
+    direct = last.dtype is torch.float32 or (last.device.type == "cuda" and compat.MM_OUT_DTYPE)
+    return 0 if direct else last.shape[1]
+
+
 def _product(last: torch.Tensor, piece: torch.Tensor) -> torch.Tensor:
     """The product in fp32, whatever the dtype of its factors."""
+    if _copied(last):
+        return last.float() @ piece.float().T
     if last.dtype is torch.float32:
         return last @ piece.T
-    if last.device.type == "cuda" and compat.MM_OUT_DTYPE:
-        return torch.mm(last, piece.T, out_dtype=torch.float32)
-    return last.float() @ piece.float().T
+    return torch.mm(last, piece.T, out_dtype=torch.float32)
 
 
 def release(device: torch.device) -> None:
