@@ -11,13 +11,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from tgi_stack.engine import hopper, kernels
+from tgi_stack.engine.matrices import Blocks8
 
 varlen_attn: Any = None
 flash_attn_varlen_func: Any = None
@@ -145,10 +146,21 @@ def tile_positions(name: str, group: int) -> int | None:
 
 def by_hopper(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, parts: Segments) -> torch.Tensor:
     """The project's kernel for Hopper: shared prefixes and grouped heads without a copy."""
+    return cast(torch.Tensor, _by_hopper(q, k, v, parts, fp8=False))
+
+
+def by_hopper8(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, parts: Segments) -> Blocks8:
+    """The same with its result in fp8."""
+    return cast(Blocks8, _by_hopper(q, k, v, parts, fp8=True))
+
+
+def _by_hopper(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, parts: Segments, *, fp8: bool
+) -> torch.Tensor | Blocks8:
     if parts.tiles is None:
         raise ValueError("segments for the Hopper kernel are made with its tile")
     scale = LOG2_E * q.shape[-1] ** -0.5
-    return hopper.attend(q, k, v, parts.tiles, parts.rows, scale, causal=parts.causal)
+    return hopper.attend(q, k, v, parts.tiles, parts.rows, scale, causal=parts.causal, fp8=fp8)
 
 
 def by_triton(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, parts: Segments) -> torch.Tensor:

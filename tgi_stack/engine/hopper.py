@@ -1,4 +1,4 @@
-"""Launches the Gluon programs for Hopper (compute capability 9.0): attention, and the MLP's first product.
+"""Launches the Gluon programs for Hopper (compute capability 9.0): attention, and products with what follows.
 
 Their constants were chosen on one H200 for Qwen3-0.6B's shape and packs of 16,896 rows: see
 docs/design/engine.md for what was measured.
@@ -10,6 +10,8 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+
+from tgi_stack.engine.matrices import BLOCK, FP8, Blocks8, Rows8
 
 try:
     import triton
@@ -28,6 +30,7 @@ HEAD_DIMS = (64, 128)
 # A tile of a product: 256 columns make the most of what a group of warps reads, and four buffers of 48 KiB
 # fit (724 TFLOP/s; with three 666). Groups of 4, 6, 8 and 12 rows of tiles gave the same.
 BLOCK_M, BLOCK_N, BLOCK_K, STAGES, GROUP = 128, 256, 64, 4, 8
+STAGES_8 = 4, 6  # in fp8, of `gated8` and of `add_product8`
 # 64 keys in eight buffers gave the same.
 QUERIES, KEYS, KV_STAGES = 64, 128, 4
 # 65,536 registers over three groups of 128 threads; the groups that multiply take 240 each.
@@ -39,6 +42,16 @@ def usable(device: torch.device, dtype: torch.dtype) -> bool:
     if not AVAILABLE or device.type != "cuda" or dtype is not torch.bfloat16:
         return False
     return torch.cuda.get_device_capability(device) == CAPABILITY
+
+
+def in_blocks(width: int) -> bool:
+    """Whether a row of activations of that width has whole blocks of columns."""
+    return width % BLOCK == 0
+
+
+def pays8(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    """`pays` for `gated8`, whose tiles are whole blocks of columns."""
+    return len(x) >= LEAST_ROWS and x.shape[1] % 16 == 0 and in_blocks(len(weight) // 2)
 
 
 def pays(x: torch.Tensor, weight: torch.Tensor) -> bool:
@@ -63,24 +76,27 @@ def attend(
     scale: float,
     *,
     causal: bool,
-) -> torch.Tensor:
+    fp8: bool = False,
+) -> torch.Tensor | Blocks8:
     """Attention, shape [tokens, heads * head_dim]; see `attention.by_hopper`.
 
     Args:
         tiles: see `attention.Segments`; their number is read on the device.
         rows: of keys and values that segments cover; those behind them count as zeros.
         scale: of the scores, times the logarithm of 2 to the base e.
+        fp8: give it as `add_product8` takes it, for heads of `BLOCK` columns.
     """
     tokens, heads, size = q.shape
-    out = torch.empty(tokens, heads * size, dtype=q.dtype, device=q.device)
+    out = torch.empty(tokens, heads * size, dtype=FP8 if fp8 else q.dtype, device=q.device)
+    scales = torch.empty(heads if fp8 else 1, tokens, dtype=torch.float32, device=q.device)
     hopper_kernels.attend[(processors(q.device),)](
         _described(_flat(q), QUERIES, size),
         _described(_flat(k)[:rows], KEYS, size),
         _described(_flat(v)[:rows], KEYS, size),
-        out, tiles, scale,
-        GROUP=heads // k.shape[1], HEADS=heads, CAUSAL=causal, STAGES=KV_STAGES, **WARPS,
+        out, scales, tokens, tiles, scale,
+        GROUP=heads // k.shape[1], HEADS=heads, CAUSAL=causal, STAGES=KV_STAGES, FP8=fp8, **WARPS,
     )  # fmt: skip
-    return out
+    return Blocks8(out, scales) if fp8 else out
 
 
 def gated(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -98,6 +114,36 @@ def gated(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return out
 
 
+def gated8(x: Rows8, weight: torch.Tensor, blocks: torch.Tensor) -> Blocks8:
+    """`gated` of a `Fused8` matrix [gate; up], in fp8."""
+    width = len(weight) // 2
+    out = torch.empty(len(x.values), width, dtype=FP8, device=weight.device)
+    scales = torch.empty(width // BLOCK, len(out), dtype=torch.float32, device=weight.device)
+    row_tiles, column_tiles = triton.cdiv(len(out), BLOCK_M), width // BLOCK
+    hopper_kernels.gated8[(min(processors(out.device), row_tiles * column_tiles),)](
+        _described(x.values, BLOCK_M, BLOCK),
+        _described(weight, BLOCK, BLOCK),
+        _described(out, BLOCK_M // 2, BLOCK),
+        scales, x.scales, blocks,
+        width, len(out), row_tiles, column_tiles, triton.cdiv(x.values.shape[1], BLOCK),
+        GROUP=GROUP, STAGES=STAGES_8[0], **WARPS,
+    )  # fmt: skip
+    return Blocks8(out, scales)
+
+
+def add_product8(residual: torch.Tensor, x: Blocks8, weight: torch.Tensor, blocks: torch.Tensor) -> None:
+    """Adds the product with a `Fused8` matrix to the residual, in place."""
+    rows, width = residual.shape
+    row_tiles, column_tiles = triton.cdiv(rows, BLOCK_M), triton.cdiv(width, BLOCK)
+    hopper_kernels.add_product8[(min(processors(residual.device), row_tiles * column_tiles),)](
+        _described(x.values, BLOCK_M, BLOCK),
+        _described(weight, BLOCK // 2, BLOCK),
+        residual, x.scales, blocks,
+        width, rows, row_tiles, column_tiles, x.values.shape[1] // BLOCK,
+        GROUP=GROUP, STAGES=STAGES_8[1], **WARPS,
+    )  # fmt: skip
+
+
 @lru_cache
 def processors(device: torch.device) -> int:
     """Of the chip; a program for each."""
@@ -111,9 +157,10 @@ def _flat(x: torch.Tensor) -> torch.Tensor:
 
 def _described(x: torch.Tensor, rows: int, columns: int) -> Any:
     """A matrix for the copy engine, in tiles of that shape."""
-    return TensorDescriptor(x, x.shape, x.stride(), [rows, columns], _layout(rows, columns))
+    return TensorDescriptor(x, x.shape, x.stride(), [rows, columns], _layout(rows, columns, x.dtype))
 
 
 @lru_cache
-def _layout(rows: int, columns: int) -> Any:
-    return gl.NVMMASharedLayout.get_default_for([rows, columns], gl.bfloat16)
+def _layout(rows: int, columns: int, dtype: torch.dtype) -> Any:
+    kind = gl.float8e4nv if dtype is FP8 else gl.bfloat16
+    return gl.NVMMASharedLayout.get_default_for([rows, columns], kind)

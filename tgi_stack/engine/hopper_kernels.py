@@ -48,9 +48,12 @@ def place(tile, ROWS, COLUMNS, GROUP: gl.constexpr):
 
 @gluon.jit
 def load_tiles(
-    a, b, a_bufs, b_bufs, ready, empty, width, row_tiles, column_tiles, k_tiles, GROUP: gl.constexpr
+    a, b, a_bufs, b_bufs, ready, empty, step, apart, row_tiles, column_tiles, k_tiles, GROUP: gl.constexpr
 ):  # fmt: skip
-    """Fills the ring with what the tiles of this program need, in their order."""
+    """Fills the ring with what the tiles of this program need, in their order.
+
+    A tile's columns are two parts of b: rows from `step` times the tile's place, and those `apart` from them.
+    """
     STAGES: gl.constexpr = a_bufs.shape[0]
     BLOCK_M: gl.constexpr = a.block_type.shape[0]
     BLOCK_K: gl.constexpr = a.block_type.shape[1]
@@ -65,44 +68,52 @@ def load_tiles(
             mbarrier.expect(filled, a.block_type.nbytes + 2 * b.block_type.nbytes)
             tma.async_copy_global_to_shared(a, [row * BLOCK_M, k * BLOCK_K], filled, a_bufs.index(stage))
             buffer = b_bufs.index(stage)
-            first = column * HALF
+            first = column * step
             tma.async_copy_global_to_shared(b, [first, k * BLOCK_K], filled, buffer.slice(0, HALF))
-            tma.async_copy_global_to_shared(b, [width + first, k * BLOCK_K], filled, buffer.slice(HALF, HALF))
+            tma.async_copy_global_to_shared(b, [first + apart, k * BLOCK_K], filled, buffer.slice(HALF, HALF))
             entry += 1
 
 
 @gluon.jit
-def multiply_tiles(
+def multiplied(
+    acc, a_bufs, b_bufs, ready, empty, entry, k_tiles, WHICH: gl.constexpr, ROWS: gl.constexpr
+):  # fmt: skip
+    """The accumulator with the products of one tile, for this group's rows of it."""
+    STAGES: gl.constexpr = a_bufs.shape[0]
+    for k in range(k_tiles):
+        stage = entry % STAGES
+        mbarrier.wait(ready.index(stage), entry // STAGES & 1)
+        a = a_bufs.index(stage).slice(WHICH * ROWS, ROWS)
+        acc = warpgroup_mma(a, b_bufs.index(stage).permute((1, 0)), acc, is_async=True)
+        # The product before is done; this one still reads.
+        acc = warpgroup_mma_wait(1, deps=(acc,))
+        mbarrier.arrive(empty.index((entry + STAGES - 1) % STAGES), count=1, pred=k > 0)
+        entry += 1
+    acc = warpgroup_mma_wait(0, deps=(acc,))
+    mbarrier.arrive(empty.index((entry + STAGES - 1) % STAGES), count=1)
+    return acc, entry
+
+
+@gluon.jit
+def gate_tiles(
     a_bufs, b_bufs, out_bufs, ready, empty, out, row_tiles, column_tiles, k_tiles,
     WHICH: gl.constexpr, GROUP: gl.constexpr,
 ):  # fmt: skip
-    """One of the two groups of warps: its half of the rows of each tile."""
-    STAGES: gl.constexpr = a_bufs.shape[0]
-    BLOCK_M: gl.constexpr = a_bufs.shape[1]
+    """One of the two groups of warps: silu(gate) * up of its half of the rows of each tile."""
     BLOCK_N: gl.constexpr = b_bufs.shape[1]
-    ROWS: gl.constexpr = BLOCK_M // 2
+    ROWS: gl.constexpr = a_bufs.shape[1] // 2
     layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
     staged = out_bufs.index(WHICH)
     entry = 0
     for tile in range(gl.program_id(0), row_tiles * column_tiles, gl.num_programs(0)):
         acc = gl.zeros([ROWS, BLOCK_N], gl.float32, layout)
-        for k in range(k_tiles):
-            stage = entry % STAGES
-            mbarrier.wait(ready.index(stage), entry // STAGES & 1)
-            a = a_bufs.index(stage).slice(WHICH * ROWS, ROWS)
-            acc = warpgroup_mma(a, b_bufs.index(stage).permute((1, 0)), acc, is_async=True)
-            # The product before is done; this one still reads.
-            acc = warpgroup_mma_wait(1, deps=(acc,))
-            mbarrier.arrive(empty.index((entry + STAGES - 1) % STAGES), count=1, pred=k > 0)
-            entry += 1
-        acc = warpgroup_mma_wait(0, deps=(acc,))
-        mbarrier.arrive(empty.index((entry + STAGES - 1) % STAGES), count=1)
+        acc, entry = multiplied(acc, a_bufs, b_bufs, ready, empty, entry, k_tiles, WHICH, ROWS)
         row, column = place(tile, row_tiles, column_tiles, GROUP)
         gate, up = acc.reshape([ROWS, 2, BLOCK_N // 2]).permute(0, 2, 1).split()
         tma.store_wait(0)  # of the tile before
         staged.store((gate / (1.0 + gl.exp(-gate)) * up).to(out.dtype))
         fence_async_shared()
-        tma.async_copy_shared_to_global(out, [row * BLOCK_M + WHICH * ROWS, column * (BLOCK_N // 2)], staged)
+        tma.async_copy_shared_to_global(out, [row * 2 * ROWS + WHICH * ROWS, column * (BLOCK_N // 2)], staged)
     tma.store_wait(0)
 
 
@@ -115,18 +126,147 @@ def gated(
 
     A tile multiplies by as many rows of the one as of the other, so that both are in the same registers.
     """
-    BLOCK_M: gl.constexpr = a.block_type.shape[0]
-    BLOCK_K: gl.constexpr = a.block_type.shape[1]
-    a_bufs = gl.allocate_shared_memory(a.dtype, [STAGES, BLOCK_M, BLOCK_K], a.layout)
-    b_bufs = gl.allocate_shared_memory(b.dtype, [STAGES, 2 * b.block_type.shape[0], BLOCK_K], b.layout)
+    HALF: gl.constexpr = b.block_type.shape[0]
+    a_bufs = gl.allocate_shared_memory(a.dtype, [STAGES] + a.block_type.shape, a.layout)
+    b_bufs = gl.allocate_shared_memory(b.dtype, [STAGES, 2 * HALF, b.block_type.shape[1]], b.layout)
     out_bufs = gl.allocate_shared_memory(out.dtype, [2] + out.block_type.shape, out.layout)
     ready, empty = barriers(STAGES, 2)
     gl.warp_specialize([
-        (multiply_tiles, (a_bufs, b_bufs, out_bufs, ready, empty, out, row_tiles, column_tiles, k_tiles,
-                          0, GROUP)),
-        (multiply_tiles, (a_bufs, b_bufs, out_bufs, ready, empty, out, row_tiles, column_tiles, k_tiles,
-                          1, GROUP)),
-        (load_tiles, (a, b, a_bufs, b_bufs, ready, empty, width, row_tiles, column_tiles, k_tiles, GROUP)),
+        (gate_tiles, (a_bufs, b_bufs, out_bufs, ready, empty, out, row_tiles, column_tiles, k_tiles,
+                      0, GROUP)),
+        (gate_tiles, (a_bufs, b_bufs, out_bufs, ready, empty, out, row_tiles, column_tiles, k_tiles,
+                      1, GROUP)),
+        (load_tiles, (a, b, a_bufs, b_bufs, ready, empty, HALF, width, row_tiles, column_tiles, k_tiles,
+                      GROUP)),
+    ], [4, 1], [240, 24])  # fmt: skip
+
+
+# The same in fp8 -----------------------------------------------------------------------------------------
+
+
+@gluon.jit
+def rounded8(value):
+    """Rows in fp8, each by a scale of its own, and the scales."""
+    scale = gl.maximum(gl.max(gl.abs(value), 1), 1.0e-12) / 448.0  # the largest number of e4m3
+    return (value / scale[:, None]).to(gl.float8e4nv), scale
+
+
+@gluon.jit
+def gate_tiles8(
+    a_bufs, b_bufs, out_bufs, ready, empty, out, out_scales, a_scales, b_scales,
+    rows, row_tiles, column_tiles, k_tiles, WHICH: gl.constexpr, GROUP: gl.constexpr,
+):  # fmt: skip
+    """As `gate_tiles`; what a row has in the columns of a tile is rounded by one scale."""
+    BLOCK_N: gl.constexpr = b_bufs.shape[1]
+    ROWS: gl.constexpr = a_bufs.shape[1] // 2
+    layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 32])
+    staged = out_bufs.index(WHICH)
+    entry = 0
+    for tile in range(gl.program_id(0), row_tiles * column_tiles, gl.num_programs(0)):
+        row, column = place(tile, row_tiles, column_tiles, GROUP)
+        first = row * 2 * ROWS + WHICH * ROWS
+        each = first + gl.arange(0, ROWS, gl.SliceLayout(1, layout))
+        a_scale = gl.load(a_scales + each, mask=each < rows, other=0.0)
+        gate_scale = gl.load(b_scales + column)
+        up_scale = gl.load(b_scales + column_tiles + column)
+        acc = gl.zeros([ROWS, BLOCK_N], gl.float32, layout)
+        acc, entry = multiplied(acc, a_bufs, b_bufs, ready, empty, entry, k_tiles, WHICH, ROWS)
+        gate, up = acc.reshape([ROWS, 2, BLOCK_N // 2]).permute(0, 2, 1).split()
+        of_row = gl.convert_layout(a_scale, gl.SliceLayout(1, gate.type.layout))
+        gate = gate * (of_row * gate_scale)[:, None]
+        up = up * (of_row * up_scale)[:, None]
+        value, scale = rounded8(gate / (1.0 + gl.exp(-gate)) * up)
+        tma.store_wait(0)  # of the tile before
+        staged.store(value)
+        fence_async_shared()
+        tma.async_copy_shared_to_global(out, [first, column * (BLOCK_N // 2)], staged)
+        scale = gl.convert_layout(scale, gl.SliceLayout(1, layout))
+        gl.store(out_scales + column * rows + each, scale, mask=each < rows)
+    tma.store_wait(0)
+
+
+@gluon.jit(do_not_specialize=["rows", "row_tiles"])
+def gated8(
+    a, b, out, out_scales, a_scales, b_scales, width, rows, row_tiles, column_tiles, k_tiles,
+    GROUP: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    """`gated` of fp8; b has a scale for each block of as many rows as a tile takes."""
+    HALF: gl.constexpr = b.block_type.shape[0]
+    a_bufs = gl.allocate_shared_memory(a.dtype, [STAGES] + a.block_type.shape, a.layout)
+    b_bufs = gl.allocate_shared_memory(b.dtype, [STAGES, 2 * HALF, b.block_type.shape[1]], b.layout)
+    out_bufs = gl.allocate_shared_memory(out.dtype, [2] + out.block_type.shape, out.layout)
+    ready, empty = barriers(STAGES, 2)
+    gl.warp_specialize([
+        (gate_tiles8, (a_bufs, b_bufs, out_bufs, ready, empty, out, out_scales, a_scales, b_scales,
+                       rows, row_tiles, column_tiles, k_tiles, 0, GROUP)),
+        (gate_tiles8, (a_bufs, b_bufs, out_bufs, ready, empty, out, out_scales, a_scales, b_scales,
+                       rows, row_tiles, column_tiles, k_tiles, 1, GROUP)),
+        (load_tiles, (a, b, a_bufs, b_bufs, ready, empty, HALF, width, row_tiles, column_tiles, k_tiles,
+                      GROUP)),
+    ], [4, 1], [240, 24])  # fmt: skip
+
+
+@gluon.jit
+def add_tiles8(
+    a_bufs, b_bufs, ready, empty, out, a_scales, b_scales, width, rows, row_tiles, column_tiles, k_tiles,
+    WHICH: gl.constexpr, GROUP: gl.constexpr,
+):  # fmt: skip
+    """One of the two groups of warps: its half of the rows of each tile; blocks of the inner width add up."""
+    STAGES: gl.constexpr = a_bufs.shape[0]
+    BLOCK_N: gl.constexpr = b_bufs.shape[1]
+    ROWS: gl.constexpr = a_bufs.shape[1] // 2
+    layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 32])
+    stored: gl.constexpr = gl.BlockedLayout([1, 8], [2, 16], [4, 1], [1, 0])
+    entry = 0
+    for tile in range(gl.program_id(0), row_tiles * column_tiles, gl.num_programs(0)):
+        row, column = place(tile, row_tiles, column_tiles, GROUP)
+        first = row * 2 * ROWS + WHICH * ROWS
+        across = column * BLOCK_N + gl.arange(0, BLOCK_N, gl.SliceLayout(0, stored))
+        down = first + gl.arange(0, ROWS, gl.SliceLayout(1, stored))
+        places = out + down.to(gl.int64)[:, None] * width + across[None, :]
+        inside = (down < rows)[:, None] & (across < width)[None, :]
+        before = gl.convert_layout(gl.load(places, mask=inside, other=0.0), layout)
+        each = first + gl.arange(0, ROWS, gl.SliceLayout(1, layout))
+        a_scale = gl.load(a_scales + each, mask=each < rows, other=0.0)
+        acc = gl.zeros([ROWS, BLOCK_N], gl.float32, layout)
+        nothing = gl.zeros([ROWS, BLOCK_N], gl.float32, layout)
+        for k in range(k_tiles):
+            stage = entry % STAGES
+            mbarrier.wait(ready.index(stage), entry // STAGES & 1)
+            a = a_bufs.index(stage).slice(WHICH * ROWS, ROWS)
+            b = b_bufs.index(stage).permute((1, 0))
+            part = warpgroup_mma(a, b, nothing, use_acc=False, is_async=True)
+            following = gl.load(
+                a_scales + (k + 1) * rows + each, mask=(each < rows) & (k + 1 < k_tiles), other=0.0
+            )
+            part = warpgroup_mma_wait(0, deps=(part,))
+            mbarrier.arrive(empty.index(stage), count=1)
+            acc = acc + part * a_scale[:, None]
+            a_scale = following
+            entry += 1
+        acc = acc * gl.load(b_scales + column) + before.to(gl.float32)
+        gl.store(places, gl.convert_layout(acc.to(out.dtype.element_ty), stored), mask=inside)
+
+
+@gluon.jit(do_not_specialize=["rows", "row_tiles"])
+def add_product8(
+    a, b, out, a_scales, b_scales, width, rows, row_tiles, column_tiles, k_tiles,
+    GROUP: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    """out += a @ b.T in place; a has a scale for each row and block of the inner width, b for each block of
+    as many rows as a tile takes.
+    """
+    HALF: gl.constexpr = b.block_type.shape[0]
+    a_bufs = gl.allocate_shared_memory(a.dtype, [STAGES] + a.block_type.shape, a.layout)
+    b_bufs = gl.allocate_shared_memory(b.dtype, [STAGES, 2 * HALF, b.block_type.shape[1]], b.layout)
+    ready, empty = barriers(STAGES, 2)
+    gl.warp_specialize([
+        (add_tiles8, (a_bufs, b_bufs, ready, empty, out, a_scales, b_scales, width, rows, row_tiles,
+                      column_tiles, k_tiles, 0, GROUP)),
+        (add_tiles8, (a_bufs, b_bufs, ready, empty, out, a_scales, b_scales, width, rows, row_tiles,
+                      column_tiles, k_tiles, 1, GROUP)),
+        (load_tiles, (a, b, a_bufs, b_bufs, ready, empty, 2 * HALF, HALF, row_tiles, column_tiles, k_tiles,
+                      GROUP)),
     ], [4, 1], [240, 24])  # fmt: skip
 
 
@@ -226,8 +366,8 @@ def masked(scores, query, block, before, first, end, start, prefix, prefix_end, 
 
 @gluon.jit
 def attend_items(
-    q_bufs, kv_bufs, q_ready, q_empty, kv_ready, kv_empty, tiles, out, scale,
-    WHICH: gl.constexpr, GROUP: gl.constexpr, HEADS: gl.constexpr, CAUSAL: gl.constexpr,
+    q_bufs, kv_bufs, q_ready, q_empty, kv_ready, kv_empty, tiles, out, out_scales, tokens, scale,
+    WHICH: gl.constexpr, GROUP: gl.constexpr, HEADS: gl.constexpr, CAUSAL: gl.constexpr, FP8: gl.constexpr,
 ):  # fmt: skip
     """One of the two groups of warps: its tile of queries of each item, by the online softmax."""
     ROWS: gl.constexpr = q_bufs.shape[1]
@@ -287,20 +427,26 @@ def attend_items(
         rows = first + gl.arange(0, ROWS, gl.SliceLayout(1, store_layout))
         d = gl.arange(0, SIZE, gl.SliceLayout(0, store_layout))
         places = rows.to(gl.int64)[:, None] * (HEADS * SIZE) + head * SIZE + d[None, :]
-        rounded = gl.convert_layout(acc.to(out.dtype.element_ty), store_layout)
-        gl.store(out + places, rounded, mask=(rows < end)[:, None])
+        if FP8:
+            value, of_row = rounded8(acc)
+            of_row = gl.convert_layout(of_row, gl.SliceLayout(1, store_layout))
+            gl.store(out_scales + head * tokens + rows, of_row, mask=rows < end)
+        else:
+            value = acc.to(out.dtype.element_ty)
+        gl.store(out + places, gl.convert_layout(value, store_layout), mask=(rows < end)[:, None])
 
 
-@gluon.jit
+@gluon.jit(do_not_specialize=["tokens"])
 def attend(
-    q, k, v, out, tiles, scale,
-    GROUP: gl.constexpr, HEADS: gl.constexpr, CAUSAL: gl.constexpr, STAGES: gl.constexpr,
+    q, k, v, out, out_scales, tokens, tiles, scale,
+    GROUP: gl.constexpr, HEADS: gl.constexpr, CAUSAL: gl.constexpr, STAGES: gl.constexpr, FP8: gl.constexpr,
 ):  # fmt: skip
     """Attention of tiles of positions to the rows they share with others and to their own segment.
 
     An item is a tile for two query heads of one key-value head, or, where their number is odd, twice as many
     positions for one head: two tiles of queries that read the same keys. Rows of keys and values behind a
-    segment are read too and weigh nothing, so that they have to be finite.
+    segment are read too and weigh nothing, so that they have to be finite. In fp8 each head of a row has a
+    scale, [heads, tokens].
     """
     PAIRS: gl.constexpr = HEADS // 2 if GROUP % 2 == 0 else HEADS
     q_bufs = gl.allocate_shared_memory(q.dtype, [4] + q.block_type.shape, q.layout)
@@ -308,10 +454,10 @@ def attend(
     q_ready, q_empty = barriers(2, 2)
     kv_ready, kv_empty = barriers(STAGES, 2)
     gl.warp_specialize([
-        (attend_items, (q_bufs, kv_bufs, q_ready, q_empty, kv_ready, kv_empty, tiles, out, scale,
-                        0, GROUP, HEADS, CAUSAL)),
-        (attend_items, (q_bufs, kv_bufs, q_ready, q_empty, kv_ready, kv_empty, tiles, out, scale,
-                        1, GROUP, HEADS, CAUSAL)),
+        (attend_items, (q_bufs, kv_bufs, q_ready, q_empty, kv_ready, kv_empty, tiles, out, out_scales, tokens,
+                        scale, 0, GROUP, HEADS, CAUSAL, FP8)),
+        (attend_items, (q_bufs, kv_bufs, q_ready, q_empty, kv_ready, kv_empty, tiles, out, out_scales, tokens,
+                        scale, 1, GROUP, HEADS, CAUSAL, FP8)),
         (load_heads, (q, k, v, q_bufs, kv_bufs, q_ready, q_empty, kv_ready, kv_empty, tiles,
                       GROUP, PAIRS, CAUSAL)),
     ], [4, 1], [240, 24])  # fmt: skip

@@ -10,6 +10,7 @@ from torch import nn
 
 FP8 = torch.float8_e4m3fn
 FP8_MAX = torch.finfo(FP8).max
+BLOCK = 128  # rows of a matrix, and columns of activations, that have a scale in common
 Pending = torch.Tensor | None
 
 
@@ -20,7 +21,16 @@ class Rows8(NamedTuple):
     scales: torch.Tensor
 
 
-Activations = torch.Tensor | Rows8
+class Blocks8(NamedTuple):
+    """Activations in fp8, a scale for each row and `BLOCK` columns: values shape [tokens, n], scales fp32
+    [n / BLOCK, tokens].
+    """
+
+    values: torch.Tensor
+    scales: torch.Tensor
+
+
+Activations = torch.Tensor | Rows8 | Blocks8
 
 
 class Matrix(Protocol):
@@ -61,15 +71,25 @@ class Fused:
 
 
 class Fused8:
-    """As `Fused`, in fp8, a scale for each row of the weights and of the activations (Hopper and later)."""
+    """As `Fused`, in fp8 (Hopper and later).
+
+    Its rows have a scale for each block of `BLOCK`, so that kernels may take it once a tile. A scale for each
+    row would gain nothing: numbers have an exponent, and keep their precision down to 2^-14 of the largest.
+
+    Attributes:
+        blocks: the scales, fp32 [ceil(out / BLOCK)].
+    """
 
     wants_fp8 = True
 
     def __init__(self, weight: torch.Tensor) -> None:
         self.dtype = weight.dtype
-        scales = weight.float().abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / FP8_MAX
-        self.weight = (weight.float() / scales).to(FP8)
-        self.scales = scales.T.contiguous()
+        rows = weight.float().abs().amax(dim=1).clamp(min=1e-12) / FP8_MAX
+        padded = torch.nn.functional.pad(rows, (0, -len(rows) % BLOCK))
+        self.blocks = padded.view(-1, BLOCK).amax(dim=1)
+        scales = self.blocks.repeat_interleave(BLOCK)[: len(rows)]
+        self.weight = (weight.float() / scales[:, None]).to(FP8)
+        self.scales = scales[None].contiguous()
 
     def __call__(self, x: Activations) -> torch.Tensor:
         rows = cast(Rows8, x)

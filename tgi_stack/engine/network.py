@@ -12,8 +12,8 @@ from typing import Any, Protocol, cast
 
 import torch
 
-from tgi_stack.engine.matrices import Activations, Matrix, Modules, Pending, matrix
-from tgi_stack.engine.ops import Ops
+from tgi_stack.engine.matrices import BLOCK, Activations, Blocks8, Matrix, Modules, Pending, matrix
+from tgi_stack.engine.ops import HopperOps, Ops
 from tgi_stack.engine.rotary import Rotary
 
 TYPES = frozenset({"qwen3", "qwen3_vl", "qwen3_vl_text"})
@@ -24,8 +24,13 @@ STATIC_ROPE = frozenset({"default", "linear", "yarn", "llama3"})
 class Attend(Protocol):
     """Attention of one layer."""
 
-    def __call__(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """q [tokens, heads, head_dim], k and v [tokens, kv_heads, head_dim] -> [tokens, heads * head_dim]."""
+    def __call__(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+    ) -> torch.Tensor | Blocks8:
+        """q [tokens, heads, head_dim], k and v [tokens, kv_heads, head_dim] -> [tokens, heads * head_dim].
+
+        In fp8 where the network `takes_blocks8`.
+        """
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,11 @@ class Network:
         """Whether all products are computed here, and none by the modules of a quantised model."""
         return not any(isinstance(layer.qkv, Modules) for layer in self.layers)
 
+    @property
+    def takes_blocks8(self) -> bool:
+        """Whether attention may give what it has in fp8."""
+        return isinstance(self.ops, HopperOps) and self.layers[0].out.wants_fp8 and self.head_dim == BLOCK
+
     def forward(
         self,
         x: torch.Tensor,
@@ -124,7 +134,7 @@ class Network:
             x, q, k, v = before(self.ops, layer, x, pending, tables, self.shape, self.eps)
             rows = attend(index, q, k, v)
             if last is not None and index == len(self.layers) - 1:
-                x, rows = x[last], rows[last]
+                x, rows = x[last], _chosen(rows, last)
             after = self._fast[1] if len(x) in self._compiled else after_attention
             x, pending = after(self.ops, layer, x, rows, self.eps)
             if index < len(inject):
@@ -151,13 +161,21 @@ def before_attention(
 
 
 def after_attention(
-    ops: Ops, layer: Layer, x: torch.Tensor, rows: torch.Tensor, eps: float
+    ops: Ops, layer: Layer, x: torch.Tensor, rows: torch.Tensor | Blocks8, eps: float
 ) -> tuple[torch.Tensor, Pending]:
     """The residual after the layer, and what is still to be added to it."""
-    attended: Activations = ops.rows8(rows) if layer.out.wants_fp8 else rows
-    x, pending = layer.out.add(x, attended)
+    attended: Activations = rows
+    if layer.out.wants_fp8 and isinstance(rows, torch.Tensor):
+        attended = ops.rows8(rows)
+    x, pending = ops.add(layer.out, x, attended)
     x, normed = ops.add_norm(x, pending, layer.mlp_norm, eps, fp8=layer.gate_up.wants_fp8)
-    return layer.down.add(x, ops.gated(layer.gate_up, normed, fp8=layer.down.wants_fp8))
+    return ops.add(layer.down, x, ops.gated(layer.gate_up, normed, fp8=layer.down.wants_fp8))
+
+
+def _chosen(rows: torch.Tensor | Blocks8, last: torch.Tensor) -> torch.Tensor | Blocks8:
+    if isinstance(rows, Blocks8):
+        return Blocks8(rows.values[last], rows.scales[:, last].contiguous())
+    return rows[last]
 
 
 def supports(model: Any) -> str | None:

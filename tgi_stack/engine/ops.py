@@ -8,7 +8,17 @@ from __future__ import annotations
 import torch
 
 from tgi_stack.engine import hopper, kernels
-from tgi_stack.engine.matrices import FP8, FP8_MAX, Activations, Fused, Matrix, Pending, Rows8
+from tgi_stack.engine.matrices import (
+    FP8,
+    FP8_MAX,
+    Activations,
+    Blocks8,
+    Fused,
+    Fused8,
+    Matrix,
+    Pending,
+    Rows8,
+)
 
 Tables = tuple[torch.Tensor, torch.Tensor]
 Triple = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -58,6 +68,10 @@ class Ops:
         """Rows in fp8, each by its own scale."""
         return self._quantised(x.float())
 
+    def add(self, matrix: Matrix, residual: torch.Tensor, x: Activations) -> tuple[torch.Tensor, Pending]:
+        """See `Matrix.add`."""
+        return matrix.add(residual, x)
+
     def _quantised(self, x: torch.Tensor) -> Rows8:
         scales = x.abs().amax(dim=-1, keepdim=True).clamp(min=1e-12) / FP8_MAX
         return Rows8((x / scales).clamp(-FP8_MAX, FP8_MAX).to(FP8), scales)
@@ -96,12 +110,22 @@ class TritonOps(Ops):
 
 
 class HopperOps(TritonOps):
-    """The MLP's first product and its activation by one kernel, where rows are many."""
+    """Products and what follows them by one kernel: the MLP's first one where rows are many, and in fp8 those
+    that add to the residual.
+    """
 
     def gated(self, matrix: Matrix, x: Activations, *, fp8: bool = False) -> Activations:
         if isinstance(matrix, Fused) and isinstance(x, torch.Tensor) and hopper.pays(x, matrix.weight):
             return hopper.gated(x, matrix.weight)
+        if isinstance(matrix, Fused8) and isinstance(x, Rows8) and hopper.pays8(x.values, matrix.weight):
+            return hopper.gated8(x, matrix.weight, matrix.blocks)
         return super().gated(matrix, x, fp8=fp8)
+
+    def add(self, matrix: Matrix, residual: torch.Tensor, x: Activations) -> tuple[torch.Tensor, Pending]:
+        if isinstance(matrix, Fused8) and isinstance(x, Blocks8):
+            hopper.add_product8(residual, x, matrix.weight, matrix.blocks)
+            return residual, None
+        return super().add(matrix, residual, x)
 
 
 def ops_for(device: torch.device) -> Ops:

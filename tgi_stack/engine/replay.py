@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from tgi_stack.engine import attention, hopper
+from tgi_stack.engine.matrices import Blocks8
 from tgi_stack.engine.network import Network
 from tgi_stack.engine.packing import Ints, Pack
 
@@ -32,6 +33,11 @@ def record(run: Callable[[], torch.Tensor]) -> tuple[torch.cuda.CUDAGraph, torch
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             result = run()
+    except RuntimeError:
+        # A recording that fails leaves the generator of random numbers as if it still went on.
+        generator = torch.cuda.default_generators[stream.device_index]
+        generator.graphsafe_set_state(generator.clone_state())
+        raise
     finally:
         torch.cuda.set_stream(stream)  # a recording that fails leaves its own behind
     return graph, result
@@ -106,9 +112,9 @@ class Replay:
         network = self._network
         ids, positions, tiles, last = torch.split(layout, sizes_of(self._rows, self._tile))
 
-        def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor | Blocks8:
             scale = attention.LOG2_E * network.head_dim**-0.5
-            return hopper.attend(q, k, v, tiles, self._rows, scale, causal=True)
+            return hopper.attend(q, k, v, tiles, self._rows, scale, causal=True, fp8=network.takes_blocks8)
 
         x = network.embedding[ids]
         return network.forward(x, network.rotary.tables(positions), attend, last=last)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from tgi_stack.engine import attention, compat
+from tgi_stack.engine.matrices import Blocks8
 from tgi_stack.engine.network import Network
 from tgi_stack.engine.packing import Pack, pack
 from tgi_stack.engine.placement import current
@@ -78,9 +79,12 @@ class Scorer:
     def __init__(self, network: Network, options: Options) -> None:
         self._network = network
         self.options = options
-        self.attention, self._attention = attention.choose(
+        self._attends: Callable[..., torch.Tensor | Blocks8]
+        self.attention, self._attends = attention.choose(
             network.device, network.dtype, network.head_dim, options.flash
         )
+        if self.attention == "hopper" and network.takes_blocks8:
+            self._attends = attention.by_hopper8
         self.replay: Replay | None = None
         if self.attention == "hopper" and options.replay and not options.sizes and network.is_plain:
             self.replay = Replay(network, options.budget)
@@ -171,7 +175,7 @@ class Scorer:
         return network.forward(
             network.embedding[put(np.pad(one.token_ids, fill))],
             network.rotary.tables(put(np.pad(one.positions, fill))),
-            lambda layer, q, k, v: self._attention(q, k, v, parts),
+            lambda layer, q, k, v: self._attends(q, k, v, parts),
             last=put(one.last),
         )
 
