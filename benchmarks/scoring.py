@@ -3,8 +3,8 @@
     python benchmarks/scoring.py [--shape qwen3-0.6b] [--prompts 2048] [--repeats 5] [--only NAME ...]
 
 Weights and tokens are random: neither changes the speed. The floor is what the network's operations take at
-the rate that the device multiplies large matrices at, measured in the same run (bf16; fp8 beside it). `apart`
-is the largest difference of a probability among the labels from an fp32 forward of the same weights, over
+the rate that the device multiplies large matrices at, measured in the same run (bf16; fp8 beside it): in a
+burst, and under lasting load, when a chip may lower its clock to keep within its power. `apart` is the largest difference of a probability among the labels from an fp32 forward of the same weights, over
 `--checked` prompts. Slow ways run over a part of the prompts.
 """
 
@@ -184,11 +184,15 @@ def sharing(model: Any, device: torch.device, queries: int, documents: int, repe
 def floors(
     model: Any, placement: Placement, requests: Sequence[ScoreRequest]
 ) -> dict[str, tuple[float, float]]:
-    """For bf16 (and fp8 on a GPU) the rate of large products, and the prompts a second it would allow."""
+    """For bf16 (and fp8 on a GPU) the rate of large products, and the prompts a second it would allow; on a GPU
+    under lasting load too.
+    """
     device = placement.device
     rates = {placement.dtype_name: floor.product_rate(device, placement.dtype)}
     if device.type == "cuda":
         rates["fp8"] = floor.product_rate(device, FP8)
+        rates[f"{placement.dtype_name} (lasting)"] = floor.lasting_rate(device, placement.dtype)
+        rates["fp8 (lasting)"] = floor.lasting_rate(device, FP8)
     operations = floor.text_operations(model.config, [len(request.token_ids) for request in requests])
     return {name: (rate, len(requests) * rate / operations) for name, rate in rates.items()}
 

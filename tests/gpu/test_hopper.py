@@ -8,8 +8,9 @@ import torch
 
 from tgi_stack.bench import workload
 from tgi_stack.engine import attention, hopper
+from tgi_stack.engine.matrices import BLOCK, FP8, Blocks8, Fused8
 from tgi_stack.engine.network import Network
-from tgi_stack.engine.ops import HopperOps, ops_for
+from tgi_stack.engine.ops import HopperOps, Ops, ops_for
 from tgi_stack.engine.placement import Placement
 from tgi_stack.engine.scorer import Options, Scorer
 from tgi_stack.engine.shapes import random_model
@@ -42,8 +43,9 @@ def test_a_hopper_gpu_gets_its_kernels() -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_the_trial_finds_no_fault(shape: tuple[int, int, int]) -> None:
-    assert trial_on_hopper(DEVICE, shape, 1024) is None
+@pytest.mark.parametrize("fp8", [False, True])
+def test_the_trial_finds_no_fault(shape: tuple[int, int, int], fp8: bool) -> None:
+    assert trial_on_hopper(DEVICE, shape, 1024, fp8=fp8) is None
 
 
 @pytest.mark.parametrize("rows", [1, 130, 4_225])
@@ -52,6 +54,31 @@ def test_products_are_those_of_torch(rows: int, inner: int, outer: int) -> None:
     x, weight = draw(rows, inner), draw(2 * outer, inner) / inner**0.5
     gate, up = (x.float() @ weight.float().T).chunk(2, dim=1)
     assert off(hopper.gated(x, weight), torch.nn.functional.silu(gate) * up) < 5e-3
+
+
+def values_of(x: Blocks8) -> torch.Tensor:
+    blocks = x.values.float().view(len(x.values), -1, BLOCK) * x.scales.T[:, :, None]
+    return blocks.flatten(1)
+
+
+@pytest.mark.parametrize("rows", [1, 130, 4_225])
+@pytest.mark.parametrize(("inner", "outer"), [(1024, 3072), (2560, 1024), (96, 256)])
+def test_products_in_fp8_are_those_of_torch(rows: int, inner: int, outer: int) -> None:
+    x, matrix = Ops().rows8(draw(rows, inner)), Fused8(draw(2 * outer, inner) / inner**0.5)
+    exact = (x.values.float() * x.scales) @ (matrix.weight.float() * matrix.scales.T).T
+    gate, up = exact.chunk(2, dim=1)
+    found = values_of(hopper.gated8(x, matrix.weight, matrix.blocks))
+    assert off(found, torch.nn.functional.silu(gate) * up) < 3e-2  # e4m3 rounds to 2^-4 of a value
+
+
+@pytest.mark.parametrize("rows", [1, 130, 4_225])
+@pytest.mark.parametrize(("inner", "outer"), [(3072, 1024), (256, 136), (2048, 2560)])
+def test_products_are_added_to_the_residual(rows: int, inner: int, outer: int) -> None:
+    x = Blocks8(draw(rows, inner).to(FP8), draw(inner // BLOCK, rows).abs().float())
+    matrix, residual = Fused8(draw(outer, inner) / inner**0.5), draw(rows, outer)
+    exact = residual.float() + values_of(x) @ (matrix.weight.float() * matrix.scales.T).T
+    hopper.add_product8(residual, x, matrix.weight, matrix.blocks)
+    assert off(residual, exact) < 5e-3
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -68,16 +95,20 @@ def test_attention_is_that_of_torch(shape: tuple[int, int, int], causal: bool) -
     plain, tiled = (
         attention.segments(starts, lengths, prefixes, DEVICE, tile=one, causal=causal) for one in (None, tile)
     )
-    assert off(attention.by_hopper(q, k, v, tiled), attention.by_sdpa(q, k, v, plain).float()) < 5e-3
+    exact = attention.by_sdpa(q, k, v, plain).float()
+    assert off(attention.by_hopper(q, k, v, tiled), exact) < 5e-3
+    if size == BLOCK:
+        assert off(values_of(attention.by_hopper8(q, k, v, tiled)), exact) < 3e-2
 
 
-def test_recorded_packs_give_what_others_give() -> None:
+@pytest.mark.parametrize("fp8", [False, True])
+def test_recorded_packs_give_what_others_give(fp8: bool) -> None:
     model = random_model("qwen3-0.6b", Placement(DEVICE, torch.bfloat16))
-    network = Network(model, ops_for(DEVICE))
+    network = Network(model, ops_for(DEVICE), fp8=fp8)
     requests = workload.prompts(40, 20, 700, vocabulary=1000, labels=5)
     recorded, pieces = (Scorer(network, Options(2_048, replay=replay)) for replay in (True, False))
     for one, other in zip(recorded.score(requests), pieces.score(requests), strict=True):
-        assert one.logprobs == pytest.approx(other.logprobs, abs=0.02)
+        assert one.logprobs == pytest.approx(other.logprobs, abs=0.2 if fp8 else 0.02)
     assert recorded.replay is not None
     assert recorded.replay.is_recorded
     assert pieces.replay is None

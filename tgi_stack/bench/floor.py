@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -16,24 +17,40 @@ SIDE = {"cuda": 8192, "cpu": 1024}
 COPIED = {"cuda": 4 * 2**30, "cpu": 2**28}
 PRODUCTS = 10
 REPEATS = 5
+LASTING = 3.0  # seconds
 
 
 def product_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Operations a second of products of large random matrices, the median of several rounds."""
+    rounds = _rounds(device, dtype)
+    return statistics.median(next(rounds) for _ in range(REPEATS))
+
+
+def lasting_rate(device: torch.device, dtype: torch.dtype, seconds: float = LASTING) -> float:
+    """The same at the end of so much work without a pause, when a device may have lowered its clock to keep
+    within its power.
+    """
+    rounds = _rounds(device, dtype)
+    rates = [next(rounds)]
+    began = time.perf_counter()
+    rates += takewhile(lambda _: time.perf_counter() - began < seconds, rounds)
+    return statistics.median(rates[len(rates) // 2 :])
+
+
+def _rounds(device: torch.device, dtype: torch.dtype) -> Iterator[float]:
+    """Rates of one round of products after another."""
     side = SIDE.get(device.type, 1024)
     a, b = (torch.randn(side, side, device=device, dtype=torch.float32) for _ in range(2))
     multiply = _multiply8(a, b) if dtype is FP8 else _multiply(a.to(dtype), b.to(dtype))
     for _ in range(3):
         multiply()
-    rates = []
-    for _ in range(REPEATS):
+    while True:
         synchronise(device)
         began = time.perf_counter()
         for _ in range(PRODUCTS):
             multiply()
         synchronise(device)
-        rates.append(PRODUCTS * 2 * side**3 / (time.perf_counter() - began))
-    return statistics.median(rates)
+        yield PRODUCTS * 2 * side**3 / (time.perf_counter() - began)
 
 
 def _multiply(a: torch.Tensor, b: torch.Tensor) -> Callable[[], object]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from tgi_stack.engine import attention, kernels
 from tgi_stack.engine.cache import SlotCache
 from tgi_stack.engine.network import Network
+from tgi_stack.engine.replay import record
 from tgi_stack.engine.vision import Tower
 
 Choose = Callable[[torch.Tensor, Sequence[int]], torch.Tensor]
@@ -173,18 +173,9 @@ class Decoder:
         """
         state = (self._tokens, self._positions, self._lengths)
         kept = [tensor.clone() for tensor in state]
-        stream = torch.cuda.current_stream()
         try:
-            side: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            side.wait_stream(stream)
-            with torch.cuda.stream(side):  # kernels are compiled and libraries set up before recording
-                self._advance(None, None)
-            stream.wait_stream(side)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                logits = self._advance(None, None)
+            graph, logits = record(lambda: self._advance(None, None))
         finally:
-            torch.cuda.set_stream(stream)  # a capture that fails leaves its own stream behind
             for tensor, value in zip(state, kept, strict=True):
                 tensor.copy_(value)
 

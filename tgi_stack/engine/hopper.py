@@ -30,7 +30,6 @@ HEAD_DIMS = (64, 128)
 # A tile of a product: 256 columns make the most of what a group of warps reads, and four buffers of 48 KiB
 # fit (724 TFLOP/s; with three 666). Groups of 4, 6, 8 and 12 rows of tiles gave the same.
 BLOCK_M, BLOCK_N, BLOCK_K, STAGES, GROUP = 128, 256, 64, 4, 8
-STAGES_8 = 4, 6  # in fp8, of `gated8` and of `add_product8`
 # 64 keys in eight buffers gave the same.
 QUERIES, KEYS, KV_STAGES = 64, 128, 4
 # 65,536 registers over three groups of 128 threads; the groups that multiply take 240 each.
@@ -126,7 +125,7 @@ def gated8(x: Rows8, weight: torch.Tensor, blocks: torch.Tensor) -> Blocks8:
         _described(out, BLOCK_M // 2, BLOCK),
         scales, x.scales, blocks,
         width, len(out), row_tiles, column_tiles, triton.cdiv(x.values.shape[1], BLOCK),
-        GROUP=GROUP, STAGES=STAGES_8[0], **WARPS,
+        GROUP=GROUP, STAGES=STAGES, **WARPS,
     )  # fmt: skip
     return Blocks8(out, scales)
 
@@ -134,13 +133,13 @@ def gated8(x: Rows8, weight: torch.Tensor, blocks: torch.Tensor) -> Blocks8:
 def add_product8(residual: torch.Tensor, x: Blocks8, weight: torch.Tensor, blocks: torch.Tensor) -> None:
     """Adds the product with a `Fused8` matrix to the residual, in place."""
     rows, width = residual.shape
-    row_tiles, column_tiles = triton.cdiv(rows, BLOCK_M), triton.cdiv(width, BLOCK)
+    row_tiles, column_tiles = triton.cdiv(rows, BLOCK_M), triton.cdiv(width, BLOCK_N)
     hopper_kernels.add_product8[(min(processors(residual.device), row_tiles * column_tiles),)](
         _described(x.values, BLOCK_M, BLOCK),
-        _described(weight, BLOCK // 2, BLOCK),
+        _described(weight, BLOCK, BLOCK),
         residual, x.scales, blocks,
         width, rows, row_tiles, column_tiles, x.values.shape[1] // BLOCK,
-        GROUP=GROUP, STAGES=STAGES_8[1], **WARPS,
+        GROUP=GROUP, STAGES=STAGES, **WARPS,
     )  # fmt: skip
 
 

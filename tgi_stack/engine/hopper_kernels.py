@@ -207,45 +207,65 @@ def gated8(
 
 
 @gluon.jit
+def add_scaled(acc, a, b, scale):
+    """acc plus one block's product by its rows' scale."""
+    part = warpgroup_mma(a, b.permute((1, 0)), gl.zeros_like(acc), use_acc=False, is_async=True)
+    part = warpgroup_mma_wait(0, deps=(part,))
+    return acc + part * scale[:, None]
+
+
+@gluon.jit
+def add_stored(out, acc, scale, first, column, rows, width):
+    """Adds a part of a tile, times its scale, to the matrix in memory."""
+    layout: gl.constexpr = gl.BlockedLayout([1, 8], [2, 16], [4, 1], [1, 0])
+    down = first + gl.arange(0, acc.shape[0], gl.SliceLayout(1, layout))
+    across = column + gl.arange(0, acc.shape[1], gl.SliceLayout(0, layout))
+    places = out + down.to(gl.int64)[:, None] * width + across[None, :]
+    inside = (down < rows)[:, None] & (across < width)[None, :]
+    before = gl.convert_layout(gl.load(places, mask=inside, other=0.0), acc.type.layout)
+    after = (acc * scale + before.to(gl.float32)).to(out.dtype.element_ty)
+    gl.store(places, gl.convert_layout(after, layout), mask=inside)
+
+
+@gluon.jit
 def add_tiles8(
     a_bufs, b_bufs, ready, empty, out, a_scales, b_scales, width, rows, row_tiles, column_tiles, k_tiles,
     WHICH: gl.constexpr, GROUP: gl.constexpr,
 ):  # fmt: skip
-    """One of the two groups of warps: its half of the rows of each tile; blocks of the inner width add up."""
+    """One of the two groups of warps: its half of the rows of each tile; blocks of the inner width add up.
+
+    The columns are two parts, as the product of a block and the sum so far both need registers.
+    """
     STAGES: gl.constexpr = a_bufs.shape[0]
-    BLOCK_N: gl.constexpr = b_bufs.shape[1]
+    HALF: gl.constexpr = b_bufs.shape[1] // 2
     ROWS: gl.constexpr = a_bufs.shape[1] // 2
-    layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 32])
-    stored: gl.constexpr = gl.BlockedLayout([1, 8], [2, 16], [4, 1], [1, 0])
+    layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, HALF, 32])
     entry = 0
     for tile in range(gl.program_id(0), row_tiles * column_tiles, gl.num_programs(0)):
         row, column = place(tile, row_tiles, column_tiles, GROUP)
         first = row * 2 * ROWS + WHICH * ROWS
-        across = column * BLOCK_N + gl.arange(0, BLOCK_N, gl.SliceLayout(0, stored))
-        down = first + gl.arange(0, ROWS, gl.SliceLayout(1, stored))
-        places = out + down.to(gl.int64)[:, None] * width + across[None, :]
-        inside = (down < rows)[:, None] & (across < width)[None, :]
-        before = gl.convert_layout(gl.load(places, mask=inside, other=0.0), layout)
         each = first + gl.arange(0, ROWS, gl.SliceLayout(1, layout))
-        a_scale = gl.load(a_scales + each, mask=each < rows, other=0.0)
-        acc = gl.zeros([ROWS, BLOCK_N], gl.float32, layout)
-        nothing = gl.zeros([ROWS, BLOCK_N], gl.float32, layout)
+        scale = gl.load(a_scales + each, mask=each < rows, other=0.0)
+        left = gl.zeros([ROWS, HALF], gl.float32, layout)
+        right = gl.zeros([ROWS, HALF], gl.float32, layout)
         for k in range(k_tiles):
-            stage = entry % STAGES
-            mbarrier.wait(ready.index(stage), entry // STAGES & 1)
-            a = a_bufs.index(stage).slice(WHICH * ROWS, ROWS)
-            b = b_bufs.index(stage).permute((1, 0))
-            part = warpgroup_mma(a, b, nothing, use_acc=False, is_async=True)
+            # Asked for a block ahead: the products take as long as it does to come.
             following = gl.load(
                 a_scales + (k + 1) * rows + each, mask=(each < rows) & (k + 1 < k_tiles), other=0.0
             )
-            part = warpgroup_mma_wait(0, deps=(part,))
+            stage = entry % STAGES
+            mbarrier.wait(ready.index(stage), entry // STAGES & 1)
+            a = a_bufs.index(stage).slice(WHICH * ROWS, ROWS)
+            b = b_bufs.index(stage)
+            left = add_scaled(left, a, b.slice(0, HALF), scale)
+            right = add_scaled(right, a, b.slice(HALF, HALF), scale)
             mbarrier.arrive(empty.index(stage), count=1)
-            acc = acc + part * a_scale[:, None]
-            a_scale = following
+            scale = following
             entry += 1
-        acc = acc * gl.load(b_scales + column) + before.to(gl.float32)
-        gl.store(places, gl.convert_layout(acc.to(out.dtype.element_ty), stored), mask=inside)
+        blocks = b_scales + 2 * column
+        add_stored(out, left, gl.load(blocks), first, 2 * column * HALF, rows, width)
+        more = (2 * column + 1) * HALF < width
+        add_stored(out, right, gl.load(blocks + 1, mask=more), first, (2 * column + 1) * HALF, rows, width)
 
 
 @gluon.jit(do_not_specialize=["rows", "row_tiles"])

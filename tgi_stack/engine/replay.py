@@ -17,7 +17,7 @@ from tgi_stack.engine.packing import Ints, Pack
 
 # A pack is filled up to the recorded number of rows, which is a loss: a tenth at most.
 FULL = 0.9
-MEMBERS = 256
+MEMBERS = 512
 
 
 def record(run: Callable[[], torch.Tensor]) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:

@@ -123,7 +123,8 @@ class Runtime:
             trial.refuse()
             self.about += f"without Triton kernels ({fault}); "
         elif hopper.usable(self.device, self.model.dtype):
-            fault = trial.trial_on_hopper(self.device, shape, config.hidden_size)
+            fp8 = self._switches.weights == "fp8"
+            fault = trial.trial_on_hopper(self.device, shape, config.hidden_size, fp8=fp8)
             if fault is not None:
                 trial.refuse_on_hopper()
                 self.about += f"without the kernels for Hopper ({fault}); "

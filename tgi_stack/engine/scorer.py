@@ -27,12 +27,12 @@ from tgi_stack.errors import MachineError
 from tgi_stack.types import LabelScores, ScoreRequest
 
 PIECE = 2**24  # numbers in fp32 at once between last positions and the head: 64 MiB
-# Four rows of 128 x 256 tiles of a product with 1,024 columns for each of 132 processors.
-GPU_TOKENS = 16_896
+# Eight tiles of 128 x 256 of a product with 1,024 columns for each of 132 processors.
+GPU_TOKENS = 33_792
 CPU_TOKENS = 2_048
 LEAST_TOKENS = 64
 # Static shapes: compiled code is made once for each of these.
-SIZES = (256, 1_024, CPU_TOKENS, 4_096, 8_192, GPU_TOKENS)
+SIZES = (256, 1_024, CPU_TOKENS, 4_096, 8_192, 16_896, GPU_TOKENS)
 
 
 @dataclass(frozen=True, slots=True)

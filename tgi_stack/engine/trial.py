@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from tgi_stack.engine import attention, hopper, kernels
+from tgi_stack.engine.matrices import BLOCK, Blocks8, Fused8
 from tgi_stack.engine.ops import Ops, TritonOps
 
 ROWS = 200
@@ -27,9 +28,16 @@ def trial(device: torch.device, dtype: torch.dtype, shape: tuple[int, int, int],
     return _tried(partial(_triton, device, dtype, shape, hidden))
 
 
-def trial_on_hopper(device: torch.device, shape: tuple[int, int, int], hidden: int) -> str | None:
-    """The same of the kernels for Hopper, where they run."""
-    return _tried(partial(_hopper, device, shape, hidden))
+def trial_on_hopper(
+    device: torch.device, shape: tuple[int, int, int], hidden: int, *, fp8: bool = False
+) -> str | None:
+    """The same of the kernels for Hopper, where they run.
+
+    Args:
+        fp8: try those for fp8 too.
+    """
+    fault = _tried(partial(_hopper, device, shape, hidden))
+    return _tried(partial(_hopper8, device, shape, hidden)) if fp8 and fault is None else fault
 
 
 def _tried(pairs: Callable[[], Pairs]) -> str | None:
@@ -70,6 +78,31 @@ def _hopper(device: torch.device, shape: tuple[int, int, int], hidden: int) -> P
     return pairs
 
 
+def _hopper8(device: torch.device, shape: tuple[int, int, int], hidden: int) -> Pairs:
+    """What kernels round to fp8 is compared behind the next product, where roundings have evened out."""
+    heads, kv_heads, size = shape
+    draw = _drawer(device, torch.bfloat16)
+    pairs: Pairs = {}
+
+    def added(x: Blocks8, matrix: Fused8) -> torch.Tensor:
+        residual = torch.zeros(ROWS, len(matrix.weight), dtype=torch.bfloat16, device=device)
+        hopper.add_product8(residual, x, matrix.weight, matrix.blocks)
+        return residual
+
+    if hopper.in_blocks(hidden):
+        x = Ops().rows8(draw(ROWS, hidden))
+        wide, narrow = (Fused8(draw(rows, hidden) / hidden**0.5) for rows in (2 * hidden, hidden))
+        gated = hopper.gated8(x, wide.weight, wide.blocks)
+        pairs["gated8"] = [narrow(Ops().gated(wide, x, fp8=True)), added(gated, narrow)]
+    if size == BLOCK:
+        q, k, v = torch.split(draw(ROWS, heads + 2 * kv_heads, size), [heads, kv_heads, kv_heads], dim=1)
+        out = Fused8(draw(hidden, heads * size) / (heads * size) ** 0.5)
+        plain, tiled = _parts("hopper", q, k)
+        attended = attention.by_sdpa(q, k, v, plain)
+        pairs["attend8"] = [out(Ops().rows8(attended)), added(attention.by_hopper8(q, k, v, tiled), out)]
+    return pairs
+
+
 def _drawer(device: torch.device, dtype: torch.dtype) -> Callable[..., torch.Tensor]:
     generator = torch.Generator(device).manual_seed(0)
     return lambda *sizes: torch.randn(sizes, generator=generator, device=device).to(dtype)
@@ -78,12 +111,18 @@ def _drawer(device: torch.device, dtype: torch.dtype) -> Callable[..., torch.Ten
 def _attended(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, name: str, attend: attention.Attention
 ) -> list[torch.Tensor]:
-    """By torch and by a kernel: three segments, the second and third of which see the first."""
+    """By torch and by a kernel."""
+    plain, tiled = _parts(name, q, k)
+    return [attention.by_sdpa(q, k, v, plain), attend(q, k, v, tiled)]
+
+
+def _parts(name: str, q: torch.Tensor, k: torch.Tensor) -> tuple[attention.Segments, attention.Segments]:
+    """Three segments, the second and third of which see the first: for torch, and for a kernel."""
     starts, lengths = np.array([0, 40, 137], dtype=np.int32), np.array([40, 97, 63], dtype=np.int32)
     prefixes = (np.array([0, 0, 0], dtype=np.int32), np.array([0, 40, 40], dtype=np.int32))
     tile = attention.tile_positions(name, q.shape[1] // k.shape[1])
-    parts = [attention.segments(starts, lengths, prefixes, q.device, tile=one) for one in (None, tile)]
-    return [attention.by_sdpa(q, k, v, parts[0]), attend(q, k, v, parts[1])]
+    plain, tiled = (attention.segments(starts, lengths, prefixes, q.device, tile=t) for t in (None, tile))
+    return plain, tiled
 
 
 def _worst(pairs: Pairs) -> str | None:
