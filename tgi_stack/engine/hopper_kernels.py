@@ -385,11 +385,48 @@ def masked(scores, query, block, before, first, end, start, prefix, prefix_end, 
 
 
 @gluon.jit
+def filled(bufs, ready, entry):
+    """The ring's buffer of that entry, once it is filled."""
+    STAGES: gl.constexpr = bufs.shape[0]
+    mbarrier.wait(ready.index(entry % STAGES), entry // STAGES & 1)
+    return bufs.index(entry % STAGES)
+
+
+@gluon.jit
+def softened(scores, peak, total, scale):
+    """A step of the online softmax: weights, the new peak and total, and what sums so far shrink by."""
+    higher = gl.maximum(peak, gl.max(scores, 1) * scale)
+    weights = gl.exp2(scores * scale - higher[:, None])
+    shrink = gl.exp2(peak - higher)
+    return weights, higher, total * shrink + gl.sum(weights, 1), shrink
+
+
+@gluon.jit
+def put(acc, out, out_scales, tokens, first, end, head, HEADS: gl.constexpr, FP8: gl.constexpr):
+    """Stores the rows of a tile before `end`."""
+    SIZE: gl.constexpr = acc.shape[1]
+    layout: gl.constexpr = gl.BlockedLayout([1, 8], [2, 16], [4, 1], [1, 0])
+    rows = first + gl.arange(0, acc.shape[0], gl.SliceLayout(1, layout))
+    d = gl.arange(0, SIZE, gl.SliceLayout(0, layout))
+    places = rows.to(gl.int64)[:, None] * (HEADS * SIZE) + head * SIZE + d[None, :]
+    if FP8:
+        value, of_row = rounded8(acc)
+        of_row = gl.convert_layout(of_row, gl.SliceLayout(1, layout))
+        gl.store(out_scales + head * tokens + rows, of_row, mask=rows < end)
+    else:
+        value = acc.to(out.dtype.element_ty)
+    gl.store(out + places, gl.convert_layout(value, layout), mask=(rows < end)[:, None])
+
+
+@gluon.jit
 def attend_items(
     q_bufs, kv_bufs, q_ready, q_empty, kv_ready, kv_empty, tiles, out, out_scales, tokens, scale,
     WHICH: gl.constexpr, GROUP: gl.constexpr, HEADS: gl.constexpr, CAUSAL: gl.constexpr, FP8: gl.constexpr,
 ):  # fmt: skip
-    """One of the two groups of warps: its tile of queries of each item, by the online softmax."""
+    """One of the two groups of warps: its tile of queries of each item, by the online softmax.
+
+    The product of a block's weights and values goes on while the next block's weights are worked out.
+    """
     ROWS: gl.constexpr = q_bufs.shape[1]
     SIZE: gl.constexpr = q_bufs.shape[2]
     BLOCK_N: gl.constexpr = kv_bufs.shape[1]
@@ -398,7 +435,7 @@ def attend_items(
     PAIRS: gl.constexpr = HEADS // 2 if EVEN else HEADS
     scores_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
     layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, SIZE, 16])
-    store_layout: gl.constexpr = gl.BlockedLayout([1, 8], [2, 16], [4, 1], [1, 0])
+    of_weights: gl.constexpr = gl.DotOperandLayout(0, layout, 2)
     turn = 0
     entry = 0
     for item in range(gl.program_id(0), gl.load(tiles) * PAIRS, gl.num_programs(0)):
@@ -419,41 +456,35 @@ def attend_items(
         place = turn % 2
         queries = q_bufs.index(2 * place + WHICH)
         mbarrier.wait(q_ready.index(place), turn // 2 & 1)
-        for block in range(blocks):
-            stage = entry % STAGES
-            mbarrier.wait(kv_ready.index(stage), entry // STAGES & 1)
-            keys = kv_bufs.index(stage).permute((1, 0))
+        keys = filled(kv_bufs, kv_ready, entry).permute((1, 0))
+        scores = warpgroup_mma(queries, keys, nothing, use_acc=False, is_async=True)
+        scores = warpgroup_mma_wait(0, deps=(scores,))
+        mbarrier.arrive(kv_empty.index(entry % STAGES), count=1)
+        scores = masked(scores, query, 0, before, first, end, start, prefix, prefix_end, CAUSAL)
+        weights, peak, total, shrink = softened(scores, peak, total, scale)
+        rounded = gl.convert_layout(weights.to(kv_bufs.dtype), of_weights)
+        for block in range(1, blocks):
+            keys = filled(kv_bufs, kv_ready, entry + 2).permute((1, 0))
             scores = warpgroup_mma(queries, keys, nothing, use_acc=False, is_async=True)
-            scores = warpgroup_mma_wait(0, deps=(scores,))
-            mbarrier.arrive(kv_empty.index(stage), count=1)
+            values = filled(kv_bufs, kv_ready, entry + 1)
+            acc = warpgroup_mma(rounded, values, acc, is_async=True)
+            scores = warpgroup_mma_wait(1, deps=(scores,))
+            mbarrier.arrive(kv_empty.index((entry + 2) % STAGES), count=1)
             scores = masked(scores, query, block, before, first, end, start, prefix, prefix_end, CAUSAL)
-            higher = gl.maximum(peak, gl.max(scores, 1) * scale)
-            weights = gl.exp2(scores * scale - higher[:, None])
-            shrink = gl.exp2(peak - higher)
-            total = total * shrink + gl.sum(weights, 1)
-            peak = higher
+            weights, peak, total, shrink = softened(scores, peak, total, scale)
+            acc, rounded = warpgroup_mma_wait(0, deps=(acc, rounded))
+            mbarrier.arrive(kv_empty.index((entry + 1) % STAGES), count=1)
             acc = acc * gl.convert_layout(shrink, gl.SliceLayout(1, layout))[:, None]
-            entry += 1
-            stage = entry % STAGES
-            mbarrier.wait(kv_ready.index(stage), entry // STAGES & 1)
-            rounded = gl.convert_layout(weights.to(kv_bufs.dtype), gl.DotOperandLayout(0, layout, 2))
-            acc = warpgroup_mma(rounded, kv_bufs.index(stage), acc, is_async=True)
-            acc = warpgroup_mma_wait(0, deps=(acc,))
-            mbarrier.arrive(kv_empty.index(stage), count=1)
-            entry += 1
+            rounded = gl.convert_layout(weights.to(kv_bufs.dtype), of_weights)
+            entry += 2
         mbarrier.arrive(q_empty.index(place), count=1)
         turn += 1
+        acc = warpgroup_mma(rounded, filled(kv_bufs, kv_ready, entry + 1), acc, is_async=True)
+        acc = warpgroup_mma_wait(0, deps=(acc,))
+        mbarrier.arrive(kv_empty.index((entry + 1) % STAGES), count=1)
+        entry += 2
         acc = acc * gl.convert_layout(1.0 / total, gl.SliceLayout(1, layout))[:, None]
-        rows = first + gl.arange(0, ROWS, gl.SliceLayout(1, store_layout))
-        d = gl.arange(0, SIZE, gl.SliceLayout(0, store_layout))
-        places = rows.to(gl.int64)[:, None] * (HEADS * SIZE) + head * SIZE + d[None, :]
-        if FP8:
-            value, of_row = rounded8(acc)
-            of_row = gl.convert_layout(of_row, gl.SliceLayout(1, store_layout))
-            gl.store(out_scales + head * tokens + rows, of_row, mask=rows < end)
-        else:
-            value = acc.to(out.dtype.element_ty)
-        gl.store(out + places, gl.convert_layout(value, store_layout), mask=(rows < end)[:, None])
+        put(acc, out, out_scales, tokens, first, end, head, HEADS, FP8)
 
 
 @gluon.jit(do_not_specialize=["tokens"])
