@@ -4,7 +4,8 @@
 
 Weights and tokens are random: neither changes the speed. The floor is what the network's operations take at
 the rate that the device multiplies large matrices at, measured in the same run (bf16; fp8 beside it): in a
-burst, and under lasting load, when a chip may lower its clock to keep within its power. `apart` is the largest difference of a probability among the labels from an fp32 forward of the same weights, over
+burst, and under lasting load, when a chip may lower its clock to keep within its power. `apart` is the
+largest difference of a probability among the labels from an fp32 forward of the same weights, over
 `--checked` prompts. Slow ways run over a part of the prompts.
 """
 
@@ -184,8 +185,8 @@ def sharing(model: Any, device: torch.device, queries: int, documents: int, repe
 def floors(
     model: Any, placement: Placement, requests: Sequence[ScoreRequest]
 ) -> dict[str, tuple[float, float]]:
-    """For bf16 (and fp8 on a GPU) the rate of large products, and the prompts a second it would allow; on a GPU
-    under lasting load too.
+    """For bf16 the rate of large products, and the prompts a second it would allow; on a GPU for fp8 too, and
+    both under lasting load.
     """
     device = placement.device
     rates = {placement.dtype_name: floor.product_rate(device, placement.dtype)}

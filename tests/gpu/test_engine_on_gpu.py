@@ -93,7 +93,8 @@ def tiny_bf16() -> Any:
 def true_shape() -> Iterator[tuple[Any, list[ScoreRequest], Distributions]]:
     """Qwen3-0.6B's shape in bf16, prompts for it, and what the same weights say in fp32."""
     model = random_model("qwen3-0.6b", choose("cuda:0", "bf16"))
-    requests = workload.prompts(24, 128, 1024, vocabulary=151_000, labels=20)
+    # Fewer of them leave the largest difference of a probability to chance.
+    requests = workload.prompts(96, 128, 1024, vocabulary=151_000, labels=20)
     exact = alone(copy.deepcopy(model).float(), requests)
     yield model, requests, exact
     del model

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int32]
+Tokens = Sequence[int] | Ints
 NOBODY = -1
 # Below this the saving is smaller than what another segment costs.
 LEAST_SHARED = 32
@@ -57,7 +58,7 @@ class Pack:
 
 
 def pack(
-    prompts: Sequence[Sequence[int]], budget: int, *, most: int | None = None, share: bool = True
+    prompts: Sequence[Tokens], budget: int, *, most: int | None = None, share: bool = True
 ) -> Iterator[Pack]:
     """Packs of at most `budget` tokens, the largest prompts first; a longer prompt has a pack alone.
 
@@ -90,7 +91,7 @@ def pack(
         yield _lay(chosen, row)
 
 
-def _groups(prompts: Sequence[Sequence[int]], row: Callable[[int], Ints]) -> Iterator[Unit]:
+def _groups(prompts: Sequence[Tokens], row: Callable[[int], Ints]) -> Iterator[Unit]:
     """Prompts with a common beginning together, all others alone."""
     alike: dict[tuple[int, ...], list[int]] = {}
     for index, ids in enumerate(prompts):
@@ -126,7 +127,7 @@ def _common(a: Ints, b: Ints) -> int:
     return first if most and differ[first] else most
 
 
-def _split(group: Unit, prompts: Sequence[Sequence[int]], budget: int, most: int | None) -> Iterator[Unit]:
+def _split(group: Unit, prompts: Sequence[Tokens], budget: int, most: int | None) -> Iterator[Unit]:
     """A group as units that keep the budget, each with the shared part."""
     members: list[int] = []
     tokens = group.shared
@@ -140,7 +141,7 @@ def _split(group: Unit, prompts: Sequence[Sequence[int]], budget: int, most: int
     yield _unit(members, group.shared, prompts)
 
 
-def _unit(members: list[int], shared: int, prompts: Sequence[Sequence[int]]) -> Unit:
+def _unit(members: list[int], shared: int, prompts: Sequence[Tokens]) -> Unit:
     shared = shared if len(members) > 1 else 0
     return Unit(tuple(members), shared, shared + sum(len(prompts[index]) - shared for index in members))
 
