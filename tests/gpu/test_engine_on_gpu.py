@@ -67,13 +67,13 @@ def apart(found: Distributions, exact: Distributions) -> tuple[float, float]:
 
 
 def in_fp8(x: torch.Tensor) -> torch.Tensor:
-    """Rounded to fp8 with a scale for each row, as it is multiplied."""
+    """Rounded to fp8 with a scale for each row: a yardstick, where the engine has some for blocks."""
     scales = x.float().abs().amax(dim=-1, keepdim=True).clamp(min=1e-12) / FP8_MAX
     return ((x.float() / scales).to(FP8).float() * scales).to(x.dtype)
 
 
 def rounding(model: Any, weights: str) -> Any:
-    """Transformers' network with what every implementation of these weights loses, and no more."""
+    """Transformers' network with what rounding these weights and their inputs loses, and no more."""
     if weights != "fp8":
         return model
     rounded = copy.deepcopy(model)

@@ -74,3 +74,14 @@ def test_packs_are_full() -> None:
     prompts = [np.zeros(n, dtype=np.int32) + i for i, n in enumerate(rng.integers(30, 300, 400))]
     packs = list(pack(prompts, 2000, share=False))
     assert len(packs) <= 1.02 * sum(map(len, prompts)) / 2000 + 1
+
+
+def test_a_prompt_without_tokens_is_refused_and_gets_nobody_elses_answer() -> None:
+    with pytest.raises(ValueError, match="without tokens"):
+        list(pack([[1, 2, 3], []], 100))
+
+
+@pytest.mark.parametrize(("common", "tokens"), [(31, 66), (32, 36)])
+def test_what_is_shorter_than_another_segment_is_worth_is_not_shared(common: int, tokens: int) -> None:
+    prompts = [[7] * common + [number, 8] for number in range(2)]
+    assert [one.tokens for one in pack(prompts, 100)] == [tokens]

@@ -18,7 +18,9 @@ from tgi_stack.engine import score
 from tgi_stack.engine.matrices import FP8, Rows8
 from tgi_stack.engine.network import Network, supports
 from tgi_stack.engine.ops import Ops
+from tgi_stack.engine.packing import pack
 from tgi_stack.engine.reading import whole
+from tgi_stack.engine.replay import Replay
 from tgi_stack.engine.runtime import prepare_compiler
 from tgi_stack.engine.scorer import Options, Scorer
 from tgi_stack.engine.switches import COMPILERS
@@ -108,6 +110,18 @@ def test_out_of_memory_halves_the_packs_and_loses_nobody(
     assert apart(scorer.score(requests), alone) <= 1e-5
     assert scorer.options.budget == 1024 >> failures
     assert len(calls) > failures
+
+
+def test_what_was_recorded_for_larger_packs_is_given_back(
+    text_model: Any, requests: list[ScoreRequest], alone: list[LabelScores]
+) -> None:
+    network, _ = network_that(text_model, fails={1: 1})
+    scorer = Scorer(network, Options(1024))
+    recorded = scorer.replay = Replay(network, 4096)  # which no pack of 1,024 fills
+    assert apart(scorer.score(requests), alone) <= 1e-5
+    assert scorer.replay is not recorded
+    one = next(iter(pack([[1] * 500], 512)))
+    assert scorer.replay.fits(one)
 
 
 def test_memory_that_never_suffices_is_an_error_that_says_what_to_do(

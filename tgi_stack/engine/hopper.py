@@ -1,6 +1,6 @@
 """Launches the Gluon programs for Hopper (compute capability 9.0): attention, and products with what follows.
 
-Their constants were chosen on one H200 for Qwen3-0.6B's shape and packs of 16,896 rows: see
+Their constants were chosen on one H200 for Qwen3-0.6B's shape and packs of 16,896 and 33,792 rows: see
 docs/design/engine.md for what was measured.
 """
 
@@ -29,6 +29,7 @@ LEAST_ROWS = 1_024
 HEAD_DIMS = (64, 128)
 # A tile of a product: 256 columns make the most of what a group of warps reads, and four buffers of 48 KiB
 # fit (724 TFLOP/s; with three 666). Groups of 4, 6, 8 and 12 rows of tiles gave the same.
+# In fp8 BLOCK_K is twice that, `BLOCK`, so that buffers are as large.
 BLOCK_M, BLOCK_N, BLOCK_K, STAGES, GROUP = 128, 256, 64, 4, 8
 # 64 keys in eight buffers gave the same.
 QUERIES, KEYS, KV_STAGES = 64, 128, 4
@@ -48,9 +49,10 @@ def in_blocks(width: int) -> bool:
     return width % BLOCK == 0
 
 
-def pays8(x: torch.Tensor, weight: torch.Tensor) -> bool:
+def pays8(x: Rows8, weight: torch.Tensor) -> bool:
     """`pays` for `gated8`, whose tiles are whole blocks of columns."""
-    return len(x) >= LEAST_ROWS and x.shape[1] % 16 == 0 and in_blocks(len(weight) // 2)
+    rows, width = x.values.shape
+    return rows >= LEAST_ROWS and width % 16 == 0 and in_blocks(len(weight) // 2)
 
 
 def pays(x: torch.Tensor, weight: torch.Tensor) -> bool:

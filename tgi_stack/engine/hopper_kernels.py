@@ -333,18 +333,16 @@ def load_heads(
             first, end, start, prefix, prefix_end, ROWS if EVEN else 2 * ROWS, BLOCK_N, CAUSAL
         )
         head = item % PAIRS * (2 if EVEN else 1)
-        place = turn % 2
-        mbarrier.wait(q_empty.index(place), (turn // 2 & 1) ^ 1)
-        filled = q_ready.index(place)
+        slot = turn % 2
+        mbarrier.wait(q_empty.index(slot), (turn // 2 & 1) ^ 1)
+        filled = q_ready.index(slot)
         mbarrier.expect(filled, 2 * q.block_type.nbytes)
-        tma.async_copy_global_to_shared(q, [first, head * SIZE], filled, q_bufs.index(2 * place))
+        tma.async_copy_global_to_shared(q, [first, head * SIZE], filled, q_bufs.index(2 * slot))
         if EVEN:
-            tma.async_copy_global_to_shared(
-                q, [first, (head + 1) * SIZE], filled, q_bufs.index(2 * place + 1)
-            )
+            tma.async_copy_global_to_shared(q, [first, (head + 1) * SIZE], filled, q_bufs.index(2 * slot + 1))
         else:
             tma.async_copy_global_to_shared(
-                q, [first + ROWS, head * SIZE], filled, q_bufs.index(2 * place + 1)
+                q, [first + ROWS, head * SIZE], filled, q_bufs.index(2 * slot + 1)
             )
         turn += 1
         column = head // GROUP * SIZE
@@ -385,7 +383,7 @@ def masked(scores, query, block, before, first, end, start, prefix, prefix_end, 
 
 
 @gluon.jit
-def filled(bufs, ready, entry):
+def buffer_of(bufs, ready, entry):
     """The ring's buffer of that entry, once it is filled."""
     STAGES: gl.constexpr = bufs.shape[0]
     mbarrier.wait(ready.index(entry % STAGES), entry // STAGES & 1)
@@ -402,7 +400,7 @@ def softened(scores, peak, total, scale):
 
 
 @gluon.jit
-def put(acc, out, out_scales, tokens, first, end, head, HEADS: gl.constexpr, FP8: gl.constexpr):
+def store_rows(acc, out, out_scales, tokens, first, end, head, HEADS: gl.constexpr, FP8: gl.constexpr):
     """Stores the rows of a tile before `end`."""
     SIZE: gl.constexpr = acc.shape[1]
     layout: gl.constexpr = gl.BlockedLayout([1, 8], [2, 16], [4, 1], [1, 0])
@@ -453,10 +451,10 @@ def attend_items(
         total = gl.full([ROWS], 0.0, gl.float32, gl.SliceLayout(1, scores_layout))
         acc = gl.zeros([ROWS, SIZE], gl.float32, layout)
         nothing = gl.zeros([ROWS, BLOCK_N], gl.float32, scores_layout)
-        place = turn % 2
-        queries = q_bufs.index(2 * place + WHICH)
-        mbarrier.wait(q_ready.index(place), turn // 2 & 1)
-        keys = filled(kv_bufs, kv_ready, entry).permute((1, 0))
+        slot = turn % 2
+        queries = q_bufs.index(2 * slot + WHICH)
+        mbarrier.wait(q_ready.index(slot), turn // 2 & 1)
+        keys = buffer_of(kv_bufs, kv_ready, entry).permute((1, 0))
         scores = warpgroup_mma(queries, keys, nothing, use_acc=False, is_async=True)
         scores = warpgroup_mma_wait(0, deps=(scores,))
         mbarrier.arrive(kv_empty.index(entry % STAGES), count=1)
@@ -464,9 +462,9 @@ def attend_items(
         weights, peak, total, shrink = softened(scores, peak, total, scale)
         rounded = gl.convert_layout(weights.to(kv_bufs.dtype), of_weights)
         for block in range(1, blocks):
-            keys = filled(kv_bufs, kv_ready, entry + 2).permute((1, 0))
+            keys = buffer_of(kv_bufs, kv_ready, entry + 2).permute((1, 0))
             scores = warpgroup_mma(queries, keys, nothing, use_acc=False, is_async=True)
-            values = filled(kv_bufs, kv_ready, entry + 1)
+            values = buffer_of(kv_bufs, kv_ready, entry + 1)
             acc = warpgroup_mma(rounded, values, acc, is_async=True)
             scores = warpgroup_mma_wait(1, deps=(scores,))
             mbarrier.arrive(kv_empty.index((entry + 2) % STAGES), count=1)
@@ -477,14 +475,14 @@ def attend_items(
             acc = acc * gl.convert_layout(shrink, gl.SliceLayout(1, layout))[:, None]
             rounded = gl.convert_layout(weights.to(kv_bufs.dtype), of_weights)
             entry += 2
-        mbarrier.arrive(q_empty.index(place), count=1)
+        mbarrier.arrive(q_empty.index(slot), count=1)
         turn += 1
-        acc = warpgroup_mma(rounded, filled(kv_bufs, kv_ready, entry + 1), acc, is_async=True)
+        acc = warpgroup_mma(rounded, buffer_of(kv_bufs, kv_ready, entry + 1), acc, is_async=True)
         acc = warpgroup_mma_wait(0, deps=(acc,))
         mbarrier.arrive(kv_empty.index((entry + 1) % STAGES), count=1)
         entry += 2
         acc = acc * gl.convert_layout(1.0 / total, gl.SliceLayout(1, layout))[:, None]
-        put(acc, out, out_scales, tokens, first, end, head, HEADS, FP8)
+        store_rows(acc, out, out_scales, tokens, first, end, head, HEADS, FP8)
 
 
 @gluon.jit(do_not_specialize=["tokens"])

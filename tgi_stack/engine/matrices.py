@@ -84,19 +84,20 @@ class Fused8:
 
     def __init__(self, weight: torch.Tensor) -> None:
         self.dtype = weight.dtype
-        rows = weight.float().abs().amax(dim=1).clamp(min=1e-12) / FP8_MAX
-        padded = torch.nn.functional.pad(rows, (0, -len(rows) % BLOCK))
+        by_row = weight.float().abs().amax(dim=1).clamp(min=1e-12) / FP8_MAX
+        padded = torch.nn.functional.pad(by_row, (0, -len(by_row) % BLOCK))
         self.blocks = padded.view(-1, BLOCK).amax(dim=1)
-        scales = self.blocks.repeat_interleave(BLOCK)[: len(rows)]
+        scales = self.blocks.repeat_interleave(BLOCK)[: len(by_row)]
         self.weight = (weight.float() / scales[:, None]).to(FP8)
         self.scales = scales[None].contiguous()
 
     def __call__(self, x: Activations) -> torch.Tensor:
-        rows = cast(Rows8, x)
+        if not isinstance(x, Rows8):
+            raise TypeError("this product needs activations in fp8 with a scale for each row")
         return torch._scaled_mm(
-            rows.values,
+            x.values,
             self.weight.T,
-            scale_a=rows.scales,
+            scale_a=x.scales,
             scale_b=self.scales,
             out_dtype=self.dtype,
             use_fast_accum=True,

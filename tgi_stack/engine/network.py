@@ -29,7 +29,7 @@ class Attend(Protocol):
     ) -> torch.Tensor | Blocks8:
         """q [tokens, heads, head_dim], k and v [tokens, kv_heads, head_dim] -> [tokens, heads * head_dim].
 
-        In fp8 where the network `takes_blocks8`.
+        It may be in fp8 where the network `takes_blocks8`.
         """
 
 

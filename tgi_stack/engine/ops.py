@@ -110,15 +110,20 @@ class TritonOps(Ops):
 
 
 class HopperOps(TritonOps):
-    """Products and what follows them by one kernel: the MLP's first one where rows are many, and in fp8 those
-    that add to the residual.
+    """Products and what follows them by one kernel: the MLP's first one where rows are many, and those that
+    add to the residual what a kernel left in fp8.
     """
 
     def gated(self, matrix: Matrix, x: Activations, *, fp8: bool = False) -> Activations:
-        if isinstance(matrix, Fused) and isinstance(x, torch.Tensor) and hopper.pays(x, matrix.weight):
-            return hopper.gated(x, matrix.weight)
-        if isinstance(matrix, Fused8) and isinstance(x, Rows8) and hopper.pays8(x.values, matrix.weight):
+        if fp8 and isinstance(matrix, Fused8) and isinstance(x, Rows8) and hopper.pays8(x, matrix.weight):
             return hopper.gated8(x, matrix.weight, matrix.blocks)
+        if (
+            not fp8
+            and isinstance(matrix, Fused)
+            and isinstance(x, torch.Tensor)
+            and hopper.pays(x, matrix.weight)
+        ):
+            return hopper.gated(x, matrix.weight)
         return super().gated(matrix, x, fp8=fp8)
 
     def add(self, matrix: Matrix, residual: torch.Tensor, x: Activations) -> tuple[torch.Tensor, Pending]:

@@ -4,7 +4,7 @@ Prompts that begin alike share a pack: what they share is laid down once, as a s
 of them is a segment that attends to it and to itself. Where the shared part ends is found on the tokens
 alone, so it does not matter whether it was an instruction, a query or a history.
 
-The device waits for the first pack, so that what can be done later, when a pack is laid, is.
+The device waits for the first pack, so ids become arrays only when their pack is laid out.
 """
 
 from __future__ import annotations
@@ -66,14 +66,19 @@ def pack(
         prompts: the token ids of each prompt.
         most: prompts in a pack at most.
         share: whether common beginnings are laid down once.
+
+    Raises:
+        ValueError: a prompt has no tokens.
     """
+    if not all(map(len, prompts)):
+        raise ValueError("a prompt without tokens has no next one")
 
     @cache
     def row(index: int) -> Ints:
         return np.fromiter(prompts[index], np.int32, len(prompts[index]))
 
-    groups = _groups(prompts, row) if share else (Unit((i,), 0, 0) for i in range(len(prompts)))
-    units = [unit for group in groups for unit in _split(group, prompts, budget, most)]
+    groups = _groups(prompts, row) if share else (([index], 0) for index in range(len(prompts)))
+    units = [unit for group in groups for unit in _split(*group, prompts, budget, most)]
     units.sort(key=lambda unit: unit.tokens)
     sizes = [unit.tokens for unit in units]
     while units:
@@ -91,19 +96,19 @@ def pack(
         yield _lay(chosen, row)
 
 
-def _groups(prompts: Sequence[Tokens], row: Callable[[int], Ints]) -> Iterator[Unit]:
-    """Prompts with a common beginning together, all others alone."""
+def _groups(prompts: Sequence[Tokens], row: Callable[[int], Ints]) -> Iterator[tuple[list[int], int]]:
+    """Prompts that begin alike, with the number of tokens they share; all others alone."""
     alike: dict[tuple[int, ...], list[int]] = {}
     for index, ids in enumerate(prompts):
         alike.setdefault(tuple(ids[:LEAST_SHARED]), []).append(index)
     for members in alike.values():
         if len(members) == 1:
-            yield Unit((members[0],), 0, 0)
+            yield members, 0
         else:
             yield from _joined({index: row(index) for index in members})
 
 
-def _joined(prompts: dict[int, Ints]) -> Iterator[Unit]:
+def _joined(prompts: dict[int, Ints]) -> Iterator[tuple[list[int], int]]:
     """Neighbours in the order of their tokens, joined as long as that saves more than it loses."""
     order = sorted(prompts, key=lambda index: prompts[index].astype(">u4").tobytes())
     members, shared = [order[0]], 0
@@ -114,9 +119,9 @@ def _joined(prompts: dict[int, Ints]) -> Iterator[Unit]:
             members.append(index)
             shared = joint
         else:
-            yield Unit(tuple(members), shared, 0)
+            yield members, shared
             members, shared = [index], 0
-    yield Unit(tuple(members), shared, 0)
+    yield members, shared
 
 
 def _common(a: Ints, b: Ints) -> int:
@@ -127,18 +132,20 @@ def _common(a: Ints, b: Ints) -> int:
     return first if most and differ[first] else most
 
 
-def _split(group: Unit, prompts: Sequence[Tokens], budget: int, most: int | None) -> Iterator[Unit]:
+def _split(
+    group: list[int], shared: int, prompts: Sequence[Tokens], budget: int, most: int | None
+) -> Iterator[Unit]:
     """A group as units that keep the budget, each with the shared part."""
     members: list[int] = []
-    tokens = group.shared
-    for index in group.members:
-        own = len(prompts[index]) - group.shared
+    tokens = shared
+    for index in group:
+        own = len(prompts[index]) - shared
         if members and (tokens + own > budget or len(members) == most):
-            yield _unit(members, group.shared, prompts)
-            members, tokens = [], group.shared
+            yield _unit(members, shared, prompts)
+            members, tokens = [], shared
         members.append(index)
         tokens += own
-    yield _unit(members, group.shared, prompts)
+    yield _unit(members, shared, prompts)
 
 
 def _unit(members: list[int], shared: int, prompts: Sequence[Tokens]) -> Unit:

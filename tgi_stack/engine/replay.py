@@ -4,7 +4,9 @@ longer than the chip needs for it.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -18,11 +20,23 @@ from tgi_stack.engine.packing import Ints, Pack
 # A pack is filled up to the recorded number of rows, which is a loss: a tenth at most.
 FULL = 0.9
 MEMBERS = 512
+# torch records one graph at a time in a process.
+_RECORDING = threading.Lock()
 
 
 def record(run: Callable[[], torch.Tensor]) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
-    """A graph of what a function launches, which is called twice, and where the graph leaves the result."""
+    """A graph of what a function launches, and where that leaves its result; the function is called twice.
+
+    Raises:
+        RuntimeError: the function can't be recorded, or there is no room; all is then as it was before.
+    """
+    with _RECORDING:
+        return _record(run)
+
+
+def _record(run: Callable[[], torch.Tensor]) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
     stream = torch.cuda.current_stream()
+    pool = torch.cuda.graph_pool_handle()
     try:
         side: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(stream)
@@ -31,16 +45,24 @@ def record(run: Callable[[], torch.Tensor]) -> tuple[torch.cuda.CUDAGraph, torch
         stream.wait_stream(side)
         torch.cuda.empty_cache()  # the graph's memory is its own
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             result = run()
     except RuntimeError:
-        # A recording that fails leaves the generator of random numbers as if it still went on.
-        generator = torch.cuda.default_generators[stream.device_index]
-        generator.graphsafe_set_state(generator.clone_state())
+        _forget(stream.device_index, pool)
         raise
     finally:
         torch.cuda.set_stream(stream)  # a recording that fails leaves its own behind
     return graph, result
+
+
+def _forget(device: int, pool: Any) -> None:
+    """Tells torch that a recording is over: after one that failed, its generator of random numbers refuses to
+    be used outside of it, and its allocator gives no memory back (torch 2.11).
+    """
+    generator = torch.cuda.default_generators[device]
+    generator.graphsafe_set_state(generator.clone_state())
+    with suppress(RuntimeError):  # the allocator knows already
+        torch._C._cuda_endAllocateToPool(device, pool)
 
 
 def sizes_of(rows: int, tile: int) -> list[int]:

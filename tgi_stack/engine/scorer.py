@@ -138,6 +138,8 @@ class Scorer:
                 "use a smaller model, --quantization 4bit or shorter prompts"
             ) from error
         self.options = replace(options, budget=options.budget // 2)
+        if self.replay is not None:  # no pack would fit the one there is, which keeps its memory
+            self.replay = Replay(self._network, self.options.budget)
         release(self._network.device)
 
     def _forward(self, one: Pack, label_ids: Sequence[tuple[int, ...]]) -> torch.Tensor:
@@ -191,8 +193,12 @@ def label_logprobs(last: torch.Tensor, head: torch.Tensor, labels: torch.Tensor)
     total = torch.full((len(last),), -torch.inf, device=last.device)
     for piece in torch.split(head, max(1, PIECE // max(len(last), _copied(last)))):
         total = torch.logaddexp(total, torch.logsumexp(_product(last, piece), dim=-1))
-    wanted = torch.einsum("ph,plh->pl", last.float(), head[labels].float())
-    return wanted - total[:, None]
+    members = max(1, PIECE // (labels.shape[1] * last.shape[1]))
+    wanted = [
+        torch.einsum("ph,plh->pl", part.float(), head[ids].float())
+        for part, ids in zip(torch.split(last, members), torch.split(labels, members), strict=True)
+    ]
+    return torch.cat(wanted) - total[:, None]
 
 
 def _copied(last: torch.Tensor) -> int:

@@ -14,6 +14,8 @@ from tgi_stack.engine.matrices import BLOCK, Blocks8, Fused8
 from tgi_stack.engine.ops import Ops, TritonOps
 
 ROWS = 200
+# Programs for Hopper stay for several tiles, and go round their buffers: so many rows have each do both.
+MANY = 4_400
 # Rounding to bf16 is 2^-8 of a value; values here are of the order of one.
 TOLERANCE = 0.06
 Pairs = dict[str, list[torch.Tensor]]
@@ -70,10 +72,10 @@ def _triton(device: torch.device, dtype: torch.dtype, shape: tuple[int, int, int
 def _hopper(device: torch.device, shape: tuple[int, int, int], hidden: int) -> Pairs:
     heads, kv_heads, size = shape
     draw = _drawer(device, torch.bfloat16)
-    x, wide = draw(ROWS, hidden), draw(2 * hidden, hidden) / hidden**0.5
+    x, wide = draw(MANY, hidden), draw(2 * hidden, hidden) / hidden**0.5
     pairs = {"gated": [cast(torch.Tensor, Ops().swiglu(x @ wide.T)), hopper.gated(x, wide)]}
     if size in hopper.HEAD_DIMS:
-        q, k, v = torch.split(draw(ROWS, heads + 2 * kv_heads, size), [heads, kv_heads, kv_heads], dim=1)
+        q, k, v = torch.split(draw(MANY, heads + 2 * kv_heads, size), [heads, kv_heads, kv_heads], dim=1)
         pairs["attend"] = _attended(q, k, v, "hopper", attention.by_hopper)
     return pairs
 
@@ -85,17 +87,17 @@ def _hopper8(device: torch.device, shape: tuple[int, int, int], hidden: int) -> 
     pairs: Pairs = {}
 
     def added(x: Blocks8, matrix: Fused8) -> torch.Tensor:
-        residual = torch.zeros(ROWS, len(matrix.weight), dtype=torch.bfloat16, device=device)
+        residual = torch.zeros(MANY, len(matrix.weight), dtype=torch.bfloat16, device=device)
         hopper.add_product8(residual, x, matrix.weight, matrix.blocks)
         return residual
 
     if hopper.in_blocks(hidden):
-        x = Ops().rows8(draw(ROWS, hidden))
+        x = Ops().rows8(draw(MANY, hidden))
         wide, narrow = (Fused8(draw(rows, hidden) / hidden**0.5) for rows in (2 * hidden, hidden))
         gated = hopper.gated8(x, wide.weight, wide.blocks)
         pairs["gated8"] = [narrow(Ops().gated(wide, x, fp8=True)), added(gated, narrow)]
     if size == BLOCK:
-        q, k, v = torch.split(draw(ROWS, heads + 2 * kv_heads, size), [heads, kv_heads, kv_heads], dim=1)
+        q, k, v = torch.split(draw(MANY, heads + 2 * kv_heads, size), [heads, kv_heads, kv_heads], dim=1)
         out = Fused8(draw(hidden, heads * size) / (heads * size) ** 0.5)
         plain, tiled = _parts("hopper", q, k)
         attended = attention.by_sdpa(q, k, v, plain)
@@ -118,8 +120,9 @@ def _attended(
 
 def _parts(name: str, q: torch.Tensor, k: torch.Tensor) -> tuple[attention.Segments, attention.Segments]:
     """Three segments, the second and third of which see the first: for torch, and for a kernel."""
-    starts, lengths = np.array([0, 40, 137], dtype=np.int32), np.array([40, 97, 63], dtype=np.int32)
-    prefixes = (np.array([0, 0, 0], dtype=np.int32), np.array([0, 40, 40], dtype=np.int32))
+    lengths = (len(q) * np.array([0.2, 0.485, 0.315])).astype(np.int32)
+    starts = (np.cumsum(lengths) - lengths).astype(np.int32)
+    prefixes = (np.zeros(3, dtype=np.int32), lengths[0] * np.array([0, 1, 1], dtype=np.int32))
     tile = attention.tile_positions(name, q.shape[1] // k.shape[1])
     plain, tiled = (attention.segments(starts, lengths, prefixes, q.device, tile=t) for t in (None, tile))
     return plain, tiled
