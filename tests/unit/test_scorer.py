@@ -116,8 +116,8 @@ def test_what_was_recorded_for_larger_packs_is_given_back(
     text_model: Any, requests: list[ScoreRequest], alone: list[LabelScores]
 ) -> None:
     network, _ = network_that(text_model, fails={1: 1})
-    scorer = Scorer(network, Options(1024))
-    recorded = scorer.replay = Replay(network, 4096)  # which no pack of 1,024 fills
+    scorer = Scorer(network, Options(1024, most=1))
+    recorded = scorer.replay = Replay(network, 1024)  # which no prompt here fills alone
     assert apart(scorer.score(requests), alone) <= 1e-5
     assert scorer.replay is not recorded
     one = next(iter(pack([[1] * 500], 512)))
