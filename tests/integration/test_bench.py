@@ -198,29 +198,31 @@ def test_random_weights_of_a_vision_model(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize(
-    ("per_request_s", "compiling_s", "asked", "timed"),
+    ("batch", "batch_s", "compiling_s", "asked", "timed"),
     [
-        (2.0, 0.0, [1, 4, 4], 1),
-        (0.5, 0.0, [1, 8, 8], 1),
-        (0.001, 0.0, [1, 8, 64, 100], 0),
-        (0.001, 10.0, [1, 8, 8, 64, 100], 0),
+        (1, 2.0, 0.0, [1, 4, 4, 8], (4, [0.5])),
+        (1, 0.5, 0.0, [1, 8, 8, 16], (8, [2.0])),
+        (1, 0.001, 0.0, [1, 8, 64, 100], (100, [])),
+        (1, 0.001, 10.0, [1, 8, 8, 64, 100], (100, [])),
+        (32, 6.0, 0.0, [1, 4, 4, 8, 16, 32, 64], (32, [32 / 6])),
+        (256, 6.0, 0.0, [1, 4, 4, 8, 16, 32, 64, 100], (100, [100 / 6])),
     ],
-    ids=["slow", "a pass of some", "all at once", "the second pass compiles"],
+    ids=["slow", "a pass of some", "all at once", "the second compiles", "batches of 32", "one batch"],
 )
 def test_warming_up_finds_passes_that_can_be_timed(
-    per_request_s: float, compiling_s: float, asked: list[int], timed: int
+    batch: int, batch_s: float, compiling_s: float, asked: list[int], timed: tuple[int, list[float]]
 ) -> None:
     now, seen = [0.0], []
 
     async def ask(requests: Sequence[Any]) -> list[Any]:
         seen.append(len(requests))
-        now[0] += per_request_s * len(requests) + (compiling_s if len(seen) == 2 else 0.0)
+        now[0] += batch_s * -(-len(requests) // batch) + (compiling_s if len(seen) == 2 else 0.0)
         return list(requests)
 
     warm = asyncio.run(child.warm_up(ask, list(range(100)), clock=lambda: now[0]))
     assert seen == asked
-    assert (warm.count, len(warm.rates)) == (asked[-1], timed)
-    assert warm.answers == list(range(asked[-1]))
+    assert (warm.count, list(warm.rates)) == (timed[0], pytest.approx(timed[1]))
+    assert warm.answers == list(range(timed[0]))
 
 
 def test_a_row_that_cannot_run_says_why(results: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import multiprocessing
 import os
 import resource
@@ -33,6 +34,7 @@ PADDED_SIZE = 32
 FIRST = 4  # requests of the first pass that is measured
 PASS_S = 5.0  # about what a timed pass takes
 MOST_GROWTH = 8.0  # of a pass over the one before it: small batches tell little of large ones
+ROOM = 1.5  # what twice the requests take at most where a batch has room for them
 FORKED_LATE = "the process that it was forked from had begun to use CUDA"
 SERVER_PATIENCE_S = 10.0  # unless --startup-timeout says otherwise
 
@@ -137,7 +139,7 @@ class Warm:
         count: how many requests a timed pass asks.
         answers: theirs.
         rates: of a pass that was as good as a timed one.
-        asked, seconds: requests of the other passes, and how long those took.
+        asked, seconds: requests of the passes before it was ready, and how long those took.
     """
 
     count: int
@@ -148,16 +150,26 @@ class Warm:
 
 
 async def warm_up(ask: Ask, requests: Sequence[Any], clock: Callable[[], float] = time.perf_counter) -> Warm:
-    """Asks more and more, until a pass takes long enough to be timed, or asks everything."""
+    """Asks more and more, until a pass takes long enough to be timed and twice as many would take longer, or
+    it asks everything.
+    """
     count, asked, seconds = 1, 0, 0.0
     again = False  # the first pass of a size may have compiled something
+    enough: Warm | None = None
+    longest = math.inf
     while True:
         start = clock()
         answers = await ask(requests[:count])
         took = clock() - start
+        if enough is not None and took > longest:
+            return enough
         growth = min(MOST_GROWTH, PASS_S / took)
         if again and growth < 2:
-            return Warm(count, answers, (count / took,), asked, seconds)
+            enough, longest = Warm(count, answers, (count / took,), asked, seconds), ROOM * took
+            if count == len(requests):
+                return enough
+            count = min(len(requests), 2 * count)
+            continue
         asked, seconds = asked + count, seconds + took
         if count == len(requests):
             return Warm(count, answers, (), asked, seconds)
