@@ -22,7 +22,7 @@ from tgi_stack.engine.packing import pack
 from tgi_stack.engine.reading import whole
 from tgi_stack.engine.replay import Replay
 from tgi_stack.engine.runtime import prepare_compiler
-from tgi_stack.engine.scorer import Options, Scorer
+from tgi_stack.engine.scorer import GROW_AFTER, Options, Scorer
 from tgi_stack.engine.switches import COMPILERS
 from tgi_stack.errors import MachineError, ScoreError
 from tgi_stack.tokens import Tokenizer
@@ -110,6 +110,33 @@ def test_out_of_memory_halves_the_packs_and_loses_nobody(
     assert apart(scorer.score(requests), alone) <= 1e-5
     assert scorer.options.budget == 1024 >> failures
     assert len(calls) > failures
+
+
+def test_a_halved_budget_grows_back_and_waits_longer_where_that_was_wrong(
+    text_model: Any, requests: list[ScoreRequest]
+) -> None:
+    network, _ = network_that(text_model, fails={0: 2})
+    scorer = Scorer(network, Options(1024))
+
+    def asked(times: int) -> list[int]:
+        budgets = []
+        for _ in range(times):
+            scorer.score(requests[:1])
+            budgets.append(scorer.options.budget)
+        return budgets
+
+    assert asked(1 + GROW_AFTER) == [256] * (1 + GROW_AFTER)
+    assert asked(1) == [512]
+    inner = network.forward
+
+    def fails_once(*args: Any, **kwargs: Any) -> Any:
+        network.forward = inner
+        raise torch.OutOfMemoryError("injected")
+
+    network.forward = fails_once
+    assert asked(1 + 2 * GROW_AFTER) == [256] * (1 + 2 * GROW_AFTER)
+    assert asked(2 + 2 * GROW_AFTER) == [512] * (1 + 2 * GROW_AFTER) + [1024]
+    assert asked(3 * GROW_AFTER) == [1024] * 3 * GROW_AFTER
 
 
 def test_what_was_recorded_for_larger_packs_is_given_back(

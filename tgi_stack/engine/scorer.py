@@ -31,6 +31,7 @@ PIECE = 2**24  # numbers in fp32 at once between last positions and the head: 64
 GPU_TOKENS = 33_792
 CPU_TOKENS = 2_048
 LEAST_TOKENS = 64
+GROW_AFTER = 8  # calls without want of memory, until a budget that was halved is doubled
 # Static shapes: compiled code is made once for each of these.
 SIZES = (256, 1_024, CPU_TOKENS, 4_096, 8_192, 16_896, GPU_TOKENS)
 
@@ -71,7 +72,7 @@ class Scorer:
     """Answers score requests with a network; may be called from several threads.
 
     Attributes:
-        options: as they are now; the budget is halved after running out of memory.
+        options: as they are now; the budget is halved after running out of memory, and grows back.
         attention: the name of what computes attention.
         replay: full packs as a recorded graph, where they can be one.
     """
@@ -89,6 +90,8 @@ class Scorer:
         if self.attention == "hopper" and options.replay and not options.sizes and network.is_plain:
             self.replay = Replay(network, options.budget)
         self._launching = threading.Lock()
+        self._budget = options.budget
+        self._calm, self._patience, self._grown = 0, GROW_AFTER, False
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[LabelScores]:
         """`readings` of which none failed.
@@ -117,6 +120,7 @@ class Scorer:
 
     def _launch(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[tuple[int, ...], torch.Tensor]]:
         """Results that the device may still be computing; what did not fit is packed anew, smaller."""
+        self._grow()
         left = list(range(len(requests)))
         while left:
             done: set[int] = set()
@@ -137,10 +141,25 @@ class Scorer:
                 f"{self._network.device} has too little memory for {options.budget} tokens at once; "
                 "use a smaller model, --quantization 4bit or shorter prompts"
             ) from error
-        self.options = replace(options, budget=options.budget // 2)
-        if self.replay is not None:  # no pack would fit the one there is, which keeps its memory
-            self.replay = Replay(self._network, self.options.budget)
+        if self._grown:
+            self._patience *= 2
+        self._calm, self._grown = 0, False
+        self._resize(options.budget // 2)
         release(self._network.device)
+
+    def _grow(self) -> None:
+        """Doubles a budget that was halved: whoever else had the memory may have gone. Where that proves wrong,
+        it waits twice as long.
+        """
+        self._calm += 1
+        if self.options.budget < self._budget and self._calm > self._patience:
+            self._calm, self._grown = 0, True
+            self._resize(min(self._budget, 2 * self.options.budget))
+
+    def _resize(self, budget: int) -> None:
+        self.options = replace(self.options, budget=budget)
+        if self.replay is not None:  # no pack would fit the one there is, which keeps its memory
+            self.replay = Replay(self._network, budget)
 
     def _forward(self, one: Pack, label_ids: Sequence[tuple[int, ...]]) -> torch.Tensor:
         """Logarithms of the labels' probabilities, fp32, shape [members, most labels of any]."""
