@@ -148,8 +148,8 @@ class Scorer:
         release(self._network.device)
 
     def _grow(self) -> None:
-        """Doubles a budget that was halved: whoever else had the memory may have gone. Where that proves wrong,
-        it waits twice as long.
+        """Doubles a budget that was halved, as whoever else had the memory may have gone; where that proves
+        wrong, it waits twice as long.
         """
         self._calm += 1
         if self.options.budget < self._budget and self._calm > self._patience:
