@@ -48,6 +48,8 @@ def _tried(pairs: Callable[[], Pairs]) -> str | None:
             return _worst(pairs())
     except Exception as error:  # noqa: BLE001  # a compiler can fail in any way, and torch computes as well
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+    finally:
+        torch.cuda.empty_cache()  # slots are sized by the memory that is free
 
 
 def _triton(device: torch.device, dtype: torch.dtype, shape: tuple[int, int, int], hidden: int) -> Pairs:
