@@ -49,6 +49,14 @@ def questions(path: Path, count: int = ROWS) -> Path:
     return write_rows(path, *rows)
 
 
+def known(cached: Fastqwen, tmp_path: Path) -> Path:
+    """Questions that are in the cache, and `whole.jsonl`, which answers all of them from it."""
+    asked = questions(tmp_path / "q.jsonl")
+    for more in ((), ("--offline",)):
+        cached("probs", asked, "-o", "whole.jsonl", *SCRIPTED, *more)
+    return asked
+
+
 def records(path: Path) -> list[dict[str, Any]]:
     lines = map(json.loads, path.read_bytes().splitlines())
     return [{k: v for k, v in line.items() if k not in ("from_cache", "attempts")} for line in lines]
@@ -118,9 +126,7 @@ def test_what_is_not_there_or_no_row_is_left_to_the_run(
 def test_processes_that_do_not_start_or_die_cost_nothing_but_speed(
     cached: Fastqwen, tmp_path: Path, teams: list[ahead.Ahead], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = questions(tmp_path / "q.jsonl")
-    cached("probs", asked, "-o", "cold.jsonl", *SCRIPTED)
-    cached("probs", asked, "-o", "warm.jsonl", *SCRIPTED, "--offline")
+    asked = known(cached, tmp_path)
     killer = tmp_path / "python"
     killer.write_text("#!/bin/sh\nkill -9 $$\n")
     killer.chmod(0o755)
@@ -129,15 +135,13 @@ def test_processes_that_do_not_start_or_die_cost_nothing_but_speed(
         done = cached("probs", asked, "-o", "hurt.jsonl", *SCRIPTED, "--offline")
         assert "1,200 ok (1,200 from cache)" in done.stderr
         assert early(teams[-1]) == 0
-        assert Path("hurt.jsonl").read_bytes() == Path("warm.jsonl").read_bytes()
+        assert Path("hurt.jsonl").read_bytes() == Path("whole.jsonl").read_bytes()
 
 
 def test_a_run_that_broke_off_goes_on(
     cached: Fastqwen, tmp_path: Path, teams: list[ahead.Ahead], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = questions(tmp_path / "q.jsonl")
-    cached("probs", asked, "-o", "whole.jsonl", *SCRIPTED)
-    cached("probs", asked, "-o", "whole.jsonl", *SCRIPTED, "--offline")
+    asked = known(cached, tmp_path)
     again = ("probs", asked, "-o", "warm.jsonl", "--engine", "scripted", "--offline", "--json")
     with monkeypatch.context() as patch:
         patch.setattr(ahead.Ahead, "_take", full_after_one(ahead.Ahead._take))
@@ -165,9 +169,7 @@ def full_after_one(take: Callable[..., None]) -> Callable[..., None]:
 def test_nothing_stands_behind_a_line_that_was_cut(
     cached: Fastqwen, tmp_path: Path, teams: list[ahead.Ahead], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = questions(tmp_path / "q.jsonl")
-    cached("probs", asked, "-o", "whole.jsonl", *SCRIPTED)
-    cached("probs", asked, "-o", "whole.jsonl", *SCRIPTED, "--offline")
+    asked = known(cached, tmp_path)
     again = ("probs", asked, "-o", "warm.jsonl", "--engine", "scripted", "--offline")
     with monkeypatch.context() as patch:
         patch.setattr(ledger, "_write", half_of_the_second(ledger._write))

@@ -34,6 +34,14 @@ def barriers(COUNT: gl.constexpr, READERS: gl.constexpr):
     return ready, empty
 
 
+@gluon.jit
+def buffer_of(bufs, ready, entry):
+    """The ring's buffer of that entry, once it is filled."""
+    STAGES: gl.constexpr = bufs.shape[0]
+    mbarrier.wait(ready.index(entry % STAGES), entry // STAGES & 1)
+    return bufs.index(entry % STAGES)
+
+
 # Products with what follows them -------------------------------------------------------------------------
 
 
@@ -44,6 +52,16 @@ def place(tile, ROWS, COLUMNS, GROUP: gl.constexpr):
     first = tile // width * GROUP
     size = gl.minimum(ROWS - first, GROUP)
     return first + tile % width % size, tile % width // size
+
+
+@gluon.jit
+def rings(a, b, STAGES: gl.constexpr):
+    """Buffers for tiles of a, and for two parts of b each, and their barriers: see `load_tiles`."""
+    COLUMNS: gl.constexpr = 2 * b.block_type.shape[0]
+    a_bufs = gl.allocate_shared_memory(a.dtype, [STAGES] + a.block_type.shape, a.layout)
+    b_bufs = gl.allocate_shared_memory(b.dtype, [STAGES, COLUMNS, b.block_type.shape[1]], b.layout)
+    ready, empty = barriers(STAGES, 2)
+    return a_bufs, b_bufs, ready, empty
 
 
 @gluon.jit
@@ -81,10 +99,8 @@ def multiplied(
     """The accumulator with the products of one tile, for this group's rows of it."""
     STAGES: gl.constexpr = a_bufs.shape[0]
     for k in range(k_tiles):
-        stage = entry % STAGES
-        mbarrier.wait(ready.index(stage), entry // STAGES & 1)
-        a = a_bufs.index(stage).slice(WHICH * ROWS, ROWS)
-        acc = warpgroup_mma(a, b_bufs.index(stage).permute((1, 0)), acc, is_async=True)
+        a = buffer_of(a_bufs, ready, entry).slice(WHICH * ROWS, ROWS)
+        acc = warpgroup_mma(a, b_bufs.index(entry % STAGES).permute((1, 0)), acc, is_async=True)
         # The product before is done; this one still reads.
         acc = warpgroup_mma_wait(1, deps=(acc,))
         mbarrier.arrive(empty.index((entry + STAGES - 1) % STAGES), count=1, pred=k > 0)
@@ -92,6 +108,21 @@ def multiplied(
     acc = warpgroup_mma_wait(0, deps=(acc,))
     mbarrier.arrive(empty.index((entry + STAGES - 1) % STAGES), count=1)
     return acc, entry
+
+
+@gluon.jit
+def gate_and_up(acc):
+    """The two halves of a tile's columns, in the same registers."""
+    return acc.reshape([acc.shape[0], 2, acc.shape[1] // 2]).permute(0, 2, 1).split()
+
+
+@gluon.jit
+def send(value, staged, out, row, column):
+    """Stores a tile by way of shared memory, beside what follows."""
+    tma.store_wait(0)  # of the tile before
+    staged.store(value)
+    fence_async_shared()
+    tma.async_copy_shared_to_global(out, [row, column], staged)
 
 
 @gluon.jit
@@ -109,11 +140,9 @@ def gate_tiles(
         acc = gl.zeros([ROWS, BLOCK_N], gl.float32, layout)
         acc, entry = multiplied(acc, a_bufs, b_bufs, ready, empty, entry, k_tiles, WHICH, ROWS)
         row, column = place(tile, row_tiles, column_tiles, GROUP)
-        gate, up = acc.reshape([ROWS, 2, BLOCK_N // 2]).permute(0, 2, 1).split()
-        tma.store_wait(0)  # of the tile before
-        staged.store((gate / (1.0 + gl.exp(-gate)) * up).to(out.dtype))
-        fence_async_shared()
-        tma.async_copy_shared_to_global(out, [row * 2 * ROWS + WHICH * ROWS, column * (BLOCK_N // 2)], staged)
+        gate, up = gate_and_up(acc)
+        value = (gate / (1.0 + gl.exp(-gate)) * up).to(out.dtype)
+        send(value, staged, out, row * 2 * ROWS + WHICH * ROWS, column * (BLOCK_N // 2))
     tma.store_wait(0)
 
 
@@ -127,10 +156,8 @@ def gated(
     A tile multiplies by as many rows of the one as of the other, so that both are in the same registers.
     """
     HALF: gl.constexpr = b.block_type.shape[0]
-    a_bufs = gl.allocate_shared_memory(a.dtype, [STAGES] + a.block_type.shape, a.layout)
-    b_bufs = gl.allocate_shared_memory(b.dtype, [STAGES, 2 * HALF, b.block_type.shape[1]], b.layout)
+    a_bufs, b_bufs, ready, empty = rings(a, b, STAGES)
     out_bufs = gl.allocate_shared_memory(out.dtype, [2] + out.block_type.shape, out.layout)
-    ready, empty = barriers(STAGES, 2)
     gl.warp_specialize([
         (gate_tiles, (a_bufs, b_bufs, out_bufs, ready, empty, out, row_tiles, column_tiles, k_tiles,
                       0, GROUP)),
@@ -171,15 +198,12 @@ def gate_tiles8(
         up_scale = gl.load(b_scales + column_tiles + column)
         acc = gl.zeros([ROWS, BLOCK_N], gl.float32, layout)
         acc, entry = multiplied(acc, a_bufs, b_bufs, ready, empty, entry, k_tiles, WHICH, ROWS)
-        gate, up = acc.reshape([ROWS, 2, BLOCK_N // 2]).permute(0, 2, 1).split()
+        gate, up = gate_and_up(acc)
         of_row = gl.convert_layout(a_scale, gl.SliceLayout(1, gate.type.layout))
         gate = gate * (of_row * gate_scale)[:, None]
         up = up * (of_row * up_scale)[:, None]
         value, scale = rounded8(gate / (1.0 + gl.exp(-gate)) * up)
-        tma.store_wait(0)  # of the tile before
-        staged.store(value)
-        fence_async_shared()
-        tma.async_copy_shared_to_global(out, [first, column * (BLOCK_N // 2)], staged)
+        send(value, staged, out, first, column * (BLOCK_N // 2))
         scale = gl.convert_layout(scale, gl.SliceLayout(1, layout))
         gl.store(out_scales + column * rows + each, scale, mask=each < rows)
     tma.store_wait(0)
@@ -192,10 +216,8 @@ def gated8(
 ):  # fmt: skip
     """`gated` of fp8; b has a scale for each block of as many rows as a tile takes."""
     HALF: gl.constexpr = b.block_type.shape[0]
-    a_bufs = gl.allocate_shared_memory(a.dtype, [STAGES] + a.block_type.shape, a.layout)
-    b_bufs = gl.allocate_shared_memory(b.dtype, [STAGES, 2 * HALF, b.block_type.shape[1]], b.layout)
+    a_bufs, b_bufs, ready, empty = rings(a, b, STAGES)
     out_bufs = gl.allocate_shared_memory(out.dtype, [2] + out.block_type.shape, out.layout)
-    ready, empty = barriers(STAGES, 2)
     gl.warp_specialize([
         (gate_tiles8, (a_bufs, b_bufs, out_bufs, ready, empty, out, out_scales, a_scales, b_scales,
                        rows, row_tiles, column_tiles, k_tiles, 0, GROUP)),
@@ -253,13 +275,11 @@ def add_tiles8(
             following = gl.load(
                 a_scales + (k + 1) * rows + each, mask=(each < rows) & (k + 1 < k_tiles), other=0.0
             )
-            stage = entry % STAGES
-            mbarrier.wait(ready.index(stage), entry // STAGES & 1)
-            a = a_bufs.index(stage).slice(WHICH * ROWS, ROWS)
-            b = b_bufs.index(stage)
+            a = buffer_of(a_bufs, ready, entry).slice(WHICH * ROWS, ROWS)
+            b = b_bufs.index(entry % STAGES)
             left = add_scaled(left, a, b.slice(0, HALF), scale)
             right = add_scaled(right, a, b.slice(HALF, HALF), scale)
-            mbarrier.arrive(empty.index(stage), count=1)
+            mbarrier.arrive(empty.index(entry % STAGES), count=1)
             scale = following
             entry += 1
         blocks = b_scales + 2 * column
@@ -277,9 +297,7 @@ def add_product8(
     as many rows as a tile takes.
     """
     HALF: gl.constexpr = b.block_type.shape[0]
-    a_bufs = gl.allocate_shared_memory(a.dtype, [STAGES] + a.block_type.shape, a.layout)
-    b_bufs = gl.allocate_shared_memory(b.dtype, [STAGES, 2 * HALF, b.block_type.shape[1]], b.layout)
-    ready, empty = barriers(STAGES, 2)
+    a_bufs, b_bufs, ready, empty = rings(a, b, STAGES)
     gl.warp_specialize([
         (add_tiles8, (a_bufs, b_bufs, ready, empty, out, a_scales, b_scales, width, rows, row_tiles,
                       column_tiles, k_tiles, 0, GROUP)),
@@ -380,14 +398,6 @@ def masked(scores, query, block, before, first, end, start, prefix, prefix_end, 
     if not clear:
         scores = gl.where((row + columns)[None, :] <= most[:, None], scores, -1.0e30)
     return scores
-
-
-@gluon.jit
-def buffer_of(bufs, ready, entry):
-    """The ring's buffer of that entry, once it is filled."""
-    STAGES: gl.constexpr = bufs.shape[0]
-    mbarrier.wait(ready.index(entry % STAGES), entry // STAGES & 1)
-    return bufs.index(entry % STAGES)
 
 
 @gluon.jit
