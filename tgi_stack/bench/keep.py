@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 from typing import Any
 
 from tgi_stack.errors import UsageError
+from tgi_stack.rows.ledger import write_json
 
 
 class Kept:
@@ -28,19 +27,16 @@ class Kept:
             if path.exists() and not path.is_file():
                 raise UsageError(f"-o {path} is no file; give a name for one")
             # What can't be written is found out before minutes of measuring.
-            _beside(path).touch()
-            _beside(path).unlink()
+            beside = path.with_name(f"{path.name}.tmp")
+            beside.touch()
+            beside.unlink()
 
     def __call__(self, found: dict[str, Any]) -> None:
-        """Replaces the file whole: who reads it finds the results of before or these."""
+        """Replaces the file whole: who reads it finds the results of before or these.
+
+        Raises:
+            DiskError: it can't be written.
+        """
         self.found = found
         if self._path is not None:
-            with _beside(self._path).open("w") as file:
-                file.write(json.dumps(found, indent=2) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            _beside(self._path).replace(self._path)
-
-
-def _beside(path: Path) -> Path:
-    return path.with_name(f"{path.name}.tmp")
+            write_json(self._path, found)
