@@ -98,16 +98,38 @@ def front(servers: tuple[Loopback, Loopback], tmp_path_factory: pytest.TempPathF
         yield Front(f"http://127.0.0.1:{text}", f"http://127.0.0.1:{vision}", folder, printed)
 
 
+@contextmanager
+def guarded(folder: Path, keys: str, text: Loopback, vision: Loopback) -> Iterator[Front]:
+    """The gateway with these lines of keys, once it has its certificate."""
+    file = folder / "gateway.keys"
+    file.write_text(keys)
+    port = free_port()
+    listen = {"GATEWAY_LISTEN": str(port), "GATEWAY_KEYS": str(file), "GATEWAY_NAME": "localhost"}
+    with caddy(folder, "gateway.Caddyfile", **listen, **upstreams(text, vision)) as printed:
+        root = folder / "data" / "caddy" / "pki" / "authorities" / "local" / "root.crt"
+        wait_for_certificate(port, root, printed)
+        yield Front(f"https://localhost:{port}/text", f"https://localhost:{port}/vision", root, printed)
+
+
+def wait_for_certificate(port: int, root: Path, printed: Path) -> None:
+    """Caddy says that it serves before it has a certificate; until then it breaks each handshake off."""
+    until = time.monotonic() + 20
+    while True:
+        try:
+            context = ssl.create_default_context(cafile=root)
+            with socket.create_connection(("localhost", port), timeout=20) as connection:
+                context.wrap_socket(connection, server_hostname="localhost").close()
+            return
+        except (FileNotFoundError, ssl.SSLError):
+            assert time.monotonic() < until, printed.read_text()
+            time.sleep(0.02)
+
+
 @pytest.fixture(scope="module")
 def gateway(servers: tuple[Loopback, Loopback], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
-    folder = tmp_path_factory.mktemp("gateway")
-    keys = folder / "gateway.keys"
-    keys.write_text(f'"Bearer {KEY}" "alice"\n"Bearer {KEY[::-1]}" "bob"\n')
-    listen = {"GATEWAY_LISTEN": str(free_port()), "GATEWAY_KEYS": str(keys), "GATEWAY_NAME": "localhost"}
-    with caddy(folder, "gateway.Caddyfile", **listen, **upstreams(*servers)) as printed:
-        base = f"https://localhost:{listen['GATEWAY_LISTEN']}"
-        root = folder / "data" / "caddy" / "pki" / "authorities" / "local" / "root.crt"
-        yield Front(f"{base}/text", f"{base}/vision", root, printed)
+    keys = f'"Bearer {KEY}" "alice"\n"Bearer {KEY[::-1]}" "bob"\n'
+    with guarded(tmp_path_factory.mktemp("gateway"), keys, *servers) as front:
+        yield front
 
 
 def ask(
@@ -282,14 +304,12 @@ def test_headers_pass_in_both_directions(gateway: Front, servers: tuple[Loopback
 
 def test_servers_never_see_a_users_key(tmp_path: Path) -> None:
     """A server with a key of its own would refuse the user's; here it would take it, and gets none."""
-    with listening(Obedient("tgi", api_key=KEY)) as strict, listening(Obedient("vllm")) as vision:
-        keys = tmp_path / "keys"
-        keys.write_text(f'"Bearer {KEY}" "alice"\n')
-        listen = {"GATEWAY_LISTEN": str(free_port()), "GATEWAY_KEYS": str(keys)}
-        with caddy(tmp_path, "gateway.Caddyfile", **listen, **upstreams(strict, vision)):
-            root = tmp_path / "data" / "caddy" / "pki" / "authorities" / "local" / "root.crt"
-            url = f"https://localhost:{listen['GATEWAY_LISTEN']}/text"
-            assert ask(url, "GET", "/info", ca_file=root, headers=bearer())[0] == 401
+    with (
+        listening(Obedient("tgi", api_key=KEY)) as strict,
+        listening(Obedient("vllm")) as vision,
+        guarded(tmp_path, f'"Bearer {KEY}" "alice"\n', strict, vision) as front,
+    ):
+        assert ask(front.text, "GET", "/info", ca_file=front.ca_file, headers=bearer())[0] == 401
 
 
 def test_a_server_that_is_gone_is_a_502_and_back_again(
