@@ -41,67 +41,40 @@ from tgi_stack.errors import (
 from tgi_stack.jobs import run as runner
 from tgi_stack.jobs.ahead import Ahead
 from tgi_stack.jobs.recipe import Recipe
+from tgi_stack.jobs.sinks import open_sink
 from tgi_stack.keeping import open_store, store_of
 from tgi_stack.options import (
-    ApiKeyFile,
+    AwaitedServers,
     CacheDir,
-    CacheSize,
-    CaFile,
-    Columns,
-    Concurrency,
+    Computing,
     ConfigFile,
     Debug,
-    Device,
     DockerDir,
-    DryRun,
-    Dtype,
-    Endpoints,
-    Engine,
-    Fallback,
     Gateway,
+    Group,
     Input,
     Json,
-    LabelMass,
-    Limit,
     LlmBatchSize,
-    Loader,
     MaxSide,
-    MaxTotalTokens,
     Model,
-    NoCache,
-    NumShard,
     Observe,
-    Offline,
     Out,
-    Overwrite,
     PromptFile,
-    Quantization,
     Quiet,
-    Replicas,
-    Revision,
-    SkipBadRows,
-    StartupTimeout,
-    SummaryBatchSize,
-    TextModel,
-    TextPort,
-    TextQuantization,
+    Reads,
+    Remembering,
+    Rows,
+    Servers,
+    StackVariables,
+    Switches,
     Timeout,
     TokenizerOption,
-    Unordered,
-    UseFlashAttention,
-    UseQuantization,
-    UseTorchCompile,
-    VisionEngine,
-    VisionImage,
-    VisionModel,
-    VisionPort,
-    VisionQuantization,
+    grouped,
 )
 from tgi_stack.progress import Progress
-from tgi_stack.rows.ledger import Checked, Sink, UnorderedFile, part_path, standard_output
-from tgi_stack.rows.manifest import question
+from tgi_stack.rows.ledger import Checked, Sink
 from tgi_stack.rows.output import Output
-from tgi_stack.rows.reader import File, Folder, Source, open_source
+from tgi_stack.rows.reader import Folder, Source, open_source
 from tgi_stack.rows.verify import verify
 from tgi_stack.settings import Settings
 from tgi_stack.templates import read_template
@@ -138,25 +111,22 @@ def root(
 
 
 @app.command()
+@grouped
 def summarize(
     input: Input,
     out: Out = None,
-    engine: Engine = None,
-    endpoint: Endpoints = None,
-    api_key_file: ApiKeyFile = None,
-    ca_file: CaFile = None,
-    startup_timeout: StartupTimeout = None,
-    model: Model = None,
-    revision: Revision = None,
-    tokenizer: TokenizerOption = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    quantization: Quantization = None,
-    loader: Loader = None,
-    use_quantization: UseQuantization = None,
-    use_torch_compile: UseTorchCompile = None,
-    use_flash_attention: UseFlashAttention = None,
-    semantic_summary_batch_size: SummaryBatchSize = None,
+    *,
+    servers: AwaitedServers,
+    switches: Switches,
+    semantic_summary_batch_size: Annotated[
+        str | None,
+        typer.Option(
+            "--semantic-summary-batch-size",
+            "--semantic_summary_batch_size",
+            metavar="N|auto",
+            help="Summaries written at once; auto: as fit.",
+        ),
+    ] = None,
     prompt_file: PromptFile = None,
     instruction: Annotated[
         str | None, typer.Option(help="What to ask, in place of the built-in instruction.")
@@ -173,17 +143,8 @@ def summarize(
     allow_truncated: Annotated[
         bool | None, typer.Option("--allow-truncated", help="JPEGs that end early too, flagged.")
     ] = None,
-    cache_dir: CacheDir = None,
-    no_cache: NoCache = None,
-    cache_size: CacheSize = None,
-    offline: Offline = None,
-    dry_run: DryRun = None,
-    columns: Columns = None,
-    limit: Limit = None,
-    concurrency: Concurrency = None,
-    unordered: Unordered = None,
-    overwrite: Overwrite = None,
-    skip_bad_rows: SkipBadRows = None,
+    remembering: Remembering,
+    rows: Rows,
     config: ConfigFile = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -196,34 +157,23 @@ def summarize(
     flags = _flags(locals())
     with _reporting(debug):
         chosen = settings.load(flags, file=config)
-        source = open_source(input, folders=True, columns=_columns(columns))
+        source = open_source(input, folders=True, columns=_columns(rows.columns))
         prompt = read_template(chosen, prompts.SUMMARY_PLACEHOLDERS)
         recipe = Recipe("summarize", chosen, source.base, template=prompt)
         _run_job(recipe, source, out, as_json=as_json, quiet=quiet)
 
 
 @app.command()
+@grouped
 def rerank(
     input: Input,
     items: Annotated[
         list[str] | None, typer.Option(metavar="ITEMS", help="What ids stand for; several are joined by id.")
     ] = None,
     out: Out = None,
-    engine: Engine = None,
-    endpoint: Endpoints = None,
-    api_key_file: ApiKeyFile = None,
-    ca_file: CaFile = None,
-    startup_timeout: StartupTimeout = None,
-    model: Model = None,
-    revision: Revision = None,
-    tokenizer: TokenizerOption = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    quantization: Quantization = None,
-    loader: Loader = None,
-    use_quantization: UseQuantization = None,
-    use_torch_compile: UseTorchCompile = None,
-    use_flash_attention: UseFlashAttention = None,
+    *,
+    servers: AwaitedServers,
+    switches: Switches,
     llm_batch_size: LlmBatchSize = None,
     prompt_file: PromptFile = None,
     instruction: Annotated[
@@ -255,19 +205,9 @@ def rerank(
     stride: Annotated[
         int | None, typer.Option(metavar="N", help="How far a window moves; half of it by default.")
     ] = None,
-    fallback: Fallback = None,
-    label_mass: LabelMass = None,
-    cache_dir: CacheDir = None,
-    no_cache: NoCache = None,
-    cache_size: CacheSize = None,
-    offline: Offline = None,
-    dry_run: DryRun = None,
-    columns: Columns = None,
-    limit: Limit = None,
-    concurrency: Concurrency = None,
-    unordered: Unordered = None,
-    overwrite: Overwrite = None,
-    skip_bad_rows: SkipBadRows = None,
+    reads: Reads,
+    remembering: Remembering,
+    rows: Rows,
     config: ConfigFile = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -280,50 +220,29 @@ def rerank(
     flags = _flags(locals()) | {"item_fields": _split(item_fields)}
     with _reporting(debug):
         chosen = settings.load(flags, file=config)
-        source = open_source(input, columns=_columns(columns))
-        item_sources = tuple(open_source(name, columns=_columns(columns)) for name in items or ())
+        source = open_source(input, columns=_columns(rows.columns))
+        item_sources = tuple(open_source(name, columns=_columns(rows.columns)) for name in items or ())
         prompt = read_template(chosen, prompts.RERANK_PLACEHOLDERS)
         recipe = Recipe("rerank", chosen, source.base, item_sources, prompt)
         _run_job(recipe, source, out, as_json=as_json, quiet=quiet)
 
 
 @app.command()
+@grouped
 def probs(
     input: Input,
     out: Out = None,
-    engine: Engine = None,
-    endpoint: Endpoints = None,
-    api_key_file: ApiKeyFile = None,
-    ca_file: CaFile = None,
-    startup_timeout: StartupTimeout = None,
-    model: Model = None,
-    revision: Revision = None,
-    tokenizer: TokenizerOption = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    quantization: Quantization = None,
-    loader: Loader = None,
-    use_quantization: UseQuantization = None,
-    use_torch_compile: UseTorchCompile = None,
-    use_flash_attention: UseFlashAttention = None,
+    *,
+    servers: AwaitedServers,
+    switches: Switches,
     llm_batch_size: LlmBatchSize = None,
     labels: Annotated[str | None, typer.Option(metavar="A,B,...", help="For rows that bring none.")] = None,
     chat: Annotated[
         bool | None, typer.Option("--chat", help="The prompt as one user turn, made harmless.")
     ] = None,
-    fallback: Fallback = None,
-    label_mass: LabelMass = None,
-    cache_dir: CacheDir = None,
-    no_cache: NoCache = None,
-    cache_size: CacheSize = None,
-    offline: Offline = None,
-    dry_run: DryRun = None,
-    columns: Columns = None,
-    limit: Limit = None,
-    concurrency: Concurrency = None,
-    unordered: Unordered = None,
-    overwrite: Overwrite = None,
-    skip_bad_rows: SkipBadRows = None,
+    reads: Reads,
+    remembering: Remembering,
+    rows: Rows,
     config: ConfigFile = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -336,7 +255,7 @@ def probs(
     flags = _flags(locals()) | {"labels": _split(labels)}
     with _reporting(debug):
         chosen = settings.load(flags, file=config)
-        source = open_source(input, columns=_columns(columns))
+        source = open_source(input, columns=_columns(rows.columns))
         recipe = Recipe("probs", chosen, source.base)
         _run_job(recipe, source, out, as_json=as_json, quiet=quiet)
 
@@ -396,13 +315,12 @@ def evaluate(
 
 
 @app.command(name="doctor")
+@grouped
 def examine(
-    engine: Engine = None,
-    endpoint: Endpoints = None,
+    *,
+    servers: Servers,
     model: Model = None,
     tokenizer: TokenizerOption = None,
-    api_key_file: ApiKeyFile = None,
-    ca_file: CaFile = None,
     config: ConfigFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="The lines as JSON on stdout.")] = False,
     debug: Debug = False,
@@ -427,18 +345,10 @@ def examine(
 
 
 @stack.command(name="plan")
+@grouped
 def stack_plan(
-    text_model: TextModel = None,
-    text_quantization: TextQuantization = None,
-    vision: VisionEngine = None,
-    vision_model: VisionModel = None,
-    vision_quantization: VisionQuantization = None,
-    vision_image: VisionImage = None,
-    replicas: Replicas = None,
-    num_shard: NumShard = None,
-    max_total_tokens: MaxTotalTokens = None,
-    text_port: TextPort = None,
-    vision_port: VisionPort = None,
+    *,
+    variables: StackVariables,
     gateway: Gateway = False,
     observe: Observe = False,
     pin: Annotated[bool, typer.Option("--pin", help="Ask for the newest commits and digests.")] = False,
@@ -449,7 +359,6 @@ def stack_plan(
     debug: Debug = False,
 ) -> None:
     """Reads the GPUs and writes docker/.env and docker/stack.json: what runs where."""
-    variables = locals()
     with _reporting(debug):
         given = _stack_variables(variables)
         lines = open_stack(docker_dir, _say).plan(given, _extras(gateway, observe), assume_gpus, pin=pin)
@@ -457,18 +366,10 @@ def stack_plan(
 
 
 @stack.command(name="up")
+@grouped
 def stack_up(
-    text_model: TextModel = None,
-    text_quantization: TextQuantization = None,
-    vision: VisionEngine = None,
-    vision_model: VisionModel = None,
-    vision_quantization: VisionQuantization = None,
-    vision_image: VisionImage = None,
-    replicas: Replicas = None,
-    num_shard: NumShard = None,
-    max_total_tokens: MaxTotalTokens = None,
-    text_port: TextPort = None,
-    vision_port: VisionPort = None,
+    *,
+    variables: StackVariables,
     gateway: Gateway = False,
     observe: Observe = False,
     gateway_name: Annotated[
@@ -479,7 +380,6 @@ def stack_up(
     debug: Debug = False,
 ) -> None:
     """Brings the servers up and waits until they answer."""
-    variables = locals()
     with _reporting(debug):
         given = _stack_variables(variables)
         lines = open_stack(docker_dir, _say).up(given, _extras(gateway, observe), timeout, gateway_name)
@@ -504,20 +404,14 @@ def stack_status(docker_dir: DockerDir = None, debug: Debug = False) -> None:
 
 
 @app.command(name="bench")
+@grouped
 def bench_engine(
-    model: Model = None,
+    *,
+    servers: AwaitedServers,
+    computing: Computing,
     random_weights: Annotated[
         str | None, typer.Option(metavar="SHAPE", help="qwen3-0.6b, qwen3-vl-2b, ...: nothing is downloaded.")
     ] = None,
-    revision: Revision = None,
-    tokenizer: TokenizerOption = None,
-    engine: Engine = None,
-    endpoint: Endpoints = None,
-    api_key_file: ApiKeyFile = None,
-    ca_file: CaFile = None,
-    startup_timeout: StartupTimeout = None,
-    device: Device = None,
-    dtype: Dtype = None,
     labelled: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A rerank file with `positive`, for accuracy.")
     ] = None,
@@ -586,12 +480,12 @@ def stack_down(docker_dir: DockerDir = None, debug: Debug = False) -> None:
         open_stack(docker_dir, _say).down()
 
 
-def _stack_variables(given: dict[str, Any]) -> dict[str, Any]:
+def _stack_variables(variables: StackVariables) -> dict[str, Any]:
     """What was given of a stack's variables; the models may also stand in the settings."""
-    others = ("gateway", "gateway_name", "observe", "pin", "assume_gpus", "timeout", "docker_dir", "debug")
-    named = settings.load(_flags({name: given[name] for name in ("text_model", "vision_model")}))
+    given = vars(variables)
+    named = settings.load({name: given[name] for name in ("text_model", "vision_model")})
     given = given | {"text_model": named.text_model, "vision_model": named.vision_model}
-    return {name: value for name, value in given.items() if value is not None and name not in others}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _extras(gateway: bool, observe: bool) -> tuple[str, ...]:
@@ -632,19 +526,14 @@ def cache_info(
 
 
 @cache_app.command(name="verify")
+@grouped
 def cache_verify(
+    *,
     reask: Annotated[
         str | None, typer.Option(metavar="1%", help="Ask the model again for this share of its answers.")
     ] = None,
-    engine: Engine = None,
-    endpoint: Endpoints = None,
-    api_key_file: ApiKeyFile = None,
-    ca_file: CaFile = None,
-    model: Model = None,
-    revision: Revision = None,
-    tokenizer: TokenizerOption = None,
-    device: Device = None,
-    dtype: Dtype = None,
+    servers: Servers,
+    computing: Computing,
     cache_dir: CacheDir = None,
     config: ConfigFile = None,
     as_json: Json = False,
@@ -733,8 +622,11 @@ def _cutoffs(value: str) -> list[int]:
 
 
 def _flags(given: dict[str, Any]) -> dict[str, Any]:
-    """The options among a command's arguments that are settings."""
-    return {name: value for name, value in given.items() if name in Settings.model_fields}
+    """The options among a command's arguments, in groups or alone, that are settings."""
+    alone: dict[str, Any] = {}
+    for name, value in given.items():
+        alone |= vars(value) if isinstance(value, Group) else {name: value}
+    return {name: value for name, value in alone.items() if name in Settings.model_fields}
 
 
 def _columns(value: str | None) -> dict[str, str]:
@@ -760,9 +652,8 @@ def _run_job(recipe: Recipe, source: Source, out: Path | None, *, as_json: bool,
         if not quiet:
             _say(line)
 
-    _refuse_same_file(out, [source, *recipe.items])
     recipe = replace(recipe, settings=runner.within_limits(recipe.settings, say))
-    sink = _open_sink(recipe, source, out)
+    sink = open_sink(recipe, source, out, sys.argv)
     tally = runner.Tally()
     stopped, store = None, None
     try:
@@ -835,34 +726,6 @@ def _foretell(recipe: Recipe, source: Source, *, as_json: bool) -> None:
         _print_data(asdict(found))
     else:
         talk.print(found.line(), markup=False)
-
-
-def _refuse_same_file(out: Path | None, sources: list[Source]) -> None:
-    """Nobody wants an input replaced by its own output."""
-    if out is None:
-        return
-    written = [out, part_path(out), out.with_name(out.name + ".tmp")]
-    for source in sources:
-        if isinstance(source, File):
-            for path in written:
-                if path.exists() and path.samefile(source.path):
-                    raise UsageError(f"-o {out} would write over the input {source.name}; give another name")
-
-
-def _open_sink(recipe: Recipe, source: Source, out: Path | None) -> Sink:
-    chosen = recipe.settings
-    if out is None:
-        return standard_output()
-    if chosen.unordered:
-        return UnorderedFile(out, overwrite=chosen.overwrite)
-    return Output(
-        out,
-        question(recipe.name, chosen, source, list(recipe.items)),
-        source,
-        command=sys.argv,
-        limit=chosen.limit,
-        overwrite=chosen.overwrite,
-    )
 
 
 async def _work(

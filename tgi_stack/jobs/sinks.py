@@ -1,0 +1,48 @@
+"""Where a job's records go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tgi_stack.errors import UsageError
+from tgi_stack.jobs.recipe import Recipe
+from tgi_stack.rows.ledger import Sink, UnorderedFile, part_path, standard_output
+from tgi_stack.rows.manifest import question
+from tgi_stack.rows.output import Output
+from tgi_stack.rows.reader import File, Source
+
+
+def open_sink(recipe: Recipe, source: Source, out: Path | None, command: list[str]) -> Sink:
+    """The sink that the job's settings ask for; without `out` standard output.
+
+    Args:
+        command: what was typed, kept beside the output.
+
+    Raises:
+        UsageError: `out` is one of the inputs, or holds the answers to another question.
+        DiskError: it can't be written.
+    """
+    if out is None:
+        return standard_output()
+    _refuse_inputs(out, [source, *recipe.items])
+    chosen = recipe.settings
+    if chosen.unordered:
+        return UnorderedFile(out, overwrite=chosen.overwrite)
+    return Output(
+        out,
+        question(recipe.name, chosen, source, list(recipe.items)),
+        source,
+        command=command,
+        limit=chosen.limit,
+        overwrite=chosen.overwrite,
+    )
+
+
+def _refuse_inputs(out: Path, sources: list[Source]) -> None:
+    """Nobody wants an input replaced by its own output."""
+    written = [out, part_path(out), out.with_name(out.name + ".tmp")]
+    for source in sources:
+        if isinstance(source, File):
+            for path in written:
+                if path.exists() and path.samefile(source.path):
+                    raise UsageError(f"-o {out} would write over the input {source.name}; give another name")
