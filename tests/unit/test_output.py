@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +205,31 @@ def test_a_full_disk_is_said_and_nothing_is_taken_for_written(tmp_path: Path) ->
     stream.begin(IDENTITY, Checked(1, strict=True))
     with pytest.raises(DiskError, match="No space left"):
         stream.write(1, record(1))
+
+
+def test_nothing_follows_a_line_that_was_cut_and_the_reason_stays(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "out.jsonl")
+    ledger.write(1, record(1))
+    size = part_path(tmp_path / "out.jsonl").stat().st_size
+    with files_of_at_most(size + 5), pytest.raises(DiskError, match="File too large"):
+        ledger.write(2, record(2))
+    with pytest.raises(DiskError, match="File too large"):
+        ledger.write(3, record(3))
+    ledger.close()
+    again = Ledger(tmp_path / "out.jsonl")
+    assert [again.is_done(number) for number in (1, 2, 3)] == [True, False, False]
+    again.close()
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """No file may grow beyond so many bytes: what goes beyond is cut, as on a disk that is full."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_any_number_of_records_in_any_order(tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ class Ledger:
         self._index = _Index()
         self._synced_at = time.monotonic()
         self._rows = self._written = 0
-        self._is_torn = False
+        self._torn: str | None = None  # why a line may have been cut
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
             self._descriptor = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
@@ -173,13 +173,18 @@ class Ledger:
         """Appends records as `line_of` writes them, one behind the other, all ok or all failed.
 
         Raises:
-            DiskError: they can't be written, or some before were not: nothing follows a torn line.
+            DiskError: they can't be written, or some before were not: nothing follows a torn line. The reason
+                is that of the first, since of several who write any may be the one that is heard.
         """
-        if self._is_torn:
-            raise DiskError(f"{self._part}: a line before was not written whole")
-        self._is_torn = True
-        _write(self._descriptor, lines, str(self._part))
-        self._is_torn = False
+        if self._torn is not None:
+            raise DiskError(self._torn)
+        self._torn = f"{self._part}: a line before was not written whole"
+        try:
+            _write(self._descriptor, lines, str(self._part))
+        except DiskError as error:
+            self._torn = str(error)
+            raise
+        self._torn = None
         for number, length in zip(numbers, lengths, strict=True):
             self._note(number, self._end, ok=ok)
             self._end += length
