@@ -72,26 +72,33 @@ class Ahead:
         self, after: int, tally: Tally, progress: Callable[[Tally], None], stop: asyncio.Event
     ) -> None:
         """Answers what the cache can of the rows behind one's number; returns early once `stop` is set."""
-        shares = range(processes())
+        over = asyncio.Event()
+        relay = asyncio.create_task(_pass_on(stop, over))
         asked = self._asked | {"after": after}
-        tasks = [
-            asyncio.create_task(self._share(asked | {"share": [n, len(shares)]}, tally, progress, stop))
-            for n in shares
+        many = processes()
+        shares = [
+            asyncio.create_task(self._share(asked | {"share": [n, many]}, tally, progress, over))
+            for n in range(many)
         ]
         try:
-            await asyncio.gather(*tasks)
-        finally:  # of one that failed the others don't go on
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.wait(shares, return_when=asyncio.FIRST_EXCEPTION)
+        finally:
+            # Shares end as their processes do. They are never cancelled: a process that nobody has waited
+            # for complains on stderr once the loop is closed.
+            relay.cancel()
+            over.set()
+            failures = await asyncio.gather(*shares, return_exceptions=True)
+        for failure in filter(None, failures):
+            raise failure
 
     async def _share(
         self,
         asked: dict[str, Any],
         tally: Tally,
         progress: Callable[[Tally], None],
-        stop: asyncio.Event,
+        over: asyncio.Event,
     ) -> None:
+        """One process, until it has come to its end or `over` is set."""
         try:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-m", "tgi_stack.jobs.ahead_worker"),
@@ -105,10 +112,10 @@ class Ahead:
             return
         if process.stdin is None or process.stdout is None:
             raise RuntimeError("started without pipes")
-        stopping = asyncio.create_task(_end_at(stop, process))
+        stopping = asyncio.create_task(_end_at(over, process))
         try:
             process.stdin.write(framed(json.dumps(asked).encode()))
-            while not stop.is_set():
+            while not over.is_set():
                 head, numbers, lengths, lines = [await next_part(process.stdout) for _ in range(4)]
                 self._take(json.loads(head), array("Q", numbers), array("Q", lengths), lines, tally)
                 progress(tally)
@@ -117,7 +124,8 @@ class Ahead:
         finally:
             stopping.cancel()
             _end(process)
-            await process.wait()
+            process.stdin.close()
+            await process.communicate()  # reads what is left: a pipe that is not empty is never closed
 
     def _take(
         self, head: dict[str, Any], numbers: array[int], lengths: array[int], lines: bytes, tally: Tally
@@ -135,8 +143,13 @@ class Ahead:
         self._store.counts.update(head["hits"])
 
 
-async def _end_at(stop: asyncio.Event, process: asyncio.subprocess.Process) -> None:
-    await stop.wait()
+async def _pass_on(first: asyncio.Event, second: asyncio.Event) -> None:
+    await first.wait()
+    second.set()
+
+
+async def _end_at(over: asyncio.Event, process: asyncio.subprocess.Process) -> None:
+    await over.wait()
     _end(process)
 
 
