@@ -1,9 +1,12 @@
-"""What both ends of a process's pipes agree on: each part of a message behind its length."""
+"""Processes behind pipes: what both ends agree on (each part of a message behind its length), and the end."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import struct
+from contextlib import suppress
 from typing import IO
 
 LENGTH = struct.Struct(">I")
@@ -27,3 +30,14 @@ async def next_part(stream: asyncio.StreamReader) -> bytes:
     """The next part; raises asyncio.IncompleteReadError where there is none."""
     (length,) = LENGTH.unpack(await stream.readexactly(LENGTH.size))
     return await stream.readexactly(length)
+
+
+def kill(process: asyncio.subprocess.Process) -> None:
+    """Kills a process that may have ended by now.
+
+    `Process.kill` looks first whether it has, and if so takes its exit status. asyncio then looks for that in
+    vain, says so on stderr and makes one up.
+    """
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)

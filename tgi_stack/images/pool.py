@@ -11,7 +11,7 @@ from dataclasses import asdict
 
 from tgi_stack.errors import ImageError, MachineError
 from tgi_stack.images.grid import Grid
-from tgi_stack.images.pipe import READY, framed, next_part
+from tgi_stack.images.pipe import READY, framed, kill, next_part
 from tgi_stack.types import PreparedImage
 
 CPU_S = 10  # of one image; the largest that are taken need two
@@ -182,8 +182,7 @@ class _Process:
         return self._process.returncode is None
 
     def kill(self) -> None:
-        if self.is_alive:
-            self._process.kill()
+        kill(self._process)
 
     async def ended(self) -> int:
         """Its exit status; negative for a signal."""

@@ -18,7 +18,7 @@ from typing import Any
 
 from cache.store import Store
 from tgi_stack.backends.base import Backend
-from tgi_stack.images.pipe import framed, next_part
+from tgi_stack.images.pipe import framed, kill, next_part
 from tgi_stack.images.pool import cores
 from tgi_stack.jobs.recipe import Recipe
 from tgi_stack.jobs.run import Tally
@@ -123,7 +123,7 @@ class Ahead:
             return
         finally:
             stopping.cancel()
-            _end(process)
+            kill(process)
             process.stdin.close()
             await process.communicate()  # reads what is left: a pipe that is not empty is never closed
 
@@ -150,12 +150,7 @@ async def _pass_on(first: asyncio.Event, second: asyncio.Event) -> None:
 
 async def _end_at(over: asyncio.Event, process: asyncio.subprocess.Process) -> None:
     await over.wait()
-    _end(process)
-
-
-def _end(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is None:
-        process.kill()
+    kill(process)
 
 
 def processes() -> int:
