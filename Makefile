@@ -8,6 +8,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 TINY := --engine torch --model tiny
 CATALOGUE := examples/catalogue
+# Much of the suite waits (for servers, for processes that start): two share two cores well, four gain nothing.
+TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-live test-gpu test-wheel quality style lock clean
@@ -42,6 +44,7 @@ help: ## print the targets
 	@echo "  TORCH=$(TORCH)        cpu | cuda | none: which torch \`setup\` installs (a client of servers needs none)"
 	@echo "  TORCH_INDEX=     a package index with CPU builds of torch, where your own has CUDA builds alone"
 	@echo "  PYTHON=$(PYTHON)   the Python (3.11 or later) that makes $(VENV)"
+	@echo "  TEST_PROCESSES=$(TEST_PROCESSES)   processes that run the test suite"
 	@echo "variables of up and stack-plan"
 	@echo "  TEXT_MODEL=$(TEXT_MODEL)   what the text server (TGI) holds"
 	@echo "  TEXT_QUANTIZATION=$(TEXT_QUANTIZATION)       none | 8bit"
@@ -72,7 +75,7 @@ demo: setup ## summaries and a ranking of the example catalogue, computed here
 	@$(BIN)/python examples/show.py out/summaries.jsonl out/ranked.jsonl $(CATALOGUE)/items.jsonl
 
 test: setup ## the test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 
 test-live: setup ## summarize, rerank and probs against a real vLLM on this CPU (builds it first, outside the clone)
 	@vllm=$$($(BIN)/python tests/live/environment.py) && FASTQWEN_VLLM=$$vllm $(BIN)/python -m pytest -m live tests/live
