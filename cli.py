@@ -117,6 +117,7 @@ def summarize(
     out: Out = None,
     *,
     servers: AwaitedServers,
+    computing: Computing,
     switches: Switches,
     semantic_summary_batch_size: Annotated[
         str | None,
@@ -173,6 +174,7 @@ def rerank(
     out: Out = None,
     *,
     servers: AwaitedServers,
+    computing: Computing,
     switches: Switches,
     llm_batch_size: LlmBatchSize = None,
     prompt_file: PromptFile = None,
@@ -234,6 +236,7 @@ def probs(
     out: Out = None,
     *,
     servers: AwaitedServers,
+    computing: Computing,
     switches: Switches,
     llm_batch_size: LlmBatchSize = None,
     labels: Annotated[str | None, typer.Option(metavar="A,B,...", help="For rows that bring none.")] = None,

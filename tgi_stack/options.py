@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -49,7 +49,7 @@ Timeout = Annotated[float, typer.Option(metavar="SECONDS", min=0.0, help="For ea
 
 
 class Group:
-    """Options that come together; each field is an option of the same name."""
+    """Options that come together; each field is declared as a command's parameter would be."""
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
@@ -78,7 +78,14 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
 def _options_of(group: Any) -> list[inspect.Parameter]:
     hints = get_type_hints(group, include_extras=True)
-    return [_option(field.name, field.default, hints[field.name]) for field in fields(group)]
+    return [
+        _option(
+            field.name,
+            inspect.Parameter.empty if field.default is MISSING else field.default,
+            hints[field.name],
+        )
+        for field in fields(group)
+    ]
 
 
 def _option(name: str, default: Any, annotation: Any) -> inspect.Parameter:
@@ -128,7 +135,7 @@ class Computing(Group):
 
 
 @dataclass(frozen=True)
-class Switches(Computing):
+class Switches(Group):
     """How the torch engine keeps its weights and runs them."""
 
     quantization: Annotated[

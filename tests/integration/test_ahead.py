@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from tests.conftest import CATALOGUE, Fastqwen, write_rows
 from tests.integration.test_caching import cached
 from tgi_stack.backends import scripted
 from tgi_stack.errors import DiskError
+from tgi_stack.images.pipe import kill
 from tgi_stack.jobs import ahead, run
 from tgi_stack.rows import ledger, reader
 from tgi_stack.settings import Settings
@@ -180,9 +183,35 @@ def test_nothing_stands_behind_a_line_that_was_cut(
         patch.setattr(ledger, "_write", half_of_the_second(ledger._write))
         assert "No space left" in cached(*again, check=3).stderr
     gc.collect()
-    assert not caplog.records  # of tasks whose failure nobody heard
+    assert not caplog.records  # of failures that nobody heard, of processes that nobody waited for
     cached(*again)
     assert Path("warm.jsonl").read_bytes() == Path("whole.jsonl").read_bytes()
+
+
+def test_shares_that_fail_together_leave_nobody_behind(
+    cached: Fastqwen,
+    tmp_path: Path,
+    teams: list[ahead.Ahead],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Each still waits for its process, which takes its time to die, when the other fails."""
+    asked = known(cached, tmp_path)
+
+    def take(self: ahead.Ahead, *batch: Any) -> None:
+        raise DiskError("No space left on device")
+
+    monkeypatch.setattr(
+        ahead, "kill", lambda process: asyncio.get_running_loop().call_later(1, kill, process)
+    )
+    monkeypatch.setattr(ahead.Ahead, "_take", take)
+    again = ("probs", asked, "-o", "warm.jsonl", "--engine", "scripted", "--offline")
+    assert "No space left" in cached(*again, check=3).stderr
+    for thread in threading.enumerate():
+        if "waitpid" in thread.name:
+            thread.join()
+    gc.collect()
+    assert not caplog.records
 
 
 def half_of_the_second(write: Callable[..., None]) -> Callable[..., None]:

@@ -10,7 +10,8 @@ import struct
 import subprocess
 import sys
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from PIL import Image
 from tests.conftest import ROOT
 from tgi_stack.errors import ImageError, MachineError
 from tgi_stack.images.grid import Grid
+from tgi_stack.images.pipe import kill
 from tgi_stack.images.pool import ImagePool, _Process
 from tgi_stack.images.prepare import prepare
 from tgi_stack.tiny import TINY
@@ -30,6 +32,33 @@ def picture(shade: int = 0) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (300, 200), (shade, 90, 160)).save(buffer, "JPEG")
     return buffer.getvalue()
+
+
+@contextmanager
+def children_watched_in_the_loop() -> Iterator[None]:
+    """As from Python 3.12 on; before, a thread may take the status of a child that ends first."""
+    if sys.version_info >= (3, 12):
+        yield
+        return
+    before = asyncio.get_child_watcher()
+    watcher = asyncio.PidfdChildWatcher()
+    watcher.attach_loop(asyncio.get_running_loop())
+    asyncio.set_child_watcher(watcher)
+    try:
+        yield
+    finally:
+        asyncio.set_child_watcher(before)
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="the kernel has no pidfd")
+async def test_killing_a_process_that_has_ended_leaves_its_status(caplog: pytest.LogCaptureFixture) -> None:
+    with children_watched_in_the_loop():
+        process = await asyncio.create_subprocess_exec("sleep", "60", start_new_session=True)
+        os.kill(process.pid, signal.SIGTERM)
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # the loop has not heard of it yet
+        kill(process)
+        assert await process.wait() == -signal.SIGTERM
+    assert not caplog.records
 
 
 @pytest.fixture

@@ -33,11 +33,11 @@ async def next_part(stream: asyncio.StreamReader) -> bytes:
 
 
 def kill(process: asyncio.subprocess.Process) -> None:
-    """Kills a process that may have ended by now.
+    """Kills a process that was started in a session of its own, with all that it started; it may have ended.
 
-    `Process.kill` looks first whether it has, and if so takes its exit status. asyncio then looks for that in
-    vain, says so on stderr and makes one up.
+    Up to Python 3.12 `Process.kill` looks first whether it has, and if so takes its exit status. asyncio then
+    looks for that in vain, says so on stderr and makes one up.
     """
     if process.returncode is None:
-        with suppress(ProcessLookupError):
-            os.kill(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError, PermissionError):  # macOS does not permit it once it has ended
+            os.killpg(process.pid, signal.SIGKILL)

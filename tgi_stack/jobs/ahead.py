@@ -12,6 +12,7 @@ import json
 import sys
 from array import array
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -81,15 +82,15 @@ class Ahead:
             for n in range(many)
         ]
         try:
-            await asyncio.wait(shares, return_when=asyncio.FIRST_EXCEPTION)
+            first, _ = await asyncio.wait(shares, return_when=asyncio.FIRST_EXCEPTION)
         finally:
-            # Shares end as their processes do. They are never cancelled: a process that nobody has waited
+            # Shares end as their processes do. They are not cancelled here: a process that nobody has waited
             # for complains on stderr once the loop is closed.
             relay.cancel()
             over.set()
-            failures = await asyncio.gather(*shares, return_exceptions=True)
-        for failure in filter(None, failures):
-            raise failure
+            await asyncio.gather(*shares, return_exceptions=True)
+        for share in (*first, *shares):  # what the others fail of may only follow from it
+            share.result()
 
     async def _share(
         self,
@@ -125,7 +126,8 @@ class Ahead:
             stopping.cancel()
             kill(process)
             process.stdin.close()
-            await process.communicate()  # reads what is left: a pipe that is not empty is never closed
+            await _let_go(process.stdout)
+            await process.wait()
 
     def _take(
         self, head: dict[str, Any], numbers: array[int], lengths: array[int], lines: bytes, tally: Tally
@@ -146,6 +148,13 @@ class Ahead:
 async def _pass_on(first: asyncio.Event, second: asyncio.Event) -> None:
     await first.wait()
     second.set()
+
+
+async def _let_go(stream: asyncio.StreamReader) -> None:
+    """Reads what is left: a pipe that is not empty is never closed."""
+    with suppress(ConnectionError):
+        while await stream.read(BUFFER_BYTES):
+            pass
 
 
 async def _end_at(over: asyncio.Event, process: asyncio.subprocess.Process) -> None:

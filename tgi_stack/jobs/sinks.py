@@ -19,8 +19,10 @@ def open_sink(recipe: Recipe, source: Source, out: Path | None, command: list[st
         command: what was typed, kept beside the output.
 
     Raises:
-        UsageError: `out` is one of the inputs, or holds the answers to another question.
-        DiskError: it can't be written.
+        UsageError: `out` is one of the inputs, holds the answers to another question (unordered: anything) or
+            has a suffix that can't be written.
+        LockedError: another run writes it.
+        DiskError: it, or a standard output that was closed, can't be written.
     """
     if out is None:
         return standard_output()
