@@ -55,7 +55,7 @@ class Group:
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
     """Gives a command whose parameters may be groups the signature that typer reads: an option a field."""
     hints = get_type_hints(command, include_extras=True)
-    groups = {
+    groups: dict[str, Any] = {
         name: hint for name, hint in hints.items() if isinstance(hint, type) and issubclass(hint, Group)
     }
     parameters: list[inspect.Parameter] = []
@@ -68,7 +68,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def called(**given: Any) -> None:
         for name, group in groups.items():
-            given[name] = group(**{option.name: given.pop(option.name) for option in _options_of(group)})
+            given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
         command(**given)
 
     called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -29,6 +29,7 @@ __all__ = ["cached"]  # a fixture
 ROWS = 1200
 IMAGES = sorted((CATALOGUE / "images").glob("*.jpg"))[:8]
 SCRIPTED = ("--engine", "scripted", "--overwrite")
+WARM = ("-o", "warm.jsonl", "--engine", "scripted", "--offline")
 
 
 @pytest.fixture
@@ -146,7 +147,7 @@ def test_a_run_that_broke_off_goes_on(
     cached: Fastqwen, tmp_path: Path, teams: list[ahead.Ahead], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = known(cached, tmp_path)
-    again = ("probs", asked, "-o", "warm.jsonl", "--engine", "scripted", "--offline", "--json")
+    again = ("probs", asked, *WARM, "--json")
     with monkeypatch.context() as patch:
         patch.setattr(ahead.Ahead, "_take", full_after_one(ahead.Ahead._take))
         cached(*again, check=3)
@@ -178,7 +179,7 @@ def test_nothing_stands_behind_a_line_that_was_cut(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     asked = known(cached, tmp_path)
-    again = ("probs", asked, "-o", "warm.jsonl", "--engine", "scripted", "--offline")
+    again = ("probs", asked, *WARM)
     with monkeypatch.context() as patch:
         patch.setattr(ledger, "_write", half_of_the_second(ledger._write))
         assert "No space left" in cached(*again, check=3).stderr
@@ -205,8 +206,7 @@ def test_shares_that_fail_together_leave_nobody_behind(
         ahead, "kill", lambda process: asyncio.get_running_loop().call_later(1, kill, process)
     )
     monkeypatch.setattr(ahead.Ahead, "_take", take)
-    again = ("probs", asked, "-o", "warm.jsonl", "--engine", "scripted", "--offline")
-    assert "No space left" in cached(*again, check=3).stderr
+    assert "No space left" in cached("probs", asked, *WARM, check=3).stderr
     for thread in threading.enumerate():
         if "waitpid" in thread.name:
             thread.join()
