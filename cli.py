@@ -26,24 +26,13 @@ from rich.console import Console
 
 from cache.errors import CacheError
 from cache.store import Store
-from tgi_stack import __version__, foretell, keeping, prompts, report, settings
-from tgi_stack.backends.registry import bench, draw_bench, examine_endpoints, open_backend, open_stack
+from tgi_stack import __version__, settings
+from tgi_stack.answers import cache_admin
+from tgi_stack.answers.cache_admin import open_store, store_of
+from tgi_stack.backends.open import bench, draw_bench, examine_endpoints, open_backend, open_stack
 from tgi_stack.bench import show
-from tgi_stack.bench.keep import Kept
-from tgi_stack.errors import (
-    DiskError,
-    FastqwenError,
-    InputError,
-    MachineError,
-    ServerError,
-    UsageError,
-)
-from tgi_stack.jobs import run as runner
-from tgi_stack.jobs.ahead import Ahead
-from tgi_stack.jobs.recipe import Recipe
-from tgi_stack.jobs.sinks import open_sink
-from tgi_stack.keeping import open_store, store_of
-from tgi_stack.options import (
+from tgi_stack.bench.checkpoint import Kept
+from tgi_stack.commands.options import (
     AwaitedServers,
     CacheDir,
     Computing,
@@ -71,13 +60,28 @@ from tgi_stack.options import (
     TokenizerOption,
     grouped,
 )
-from tgi_stack.progress import Progress
+from tgi_stack.commands.progress import Progress
+from tgi_stack.errors import (
+    DiskError,
+    FastqwenError,
+    InputError,
+    MachineError,
+    ServerError,
+    UsageError,
+)
+from tgi_stack.jobs import dry_run
+from tgi_stack.jobs import pipeline as runner
+from tgi_stack.jobs.parallel_replay import Ahead
+from tgi_stack.jobs.sinks import open_sink
+from tgi_stack.jobs.spec import Recipe
+from tgi_stack.prompting import prompts
+from tgi_stack.prompting.template_file import read_template
 from tgi_stack.rows.ledger import Checked, Sink
 from tgi_stack.rows.output import Output
 from tgi_stack.rows.reader import Folder, Source, open_source
 from tgi_stack.rows.verify import verify
+from tgi_stack.scoring import evaluation
 from tgi_stack.settings import Settings
-from tgi_stack.templates import read_template
 
 app = typer.Typer(
     name="fastqwen",
@@ -309,7 +313,7 @@ def evaluate(
             "temperature": temperature,
             "drop": drop or [],
         }
-        figures = report.evaluate(ranked, cutoffs, trec=trec, against=against, **options)
+        figures = evaluation.evaluate(ranked, cutoffs, trec=trec, against=against, **options)
     if as_json:
         _print_data(figures.as_dict())
     else:
@@ -520,11 +524,11 @@ def cache_info(
 ) -> None:
     """What the cache holds: entries, bytes, hits and age by kind, and where it lies."""
     with _store(cache_dir, config, debug) as store:
-        found = keeping.described(store)
+        found = cache_admin.described(store)
         if as_json:
             _print_data(found)
         else:
-            for line in keeping.lines(found):
+            for line in cache_admin.lines(found):
                 typer.echo(line)
 
 
@@ -545,14 +549,14 @@ def cache_verify(
     """Checks the digests of all entries; with --reask, whether the model still says the same."""
     flags = _flags(locals())
     with _store(cache_dir, config, debug) as store:
-        share = keeping.share_of(reask)
-        found = keeping.verified(store)
+        share = cache_admin.share_of(reask)
+        found = cache_admin.verified(store)
         if share is not None:
             chosen = settings.load(flags, file=config)
-            found |= asyncio.run(keeping.reasked(chosen, store, share, lambda line: talk.print(line)))
+            found |= asyncio.run(cache_admin.reasked(chosen, store, share, lambda line: talk.print(line)))
         if as_json:
             _print_data(found)
-        for line in keeping.verdict(found):
+        for line in cache_admin.verdict(found):
             talk.print(line, markup=False)
         if found["damaged"] or found.get("swapped"):
             raise typer.Exit(1)
@@ -572,7 +576,7 @@ def cache_gc(
 ) -> None:
     """Removes the oldest entries; never one that a running job has written or read."""
     with _store(cache_dir, config, debug) as store:
-        removed, smaller = keeping.collect(store, older_than, to_size)
+        removed, smaller = cache_admin.collect(store, older_than, to_size)
         talk.print(f"{removed:,} entries removed, {smaller:,} bytes")
 
 
@@ -580,7 +584,7 @@ def cache_gc(
 def cache_clear(cache_dir: CacheDir = None, config: ConfigFile = None, debug: Debug = False) -> None:
     """Removes all entries that no running job uses."""
     with _store(cache_dir, config, debug) as store:
-        talk.print(f"{keeping.cleared(store):,} entries removed")
+        talk.print(f"{cache_admin.cleared(store):,} entries removed")
 
 
 @cache_app.command(name="export")
@@ -592,7 +596,7 @@ def cache_export(
 ) -> None:
     """All entries in one file, sealed by the key that FASTQWEN_CACHE_KEY_FILE names, if any."""
     with _store(cache_dir, config, debug) as store:
-        talk.print(f"{keeping.export(store, file):,} entries in {file}", markup=False)
+        talk.print(f"{cache_admin.export(store, file):,} entries in {file}", markup=False)
 
 
 @cache_app.command(name="import")
@@ -604,7 +608,7 @@ def cache_import(
 ) -> None:
     """Takes in the entries of a file that `cache export` wrote; each is verified."""
     with _store(cache_dir, config, debug) as store:
-        found = keeping.take_in(store, file)
+        found = cache_admin.take_in(store, file)
         talk.print(f"{found.entries:,} entries, {found.new:,} of them new", markup=False)
         if found.damaged or found.forged:
             talk.print(f"{found.damaged:,} damaged and {found.forged:,} forged entries were left out")
@@ -704,7 +708,7 @@ async def _answered(
             ahead = Ahead.of(recipe, source, sink, store, backend)
         began = time.monotonic()
         ended = await _work(job, source, sink, settings, tally, ahead, quiet)
-        foretell.note_speed(store, kind, backend, tally, time.monotonic() - began)
+        dry_run.note_speed(store, kind, backend, tally, time.monotonic() - began)
         return ended
     finally:
         await backend.aclose()
@@ -721,7 +725,7 @@ def _foretell(recipe: Recipe, source: Source, *, as_json: bool) -> None:
     runner.count(recipe.parse, source, recipe.settings, tally)
     store = open_store(recipe.settings, lambda line: talk.print(_escaped(line), markup=False))
     try:
-        found = asyncio.run(foretell.foretell(recipe, source, tally, store))
+        found = asyncio.run(dry_run.foretell(recipe, source, tally, store))
     finally:
         if store is not None:
             store.close()

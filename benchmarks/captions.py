@@ -24,17 +24,16 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-import _paths  # noqa: F401  # before all others
-from tgi_stack.bench import floor, workload
+from tgi_stack.bench import roofline, workload
 from tgi_stack.bench.timing import MIB, measure
-from tgi_stack.engine import caption, writer
+from tgi_stack.engine import caption, generator
+from tgi_stack.engine.models.shapes import random_model
 from tgi_stack.engine.placement import choose
 from tgi_stack.engine.runtime import Runtime
-from tgi_stack.engine.shapes import random_model
 from tgi_stack.engine.switches import Switches
 from tgi_stack.images.grid import Grid
+from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.tiny import TINY
-from tgi_stack.tokens import Tokenizer
 from tgi_stack.types import CaptionRequest
 
 GRID = Grid(factor=32, min_pixels=65_536, max_pixels=16_777_216)
@@ -135,7 +134,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--slots", type=int, nargs="+", default=[32, 128, 256])
     parser.add_argument(
-        "--steps", type=int, default=writer.STEPS_BETWEEN, help="between two looks of the host"
+        "--steps", type=int, default=generator.STEPS_BETWEEN, help="between two looks of the host"
     )
     parser.add_argument("--only", action="append", help="ways whose name contains this")
     parser.add_argument("--json", type=Path)
@@ -144,14 +143,14 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = arguments()
-    writer.STEPS_BETWEEN = args.steps
+    generator.STEPS_BETWEEN = args.steps
     placement = choose(args.device, "auto")
     device = placement.device
     model = random_model(args.shape, placement)
     requests = workload.pictures(args.images, args.side, GRID, vars(model.config), args.new_tokens)
-    rate, bandwidth = floor.product_rate(device, placement.dtype), floor.copy_rate(device)
+    rate, bandwidth = roofline.product_rate(device, placement.dtype), roofline.copy_rate(device)
     prompt, patches = len(requests[0].token_ids), (args.side // 16) ** 2
-    least = floor.writing_seconds(model.config, 256, prompt, args.new_tokens, patches, rate, bandwidth)
+    least = roofline.writing_seconds(model.config, 256, prompt, args.new_tokens, patches, rate, bandwidth)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     console = Console(width=150)
     console.print(

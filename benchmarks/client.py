@@ -27,16 +27,15 @@ import aiohttp
 from rich.console import Console
 from rich.table import Table
 
-import _paths  # noqa: F401  # before all others
 from rows import peak_mib, write_input
-from tgi_stack.backends.served import ServedBackend
-from tgi_stack.backends.serving import open_served
-from tgi_stack.fanout import fan_out
+from tgi_stack.backends.servers.backend import ServedBackend
+from tgi_stack.backends.servers.connect import open_served
+from tgi_stack.backends.servers.protocols import vllm
+from tgi_stack.concurrency import fan_out
+from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.settings import load
 from tgi_stack.tiny import TINY
-from tgi_stack.tokens import Tokenizer
 from tgi_stack.types import ScoreRequest
-from tgi_stack.wire import vllm
 
 LABELS = (32, 33, 34, 35)
 TOKENIZER = Tokenizer(TINY / "text" / "tokenizer.json")

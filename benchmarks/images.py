@@ -25,7 +25,6 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.table import Table
 
-import _paths  # noqa: F401  # before all others
 from tgi_stack.images import VERSION
 from tgi_stack.images.grid import Grid
 from tgi_stack.images.pool import ImagePool

@@ -1,6 +1,6 @@
 """Prompts a second of the scoring engine, beside slower ways and the floor, in one run on one device.
 
-    python benchmarks/scoring.py [--shape qwen3-0.6b] [--prompts 2048] [--repeats 5] [--only NAME ...]
+    python benchmarks/distributions.py [--shape qwen3-0.6b] [--prompts 2048] [--repeats 5] [--only NAME ...]
 
 Weights and tokens are random: neither changes the speed. The floor is what the network's operations take at
 the rate that the device multiplies large matrices at, measured in the same run (bf16; fp8 beside it): in a
@@ -25,18 +25,17 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-import _paths  # noqa: F401  # before all others
-from tgi_stack import scoring
-from tgi_stack.bench import floor, workload
+from tgi_stack.bench import roofline, workload
 from tgi_stack.bench.timing import MIB, measure
 from tgi_stack.engine import score
-from tgi_stack.engine.matrices import FP8
-from tgi_stack.engine.network import Network
-from tgi_stack.engine.ops import Ops, ops_for
+from tgi_stack.engine.layers.linear import FP8
+from tgi_stack.engine.layers.ops import Ops, ops_for
+from tgi_stack.engine.models.network import Network
+from tgi_stack.engine.models.shapes import random_model
 from tgi_stack.engine.placement import Placement, choose
 from tgi_stack.engine.runtime import prepare_compiler
 from tgi_stack.engine.scorer import SIZES, Scorer, options_for
-from tgi_stack.engine.shapes import random_model
+from tgi_stack.scoring import distributions
 from tgi_stack.types import ScoreRequest
 
 LABELS = 20
@@ -120,7 +119,7 @@ def variants(model: Any, budget: int | None) -> list[Variant]:
 def apart(found: Sequence[Any], truth: Sequence[torch.Tensor]) -> float:
     """The largest difference of a probability among the labels."""
     differences = [
-        float((torch.tensor(scoring.softmax(one.logprobs)) - other).abs().max())
+        float((torch.tensor(distributions.softmax(one.logprobs)) - other).abs().max())
         for one, other in zip(found, truth, strict=True)
     ]
     return max(differences)
@@ -177,7 +176,9 @@ def sharing(model: Any, device: torch.device, queries: int, documents: int, repe
     gap = max(
         abs(a - b)
         for one, other in zip(answers[True], answers[False], strict=True)
-        for a, b in zip(scoring.softmax(one.logprobs), scoring.softmax(other.logprobs), strict=True)
+        for a, b in zip(
+            distributions.softmax(one.logprobs), distributions.softmax(other.logprobs), strict=True
+        )
     )
     return {"apart, each computed whole": rates[False], "shared": rates[True], "difference": gap}
 
@@ -189,12 +190,12 @@ def floors(
     both under lasting load.
     """
     device = placement.device
-    rates = {placement.dtype_name: floor.product_rate(device, placement.dtype)}
+    rates = {placement.dtype_name: roofline.product_rate(device, placement.dtype)}
     if device.type == "cuda":
-        rates["fp8"] = floor.product_rate(device, FP8)
-        rates[f"{placement.dtype_name} (lasting)"] = floor.lasting_rate(device, placement.dtype)
-        rates["fp8 (lasting)"] = floor.lasting_rate(device, FP8)
-    operations = floor.text_operations(model.config, [len(request.token_ids) for request in requests])
+        rates["fp8"] = roofline.product_rate(device, FP8)
+        rates[f"{placement.dtype_name} (lasting)"] = roofline.lasting_rate(device, placement.dtype)
+        rates["fp8 (lasting)"] = roofline.lasting_rate(device, FP8)
+    operations = roofline.text_operations(model.config, [len(request.token_ids) for request in requests])
     return {name: (rate, len(requests) * rate / operations) for name, rate in rates.items()}
 
 

@@ -10,7 +10,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from cache import places
+from cache import paths
 
 MOST_WAIT_S = 120.0
 BYTES_A_KIND = 2**32
@@ -32,7 +32,7 @@ class Leases:
     """The leases of one cache; safe among the threads of a process."""
 
     def __init__(self, path: Path) -> None:
-        places.touch(path)
+        paths.touch(path)
         self._file: int | None = os.open(path, os.O_RDWR | os.O_CLOEXEC)
 
     def take(self, letter: str, key: str) -> Lease | None:

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from cache import codecs, opening, places
-from cache.cleaning import Held, Room, oldest, remove
+from cache import codecs, paths, recovery
+from cache.active_jobs import InUse, User
+from cache.database import DATABASE, Shelf, is_damage
 from cache.errors import CacheError, DamagedError
+from cache.eviction import Held, Room, oldest, remove
 from cache.leases import Lease, Leases
-from cache.shelf import DATABASE, Shelf, is_damage
-from cache.users import InUse, User
 from cache.writer import Writer
 
 KINDS = {
@@ -67,14 +67,14 @@ class Store:
             None if limit is None else Room(limit, self.volume, lambda to: self._collect(to_bytes=to))
         )
         self._offline = offline
-        self._root = places.prepare(directory, offline=offline)
+        self._root = paths.prepare(directory, offline=offline)
         self._shelves: dict[str, Shelf] = {}
         for name in ("small", "large"):
             # Offline nothing is made: a cache that is not there is one that knows nothing.
-            if not offline or opening.is_made(self._root / name):
+            if not offline or recovery.is_made(self._root / name):
                 self._shelves[name] = self._open(name)
         # Databases that are there are written to when the first value comes: a warm run writes nothing.
-        self.writable = all(places.may_write(self._root / name, DATABASE) for name in ("small", "large"))
+        self.writable = all(paths.may_write(self._root / name, DATABASE) for name in ("small", "large"))
         if not self.writable and not offline:
             self._warn(f"the cache in {directory} can only be read here; nothing new is kept")
         self._leases = self._leasing() if self.writable and not offline else None
@@ -99,7 +99,7 @@ class Store:
             raise CacheError(f"{self._root}: {error.strerror}; choose another --cache-dir") from error
 
     def _open(self, name: str) -> Shelf:
-        return opening.open_shelf(self._root / name, self._warn, offline=self._offline)
+        return recovery.open_shelf(self._root / name, self._warn, offline=self._offline)
 
     def _warn(self, line: str, once: str = "") -> None:
         """Says a line, unless it or another about the same was said."""
@@ -175,7 +175,7 @@ class Store:
     def _lost(self, name: str, shelf: Shelf, error: Exception) -> None:
         """A database that is damaged in the middle of a run."""
         try:
-            self._shelves[name] = opening.rebuilt(
+            self._shelves[name] = recovery.rebuilt(
                 self._root / name, shelf.inode, error, self._warn, offline=self._offline
             )
         except (CacheError, sqlite3.Error) as failure:
@@ -381,7 +381,7 @@ class Store:
 
     def _keep_counts(self) -> None:
         with contextlib.suppress(OSError, ValueError):
-            places.add_counts(self._root / "counts.json", self.counts)
+            paths.add_counts(self._root / "counts.json", self.counts)
 
     def lifetime_counts(self) -> Counter[str]:
         """The counts of all runs so far."""

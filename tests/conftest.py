@@ -14,8 +14,8 @@ import pytest
 
 import cli
 from tgi_stack import settings
+from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.tiny import TINY
-from tgi_stack.tokens import Tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 CATALOGUE = ROOT / "examples" / "catalogue"
@@ -50,9 +50,9 @@ def vision_model() -> Any:
 
 
 def _load(kind: str) -> Any:
-    from tgi_stack.engine.checkpoint import locate
-    from tgi_stack.engine.load import load
+    from tgi_stack.engine.loader import load
     from tgi_stack.engine.placement import choose
+    from tgi_stack.hub import locate
 
     return load(locate("tiny", kind, None, print), kind, choose("cpu", "fp32"), lambda line: None)
 
@@ -65,8 +65,8 @@ def network_that(model: Any, *, fails: dict[int, int]) -> tuple[Any, list[int]]:
     """
     import torch
 
-    from tgi_stack.engine.network import Network
-    from tgi_stack.engine.ops import Ops
+    from tgi_stack.engine.layers.ops import Ops
+    from tgi_stack.engine.models.network import Network
 
     network = Network(model, Ops())
     calls: list[int] = []

@@ -20,11 +20,11 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
-from tgi_stack import prompts
 from tgi_stack.backends.scripted import label_logprobs, number_of
 from tgi_stack.images.grid import Grid
+from tgi_stack.prompting import prompts
+from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.tiny import TINY
-from tgi_stack.tokens import Tokenizer
 
 Fault = str | None
 

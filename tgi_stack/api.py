@@ -22,22 +22,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.store import Store
-from tgi_stack import prompts
 from tgi_stack import settings as settings_of
+from tgi_stack.answers.cache_admin import open_store
 from tgi_stack.backends.base import Backend
-from tgi_stack.backends.registry import open_backend
+from tgi_stack.backends.open import open_backend
+from tgi_stack.concurrency import fan_out
 from tgi_stack.errors import FastqwenError, RowError, UsageError
-from tgi_stack.fanout import fan_out
-from tgi_stack.jobs import run as runner
+from tgi_stack.jobs import pipeline as runner
 from tgi_stack.jobs.probs import Probs
 from tgi_stack.jobs.rerank import Rerank, join_items
 from tgi_stack.jobs.summarize import Summarize
-from tgi_stack.keeping import open_store
+from tgi_stack.prompting import prompts
+from tgi_stack.prompting.template_file import read_template
 from tgi_stack.rows.ledger import Discard
 from tgi_stack.rows.reader import RawRow, open_source
 from tgi_stack.rows.schema import rerank_row, summarize_row
 from tgi_stack.settings import Settings
-from tgi_stack.templates import read_template
 from tgi_stack.types import ProbsRow
 
 LOG = logging.getLogger("fastqwen")

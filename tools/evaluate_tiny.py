@@ -26,7 +26,7 @@ from drawing import camera, draw
 from session_data import Session, draw_session
 from tgi_stack import settings
 from tgi_stack.backends.base import Backend
-from tgi_stack.backends.registry import open_backend
+from tgi_stack.backends.open import open_backend
 from tgi_stack.images.prepare import prepare
 from tgi_stack.jobs.rerank import Rerank
 from tgi_stack.jobs.summarize import Summarize

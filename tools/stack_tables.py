@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from tgi_stack.stack import engines, gpus, plan
-from tgi_stack.stack.engines import ENGINES, TABLE, Launch
-from tgi_stack.stack.plan import DoesNotFitError
-from tgi_stack.stack.request import Request
-from tgi_stack.stack.sizes import MODELS, Model
+from tgi_stack.stack.planning import engines, gpus, plan
+from tgi_stack.stack.planning.engines import ENGINES, TABLE, Launch
+from tgi_stack.stack.planning.plan import DoesNotFitError
+from tgi_stack.stack.planning.request import Request
+from tgi_stack.stack.planning.sizes import MODELS, Model
 
 GPU_GIB = (16, 24, 48, 80, 141)
 

@@ -10,8 +10,8 @@ from tokenizers import Tokenizer
 from transformers import Qwen3Config, Qwen3VLConfig
 
 from session_data import Session
-from tgi_stack import prompts
-from tgi_stack.labels import LETTERS
+from tgi_stack.prompting import prompts
+from tgi_stack.prompting.labels import LETTERS
 
 HEAD_DIM = 64  # what servers' attention kernels take; smaller ones start and then fail at the first request
 MAX_POSITIONS = 4096

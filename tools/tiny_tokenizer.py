@@ -25,7 +25,7 @@ from tokenizers import (
 )
 
 from session_data import BRANDS, SENTENCES
-from tgi_stack import prompts
+from tgi_stack.prompting import prompts
 from tiny_world import all_looks, summary, title
 
 # Names and flags as in Qwen3's tokenizer: (text, special).

@@ -35,9 +35,9 @@ import export_tiny
 import tiny_tokenizer
 from drawing import camera, draw
 from session_data import BRANDS, SENTENCES, Session, draw_session
-from tgi_stack import prompts
-from tgi_stack.engine.patches import to_patches
-from tgi_stack.labels import LETTERS
+from tgi_stack.engine.models.patches import to_patches
+from tgi_stack.prompting import prompts
+from tgi_stack.prompting.labels import LETTERS
 from tiny_models import grid_for, session_prompt, text_config, vision_config
 from tiny_world import CATEGORIES, COLOURS, Look, random_look, summary, title
 

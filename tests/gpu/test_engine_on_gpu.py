@@ -11,22 +11,23 @@ import torch
 from torch import nn
 
 from tests.conftest import CATALOGUE
-from tests.unit.test_engine import GRID, caption_requests, score_requests
-from tgi_stack import scoring
+from tests.engine.test_engine import GRID, caption_requests, score_requests
 from tgi_stack.bench import workload
-from tgi_stack.engine import caption, kernels, score
-from tgi_stack.engine.cache import SlotCache
-from tgi_stack.engine.checkpoint import locate
-from tgi_stack.engine.load import load
-from tgi_stack.engine.matrices import FP8, FP8_MAX
+from tgi_stack.engine import caption, score
+from tgi_stack.engine.kernels import dispatch
+from tgi_stack.engine.kernels.kernel_check import trial
+from tgi_stack.engine.kv_cache import SlotCache
+from tgi_stack.engine.layers.linear import FP8, FP8_MAX
+from tgi_stack.engine.loader import load
+from tgi_stack.engine.models.shapes import random_model
 from tgi_stack.engine.placement import choose
 from tgi_stack.engine.reading import Reading, whole
 from tgi_stack.engine.runtime import Runtime
 from tgi_stack.engine.scorer import Options, Scorer
-from tgi_stack.engine.shapes import random_model
 from tgi_stack.engine.switches import Switches
-from tgi_stack.engine.trial import trial
-from tgi_stack.tokens import Tokenizer
+from tgi_stack.hub import locate
+from tgi_stack.prompting.tokenizer import Tokenizer
+from tgi_stack.scoring import distributions
 from tgi_stack.types import ScoreRequest
 
 pytestmark = [
@@ -44,7 +45,7 @@ def runtime(kind: str, tokenizer: Tokenizer, dtype: str = "bf16", **switches: An
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_the_kernels_compute_what_torch_computes(shape: tuple[int, int, int]) -> None:
-    assert kernels.AVAILABLE
+    assert dispatch.AVAILABLE
     assert trial(torch.device("cuda:0"), torch.bfloat16, shape, 1024) is None
 
 
@@ -57,7 +58,7 @@ def alone(model: Any, requests: Sequence[ScoreRequest]) -> Distributions:
 
 
 def of(readings: Sequence[Reading]) -> Distributions:
-    return [scoring.softmax(one.logprobs) for one in whole(readings)]
+    return [distributions.softmax(one.logprobs) for one in whole(readings)]
 
 
 def apart(found: Distributions, exact: Distributions) -> tuple[float, float]:

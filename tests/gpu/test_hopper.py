@@ -7,14 +7,15 @@ import pytest
 import torch
 
 from tgi_stack.bench import workload
-from tgi_stack.engine import attention, hopper
-from tgi_stack.engine.matrices import BLOCK, FP8, Blocks8, Fused8
-from tgi_stack.engine.network import Network
-from tgi_stack.engine.ops import HopperOps, Ops, ops_for
+from tgi_stack.engine.kernels import hopper
+from tgi_stack.engine.kernels.kernel_check import trial_on_hopper
+from tgi_stack.engine.layers import attention
+from tgi_stack.engine.layers.linear import BLOCK, FP8, Blocks8, Fused8
+from tgi_stack.engine.layers.ops import HopperOps, Ops, ops_for
+from tgi_stack.engine.models.network import Network
+from tgi_stack.engine.models.shapes import random_model
 from tgi_stack.engine.placement import Placement
 from tgi_stack.engine.scorer import Options, Scorer
-from tgi_stack.engine.shapes import random_model
-from tgi_stack.engine.trial import trial_on_hopper
 
 DEVICE = torch.device("cuda:0")
 pytestmark = [

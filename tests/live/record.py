@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from tests.conftest import CATALOGUE, ROOT
-from tgi_stack import prompts
+from tgi_stack.backends.servers.protocols import vllm
+from tgi_stack.backends.servers.protocols.reply import Call
+from tgi_stack.backends.servers.transport import Transport
 from tgi_stack.images.grid import Grid
 from tgi_stack.images.prepare import prepare
+from tgi_stack.prompting import prompts
+from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.tiny import TINY
-from tgi_stack.tokens import Tokenizer
-from tgi_stack.transport import Transport
 from tgi_stack.types import CaptionRequest, PreparedImage, ScoreRequest
-from tgi_stack.wire import vllm
-from tgi_stack.wire.reply import Call
 
 TOKENIZER = Tokenizer(TINY / "text" / "tokenizer.json")
 LABELS = ("A", "B", "C")

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import CATALOGUE, ROOT, Fastqwen, read_records, write_rows
-from tests.integration.test_compose import rendered, words
+from tests.stack.test_compose import rendered, words
 from tgi_stack.tiny import TINY
 
 pytestmark = [

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from tgi_stack import prompts
 from tgi_stack.errors import RowError, TextError
 from tgi_stack.images.grid import Grid
-from tgi_stack.tokens import Tokenizer
+from tgi_stack.prompting import prompts
+from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, ScoreRequest
 
 

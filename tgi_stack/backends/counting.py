@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from cache.store import Store
+from tgi_stack.answers.identities import Identities
 from tgi_stack.backends.base import Profile
 from tgi_stack.backends.offline import APPETITE, allow_network, forbid_network
 from tgi_stack.errors import AnswerError, UsageError
-from tgi_stack.identities import Identities
 from tgi_stack.settings import Settings
 from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, ScoreRequest
 

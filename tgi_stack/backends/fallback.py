@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 
-from tgi_stack.answers import STOOD_IN
+from tgi_stack.answers.tables import STOOD_IN
 from tgi_stack.backends.base import Backend
 from tgi_stack.errors import (
     FastqwenError,

@@ -7,9 +7,9 @@ import sys
 from typing import Any
 
 from cache.store import Store
+from tgi_stack.answers.identities import Identities
 from tgi_stack.backends.base import Profile
 from tgi_stack.errors import AnswerError, SettingsError, UsageError
-from tgi_stack.identities import Identities
 from tgi_stack.settings import Settings
 from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, ScoreRequest
 

@@ -13,13 +13,14 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tgi_stack import __version__, scoring
+from tgi_stack import __version__
 from tgi_stack.backends.base import Profile
 from tgi_stack.errors import RowError, SettingsError
 from tgi_stack.images.grid import Grid
+from tgi_stack.prompting.tokenizer import Tokenizer
+from tgi_stack.scoring import distributions
 from tgi_stack.settings import Settings
 from tgi_stack.tiny import TINY
-from tgi_stack.tokens import Tokenizer
 from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, ScoreRequest
 
 ROUTE = "scripted"
@@ -69,7 +70,7 @@ class ScriptedBackend:
         number = await self._number(number_of(request.token_ids))
         logprobs = label_logprobs(number, request.label_ids)
         return LabelScores(
-            logprobs, "vocabulary", scoring.mass(logprobs), True, ROUTE, len(request.token_ids)
+            logprobs, "vocabulary", distributions.mass(logprobs), True, ROUTE, len(request.token_ids)
         )
 
     async def caption(self, request: CaptionRequest) -> Caption:
@@ -98,7 +99,7 @@ def number_of(token_ids: Sequence[int], image: bytes = b"") -> int:
 def label_logprobs(number: int, label_ids: Sequence[int]) -> tuple[float, ...]:
     """The answer: different for each question and each label, and adding up to 1."""
     return tuple(
-        math.log(p) for p in scoring.softmax([math.sin(number % 9973 + label) for label in label_ids])
+        math.log(p) for p in distributions.softmax([math.sin(number % 9973 + label) for label in label_ids])
     )
 
 

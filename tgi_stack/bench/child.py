@@ -18,15 +18,16 @@ from typing import Any
 
 import torch
 
-from tgi_stack import scoring
-from tgi_stack.backends import local, workers
 from tgi_stack.backends.base import Backend
-from tgi_stack.backends.serving import open_served
-from tgi_stack.bench import seed, variants
+from tgi_stack.backends.servers.connect import open_served
+from tgi_stack.backends.torch import workers
+from tgi_stack.backends.torch.backend import plan
+from tgi_stack.bench import baseline, variants
 from tgi_stack.bench.tasks import Recipe, Task
 from tgi_stack.bench.variants import Variant
-from tgi_stack.engine.load import load
+from tgi_stack.engine.loader import load
 from tgi_stack.errors import FastqwenError
+from tgi_stack.scoring import distributions
 from tgi_stack.settings import Settings
 
 MIB = 2**20
@@ -188,7 +189,7 @@ async def _open(
         served = await open_served(settings, given.kind, print_nothing, patience_s=patience)
         task = await given.task(served.profile, served.identity, takes_tokens=served.takes_tokens)
         return _asking(served, task.kind), served.aclose, cpu, task
-    found = local.plan(settings, given.kind, print_nothing)
+    found = plan(settings, given.kind, print_nothing)
     device = found.placements[0].device
     if variant.how in (variants.SEED, variants.PADDED):
         model = load(found.checkpoint, given.kind, found.placements[0], print_nothing)
@@ -203,8 +204,8 @@ def _alone(model: Any, profile: Any, kind: str, size: int) -> Ask:
 
     async def ask(requests: Sequence[Any]) -> list[Any]:
         if kind == "text":
-            return list(seed.score(model, requests, size))
-        return list(seed.write(model, profile.tokenizer, profile.grid, requests, size))
+            return list(baseline.score(model, requests, size))
+        return list(baseline.write(model, profile.tokenizer, profile.grid, requests, size))
 
     return ask
 
@@ -218,7 +219,7 @@ def _asking(backend: Backend, kind: str) -> Ask:
         async def one(request: Any) -> Any:
             async with limit:
                 if kind == "text":
-                    return scoring.softmax((await backend.score(request)).logprobs)
+                    return distributions.softmax((await backend.score(request)).logprobs)
                 return (await backend.caption(request)).text
 
         return await asyncio.gather(*map(one, requests))

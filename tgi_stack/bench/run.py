@@ -19,20 +19,20 @@ import torch
 import transformers
 
 from tgi_stack import __version__
-from tgi_stack.backends import local
+from tgi_stack.backends.torch import backend
 from tgi_stack.bench import variants
 from tgi_stack.bench.child import Found, print_nothing
 from tgi_stack.bench.process import in_process
 from tgi_stack.bench.results import Line, Results
 from tgi_stack.bench.tasks import CATALOGUE, Recipe, Sizes, Task
 from tgi_stack.bench.variants import BASELINE, PLAIN, VARIANTS, Variant
-from tgi_stack.engine.checkpoint import DEFAULT_MODELS
-from tgi_stack.engine.load import VISION_TYPES
+from tgi_stack.engine.loader import VISION_TYPES
+from tgi_stack.engine.models.shapes import kind_of, random_model
 from tgi_stack.engine.placement import Placement, choose, devices
 from tgi_stack.engine.scorer import release
-from tgi_stack.engine.shapes import kind_of, random_model
 from tgi_stack.engine.switches import switches_of
 from tgi_stack.errors import FastqwenError, UsageError
+from tgi_stack.hub import DEFAULT_MODELS
 from tgi_stack.settings import Settings
 from tgi_stack.tiny import TINY
 
@@ -131,7 +131,7 @@ def _table(
         settings: of the rows that compute here; `asked` are the user's own.
     """
     kind = recipe.kind
-    plan = local.plan(settings, kind, print_nothing)
+    plan = backend.plan(settings, kind, print_nothing)
     task = asyncio.run(recipe.task(plan.profile, plan.identity))
     exact = settings.model_copy(update={"dtype": "fp32"})
     truth = in_process(TRUTHS[kind], exact, task, 1, only_answers=True)
@@ -189,7 +189,7 @@ def _checkpoint(
         if settings.model in ("tiny", None):
             yield settings, ("text", "vision")
             return
-        found = local.plan(settings, "text", say)
+        found = backend.plan(settings, "text", say)
         sees = found.checkpoint.config.get("model_type") in VISION_TYPES
         yield settings, ("vision",) if sees else ("text",)
         return

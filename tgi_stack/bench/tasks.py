@@ -13,7 +13,7 @@ from tgi_stack.errors import UsageError
 from tgi_stack.images.prepare import prepare
 from tgi_stack.jobs.rerank import Rerank, join_items
 from tgi_stack.jobs.summarize import Summarize
-from tgi_stack.labels import Prover
+from tgi_stack.prompting.labels import Prover
 from tgi_stack.rows.reader import open_source
 from tgi_stack.rows.schema import rerank_row
 from tgi_stack.settings import Settings

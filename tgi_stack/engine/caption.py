@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tgi_stack.engine import compat
-from tgi_stack.engine.patches import to_patches
+from tgi_stack.engine.models import compat
+from tgi_stack.engine.models.patches import to_patches
 from tgi_stack.images.grid import Grid
-from tgi_stack.tokens import Tokenizer
+from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.types import Caption, CaptionRequest, PreparedImage
 
 ROUTE = "torch"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from tgi_stack import scoring
 from tgi_stack.errors import ScoreError
+from tgi_stack.scoring import distributions
 from tgi_stack.types import LabelScores, ScoreRequest
 
 ROUTE = "torch"
@@ -24,7 +24,7 @@ def reading(request: ScoreRequest, values: tuple[float, ...]) -> Reading:
         return ScoreError(
             "score.not_finite", "the model's logits are not finite numbers; use --dtype bf16 or fp32"
         )
-    label_mass = scoring.mass(values)
+    label_mass = distributions.mass(values)
     return LabelScores(
         logprobs=values,
         normalised="vocabulary",
@@ -32,7 +32,7 @@ def reading(request: ScoreRequest, values: tuple[float, ...]) -> Reading:
         exact=True,
         route=ROUTE,
         prompt_tokens=len(request.token_ids),
-        flags=scoring.mass_flags(label_mass),
+        flags=distributions.mass_flags(label_mass),
     )
 
 

@@ -11,19 +11,22 @@ from typing import Any
 
 import torch
 
-from tgi_stack.engine import attention, caption, hopper, kernels, network, score, trial
-from tgi_stack.engine.cache import SlotCache
-from tgi_stack.engine.decoder import Decoder
-from tgi_stack.engine.network import Network
-from tgi_stack.engine.ops import Ops, ops_for
+from tgi_stack.engine import caption, score
+from tgi_stack.engine.generator import Writer
+from tgi_stack.engine.kernels import dispatch, hopper, kernel_check
+from tgi_stack.engine.kv_cache import SlotCache
+from tgi_stack.engine.layers import attention
+from tgi_stack.engine.layers.ops import Ops, ops_for
+from tgi_stack.engine.models import network
+from tgi_stack.engine.models.decoder import Decoder
+from tgi_stack.engine.models.network import Network
+from tgi_stack.engine.models.vision import Tower
 from tgi_stack.engine.placement import current
 from tgi_stack.engine.reading import Reading
 from tgi_stack.engine.scorer import SIZES, Scorer, options_for
 from tgi_stack.engine.switches import Switches
-from tgi_stack.engine.vision import Tower
-from tgi_stack.engine.writer import Writer
 from tgi_stack.images.grid import Grid
-from tgi_stack.tokens import Tokenizer
+from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.types import Caption, CaptionRequest, ScoreRequest
 
 Say = Callable[[str], None]
@@ -118,20 +121,20 @@ class Runtime:
         heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // heads
         shape = (heads, kv_heads, size)
-        fault = trial.trial(self.device, self.model.dtype, shape, config.hidden_size)
+        fault = kernel_check.trial(self.device, self.model.dtype, shape, config.hidden_size)
         if fault is not None:
-            trial.refuse()
+            kernel_check.refuse()
             self.about += f"without Triton kernels ({fault}); "
         elif hopper.usable(self.device, self.model.dtype):
             fp8 = self._switches.weights == "fp8"
-            fault = trial.trial_on_hopper(self.device, shape, config.hidden_size, fp8=fp8)
+            fault = kernel_check.trial_on_hopper(self.device, shape, config.hidden_size, fp8=fp8)
             if fault is not None:
-                trial.refuse_on_hopper()
+                kernel_check.refuse_on_hopper()
                 self.about += f"without the kernels for Hopper ({fault}); "
 
     def _network(self) -> Network:
         compiled = self._switches.compiled
-        if self.device.type == "cuda" and kernels.AVAILABLE and self.model.dtype in attention.HALF:
+        if self.device.type == "cuda" and dispatch.AVAILABLE and self.model.dtype in attention.HALF:
             with current(self.device):
                 self._try_kernels()
         ops = Ops() if compiled else ops_for(self.device)  # the compiler makes kernels of its own

@@ -16,13 +16,14 @@ from functools import partial
 import numpy as np
 import torch
 
-from tgi_stack.engine import attention, compat
-from tgi_stack.engine.matrices import Blocks8
-from tgi_stack.engine.network import Network
+from tgi_stack.engine.cuda_graph import Replay
+from tgi_stack.engine.layers import attention
+from tgi_stack.engine.layers.linear import Blocks8
+from tgi_stack.engine.models import compat
+from tgi_stack.engine.models.network import Network
 from tgi_stack.engine.packing import Pack, pack
 from tgi_stack.engine.placement import current
 from tgi_stack.engine.reading import Reading, reading, whole
-from tgi_stack.engine.replay import Replay
 from tgi_stack.errors import MachineError
 from tgi_stack.types import LabelScores, ScoreRequest
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from cache.store import Store
-from tgi_stack import scoring
 from tgi_stack.backends.base import Backend
-from tgi_stack.jobs.reading import Reader
-from tgi_stack.jobs.run import Job
+from tgi_stack.jobs.label_reader import Reader
+from tgi_stack.jobs.pipeline import Job
 from tgi_stack.rows.reader import RawRow
 from tgi_stack.rows.schema import probs_row
+from tgi_stack.scoring import distributions
 from tgi_stack.settings import Settings
 from tgi_stack.types import ProbsRow
 
@@ -40,7 +40,7 @@ class Probs:
         identity = self._backend.identity
         return {
             "labels": list(labels),
-            "probabilities": list(scoring.softmax(scores.logprobs)),
+            "probabilities": list(distributions.softmax(scores.logprobs)),
             "logprobs": list(scores.logprobs) if scores.normalised == "vocabulary" else None,
             "label_mass": scores.label_mass,
             "exact": scores.exact,

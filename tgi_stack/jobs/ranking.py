@@ -7,11 +7,11 @@ from functools import partial
 from typing import NamedTuple, Protocol
 
 from cache.memo import Memo
-from tgi_stack import scoring
-from tgi_stack.fanout import together
-from tgi_stack.jobs.asking import Asked, Prompts, Shown
-from tgi_stack.jobs.reading import Reader
-from tgi_stack.prompts import NO_CONTENT
+from tgi_stack.concurrency import together
+from tgi_stack.jobs.label_reader import Reader
+from tgi_stack.jobs.rerank_prompts import Asked, Prompts, Shown
+from tgi_stack.prompting.prompts import NO_CONTENT
+from tgi_stack.scoring import distributions
 from tgi_stack.settings import Settings
 from tgi_stack.types import LabelScores
 
@@ -44,7 +44,9 @@ class Read(NamedTuple):
     ) -> Read:
         """The reading with its probabilities."""
         found = (
-            scoring.softmax(scores.logprobs) if prior is None else scoring.calibrated(scores.logprobs, prior)
+            distributions.softmax(scores.logprobs)
+            if prior is None
+            else distributions.calibrated(scores.logprobs, prior)
         )
         return cls(order, labels, scores, found, prior, cut)
 
@@ -97,24 +99,24 @@ class Listwise:
             return await self._in_windows(asked, shown, self._window)
         reads = await self._reads(asked, shown, range(len(shown)))
         one = len(reads) == 1
-        probabilities = reads[0].by_candidate if one else scoring.mean([r.by_candidate for r in reads])
+        probabilities = reads[0].by_candidate if one else distributions.mean([r.by_candidate for r in reads])
         several = self._permutations > 1
         alone = reads[0] if one and reads[0].scores.normalised == "vocabulary" else None
         return Outcome(
             scores=probabilities,
             probabilities=probabilities,
             logprobs=None if alone is None else alone.scores.logprobs,
-            spread=scoring.spread([read.by_candidate for read in reads]) if several else None,
+            spread=distributions.spread([read.by_candidate for read in reads]) if several else None,
             reads=reads,
         )
 
     async def _reads(self, asked: Asked, shown: Sequence[Shown], places: Sequence[int]) -> tuple[Read, ...]:
         """Reads in several orders, until the top of the order is settled."""
         reads: list[Read] = []
-        for shift in scoring.rotations(len(places), self._permutations):
+        for shift in distributions.rotations(len(places), self._permutations):
             order = (*places[shift:], *places[:shift])
             reads.append(await self._read(asked, [shown[place] for place in order], order))
-            if len(reads) > 1 and scoring.settled([read.by_candidate for read in reads]):
+            if len(reads) > 1 and distributions.settled([read.by_candidate for read in reads]):
                 break
         return tuple(reads)
 
@@ -145,8 +147,8 @@ class Listwise:
             places = order[start:end]
             found = await self._reads(asked, shown, places)
             reads += found
-            means = scoring.mean([_of(places, read) for read in found])
-            order[start:end] = [places[index] for index in scoring.order(means)]
+            means = distributions.mean([_of(places, read) for read in found])
+            order[start:end] = [places[index] for index in distributions.order(means)]
             if start == 0:
                 break
             end -= self._stride

@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cache.store import Store
-from tgi_stack import prompts, scoring
 from tgi_stack.backends.base import Backend
+from tgi_stack.concurrency import together
 from tgi_stack.errors import InputError, ItemError, PromptFileError, RowError, UsageError
-from tgi_stack.fanout import together
-from tgi_stack.jobs.asking import Asked, Prompts, Shown
-from tgi_stack.jobs.images import Images
+from tgi_stack.jobs.image_source import Images
+from tgi_stack.jobs.label_reader import Reader
+from tgi_stack.jobs.pipeline import Job
 from tgi_stack.jobs.ranking import Listwise, Outcome, Pointwise, Ranker, Read
-from tgi_stack.jobs.reading import Reader
-from tgi_stack.jobs.run import Job
+from tgi_stack.jobs.rerank_prompts import Asked, Prompts, Shown
+from tgi_stack.prompting import prompts
 from tgi_stack.rows import schema
 from tgi_stack.rows.reader import Source
+from tgi_stack.scoring import distributions
 from tgi_stack.settings import Settings
 from tgi_stack.types import Item, RerankRow
 
@@ -168,7 +169,7 @@ def _ranking(ids: Sequence[str], outcome: Outcome) -> list[dict[str, Any]]:
     unknown = [None] * len(ids)
     scores = outcome.scores
     probabilities, logprobs = outcome.probabilities or unknown, outcome.logprobs or unknown
-    order = scoring.order(scores)
+    order = distributions.order(scores)
     ranking: list[dict[str, Any]] = [
         {
             "id": ids[index],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tgi_stack.errors import UsageError
-from tgi_stack.jobs.recipe import Recipe
+from tgi_stack.jobs.spec import Recipe
 from tgi_stack.rows.ledger import Sink, UnorderedFile, part_path, standard_output
 from tgi_stack.rows.manifest import question
 from tgi_stack.rows.output import Output

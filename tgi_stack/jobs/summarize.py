@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from cache.store import Store
-from tgi_stack import prompts
-from tgi_stack.answers import Summary, SummaryAnswers, TokenAnswers
+from tgi_stack.answers.tables import Summary, SummaryAnswers, TokenAnswers
 from tgi_stack.backends.base import Backend, refuse_absent
 from tgi_stack.errors import ImageError, TextError, UsageError
-from tgi_stack.jobs.images import Images, Reading, told_of
-from tgi_stack.jobs.run import Job
-from tgi_stack.quality import caption_flags
+from tgi_stack.jobs.image_source import Images, Reading, told_of
+from tgi_stack.jobs.pipeline import Job
+from tgi_stack.prompting import prompts
 from tgi_stack.rows.schema import summarize_row
+from tgi_stack.scoring.caption_flags import caption_flags
 from tgi_stack.settings import Settings
 from tgi_stack.types import CaptionRequest, PreparedImage, SummarizeRow
 

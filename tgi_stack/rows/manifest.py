@@ -14,8 +14,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tgi_stack import __version__, images, prompts
+from tgi_stack import __version__, images
 from tgi_stack.errors import DiskError, UsageError
+from tgi_stack.prompting import prompts
 from tgi_stack.rows.ledger import sha256_of, write_json
 from tgi_stack.rows.reader import SPOOLED, File, Folder, Source
 from tgi_stack.settings import Settings

@@ -1,0 +1,103 @@
+"""What there is, which entries are the oldest, and their removal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import groupby
+from operator import attrgetter
+from typing import NamedTuple
+
+from cache.active_jobs import InUse, User
+from cache.database import Shelf
+
+BATCH = 64
+
+
+class Held(NamedTuple):
+    """What a database holds of one kind: how many entries, their bytes, and when they were stored."""
+
+    kind: str
+    entries: int
+    bytes: int
+    oldest: float
+    newest: float
+
+
+class Old(NamedTuple):
+    """An entry, when it was stored, what it is for `User`, and where it lies."""
+
+    at: float
+    name: str
+    number: int
+    place: int
+    shelf: Shelf
+
+
+class Room:
+    """What a cache may take on disk. Where it takes more, the oldest go, as far as nobody uses them.
+
+    Where those do not suffice there is no room until some are let go. To look for them takes time in
+    proportion to all entries, so that it is done for an eleventh of the time at most.
+
+    Args:
+        most: bytes.
+        collect: removes the oldest until so many bytes are left, as far as it can.
+    """
+
+    def __init__(
+        self,
+        most: int,
+        volume: Callable[[], int],
+        collect: Callable[[int], object],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._most = most
+        self._volume = volume
+        self._collect = collect
+        self._clock = clock
+        self._again_at = 0.0
+
+    def make(self) -> bool:
+        """Whether there is any, or could be made; raises as `collect` does."""
+        if self._volume() <= self._most:
+            return True
+        began = self._clock()
+        if began < self._again_at:
+            return False
+        self._collect(int(0.9 * self._most))
+        now = self._clock()
+        self._again_at = now + 10 * (now - began)
+        return self._volume() <= self._most
+
+
+def oldest(shelves: Iterable[Shelf], until: float) -> list[Old]:
+    """The entries of all shelves that were stored before a time, the oldest first."""
+    query = "SELECT store_time, key FROM Cache WHERE raw = 1 AND store_time <= ?"
+    found = []
+    for place, shelf in enumerate(shelves):
+        for at, name in shelf.rows(query, until):
+            try:
+                found.append(Old(at, name, User.number_of(name), place, shelf))
+            except (ValueError, TypeError, IndexError):  # no key of ours
+                continue
+    return sorted(found, key=attrgetter("at"))
+
+
+def remove(entries: Sequence[Old], enough: Callable[[], bool], in_use: InUse) -> int:
+    """Removes entries that nobody uses, in order, until it is enough; how many there were."""
+    removed = 0
+    for start in range(0, len(entries), BATCH):
+        if enough():
+            break
+        batch = sorted(entries[start : start + BATCH], key=attrgetter("place"))
+        for _, group in groupby(batch, key=attrgetter("place")):
+            here = list(group)
+            removed += here[0].shelf.remove(partial(_free, here, in_use))
+    return removed
+
+
+def _free(entries: Sequence[Old], in_use: InUse) -> list[str]:
+    taken = in_use.now()
+    return [one.name for one in entries if one.number not in taken]

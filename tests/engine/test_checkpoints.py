@@ -1,0 +1,90 @@
+"""What ships is what was asked for: shapes servers can load, sizes, and how models are found."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tgi_stack.errors import FastqwenError, MachineError, NoEngineError, UsageError
+from tgi_stack.hub import locate
+from tgi_stack.tiny import TINY
+
+LIMIT_BYTES = 8 * 10**6
+
+
+def config(kind: str) -> dict[str, Any]:
+    return dict(json.loads((TINY / kind / "config.json").read_text()))
+
+
+@pytest.mark.parametrize("kind", ["text", "vision"])
+def test_a_checkpoint_is_small_and_complete(kind: str) -> None:
+    files = {path.name: path.stat().st_size for path in (TINY / kind).iterdir()}
+    assert sum(files.values()) <= LIMIT_BYTES
+    wanted = {"config.json", "generation_config.json", "tokenizer.json", "chat_template.jinja", "README.md"}
+    if kind == "vision":
+        wanted |= {"preprocessor_config.json", "video_preprocessor_config.json"}
+    assert wanted <= set(files)
+    assert config(kind)["transformers_version"].startswith("4.57")
+
+
+def test_the_text_model_is_a_qwen3_that_servers_load() -> None:
+    text = config("text")
+    assert text["architectures"] == ["Qwen3ForCausalLM"]
+    assert (text["head_dim"], text["tie_word_embeddings"]) == (64, True)
+    assert text["max_position_embeddings"] >= 4096
+
+
+def test_the_vision_model_is_a_qwen3_vl_that_servers_load() -> None:
+    vision = config("vision")
+    text, tower = vision["text_config"], vision["vision_config"]
+    assert vision["architectures"] == ["Qwen3VLForConditionalGeneration"]
+    assert (tower["patch_size"], tower["spatial_merge_size"]) == (16, 2)
+    assert tower["deepstack_visual_indexes"]
+    assert text["head_dim"] == 64
+    # Without the top-level flag vLLM starts and gives every token the same probability.
+    assert vision["tie_word_embeddings"] is text["tie_word_embeddings"] is True
+    assert text["rope_scaling"]["mrope_interleaved"] is True
+    assert sum(text["rope_scaling"]["mrope_section"]) == text["head_dim"] // 2
+
+
+def test_a_folder_is_a_model(tmp_path: Path) -> None:
+    assert locate(str(tmp_path), "text", None, print).folder == tmp_path
+    with pytest.raises(UsageError, match=r"config\.json"):
+        _ = locate(str(tmp_path), "text", None, print).config
+
+
+@pytest.mark.parametrize(
+    ("name", "download", "error"),
+    [
+        ("./nowhere", True, UsageError),
+        ("/nowhere", True, UsageError),
+        ("just-a-name", True, UsageError),
+        ("some/model", False, NoEngineError),
+        ("some/model", True, MachineError),  # with no network: HF_HUB_OFFLINE
+    ],
+)
+def test_models_that_can_not_be_had(
+    name: str, download: bool, error: type[FastqwenError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(error, match=name):
+        locate(name, "text", None, print, may_download=download)
+
+
+def test_a_download_that_was_cut_short_is_not_taken_for_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--some--model"
+    snapshot = repository / "snapshots" / "0123456789abcdef0123456789abcdef01234567"
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(snapshot.name)
+    (snapshot / "config.json").write_text("{}")
+    with pytest.raises(NoEngineError):
+        locate("some/model", "text", None, print, may_download=False)
+    (snapshot / "model.safetensors").touch()
+    assert locate("some/model", "text", None, print, may_download=False).folder == snapshot

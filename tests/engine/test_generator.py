@@ -1,0 +1,258 @@
+"""Summaries by continuous batching: greedy text is that of transformers' generate, token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import CATALOGUE, network_that
+from tests.engine.test_engine import GRID, caption_requests
+from tgi_stack.engine import caption
+from tgi_stack.engine.generator import Writer
+from tgi_stack.engine.layers.ops import Ops
+from tgi_stack.engine.models import compat
+from tgi_stack.engine.models.decoder import Decoder
+from tgi_stack.engine.models.network import Network
+from tgi_stack.engine.models.positions import rotary_positions
+from tgi_stack.engine.models.vision import Tower
+from tgi_stack.errors import MachineError
+from tgi_stack.prompting.tokenizer import Tokenizer
+from tgi_stack.types import Caption, CaptionRequest
+
+CPU = torch.device("cpu")
+PATIENCE_S = 20
+
+
+@pytest.fixture(scope="module")
+def requests(tokenizer: Tokenizer) -> list[CaptionRequest]:
+    names = sorted(path.name for path in (CATALOGUE / "images").iterdir())[:14]
+    return caption_requests(tokenizer, names)
+
+
+@pytest.fixture(scope="module")
+def generated(vision_model: Any, tokenizer: Tokenizer, requests: list[CaptionRequest]) -> list[Caption]:
+    """By transformers' generate, each alone."""
+    return [caption.caption(vision_model, tokenizer, GRID, [request])[0] for request in requests]
+
+
+class Made:
+    """A writer, and the decoders it asked for."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Tokenizer,
+        slots: int,
+        *,
+        fails: dict[int, int] | None = None,
+        decoder: type[Decoder] = Decoder,
+        **options: Any,
+    ) -> None:
+        network, self.forwards = network_that(model, fails=fails or {})
+        self.decoders: list[tuple[int, int]] = []
+        image_token = model.config.image_token_id
+
+        def make(slots: int, rows: int) -> Decoder:
+            self.decoders.append((slots, rows))
+            return decoder(network, Tower(model, GRID), image_token, slots, rows, **options)
+
+        ends = caption.end_ids(model)
+        self.writer = Writer(make, lambda rows: slots, tokenizer, ends, CPU, image_token, 16)
+
+    def answers(self, requests: list[CaptionRequest]) -> list[Caption]:
+        futures: list[Future[Caption]] = [self.writer.submit(request) for request in requests]
+        return [future.result(PATIENCE_S) for future in futures]
+
+
+@pytest.fixture
+def made(vision_model: Any, tokenizer: Tokenizer) -> Iterator[Any]:
+    writers: list[Made] = []
+
+    def make(slots: int, **options: Any) -> Made:
+        writers.append(Made(vision_model, tokenizer, slots, **options))
+        return writers[-1]
+
+    yield make
+    for one in writers:
+        one.writer.close()
+
+
+@pytest.mark.parametrize("slots", [1, 3, 32])
+def test_greedy_text_is_that_of_generate(
+    made: Any, requests: list[CaptionRequest], generated: list[Caption], slots: int
+) -> None:
+    assert made(slots).answers(requests) == generated
+    assert len({one.completion_tokens for one in generated}) > 1, (
+        "rows must leave their slots at different times"
+    )
+
+
+def test_a_row_that_ended_makes_room_for_the_next(made: Any, requests: list[CaptionRequest]) -> None:
+    one = made(4)
+    one.answers(requests)
+    assert one.decoders == [(4, one.decoders[0][1])]
+    lengths = [rows for rows in one.forwards if rows > 4]  # prompts entering
+    assert len(lengths) > 2
+
+
+class WholeOnCpu(Decoder):
+    """Computes all slots in a step, as on a GPU, where a graph could hold it if `fault` were none."""
+
+    fault: type[RuntimeError] = RuntimeError
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.whole = True
+
+    def capture(self) -> Any:
+        raise self.fault("operation failed due to a previous error during capture\nmore of it")
+
+    def _advance(self, where: torch.Tensor | None, host: Any) -> torch.Tensor:
+        if where is None:
+            lengths = [int(length) + 1 for length in self._lengths]
+            where, host = torch.arange(self.cache.slots), list(enumerate(lengths))
+        return super()._advance(where, host)
+
+
+@pytest.mark.parametrize("uncaptured", ["", "products wait for the device"], ids=["refused", "not tried"])
+def test_a_step_that_no_graph_can_hold_is_launched_anew(
+    made: Any, requests: list[CaptionRequest], generated: list[Caption], uncaptured: str
+) -> None:
+    said: list[str] = []
+    one = made(3, decoder=WholeOnCpu, uncaptured=uncaptured, say=said.append)
+    assert one.answers(requests) == generated
+    reason = uncaptured or "operation failed due to a previous error during capture"
+    assert said == [f"torch: summaries are written without a CUDA graph ({reason})"]
+
+
+def test_a_graph_that_finds_no_memory_is_tried_with_fewer_slots(
+    made: Any, requests: list[CaptionRequest]
+) -> None:
+    class NoMemory(WholeOnCpu):
+        fault = torch.OutOfMemoryError
+
+    with pytest.raises(MachineError, match="too little memory for one summary"):
+        made(4, decoder=NoMemory).answers(requests[:4])
+
+
+def test_slots_grow_for_a_longer_request(
+    made: Any, requests: list[CaptionRequest], generated: list[Caption]
+) -> None:
+    one = made(4)
+    longer = replace(requests[1], max_new_tokens=400)
+    assert one.answers([requests[0]]) == generated[:1]
+    assert one.answers([longer, requests[2]]) == [generated[1], generated[2]]
+    assert len(one.decoders) == 2
+    assert one.decoders[0][1] < one.decoders[1][1]
+
+
+def test_an_answer_cut_off_says_so(made: Any, requests: list[CaptionRequest]) -> None:
+    (answer,) = made(2).answers([replace(requests[0], max_new_tokens=3)])
+    assert (answer.finish_reason, answer.completion_tokens) == ("length", 3)
+
+
+def test_a_text_without_an_image(made: Any, vision_model: Any, tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode("<|im_start|>user\na blue mug<|im_end|>\n<|im_start|>assistant\n")
+    request = CaptionRequest("", "", ids, None, 12)
+    assert made(2).answers([request]) == caption.caption(vision_model, tokenizer, GRID, [request])
+
+
+@pytest.mark.parametrize("fails", [{0: 1}, {3: 2}, {0: 3}, {2: 1, 9: 1}])
+def test_out_of_memory_loses_nobody(
+    made: Any, requests: list[CaptionRequest], generated: list[Caption], fails: dict[int, int]
+) -> None:
+    one = made(8, fails=fails)
+    assert one.answers(requests) == generated
+    sizes = [slots for slots, _ in one.decoders]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] == 8 >> sum(fails.values())
+
+
+def test_memory_that_never_suffices_fails_those_who_wait(made: Any, requests: list[CaptionRequest]) -> None:
+    with pytest.raises(MachineError, match="too little memory"):
+        made(2, fails={0: 10_000}).answers(requests[:3])
+
+
+def test_a_seeded_sample_does_not_depend_on_its_neighbours(
+    made: Any, requests: list[CaptionRequest], generated: list[Caption]
+) -> None:
+    seeded = [replace(request, temperature=4.0, seed=number) for number, request in enumerate(requests[:6])]
+    alone = made(1).answers(seeded)
+    together = made(8).answers([*seeded, *requests[6:]])
+    assert together == [*alone, *generated[6:]]
+    assert alone != generated[:6]
+
+
+def test_samples_without_a_seed_differ(made: Any, requests: list[CaptionRequest]) -> None:
+    drawn = made(8).answers([replace(requests[0], temperature=3.0)] * 8)
+    assert len({one.text for one in drawn}) > 1
+
+
+def test_a_cancelled_request_is_not_begun(made: Any, requests: list[CaptionRequest]) -> None:
+    one = made(1)
+    first, second, third = (one.writer.submit(request) for request in requests[:3])
+    assert second.cancel() or second.done()
+    assert first.result(PATIENCE_S)
+    assert third.result(PATIENCE_S)
+
+
+def test_who_waits_when_it_closes_is_told(made: Any, requests: list[CaptionRequest]) -> None:
+    one = made(1)
+    futures = [one.writer.submit(request) for request in requests]
+    one.writer.close()
+    for future in futures:
+        with suppress(CancelledError):
+            assert future.result(PATIENCE_S)
+
+
+def test_positions_are_those_of_transformers(vision_model: Any, requests: list[CaptionRequest]) -> None:
+    image = vision_model.config.image_token_id
+    for request in requests[:4]:
+        assert request.image is not None
+        rows, columns = request.image.sent_height // 16, request.image.sent_width // 16
+        ids = torch.tensor([request.token_ids])
+        sizes = torch.tensor([[1, rows, columns]])
+        expected, delta = vision_model.model.get_rope_index(
+            ids, image_grid_thw=sizes, **compat.image_inputs(ids, image)
+        )
+        found = rotary_positions(np.array(request.token_ids), image, [(rows, columns)])
+        assert found.tolist() == expected[:, 0].tolist()
+        assert found.max() + 1 - len(request.token_ids) == int(delta)
+
+
+@pytest.mark.parametrize("kind", ["text", "images"])
+def test_tables_lie_row_by_row_as_kernels_read_them(vision_model: Any, kind: str) -> None:
+    rotary = Network(vision_model, Ops()).rotary
+    positions = torch.arange(9) if kind == "text" else torch.arange(27).view(3, 9)
+    assert all(table.is_contiguous() for table in rotary.tables(positions))
+
+
+def test_the_tower_sees_what_transformers_sees(vision_model: Any, requests: list[CaptionRequest]) -> None:
+    images = [request.image for request in requests[:5] if request.image]
+    given = caption.image_arguments(vision_model, GRID, images, torch.zeros(1, 1, dtype=torch.long))
+    with torch.inference_mode():
+        found = Tower(vision_model, GRID)([caption.pixels(image, CPU) for image in images])
+        expected = vision_model.model.visual(given["pixel_values"], grid_thw=given["image_grid_thw"])
+    if not isinstance(expected, tuple):  # transformers 5
+        expected = (expected.pooler_output, expected.deepstack_features)
+    for one, other in zip(found, [expected[0], *expected[1]], strict=True):
+        assert torch.allclose(one, other, atol=1e-4)
+
+
+def test_the_tower_sees_many_images_as_it_sees_each(
+    vision_model: Any, requests: list[CaptionRequest]
+) -> None:
+    images = [caption.pixels(request.image, CPU) for request in requests if request.image]
+    tower = Tower(vision_model, GRID)
+    with torch.inference_mode():
+        together = tower(images)
+        apart = [tower([image]) for image in images]
+    for place, tokens in enumerate(together):
+        assert torch.allclose(tokens, torch.cat([one[place] for one in apart]), atol=1e-5)

@@ -1,0 +1,215 @@
+"""The packed engine gives what transformers' forward gives, however prompts are laid out."""
+
+from __future__ import annotations
+
+import copy
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conftest import network_that
+from tests.engine.test_engine import score_requests
+from tgi_stack.engine import score
+from tgi_stack.engine.cuda_graph import Replay
+from tgi_stack.engine.layers.linear import FP8, Rows8
+from tgi_stack.engine.layers.ops import Ops
+from tgi_stack.engine.models.network import Network, supports
+from tgi_stack.engine.packing import pack
+from tgi_stack.engine.reading import whole
+from tgi_stack.engine.runtime import prepare_compiler
+from tgi_stack.engine.scorer import GROW_AFTER, Options, Scorer
+from tgi_stack.engine.switches import COMPILERS
+from tgi_stack.errors import MachineError, ScoreError
+from tgi_stack.prompting.tokenizer import Tokenizer
+from tgi_stack.types import LabelScores, ScoreRequest
+
+
+@pytest.fixture(scope="module")
+def requests(tokenizer: Tokenizer) -> list[ScoreRequest]:
+    """Prompts of which a part begins alike."""
+    made = score_requests(tokenizer, 30)
+    begin = made[0].token_ids * 3
+    sharing = [ScoreRequest("", begin + r.token_ids, (), r.label_ids) for r in made[:10]]
+    return made + sharing
+
+
+@pytest.fixture(scope="module")
+def alone(text_model: Any, requests: list[ScoreRequest]) -> list[LabelScores]:
+    return [score.score(text_model, [request])[0] for request in requests]
+
+
+def apart(found: Sequence[LabelScores], truth: Sequence[LabelScores]) -> float:
+    """The largest difference of a probability."""
+    pairs = [
+        pair for x, y in zip(found, truth, strict=True) for pair in zip(x.logprobs, y.logprobs, strict=True)
+    ]
+    return max(abs(math.exp(a) - math.exp(b)) for a, b in pairs)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        Options(4096),
+        Options(4096, share=False),
+        Options(300),
+        Options(1),
+        Options(4096, most=3),
+        Options(700, sizes=(64, 256, 700)),
+    ],
+    ids=str,
+)
+def test_scores_are_those_of_transformers(
+    text_model: Any, requests: list[ScoreRequest], alone: list[LabelScores], options: Options
+) -> None:
+    found = Scorer(Network(text_model, Ops()), options).score(requests)
+    assert apart(found, alone) <= 1e-5
+    assert [one.prompt_tokens for one in found] == [len(r.token_ids) for r in requests]
+    masses = [(a.label_mass or 0.0, b.label_mass or 0.0) for a, b in zip(found, alone, strict=True)]
+    assert all(a == pytest.approx(b, abs=1e-5) for a, b in masses)
+
+
+def test_a_text_alone_on_the_vision_checkpoint(vision_model: Any, requests: list[ScoreRequest]) -> None:
+    assert supports(vision_model) is None
+    found = Scorer(Network(vision_model, Ops()), Options(2048)).score(requests)
+    assert apart(found, [score.score(vision_model, [r])[0] for r in requests]) <= 1e-5
+
+
+def test_weights_are_fused_without_being_kept_twice(text_model: Any) -> None:
+    network = Network(text_model, Ops())
+    attention = text_model.model.layers[0].self_attn
+    fused = network.layers[0].qkv.weight  # type: ignore[attr-defined]
+    assert attention.k_proj.weight.untyped_storage().data_ptr() == fused.untyped_storage().data_ptr()
+
+
+def test_the_head_meets_last_positions_alone(text_model: Any, requests: list[ScoreRequest]) -> None:
+    network = Network(text_model, Ops())
+    seen = []
+    inner = network.forward
+
+    def forward(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        out = inner(x, *args, **kwargs)
+        seen.append((len(x), len(out)))
+        return out
+
+    network.forward = forward  # type: ignore[method-assign]
+    Scorer(network, Options(10_000, share=False)).score(requests)
+    assert seen == [(sum(len(r.token_ids) for r in requests), len(requests))]
+
+
+@pytest.mark.parametrize("failures", [1, 3])
+def test_out_of_memory_halves_the_packs_and_loses_nobody(
+    text_model: Any, requests: list[ScoreRequest], alone: list[LabelScores], failures: int
+) -> None:
+    network, calls = network_that(text_model, fails={1: failures})
+    scorer = Scorer(network, Options(1024))
+    assert apart(scorer.score(requests), alone) <= 1e-5
+    assert scorer.options.budget == 1024 >> failures
+    assert len(calls) > failures
+
+
+def test_a_halved_budget_grows_back_and_waits_longer_where_that_was_wrong(
+    text_model: Any, requests: list[ScoreRequest]
+) -> None:
+    network, _ = network_that(text_model, fails={0: 2})
+    scorer = Scorer(network, Options(1024))
+
+    def asked(times: int) -> list[int]:
+        budgets = []
+        for _ in range(times):
+            scorer.score(requests[:1])
+            budgets.append(scorer.options.budget)
+        return budgets
+
+    assert asked(1 + GROW_AFTER) == [256] * (1 + GROW_AFTER)
+    assert asked(1) == [512]
+    inner = network.forward
+
+    def fails_once(*args: Any, **kwargs: Any) -> Any:
+        network.forward = inner
+        raise torch.OutOfMemoryError("injected")
+
+    network.forward = fails_once
+    assert asked(1 + 2 * GROW_AFTER) == [256] * (1 + 2 * GROW_AFTER)
+    assert asked(2 + 2 * GROW_AFTER) == [512] * (1 + 2 * GROW_AFTER) + [1024]
+    assert asked(3 * GROW_AFTER) == [1024] * 3 * GROW_AFTER
+
+
+def test_what_was_recorded_for_larger_packs_is_given_back(
+    text_model: Any, requests: list[ScoreRequest], alone: list[LabelScores]
+) -> None:
+    network, _ = network_that(text_model, fails={1: 1})
+    scorer = Scorer(network, Options(1024, most=1))
+    recorded = scorer.replay = Replay(network, 1024)  # which no prompt here fills alone
+    assert apart(scorer.score(requests), alone) <= 1e-5
+    assert scorer.replay is not recorded
+    one = next(iter(pack([[1] * 500], 512)))
+    assert scorer.replay.fits(one)
+
+
+def test_memory_that_never_suffices_is_an_error_that_says_what_to_do(
+    text_model: Any, requests: list[ScoreRequest]
+) -> None:
+    network, _ = network_that(text_model, fails={0: 1000})
+    with pytest.raises(MachineError, match="too little memory"):
+        Scorer(network, Options(1024)).score(requests)
+
+
+def test_logits_that_are_no_numbers_never_become_scores(
+    text_model: Any, requests: list[ScoreRequest]
+) -> None:
+    network = Network(text_model, Ops())
+    network.norm = network.norm * float("nan")
+    with pytest.raises(ScoreError, match="not finite"):
+        Scorer(network, Options(1024)).score(requests[:1])
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_logits_that_are_no_numbers_fail_their_own_row_alone(
+    text_model: Any, requests: list[ScoreRequest], alone: list[LabelScores], packed: bool
+) -> None:
+    used = {id for request in requests for id in request.token_ids}
+    odd = next(id for id in range(1, len(text_model.lm_head.weight)) if id not in used)
+    broken = copy.deepcopy(text_model)
+    embedding = broken.model.embed_tokens.weight
+    broken.lm_head.weight = torch.nn.Parameter(embedding.detach().clone())  # tied, else
+    embedding.data[odd] = float("nan")
+    asked = [*requests[:5], replace(requests[5], token_ids=(odd, *requests[5].token_ids)), *requests[6:]]
+    found = (
+        Scorer(Network(broken, Ops()), Options(4096)).readings(asked)
+        if packed
+        else score.readings(broken, asked)
+    )
+    failed = found.pop(5)
+    assert isinstance(failed, ScoreError)
+    assert failed.type == "score.not_finite"
+    assert apart(whole(found), [*alone[:5], *alone[6:]]) <= 1e-5
+
+
+@pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="torch.compile needs a C++ compiler")
+def test_compiled_layers_are_compiled_once_for_a_size(
+    text_model: Any, requests: list[ScoreRequest], alone: list[LabelScores]
+) -> None:
+    prepare_compiler()
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    network = Network(text_model, Ops())
+    network.compile([512])
+    scorer = Scorer(network, Options(512, sizes=(512,)))
+    assert apart(scorer.score(requests), alone) <= 1e-5
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    scorer.score(requests[::-1])
+    assert graphs == torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
+
+
+def test_rows_in_fp8_keep_their_own_scale() -> None:
+    x = torch.randn(5, 64) * torch.tensor([[1e-3], [1.0], [50.0], [1e4], [0.0]])
+    rows = Ops().rows8(x)
+    assert isinstance(rows, Rows8)
+    assert rows.values.dtype is FP8
+    back = rows.values.float() * rows.scales
+    assert (back - x).abs().amax(1).le(x.abs().amax(1) / 16).all()

@@ -1,0 +1,118 @@
+"""The crew and the batcher: bounded, in order, and nobody is left waiting."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+
+import pytest
+
+from tgi_stack.backends.micro_batch import Batcher
+from tgi_stack.concurrency import fan_out
+
+
+@pytest.fixture
+async def thread() -> AsyncIterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(1) as executor:
+        yield executor
+
+
+async def test_no_more_rows_are_read_than_are_worked_on() -> None:
+    read, done, most = count(), 0, 0
+
+    async def work(row: int) -> int:
+        nonlocal most
+        most = max(most, row - done + 1)
+        await asyncio.sleep(0)
+        return row
+
+    def emit(row: int) -> None:
+        nonlocal done
+        done += 1
+
+    def rows() -> Iterator[int]:
+        while (row := next(read)) < 1000:
+            yield row
+
+    await fan_out(rows(), work, emit, workers=7)
+    assert done == 1000
+    assert most <= 7
+
+
+async def test_a_bug_stops_the_crew_and_surfaces_alone() -> None:  # X13
+    finished: list[int] = []
+
+    async def work(row: int) -> int:
+        if row == 3:
+            raise ZeroDivisionError("a bug")
+        await asyncio.sleep(0)
+        return row
+
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        await fan_out(range(1000), work, finished.append, workers=4)
+    assert len(finished) < 1000
+
+
+async def test_answers_go_to_those_who_asked(thread: ThreadPoolExecutor) -> None:
+    sizes = []
+
+    def run(batch: Sequence[int]) -> list[int]:
+        sizes.append(len(batch))
+        return [number * 10 for number in batch]
+
+    batcher = Batcher(run, thread, size=8)
+    answers = await asyncio.gather(*map(batcher.ask, range(50)))
+    assert answers == [number * 10 for number in range(50)]
+    assert max(sizes) == 8
+    assert len(sizes) <= 8
+
+
+async def test_requests_of_different_kinds_do_not_share_a_batch(thread: ThreadPoolExecutor) -> None:
+    batches = []
+
+    def run(batch: Sequence[int]) -> Sequence[int]:
+        batches.append(batch)
+        return batch
+
+    batcher = Batcher(run, thread, size=8, key=lambda number: number % 2)
+    await asyncio.gather(*map(batcher.ask, range(20)))
+    assert all(len({number % 2 for number in batch}) == 1 for batch in batches)
+
+
+async def test_a_failed_batch_tells_each_of_its_requests_and_no_other(thread: ThreadPoolExecutor) -> None:
+    def run(batch: Sequence[int]) -> Sequence[int]:
+        if 3 in batch:
+            raise RuntimeError("out of memory")
+        return batch
+
+    batcher = Batcher(run, thread, size=2)
+    results = await asyncio.gather(*map(batcher.ask, range(6)), return_exceptions=True)
+    assert [str(r) for r in results] == ["0", "1", "out of memory", "out of memory", "4", "5"]
+
+
+async def test_an_answer_that_is_a_failure_is_told_to_its_own_request(thread: ThreadPoolExecutor) -> None:
+    def run(batch: Sequence[int]) -> Sequence[int | Exception]:
+        return [ValueError(f"row {number}") if number == 3 else number for number in batch]
+
+    batcher = Batcher(run, thread, size=8)
+    results = await asyncio.gather(*map(batcher.ask, range(6)), return_exceptions=True)
+    assert [str(r) for r in results] == ["0", "1", "2", "row 3", "4", "5"]
+    assert isinstance(results[3], ValueError)
+
+
+async def test_a_request_nobody_waits_for_any_more_is_not_computed(thread: ThreadPoolExecutor) -> None:
+    seen: list[int] = []
+
+    def run(batch: Sequence[int]) -> Sequence[int]:
+        seen.extend(batch)
+        return batch
+
+    batcher = Batcher(run, thread, size=4)
+    gone = asyncio.create_task(batcher.ask(1))
+    stays = asyncio.create_task(batcher.ask(2))
+    await asyncio.sleep(0)
+    gone.cancel()
+    assert await stays == 2
+    assert seen == [2]

@@ -1,0 +1,134 @@
+"""Figures are the library's own; failed rows, absent positives and ties are counted as the contract says."""
+
+from __future__ import annotations
+
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import ir_measures
+import pytest
+from ir_measures import RR, R, nDCG
+
+from tgi_stack.errors import InputError
+from tgi_stack.scoring import metrics
+from tgi_stack.scoring.metrics import collect, compare, evaluate, per_query, reread
+
+
+def row(
+    name: str, order: list[str], positive: list[str], logprobs: list[float] | None = None
+) -> dict[str, Any]:
+    values = logprobs or [-1.0 - place for place in range(len(order))]
+    pairs = reread([{"order": order, "logprobs": values}])
+    return {
+        "id": name,
+        "status": "ok",
+        "ranking": [{"id": id, "score": score} for id, score in pairs],
+        "reads": [{"order": order, "logprobs": values}],
+        "positive": positive,
+    }
+
+
+def failed(name: str, positive: list[str] | None = None) -> dict[str, Any]:
+    extra = {} if positive is None else {"positive": positive}
+    return {"id": name, "status": "failed", "error": {"type": "x", "message": "y", "row": 1}} | extra
+
+
+def drawn(seed: int, count: int = 60) -> list[dict[str, Any]]:
+    rng = random.Random(seed)
+    rows = []
+    for index in range(count):
+        order = [f"c{i}" for i in rng.sample(range(40), rng.randint(2, 25))]
+        positive = rng.sample([*order, "absent"], rng.randint(1, 2))
+        rows.append(row(f"q {index}", order, positive, [rng.uniform(-9, 0) for _ in order]))
+    return rows
+
+
+def test_figures_are_the_librarys_own(tmp_path: Path) -> None:
+    records = drawn(1)
+    rankings = collect(records)
+    run = tmp_path / "run.txt"
+    run.write_text("".join(metrics.trec_lines(rankings)))
+    qrels = [
+        ir_measures.Qrel(f"q%20{i}", id, 1) for i, record in enumerate(records) for id in record["positive"]
+    ]
+    theirs = ir_measures.calc_aggregate([R @ 5, nDCG @ 10, RR], qrels, ir_measures.read_trec_run(str(run)))
+    ours = evaluate(rankings, [5, 10])
+    assert ours["Recall@5"].mean == pytest.approx(theirs[R @ 5], abs=1e-9)
+    assert ours["NDCG@10"].mean == pytest.approx(theirs[nDCG @ 10], abs=1e-9)
+    assert ours["MRR"].mean == pytest.approx(theirs[RR], abs=1e-9)
+    for found in ours.values():
+        assert found.low < found.mean < found.high
+
+
+def test_a_failed_row_counts_as_0_unless_it_is_left_out() -> None:
+    records = [row("a", ["x", "y"], ["x"]), failed("b", ["x"]), failed("c")]
+    rankings = collect(records)
+    assert (rankings.failed, rankings.without_positive) == (2, 1)
+    assert evaluate(rankings, [1])["MRR"].mean == 0.5
+    assert evaluate(collect(records, exclude_failed=True), [1])["MRR"].mean == 1.0
+    assert evaluate(collect([failed("b", ["x"])]), [1])["MRR"].mean == 0.0
+
+
+def test_positives_that_are_no_candidates_stay_in_the_denominator() -> None:
+    assert evaluate(collect([row("a", ["x", "y"], ["x", "gone"])]), [5])["Recall@5"].mean == 0.5
+
+
+def test_ties_keep_the_order_of_the_input() -> None:
+    for order in (["z", "a"], ["a", "z"]):
+        found = per_query(collect([row("q", order, [order[0]], [-1.0, -1.0])]), [1])
+        assert found["Recall@1"]["q"] == 1.0
+
+
+def test_rows_without_positives_are_left_out_and_counted() -> None:
+    rankings = collect([row("a", ["x"], ["x"]), row("b", ["x"], [])])
+    assert (list(rankings.ranked), rankings.without_positive) == (["a"], 1)
+
+
+def test_dropping_renormalises_what_was_read() -> None:
+    reads = [{"order": ["x", "y", "z"], "logprobs": [math.log(0.5), math.log(0.3), math.log(0.1)]}]
+    assert dict(reread(reads, drop=["x"])) == pytest.approx({"y": 0.75, "z": 0.25})
+    assert collect([row("a", ["x", "y"], ["y"])], drop=["x"]).ranked == {"a": ["y"]}
+
+
+def test_a_temperature_flattens_each_read_before_they_are_averaged() -> None:
+    reads = [
+        {"order": ["x", "y"], "logprobs": [math.log(0.96), math.log(0.04)]},
+        {"order": ["y", "x"], "logprobs": [math.log(0.6), math.log(0.4)]},
+    ]
+    assert dict(reread(reads)) == pytest.approx({"x": 0.68, "y": 0.32})
+    hot = dict(reread(reads, temperature=1e6))
+    assert hot["x"] == pytest.approx(0.5, abs=1e-5)
+
+
+def test_a_comparison_is_paired() -> None:
+    ours = [row("a", ["x", "y", "z"], ["x"]), row("b", ["x", "y", "z"], ["y"])]
+    theirs = [row("b", ["y", "x", "z"], ["y"]), row("a", ["x", "y", "z"], ["x"]), row("c", ["x"], ["x"])]
+    found = compare(collect(ours), collect(theirs), [1])
+    assert (found.queries, found.top1_flips) == (2, 1)
+    assert (found.only_this, found.only_other) == (0, 1)
+    assert found.differences["Recall@1"].mean == -0.5
+    assert found.kendall_tau == pytest.approx((1 + 1 / 3) / 2)
+
+
+def test_an_agreement_of_nothing_is_no_number() -> None:
+    found = compare(collect([row("a", ["x"], ["x"])]), collect([row("a", ["x"], ["x"])]), [1])
+    assert found.kendall_tau is None
+
+
+def test_qrels_take_the_place_of_positives(tmp_path: Path) -> None:
+    path = tmp_path / "qrels.txt"
+    path.write_text("a%20b 0 y 1\n\n")
+    assert metrics.read_qrels(path) == {"a b": {"y": 1}}
+    found = collect([row("a b", ["x", "y"], ["x"])], qrels=metrics.read_qrels(path))
+    assert evaluate(found, [1])["MRR"].mean == 0.5
+    path.write_text("a 0 y\n")
+    with pytest.raises(InputError, match=r"qrels\.txt:1"):
+        metrics.read_qrels(path)
+
+
+def test_ids_with_white_space_survive_a_trec_file() -> None:
+    lines = list(metrics.trec_lines(collect([row("u 1", ["a\tb", "50%"], ["a\tb"])])))
+    assert [line.split()[:3] for line in lines] == [["u%201", "Q0", "a%09b"], ["u%201", "Q0", "50%25"]]
+    assert all(len(line.split()) == 6 for line in lines)

@@ -1,0 +1,222 @@
+"""The client's decisions without a network: retries, limits, groups."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+
+import pytest
+
+from tgi_stack.backends.grouping import Grouper
+from tgi_stack.backends.servers import retry
+from tgi_stack.backends.servers.endpoints import Endpoint, Limit, Pool
+from tgi_stack.backends.servers.protocols.reply import Served
+from tgi_stack.backends.servers.retry import Budget, Decision
+from tgi_stack.errors import AnswerError, ServerError
+
+SERVED = Served("vllm", "m", "m", "1", 100)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    ("status", "decision"),
+    [
+        (400, Decision.ROW), (413, Decision.ROW), (422, Decision.ROW), (418, Decision.ROW),
+        (401, Decision.ASIDE), (403, Decision.ASIDE), (404, Decision.ASIDE), (301, Decision.ASIDE),
+        (429, Decision.THROTTLED), (503, Decision.THROTTLED),
+        (500, Decision.TRANSIENT), (502, Decision.TRANSIENT), (504, Decision.TRANSIENT),
+        (424, Decision.TRANSIENT),
+    ],
+)  # fmt: skip
+def test_what_a_status_asks_for(status: int, decision: Decision) -> None:  # S17
+    assert retry.of_status(status) is decision
+
+
+def test_an_idle_connection_that_ended_is_no_failure_once() -> None:  # S12
+    assert retry.of_transport("silent", silent_before=False) is Decision.FREE
+    assert retry.of_transport("silent", silent_before=True) is Decision.TRANSIENT
+    assert retry.of_transport("broken", silent_before=False) is Decision.TRANSIENT
+    assert retry.of_transport("refused", silent_before=True) is Decision.DOWN
+    assert retry.of_transport("unsafe", silent_before=False) is Decision.ASIDE  # S26
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("2", 2.0),
+        ("0", 0.0),
+        ("-3", 0.0),
+        ("9999", 30.0),
+        ("nan", None),
+        (None, None),
+        ("Wed, 21 Oct 2015", None),
+    ],
+)
+def test_retry_after_is_capped_and_dates_are_passed_over(
+    value: str | None, seconds: float | None
+) -> None:  # S30
+    assert retry.retry_after_s(value) == seconds
+
+
+def test_pauses_grow_are_jittered_and_bounded() -> None:
+    rng = random.Random(3)
+    bounds = [max(retry.pause_s(times, rng) for _ in range(300)) for times in range(12)]
+    assert bounds[0] <= 0.25 < bounds[3] <= 2.0
+    assert 7.0 < bounds[11] <= 8.0
+
+
+def test_retries_are_at_most_a_fifth_more() -> None:  # S16
+    budget = Budget(spare=0.0)
+    for _ in range(1000):
+        budget.earn()
+    assert 199 <= sum(budget.take() for _ in range(1000)) <= 200
+
+
+def answer(limit: Limit, clock: Clock, most: float, seconds: float) -> None:
+    """A server that takes `most` requests at once, each `seconds` long, and more only later."""
+    for _ in range(int(limit.allowed)):
+        clock.now += seconds / min(limit.allowed, most)
+        limit.answered(int(limit.allowed))
+
+
+def test_a_limit_grows_while_throughput_does_and_rests_then() -> None:
+    clock = Clock()
+    limit = Limit(1024, clock, first=4)
+    for _ in range(30):
+        answer(limit, clock, 100, 0.5)
+    assert 90 <= limit.allowed <= 400
+    small = Limit(1024, clock, first=4)
+    for _ in range(8):
+        answer(small, clock, 4, 0.5)
+    assert small.allowed < 10
+
+
+def test_a_limit_that_is_not_reached_does_not_grow() -> None:
+    clock = Clock()
+    limit = Limit(1024, clock, first=32)
+    for _ in range(500):
+        clock.now += 0.01
+        limit.answered(3)
+    assert limit.allowed == 32
+
+
+def test_a_burst_of_refusals_cuts_once() -> None:  # S13
+    clock = Clock()
+    limit = Limit(1024, clock, first=100)
+    clock.now = 1.0
+    for _ in range(100):
+        limit.throttled(sent_at=0.5)
+    assert limit.allowed == pytest.approx(70)
+    limit.throttled(sent_at=1.5)
+    assert limit.allowed == pytest.approx(49)
+    for _ in range(50):
+        clock.now += 1
+        limit.throttled(sent_at=clock.now)
+    assert limit.allowed == 1
+
+
+async def unreachable(endpoint: Endpoint) -> None:
+    raise OSError("refused")
+
+
+def pool(count: int, clock: Clock) -> Pool:
+    endpoints = [Endpoint(f"http://{n}", SERVED, Limit(8, clock)) for n in range(count)]
+    rng = random.Random(1)
+    return Pool(endpoints, unreachable, 30.0, lambda line: None, None, clock, clock.sleep, rng)
+
+
+async def test_work_goes_where_the_least_of_it_is() -> None:
+    made = pool(3, Clock())
+    for _ in range(9):
+        await made.acquire()
+    assert [endpoint.outstanding for endpoint in made.endpoints] == [3, 3, 3]
+
+
+async def test_without_any_endpoint_the_run_ends_with_the_reasons() -> None:  # S17
+    made = pool(2, Clock())
+    for endpoint in made.endpoints:
+        made.set_aside(endpoint, "status 401")
+    with pytest.raises(ServerError, match=r"http://0: status 401; http://1: status 401"):
+        await made.acquire()
+
+
+async def test_endpoints_that_stay_away_end_the_run_when_patience_does() -> None:
+    clock = Clock()
+    made = pool(1, clock)
+    made.gone(made.endpoints[0], "refused")
+    with pytest.raises(ServerError, match="30 s"):
+        await made.acquire()
+    assert clock.now >= 30
+    await made.aclose()
+
+
+async def test_groups_are_of_one_kind_and_full_where_they_can_be() -> None:
+    asked: list[Sequence[int]] = []
+
+    async def ask(numbers: Sequence[int]) -> Sequence[int]:
+        asked.append(numbers)
+        await asyncio.sleep(0.001)
+        return [10 * number for number in numbers]
+
+    grouper = Grouper[int, int](ask, size=4, key=lambda number: number % 2)
+    assert await asyncio.gather(*map(grouper.ask, range(20))) == [10 * n for n in range(20)]
+    assert all(len({number % 2 for number in group}) == 1 for group in asked)
+    assert sorted(map(len, asked)) == [2, 2, 4, 4, 4, 4]
+    await grouper.aclose()
+
+
+async def test_one_that_is_refused_fails_alone_though_asked_in_company() -> None:
+    async def ask(numbers: Sequence[int]) -> Sequence[int]:
+        if 5 in numbers:
+            raise AnswerError("server.refused", "not 5")
+        return numbers
+
+    grouper = Grouper[int, int](ask, size=8, key=lambda number: None)
+    results = await asyncio.gather(*map(grouper.ask, range(8)), return_exceptions=True)
+    assert isinstance(results.pop(5), AnswerError)
+    assert results == [0, 1, 2, 3, 4, 6, 7]
+
+
+async def test_a_fault_of_the_whole_run_reaches_everybody() -> None:
+    async def ask(numbers: Sequence[int]) -> Sequence[int]:
+        raise ServerError("none is left")
+
+    grouper = Grouper[int, int](ask, size=3, key=lambda number: None)
+    results = await asyncio.gather(*map(grouper.ask, range(7)), return_exceptions=True)
+    assert all(isinstance(result, ServerError) for result in results)
+
+
+async def test_room_is_made_where_others_wait_and_taken_back_after() -> None:
+    clock = Clock()
+    made = pool(1, clock)
+    (endpoint,) = made.endpoints
+    endpoint.limit.allowed = 100.0
+    crowds = iter([(40.0, 0.0), (40.0, 20.0), (40.0, 20.0), (4.0, 0.0)])
+    seen: list[float] = []
+
+    async def crowd(asked: Endpoint) -> tuple[float, float] | None:
+        seen.append(asked.limit.allowed)
+        return next(crowds, None)
+
+    made.crowd = crowd
+    endpoint.outstanding = 30
+    await made.acquire()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert seen == [100, 100, 80, 64, 64]  # our own 31 in flight are no others
+    for _ in range(4):
+        answer(endpoint.limit, clock, 1000, 0.5)
+    assert endpoint.limit.allowed > 0
+    await made.aclose()

@@ -1,0 +1,397 @@
+"""Runs against servers on loopback, in both dialects, through every fault: nothing lost, no row moved."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import CATALOGUE, Fastqwen, read_records, write_rows
+from tests.loopback import TOKENIZER, Loopback, serve
+from tgi_stack.rows.output import Output
+
+SCRIPTED = ("--engine", "scripted")
+QUESTION = {"labels": ["A", "B", "C"]}
+OF_THE_ENGINE = ("engine", "model", "revision", "route", "attempts", "label_mass")
+
+
+@pytest.fixture(params=["tgi", "vllm"])
+def server(request: pytest.FixtureRequest) -> Iterator[Loopback]:
+    with serve(request.param) as made:
+        yield made
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    return questions(tmp_path, 60)
+
+
+def questions(folder: Path, count: int) -> Path:
+    """Prompts of equal length, so that only their content tells their answers apart."""
+    rows = ({"id": f"row-{i}", "prompt": f"Question {i:05d}\n", **QUESTION} for i in range(count))
+    return write_rows(folder / f"{count}.jsonl", *rows)
+
+
+def use(*servers: Loopback, group: int = 1) -> list[str]:
+    """One prompt a request, so that faults come by the row; a test of its own groups them."""
+    return [
+        "--llm-batch-size",
+        str(group),
+        *_use(*servers),
+    ]
+
+
+def _use(*servers: Loopback) -> list[str]:
+    return [
+        "--model",
+        "tiny",
+        "--startup-timeout",
+        "20",
+        *(part for s in servers for part in ("--endpoint", s.url)),
+    ]
+
+
+def plain(path: Path) -> list[dict[str, Any]]:
+    """Records without what says who answered; logarithms as the probabilities they make."""
+    records = read_records(path)
+    for record in records:
+        for name in (*OF_THE_ENGINE, "logprobs"):
+            record.pop(name, None)
+        for read in record.get("reads", ()):
+            for name in ("normalised", "label_mass", "logprobs"):
+                read.pop(name)
+        for entry in record.get("ranking", ()):
+            entry.pop("logprob")
+            entry["probability"] = entry["score"] = round(entry["probability"], 9)
+        if "probabilities" in record:
+            record["probabilities"] = [round(p, 9) for p in record["probabilities"]]
+    return records
+
+
+def same_as_scripted(fastqwen: Fastqwen, out: Path, *job: str | Path) -> None:
+    reference = out.with_name("reference.jsonl")
+    fastqwen(*job, "-o", reference, *SCRIPTED, check=None)
+    assert plain(out) == plain(reference)
+
+
+def test_rankings_and_probabilities_are_those_of_the_questions(
+    fastqwen: Fastqwen, tmp_path: Path, server: Loopback, rows: Path
+) -> None:
+    ranking = ("rerank", CATALOGUE / "sessions.jsonl", "--items", CATALOGUE / "items.jsonl")
+    for name, job in {"r.jsonl": ranking, "p.jsonl": ("probs", rows)}.items():
+        fastqwen(*job, "-o", tmp_path / name, *use(server))
+        same_as_scripted(fastqwen, tmp_path / name, *job)
+        (tmp_path / "reference.jsonl").unlink()
+        (tmp_path / "reference.jsonl.run.json").unlink()
+    record = read_records(tmp_path / "p.jsonl")[0]
+    assert record["engine"] == server.dialect
+    assert record["exact"] is True
+    assert (record["label_mass"] is None) == (server.dialect == "tgi")
+    assert record["route"] == {"tgi": "tgi.grammar", "vllm": "vllm.logprob_token_ids"}[server.dialect]
+
+
+def test_switches_of_the_torch_engine_are_said_to_be_no_servers(
+    fastqwen: Fastqwen, tmp_path: Path, server: Loopback
+) -> None:
+    rows = questions(tmp_path, 2)
+    done = fastqwen("probs", rows, *use(server), "--use-torch-compile", "--use-flash-attention")
+    told = "--use-torch-compile, --use-flash-attention: for what torch computes; a server computes as it was"
+    assert told in done.stderr
+    assert "for what torch computes" not in fastqwen("probs", rows, *use(server)).stderr
+
+
+def test_summaries_are_those_of_the_images(fastqwen: Fastqwen, tmp_path: Path) -> None:
+    with serve("vllm") as server:
+        job = ("summarize", CATALOGUE / "images")
+        fastqwen(*job, "-o", tmp_path / "s.jsonl", *_use(server))
+        same_as_scripted(fastqwen, tmp_path / "s.jsonl", *job)
+
+
+RECOVERED = [
+    "429", "503", "500", "502", "424", "reset", "silent", "truncated", "half a chunk", "no length", "gzip",
+    "large", "empty", "html", "list", "error", "other id", "other model", "no label", "null", "nan", "twice",
+    "late",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", RECOVERED)
+def test_a_fault_now_and_then_loses_no_row_and_moves_none(  # S01-S03, S07, S08, S12, S13, S16
+    fastqwen: Fastqwen, tmp_path: Path, server: Loopback, rows: Path, fault: str
+) -> None:
+    # Twice in all: a third bad reply to one row would rightly fail it.
+    server.fault = lambda number, path: fault if number in (7, 31) else None
+    out = tmp_path / "o.jsonl"
+    done = fastqwen("probs", rows, "-o", out, *use(server), "--concurrency", "8")
+    assert "60 rows: 60 ok (0 from cache), 0 failed, 0 pending" in done.stderr
+    same_as_scripted(fastqwen, out, "probs", rows)
+    attempts = [record["attempts"] for record in read_records(out)]
+    assert max(attempts) <= 4
+
+
+@pytest.mark.parametrize("status", ["400", "413", "422"])
+def test_a_request_that_is_refused_fails_its_row_alone(  # S17
+    fastqwen: Fastqwen, tmp_path: Path, server: Loopback, rows: Path, status: str
+) -> None:
+    server.fault = lambda number, path: status if number == 5 else None
+    out = tmp_path / "o.jsonl"
+    done = fastqwen("probs", rows, "-o", out, *use(server), "--concurrency", "1", check=1)
+    assert "59 ok (0 from cache), 1 failed" in done.stderr
+    (failed,) = [record for record in read_records(out) if record["status"] == "failed"]
+    assert failed["error"]["type"] == "server.refused"
+    assert status in failed["error"]["message"]
+    assert failed["attempts"] == 1
+
+
+@pytest.mark.parametrize("status", ["401", "404", "301"])
+def test_an_endpoint_that_refuses_everything_ends_the_run(  # S17, S23
+    fastqwen: Fastqwen, tmp_path: Path, server: Loopback, rows: Path, status: str
+) -> None:
+    server.fault = lambda number, path: status if number > 20 else None
+    out = tmp_path / "o.jsonl"
+    done = fastqwen("probs", rows, "-o", out, *use(server), "--concurrency", "4", check=4)
+    assert "no endpoint is left" in done.stderr
+    server.fault = lambda number, path: None
+    fastqwen("probs", rows, "-o", out, *use(server))
+    same_as_scripted(fastqwen, out, "probs", rows)
+
+
+def test_one_bad_endpoint_of_two_is_set_aside(fastqwen: Fastqwen, tmp_path: Path, rows: Path) -> None:
+    with serve("vllm") as good, serve("vllm") as bad:
+        bad.fault = lambda number, path: "401" if number > 2 else None
+        out = tmp_path / "o.jsonl"
+        done = fastqwen("probs", rows, "-o", out, *use(good, bad), "--concurrency", "8")
+        assert f"{bad.url} is set aside" in done.stderr
+        same_as_scripted(fastqwen, out, "probs", rows)
+
+
+def test_a_server_that_restarts_loses_nothing(
+    fastqwen: Fastqwen, tmp_path: Path, server: Loopback
+) -> None:  # S29
+    rows = questions(tmp_path, 400)
+    server.delay_s = 0.02
+    ready: list[float] = []
+
+    def restart() -> None:
+        while server.posts < 100:
+            time.sleep(0.005)
+        server.stop()
+        time.sleep(0.6)
+        server.start()
+        ready.append(time.monotonic())
+
+    meddler = threading.Thread(target=restart)
+    meddler.start()
+    out = tmp_path / "o.jsonl"
+    done = fastqwen("probs", rows, "-o", out, *use(server), "--concurrency", "16")
+    assert time.monotonic() - ready[0] < 6
+    meddler.join()
+    assert "is gone" in done.stderr
+    assert "is back" in done.stderr
+    same_as_scripted(fastqwen, out, "probs", rows)
+
+
+def test_one_of_two_servers_that_goes_is_done_without(fastqwen: Fastqwen, tmp_path: Path) -> None:  # N02
+    rows = questions(tmp_path, 400)
+    with serve("vllm", delay_s=0.02) as stays, serve("vllm", delay_s=0.02) as goes:
+
+        def leave() -> None:
+            while goes.posts < 50:
+                time.sleep(0.005)
+            goes.stop()
+
+        threading.Thread(target=leave).start()
+        out = tmp_path / "o.jsonl"
+        fastqwen("probs", rows, "-o", out, *use(stays, goes), "--concurrency", "16")
+        same_as_scripted(fastqwen, out, "probs", rows)
+
+
+def test_a_row_that_kills_the_server_is_parked_and_the_run_ends(  # S20
+    fastqwen: Fastqwen, tmp_path: Path, rows: Path
+) -> None:
+    with serve("vllm", delay_s=0.01) as server:
+        server.poison = json.dumps(TOKENIZER.encode("Question 00017\n")).encode()
+        out = tmp_path / "o.jsonl"
+        done = fastqwen("probs", rows, "-o", out, *use(server), "--concurrency", "8", check=1)
+        assert "59 ok (0 from cache), 1 failed" in done.stderr
+        (failed,) = [record for record in read_records(out) if record["status"] == "failed"]
+        assert failed["id"] == "row-17"
+        assert failed["error"]["type"] == "server.poison"
+        server.poison = None
+        fastqwen("probs", rows, "-o", out, *use(server))
+        same_as_scripted(fastqwen, out, "probs", rows)
+
+
+def test_duplicate_replies_never_move_an_answer(
+    fastqwen: Fastqwen, tmp_path: Path, server: Loopback
+) -> None:  # S08
+    rows = questions(tmp_path, 10_000 if server.dialect == "vllm" else 1_000)
+    server.fault = lambda number, path: ("twice", "late")[number % 2] if number % 29 == 3 else None
+    out = tmp_path / "o.jsonl"
+    fastqwen("probs", rows, "-o", out, *use(server), "--concurrency", "32")
+    same_as_scripted(fastqwen, out, "probs", rows)
+
+
+def test_a_storm_of_refusals_loses_nothing_and_offers_little(  # S15
+    fastqwen: Fastqwen, tmp_path: Path, server: Loopback
+) -> None:
+    rows = questions(tmp_path, 300)
+    began = time.monotonic()
+    server.fault = lambda number, path: "429" if 1.0 < time.monotonic() - began < 4.0 else None
+    server.delay_s = 0.05
+    out = tmp_path / "o.jsonl"
+    fastqwen("probs", rows, "-o", out, *use(server), "--concurrency", "8")
+    same_as_scripted(fastqwen, out, "probs", rows)
+    assert server.posts <= 1.2 * 300
+
+
+def test_three_of_ten_requests_failing_lose_no_row(  # S16
+    fastqwen: Fastqwen, tmp_path: Path, server: Loopback
+) -> None:
+    rng = random.Random(4)
+    server.fault = lambda number, path: rng.choice(("500", "502")) if rng.random() < 0.3 else None
+    rows, out = questions(tmp_path, 100), tmp_path / "o.jsonl"
+    fastqwen("probs", rows, "-o", out, *use(server), "--concurrency", "32")
+    same_as_scripted(fastqwen, out, "probs", rows)
+    assert server.posts <= 1.8 * 100  # 1.43 is what it takes
+
+
+def test_a_contagious_failure_is_tried_three_times(  # S17
+    fastqwen: Fastqwen, tmp_path: Path, server: Loopback, rows: Path
+) -> None:
+    server.fault = lambda number, path: "424" if number in (5, 6, 7) else None
+    done = fastqwen("probs", rows, "-o", tmp_path / "o.jsonl", *use(server), "--concurrency", "1", check=1)
+    assert "59 ok (0 from cache), 1 failed" in done.stderr
+    (failed,) = [record for record in read_records(tmp_path / "o.jsonl") if record["status"] == "failed"]
+    assert failed["attempts"] == 3
+
+
+def test_a_storm_of_errors_stops_the_sending(
+    fastqwen: Fastqwen, tmp_path: Path, server: Loopback
+) -> None:  # S16
+    rows = questions(tmp_path, 300)
+    began = time.monotonic()
+    server.fault = lambda number, path: "500" if 0.5 < time.monotonic() - began < 3.0 else None
+    server.delay_s = 0.02
+    out = tmp_path / "o.jsonl"
+    fastqwen("probs", rows, "-o", out, *use(server), "--concurrency", "8")
+    same_as_scripted(fastqwen, out, "probs", rows)
+    assert server.posts <= 1.2 * 300
+
+
+def test_what_is_not_as_asked_is_refused_before_the_first_row(  # C10
+    fastqwen: Fastqwen, tmp_path: Path, server: Loopback, rows: Path
+) -> None:
+    def refused(*options: str) -> str:
+        return fastqwen("probs", rows, "-o", tmp_path / "o.jsonl", *options, check=4).stderr
+
+    assert "does not hold other/model" in refused("--endpoint", server.url, "--model", "other/model")
+    other = {"tgi": "vllm", "vllm": "tgi"}[server.dialect]
+    assert f"is {server.dialect}, not {other}" in refused(*use(server), "--engine", other)
+    server.tokens_more = 1
+    assert "another tokenizer" in refused(*use(server))
+    server.tokens_more = 0
+    with serve(server.dialect, model="huge") as huge:
+        assert "hold" in refused("--endpoint", server.url, "--endpoint", huge.url)
+    assert not (tmp_path / "o.jsonl").exists()
+
+
+def test_a_key_is_sent_and_never_shown(  # C04
+    fastqwen: Fastqwen, tmp_path: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = "-".join(("known", "to", "nobody"))
+    monkeypatch.setenv("HF_TOKEN", "hf_saved")
+    with serve("vllm", api_key=secret) as server:
+        out = tmp_path / "o.jsonl"
+        refused = fastqwen("probs", rows, "-o", out, *use(server), check=4)
+        assert "FASTQWEN_API_KEY" in refused.stderr
+        done = fastqwen("probs", rows, "-o", out, *use(server), "--debug", FASTQWEN_API_KEY=secret)
+        shown = done.stderr + done.stdout + (tmp_path / "o.jsonl.run.json").read_text() + out.read_text()
+        assert secret not in shown
+        assert "hf_saved" not in shown
+
+
+@pytest.mark.parametrize("url", ["ftp://x", "127.0.0.1:8080", "http://user:pw@host", "http://h/?q=1"])
+def test_an_endpoint_that_is_no_url_is_refused(fastqwen: Fastqwen, rows: Path, url: str) -> None:
+    done = fastqwen("probs", rows, "--endpoint", url, "--model", "tiny", check=2)
+    assert "--endpoint" in done.stderr
+    assert "pw" not in done.stderr
+
+
+def test_no_server_says_both_ways_out(fastqwen: Fastqwen, rows: Path) -> None:
+    done = fastqwen("probs", rows, "--endpoint", "http://127.0.0.1:9", "--startup-timeout", "0", check=4)
+    assert "make up" in done.stderr
+    assert "--engine torch" in done.stderr
+
+
+def test_a_server_that_comes_up_later_is_waited_for(
+    fastqwen: Fastqwen, tmp_path: Path, rows: Path
+) -> None:  # S21
+    with serve("vllm") as server:
+        server.stop()
+        threading.Timer(1.0, server.start).start()
+        done = fastqwen("probs", rows, "-o", tmp_path / "o.jsonl", *use(server))
+        assert "waiting up to 20 s" in done.stderr
+
+
+def test_a_row_whose_server_never_answers_ends_by_its_deadline(
+    fastqwen: Fastqwen, tmp_path: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # S10, S11
+    monkeypatch.setattr("tgi_stack.backends.servers.backend.BASE_S", 0.3)
+    monkeypatch.setattr("tgi_stack.backends.servers.backend.PER_TOKEN_S", 0.0)
+    with serve("vllm") as server:
+        server.fault = lambda number, path: "slow" if number % 9 == 4 else None
+        out = tmp_path / "o.jsonl"
+        fastqwen("probs", rows, "-o", out, *use(server), "--concurrency", "8")
+        same_as_scripted(fastqwen, out, "probs", rows)
+
+
+def test_a_process_that_stands_still_blames_no_server(  # X12
+    fastqwen: Fastqwen, tmp_path: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that takes two seconds for one record, while each answer has one."""
+    monkeypatch.setattr("tgi_stack.backends.servers.backend.BASE_S", 1.0)
+    monkeypatch.setattr("tgi_stack.backends.servers.backend.PER_TOKEN_S", 0.0)
+    write = Output.write
+
+    def slow(self: Output, number: int, record: dict[str, Any]) -> None:
+        if number == 20:
+            time.sleep(2.5)
+        write(self, number, record)
+
+    monkeypatch.setattr(Output, "write", slow)
+    with serve("vllm", delay_s=0.05) as server:
+        out = tmp_path / "o.jsonl"
+        done = fastqwen("probs", rows, "-o", out, *use(server), "--concurrency", "8")
+        assert "stood still" in done.stderr
+        assert all(record["attempts"] == 1 for record in read_records(out))
+
+
+def test_json_is_what_a_run_ends_with(
+    fastqwen: Fastqwen, tmp_path: Path, server: Loopback, rows: Path
+) -> None:
+    done = fastqwen("probs", rows, "-o", tmp_path / "o.jsonl", *use(server), "--json")
+    assert json.loads(done.stdout)["ok"] == 60
+
+
+@pytest.mark.parametrize("fault", [None, "500", "other id", "reset", "no label", "400"])
+def test_several_prompts_in_a_request_get_each_their_answer(
+    fastqwen: Fastqwen, tmp_path: Path, fault: str | None
+) -> None:
+    """Of two kinds of labels, which share no request; one that is refused is asked again prompt by prompt."""
+    kinds = (["A", "B", "C"], ["yes", "no"])
+    given = ({"id": f"row-{i}", "prompt": f"Question {i:05d}\n", "labels": kinds[i % 2]} for i in range(200))
+    rows = write_rows(tmp_path / "g.jsonl", *given)
+    with serve("vllm", delay_s=0.01) as server:
+        server.fault = lambda number, path: fault if number % 5 == 3 and number < 20 else None
+        out = tmp_path / "o.jsonl"
+        fastqwen("probs", rows, "-o", out, *use(server, group=16), check=None if fault == "400" else 0)
+        if fault == "400":
+            fastqwen("probs", rows, "-o", out, *use(server, group=16))
+        assert server.posts < 120
+        same_as_scripted(fastqwen, out, "probs", rows)

@@ -1,0 +1,158 @@
+"""Opens the backend that the settings ask for. The one place with late imports: torch costs seconds."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cache.store import Store
+from tgi_stack.answers.identities import Identities
+from tgi_stack.backends.base import Backend
+from tgi_stack.backends.lazy import OnDemand
+from tgi_stack.errors import MissingPackageError, NoEngineError
+from tgi_stack.settings import Settings
+from tgi_stack.types import Identity
+
+if TYPE_CHECKING:
+    from tgi_stack.doctor.servers import Line
+    from tgi_stack.stack.running.commands import Stack
+
+Say = Callable[[str], None]
+OF_TORCH = ("use_torch_compile", "use_flash_attention")
+
+
+async def open_backend(settings: Settings, kind: str, say: Say, store: Store | None = None) -> Backend:
+    """The backend for a job of `kind` `text` or `vision`; `say` is told in a line what was chosen.
+
+    The cache remembers who it was, so that `--offline` knows whose answers to look for. With a cache the
+    torch engine loads its weights when the first row needs them.
+
+    `auto` asks the endpoints; only where none was named and none answers does it compute in process, and only
+    with weights that are on this machine.
+
+    Raises:
+        MissingPackageError: the engine's packages are not installed.
+        ServerError: no server, or the wrong one.
+    """
+    if settings.dry_run:
+        from tgi_stack.backends.counting import open_counting
+
+        return open_counting(settings, kind, store)
+    if settings.offline:
+        from tgi_stack.backends.offline import open_offline
+
+        offline = open_offline(settings, kind, store)
+        identity = offline.identity
+        say(f"offline: answers of {identity.model} ({identity.engine} {identity.version}) from the cache")
+        return offline
+    backend = await _opened(settings, kind, say, store)
+    if store is not None:
+        _remember(Identities(store), settings, kind, backend)
+    return backend
+
+
+def _remember(identities: Identities, settings: Settings, kind: str, backend: Backend) -> None:
+    note = partial(identities.remember, settings, kind, backend.identity, backend.profile)
+    if isinstance(backend, OnDemand) and not identities.know(kind, backend.identity):
+        backend.when_opened(note)  # who can't be loaded answers nothing
+    else:
+        note()
+
+
+async def _opened(settings: Settings, kind: str, say: Say, store: Store | None) -> Backend:
+    on_demand = store is not None
+    if settings.engine == "scripted":
+        from tgi_stack.backends.scripted import open_scripted
+
+        return open_scripted(settings, kind)
+    if settings.engine == "torch":
+        return _local(settings, kind, say, on_demand=on_demand)
+    from tgi_stack.backends.servers.connect import DEFAULT_PATIENCE_S, open_served
+
+    if settings.engine != "auto" or settings.names_endpoints:
+        return _with_fallback(await open_served(settings, kind, say), settings, kind, say, store)
+    try:
+        served = await open_served(settings, kind, say, patience_s=DEFAULT_PATIENCE_S)
+        return _with_fallback(served, settings, kind, say, store)
+    except NoEngineError as no_server:
+        try:
+            backend = _local(settings, kind, say, on_demand=on_demand)
+        except (NoEngineError, MissingPackageError) as error:
+            raise NoEngineError(f"{no_server}; {error}") from error
+        say("no server answers: computing in process")
+        return backend
+
+
+def examine_endpoints(settings: Settings, say: Say) -> AsyncIterator[Line]:
+    """See `doctor.examine`; it needs the client of servers."""
+    from tgi_stack.doctor.servers import examine
+
+    return examine(settings, say)
+
+
+def open_stack(docker_dir: Path | None, say: Say) -> Stack:
+    """The servers of this host; they are proven by the client of servers."""
+    from tgi_stack.stack.files.plan_files import locate
+    from tgi_stack.stack.running.commands import Stack
+
+    return Stack(locate(docker_dir), say)
+
+
+def bench(
+    settings: Settings, order: dict[str, Any], say: Say, keep: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """See `bench.run.bench`; `order` holds the fields of its `Order`.
+
+    Raises:
+        MissingPackageError: torch or transformers is not installed.
+    """
+    _require_torch()
+    from tgi_stack.bench.run import Order
+    from tgi_stack.bench.run import bench as measure
+
+    return measure(settings, Order(**order), say, keep)
+
+
+def draw_bench(results: dict[str, Any], path: Path) -> None:
+    """See `bench.chart.plot`; it needs Pillow, which costs a command that draws nothing its start."""
+    from tgi_stack.bench.chart import plot
+
+    plot(results, path)
+
+
+def _with_fallback(served: Backend, settings: Settings, kind: str, say: Say, store: Store | None) -> Backend:
+    from tgi_stack.backends.fallback import WithFallback
+
+    # Never a download in the middle of a run; the server's own model, whatever --model called it.
+    model = settings.model_for(kind) or served.identity.root or served.identity.model
+    update: dict[str, Any] = {"engine": "auto", "model": model}
+    if served.identity.revision != "unknown":
+        update["revision"] = served.identity.revision
+
+    def open_torch() -> Backend:
+        return _local(settings.model_copy(update=update), kind, say)
+
+    if asked := [f"--{name.replace('_', '-')}" for name in OF_TORCH if getattr(settings, name)]:
+        say(f"{', '.join(asked)}: for what torch computes; a server computes as it was started")
+
+    def remember(stand_in: Identity) -> None:
+        if store is not None:
+            Identities(store).remember_stand_in(settings, served.identity, stand_in)
+
+    return WithFallback(served, settings.fallback, open_torch, say, remember)
+
+
+def _local(settings: Settings, kind: str, say: Say, *, on_demand: bool = False) -> Backend:
+    _require_torch()
+    from tgi_stack.backends.torch.workers import open_torch, plan_torch
+
+    return plan_torch(settings, kind, say) if on_demand else open_torch(settings, kind, say)
+
+
+def _require_torch() -> None:
+    for package in ("torch", "transformers"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingPackageError(package, "torch")

@@ -1,0 +1,272 @@
+"""Finds out what the endpoints of a run are, and makes one backend of them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tgi_stack.backends.base import Profile
+from tgi_stack.backends.servers.backend import ServedBackend, check
+from tgi_stack.backends.servers.endpoints import FIRST, Endpoint, Limit, Pool
+from tgi_stack.backends.servers.protocols import tgi, vllm
+from tgi_stack.backends.servers.protocols.reply import ReplyError, Served, error_text, gauge
+from tgi_stack.backends.servers.transport import Transport, TransportError
+from tgi_stack.errors import NoEngineError, ServerError, SettingsError, WrongServerError
+from tgi_stack.hub import Checkpoint, Say, locate_files, locate_tokenizer
+from tgi_stack.images.grid import Grid
+from tgi_stack.prompting import prompts
+from tgi_stack.prompting.tokenizer import Tokenizer
+from tgi_stack.settings import Settings
+from tgi_stack.stack.files import identities
+from tgi_stack.types import Identity
+
+DESCRIBE_S = 10.0
+DEFAULT_PATIENCE_S = 1.0  # for servers that nobody named
+MOST_IN_FLIGHT = 1024
+GROUP = 8  # prompts in a request to vLLM
+CREW = 256
+METRICS_S = 5.0
+COMMIT = re.compile("[0-9a-f]{7,40}")
+PROOFS = 5  # attempts: a server that others use may be busy or hurt for a moment
+# What each dialect's /metrics calls the requests that run, and those that wait.
+WORK = {
+    "tgi": ("tgi_batch_current_size", "tgi_queue_size"),
+    "vllm": ("vllm:num_requests_running", "vllm:num_requests_waiting"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How to reach the endpoints: a secret, and whom to trust."""
+
+    api_key: str | None
+    ca_file: Path | None
+
+
+def access(settings: Settings, environ: Mapping[str, str] = os.environ) -> Access:
+    """The key from --api-key-file, FASTQWEN_API_KEY or FASTQWEN_API_KEY_FILE; never from an argument.
+
+    Raises:
+        SettingsError: a file that can't be read, or holds no key.
+    """
+    key = environ.get("FASTQWEN_API_KEY")
+    if settings.api_key_file is not None:
+        try:
+            key = settings.api_key_file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"--api-key-file {settings.api_key_file}: can't be read as text") from error
+    if key is not None and (not key or not key.isascii() or not key.isprintable() or " " in key):
+        raise SettingsError("the API key is empty or holds characters that no header takes")
+    return Access(key, settings.ca_file)
+
+
+async def open_served(
+    settings: Settings, kind: str, say: Say, *, patience_s: float | None = None
+) -> ServedBackend:
+    """The backend of the endpoints that the settings name for `kind` (`text` or `vision`).
+
+    Args:
+        patience_s: how long to wait for them to come up; --startup-timeout unless told.
+
+    Raises:
+        ServerError: none answers, or one is not what was asked for.
+    """
+    given = access(settings)
+    transport = Transport(given.api_key, given.ca_file, say)
+    try:
+        return await _open(transport, settings, kind, say, patience_s)
+    except BaseException:
+        await transport.aclose()
+        raise
+
+
+async def _open(
+    transport: Transport, settings: Settings, kind: str, say: Say, patience_s: float | None
+) -> ServedBackend:
+    urls = [checked_url(url) for url in settings.endpoints_for(kind)]
+    if patience_s is None:
+        patience_s = settings.startup_timeout
+    wanted = settings.model_for(kind)
+    found = (_find(transport, url, settings.engine, wanted, patience_s, say) for url in urls)
+    served = await asyncio.gather(*found)
+    _refuse_differences(urls, served)
+    first = served[0]
+    profile = _profile(first, settings, kind, say)
+    most = settings.concurrency or MOST_IN_FLIGHT
+    first_limit = settings.concurrency or FIRST
+    endpoints = [
+        Endpoint(url, one, Limit(most, time.monotonic, first_limit))
+        for url, one in zip(urls, served, strict=True)
+    ]
+    for endpoint in endpoints:
+        await _prove(transport, endpoint, profile)
+    say(f"{first.dialect} {first.version}: {wanted or first.model} at {', '.join(urls)}")
+
+    async def probe(endpoint: Endpoint) -> None:
+        await check(transport, endpoint, profile)
+
+    grouped = first.dialect == "vllm" and kind == "text"
+    group_size = (settings.batch_size_for("text") or GROUP) if grouped else 1
+
+    async def crowd(endpoint: Endpoint) -> tuple[float, float] | None:
+        reply = await transport.get(f"{endpoint.url}/metrics", METRICS_S)
+        running, waiting = (gauge(reply.body, name) for name in WORK[first.dialect])
+        return None if running is None or waiting is None else (running / group_size, waiting / group_size)
+
+    pool = Pool(endpoints, probe, settings.startup_timeout, say, crowd)
+    identity = _identity(urls, served, settings, first.model, profile.tokenizer.digest)
+    crew = CREW * len(endpoints)
+    return ServedBackend(
+        transport, pool, identity, profile, crew, group_size=group_size, with_mass=settings.label_mass
+    )
+
+
+def _identity(
+    urls: list[str], served: list[Served], settings: Settings, model: str, tokenizer: str
+) -> Identity:
+    """What the endpoints say of themselves, and what stack.json says of them.
+
+    Raises:
+        WrongServerError: endpoints that differ, or another commit than the settings name.
+    """
+    told = [identities.of(url, one) for url, one in zip(urls, served, strict=True)]
+    revision = _common(
+        urls, "revision", [one.revision or said.revision for one, said in zip(served, told, strict=True)]
+    )
+    named = settings.revision or revision
+    if COMMIT.fullmatch(named) and COMMIT.fullmatch(revision) and not revision.startswith(named):
+        raise WrongServerError(f"{urls[0]} holds revision {revision}, not {named}")
+    quantization = _common(urls, "quantisation", [one.quantization for one in told])
+    expected = settings.quantization
+    if expected is not None and quantization not in (identities.UNKNOWN, expected):
+        raise WrongServerError(f"{urls[0]} was started with quantisation {quantization}, not {expected}")
+    return Identity(
+        engine=served[0].dialect,
+        model=model,
+        revision=named if revision == identities.UNKNOWN else revision,
+        quantization=quantization,
+        dtype=_common(urls, "dtype", [one.dtype for one in told]),
+        tokenizer=tokenizer,
+        version=served[0].version,
+        root=served[0].root,
+    )
+
+
+def _common(urls: list[str], what: str, values: list[str]) -> str:
+    """What all endpoints have; unknown where one of them is not known."""
+    for url, value in zip(urls, values, strict=True):
+        if identities.UNKNOWN not in (value, values[0]) and value != values[0]:
+            raise WrongServerError(
+                f"{what} of {urls[0]} is {values[0]}, of {url} {value}; endpoints of a run hold the same"
+            )
+    return identities.UNKNOWN if identities.UNKNOWN in values else values[0]
+
+
+def checked_url(url: str) -> str:
+    """An endpoint's URL without its last slash; raises SettingsError for what is none."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise SettingsError(f"--endpoint {url[:80]}: give a URL such as http://127.0.0.1:8080")
+    if parts.username or parts.password:
+        raise SettingsError("--endpoint: no user or password in a URL; a key goes into FASTQWEN_API_KEY")
+    if parts.query or parts.fragment:
+        raise SettingsError(f"--endpoint {url[:80]}: only a host, a port and a path")
+    return url.rstrip("/")
+
+
+async def _find(
+    transport: Transport, url: str, engine: str, wanted: str | None, patience_s: float, say: Say
+) -> Served:
+    """The model that is wanted of an endpoint, or its only one."""
+    until = time.monotonic() + patience_s
+    told = False
+    while True:
+        try:
+            models = await describe(transport, url)
+            break
+        except (TransportError, ReplyError) as error:
+            if time.monotonic() >= until:
+                raise NoEngineError(
+                    f"{url} did not answer in {patience_s:.0f} s ({error}); start servers with: make up; "
+                    "or compute in process: --engine torch"
+                ) from error
+            if not told and patience_s > DEFAULT_PATIENCE_S:
+                say(f"waiting up to {patience_s:.0f} s for {url} ({error})")
+                told = True
+            await asyncio.sleep(0.5)
+    if engine not in ("auto", models[0].dialect):
+        raise WrongServerError(f"{url} is {models[0].dialect}, not {engine}")
+    named = [model for model in models if wanted is None or model.goes_by(wanted)]
+    if len(named) == 1:
+        return named[0]
+    names = ", ".join(model.model for model in models)
+    if named:
+        raise WrongServerError(f"{url} holds several models; give one with --model: {names}")
+    raise WrongServerError(f"{url} does not hold {wanted}; it has {names}")
+
+
+async def describe(transport: Transport, url: str) -> list[Served]:
+    """What an endpoint says it is: TGI by `/info`, vLLM by `/v1/models` and `/version`.
+
+    Raises:
+        WrongServerError: a refused key.
+        TransportError, ReplyError: no answer, or none of either's.
+    """
+    info = await transport.get(f"{url}/info", DESCRIBE_S)
+    if info.status == 200:
+        return tgi.described(info.body)
+    models = await transport.get(f"{url}/v1/models", DESCRIBE_S)
+    if models.status in (401, 403):
+        raise WrongServerError(f"{url} refuses the key; give one in FASTQWEN_API_KEY or --api-key-file")
+    if models.status != 200:
+        raise ReplyError(f"status {models.status}: {error_text(models.body)}")
+    version = await transport.get(f"{url}/version", DESCRIBE_S)
+    return vllm.described(models.body, version.body)
+
+
+def _refuse_differences(urls: list[str], served: list[Served]) -> None:
+    for url, one in zip(urls, served, strict=True):
+        if (one.dialect, one.root, one.version) != (served[0].dialect, served[0].root, served[0].version):
+            first = served[0]
+            raise WrongServerError(
+                f"{urls[0]} is {first.dialect} {first.version} with {first.root}, "
+                f"{url} is {one.dialect} {one.version} with {one.root}; endpoints of a run hold the same"
+            )
+
+
+async def _prove(transport: Transport, endpoint: Endpoint, profile: Profile) -> None:
+    for left in reversed(range(PROOFS)):
+        try:
+            await check(transport, endpoint, profile)
+            break
+        except (TransportError, ReplyError) as error:
+            if not left:
+                raise ServerError(f"{endpoint.url} says what it is but answers nothing: {error}") from error
+            await asyncio.sleep(0.5)
+
+
+def _profile(served: Served, settings: Settings, kind: str, say: Say) -> Profile:
+    """From the small files of the model: here, in the hub's cache, or downloaded after a line."""
+    name = settings.model_for(kind) or served.root
+    local = Path(served.root)
+    if name != "tiny" and (local / "tokenizer.json").is_file():
+        folder = local
+    else:
+        folder = locate_files(name, kind, settings.revision, say)
+    files = Checkpoint(name, settings.revision or "unknown", folder)
+    path = files.tokenizer_file
+    if settings.tokenizer is not None:
+        path = locate_tokenizer(settings.tokenizer, kind, say)
+    sees = (folder / "preprocessor_config.json").is_file()
+    return Profile(
+        tokenizer=Tokenizer(path),
+        closes_thinking=prompts.closes_thinking(files.chat_template),
+        context=served.context,
+        grid=Grid.from_checkpoint(folder) if sees else None,
+    )

@@ -1,0 +1,270 @@
+"""The endpoints of a run: who is alive, what each is, and how much it takes.
+
+Work goes to the endpoint with the least of it outstanding. One that is gone is asked again until it is back;
+one that refuses every request is set aside for good; when none is left the run ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from tgi_stack.backends.servers.protocols.reply import Served
+from tgi_stack.backends.servers.retry import pause_s
+from tgi_stack.errors import ServerError
+
+CUT = 0.7
+YIELD = 0.8
+LOOK_EVERY_S = 1.0
+GROW = 1.25
+LEAST_GAIN = 1.03  # of throughput, for which more requests in flight are worth it
+FIRST = 32
+FAILURES_TO_STOP = 8  # in a row: from then on only probes are sent
+
+LOG = logging.getLogger("fastqwen")
+Clock = Callable[[], float]
+
+
+class Limit:
+    """How many requests an endpoint takes at once: grows with throughput, is cut once for each burst.
+
+    Only being told that it is too much cuts it: a 5xx says nothing of how much a server can take.
+    """
+
+    def __init__(self, most: int, clock: Clock, first: int = FIRST) -> None:
+        self.allowed = float(min(first, most))
+        self._most = most
+        self._clock = clock
+        self._cut_at = self._window_at = clock()
+        self._done = 0
+        self._best = 0.0
+        self._held = 0
+
+    def answered(self, outstanding: int) -> None:
+        """An answer came while so many requests were out, itself included."""
+        self._done += 1
+        if self._done < self.allowed:
+            return
+        now = self._clock()
+        rate = self._done / max(now - self._window_at, 1e-6)
+        was_full = outstanding >= int(0.9 * self.allowed)
+        self._window_at, self._done = now, 0
+        if not was_full:
+            return
+        self._held += 1
+        # Now and then it is seen whether more helps by now.
+        if rate > LEAST_GAIN * self._best or (self._held >= 10 and self._best < float("inf")):
+            self.allowed = min(float(self._most), GROW * self.allowed + 1)
+            self._held = 0
+        self._best = max(rate, 0.95 * self._best)  # infinite while others wait: nothing is a gain
+
+    def yields(self) -> None:
+        """Others wait: a little less, and no more for now."""
+        self.allowed = max(1.0, YIELD * self.allowed)
+        self._best, self._held = float("inf"), 0
+
+    def resumes(self) -> None:
+        """Nobody waits any more."""
+        if self._best == float("inf"):
+            self._best = 0.0
+
+    def throttled(self, sent_at: float) -> None:
+        """Told to send less, about a request of that time; what was out at the last cut is one burst."""
+        if sent_at >= self._cut_at:
+            self.allowed = max(1.0, CUT * self.allowed)
+            self._cut_at, self._best, self._held = self._clock(), 0.0, 0
+
+
+@dataclass(eq=False)
+class Endpoint:
+    """One server, under the URL that the user gave it."""
+
+    url: str
+    served: Served
+    limit: Limit
+    state: str = "up"  # or `down`, or `aside`
+    reason: str = ""
+    outstanding: int = 0
+    failures: int = 0
+    paused_until: float = 0.0
+    down_since: float = 0.0
+    throttles: int = 0
+
+
+@dataclass
+class Pool:
+    """Gives out endpoints; safe among the tasks of one event loop.
+
+    Args:
+        probe: asks an endpoint something whose answer is known; raises where it is not right.
+        patience_s: how long all endpoints may be gone before the run ends.
+        crowd: how many requests an endpoint runs and how many wait there, whosever; None where it can't be
+            told.
+    """
+
+    endpoints: list[Endpoint]
+    probe: Callable[[Endpoint], Awaitable[None]]
+    patience_s: float
+    say: Callable[[str], None]
+    crowd: Callable[[Endpoint], Awaitable[tuple[float, float] | None]] | None = None
+    clock: Clock = time.monotonic
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    rng: random.Random = field(default_factory=random.Random)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _probing: set[asyncio.Task[None]] = field(default_factory=set)
+    _watching: asyncio.Task[None] | None = None
+
+    async def acquire(self) -> Endpoint:
+        """The endpoint to send the next request to, once one takes it; to be given to `release`.
+
+        Raises:
+            ServerError: none is left, or all have been gone for too long.
+        """
+        if self.crowd is not None and self._watching is None:
+            self._watching = asyncio.create_task(self._watch(self.crowd))
+        while True:
+            now = self.clock()
+            ready = [
+                e
+                for e in self.endpoints
+                if e.state == "up" and e.outstanding < int(e.limit.allowed) and e.paused_until <= now
+            ]
+            if ready:
+                chosen = min(ready, key=lambda e: e.outstanding / e.limit.allowed)
+                chosen.outstanding += 1
+                return chosen
+            self._refuse_hopeless(now)
+            await self._wait(now)
+
+    async def _wait(self, now: float) -> None:
+        pauses = [e.paused_until - now for e in self.endpoints if e.state == "up" and e.paused_until > now]
+        event = self._changed
+        try:
+            await asyncio.wait_for(event.wait(), min([*pauses, 1.0]))
+        except TimeoutError:
+            return
+
+    def _refuse_hopeless(self, now: float) -> None:
+        if all(e.state == "aside" for e in self.endpoints):
+            raise ServerError("no endpoint is left: " + self._reasons())
+        gone = [e for e in self.endpoints if e.state != "aside"]
+        if all(e.state == "down" and now - e.down_since > self.patience_s for e in gone):
+            raise ServerError(
+                f"no endpoint has answered for {self.patience_s:.0f} s: {self._reasons()}; "
+                "the same command goes on once they are back"
+            )
+
+    def _reasons(self) -> str:
+        return "; ".join(f"{e.url}: {e.reason}" for e in self.endpoints)
+
+    def release(self, endpoint: Endpoint) -> None:
+        """To be called when a request has ended, however it did."""
+        endpoint.outstanding -= 1
+        self._notify()
+
+    def answered(self, endpoint: Endpoint) -> None:
+        """An answer was right."""
+        endpoint.failures = endpoint.throttles = 0
+        before = int(endpoint.limit.allowed)
+        endpoint.limit.answered(endpoint.outstanding)
+        _log(endpoint, before)
+
+    def throttled(self, endpoint: Endpoint, sent_at: float, after_s: float | None) -> None:
+        """The endpoint asked for less: nothing is sent to it for a while."""
+        before = int(endpoint.limit.allowed)
+        endpoint.limit.throttled(sent_at)
+        _log(endpoint, before)
+        if self.clock() >= endpoint.paused_until:  # the rest of a burst says nothing new
+            endpoint.throttles += 1
+            pause = after_s if after_s is not None else pause_s(min(endpoint.throttles, 3), self.rng)
+            endpoint.paused_until = self.clock() + pause
+
+    def failed(self, endpoint: Endpoint, reason: str) -> None:
+        """An attempt failed for a reason of the endpoint's; after several in a row only probes are sent."""
+        endpoint.failures += 1
+        if endpoint.failures >= FAILURES_TO_STOP:
+            self.gone(endpoint, reason)
+
+    def gone(self, endpoint: Endpoint, reason: str) -> None:
+        """The endpoint does not answer: it is asked again until it does."""
+        if endpoint.state != "up":
+            return
+        endpoint.state, endpoint.reason, endpoint.down_since = "down", reason, self.clock()
+        self.say(f"{endpoint.url} is gone ({reason}); trying to reach it")
+        task = asyncio.create_task(self._revive(endpoint))
+        self._probing.add(task)
+        task.add_done_callback(self._probing.discard)
+
+    def set_aside(self, endpoint: Endpoint, reason: str) -> None:
+        """The endpoint refuses every request, or is not what it was: never asked again."""
+        if endpoint.state != "aside":
+            endpoint.state, endpoint.reason = "aside", reason
+            self.say(f"{endpoint.url} is set aside: {reason}")
+        self._notify()
+
+    async def _revive(self, endpoint: Endpoint) -> None:
+        times = 0
+        while endpoint.state == "down":
+            # Half a second to two: first success has to follow recovery at once.
+            await self.sleep(0.25 + pause_s(min(times, 2), self.rng))
+            times += 1
+            try:
+                await self.probe(endpoint)
+            except ServerError as error:
+                self.set_aside(endpoint, str(error))
+            except Exception as error:  # noqa: BLE001  # whatever it is, it is not back
+                endpoint.reason = str(error)
+            else:
+                endpoint.state, endpoint.failures = "up", 0
+                self.say(f"{endpoint.url} is back")
+                self._notify()
+
+    async def _watch(self, crowd: Callable[[Endpoint], Awaitable[tuple[float, float] | None]]) -> None:
+        """Makes room on a server where the requests of others wait."""
+        telling = set(self.endpoints)
+        while telling:
+            await self.sleep(LOOK_EVERY_S)
+            for endpoint in [e for e in telling if e.state == "up"]:
+                found = await self._crowd_of(endpoint, crowd)
+                if found is None:
+                    telling.discard(endpoint)
+                    continue
+                running, waiting = found
+                others = running + waiting - endpoint.outstanding
+                if waiting >= 1 and others >= 1:
+                    if endpoint.limit.allowed > 1:
+                        self.say(
+                            f"{endpoint.url}: {others:.0f} requests of others, {waiting:.0f} wait; yielding"
+                        )
+                    endpoint.limit.yields()
+                else:
+                    endpoint.limit.resumes()
+
+    async def _crowd_of(
+        self, endpoint: Endpoint, crowd: Callable[[Endpoint], Awaitable[tuple[float, float] | None]]
+    ) -> tuple[float, float] | None:
+        try:
+            return await crowd(endpoint)
+        except Exception:  # noqa: BLE001  # whoever sends requests there will see what it is
+            return 0.0, 0.0
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def aclose(self) -> None:
+        """Ends the probing."""
+        tasks = [*self._probing, *([self._watching] if self._watching is not None else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _log(endpoint: Endpoint, before: int) -> None:
+    now = int(endpoint.limit.allowed)
+    if now != before:
+        LOG.info("%s: %d requests at once, from %d", endpoint.url, now, before)

@@ -1,0 +1,203 @@
+"""Requests over HTTP, each in its deadline and its size: the only file that knows aiohttp.
+
+No redirects, no cookies, no proxies from the environment, no compression; connections are given up before the
+servers give them up. A reply that ends with its connection is not taken: nobody can tell it from one that was
+cut short.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from aiohttp.client_reqrep import ClientResponse
+
+from tgi_stack import __version__
+from tgi_stack.backends.servers.protocols.reply import Call
+from tgi_stack.errors import SettingsError
+
+CONNECT_S = 5.0
+IDLE_S = 4.0  # vLLM closes idle connections after 5
+MAX_REPLY_BYTES = 8 * 2**20
+
+
+class TransportError(Exception):
+    """No whole reply came.
+
+    Attributes:
+        kind: `refused` (no connection), `silent` (it ended before a byte came), `broken` (it ended in the
+            middle), `slow` (the deadline), `large`, `unsafe` (TLS).
+    """
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(detail)
+        self.kind = kind
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole reply; `discard` closes the connection it came by, for one that can't be trusted any more."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    discard: Callable[[], None]
+
+
+class _Response(ClientResponse):
+    """Keeps hold of the connection, which aiohttp lets go with a reply's last byte."""
+
+    wire: asyncio.BaseTransport | None = None
+
+    async def start(self, connection: Any) -> ClientResponse:
+        self.wire = connection.transport
+        return await super().start(connection)
+
+    def discard(self) -> None:
+        if self.wire is not None:
+            self.wire.close()
+
+
+class _Pulse:
+    """Gives back to all deadlines the time in which this process stood still, which is no server's fault."""
+
+    EVERY_S = 0.25
+    STILL_S = 1.0
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._loop = asyncio.get_running_loop()
+        self.deadlines: set[asyncio.Timeout] = set()
+        self._beat_at = self._loop.time()
+        self._handle = self._loop.call_soon(self._beat)
+
+    def _beat(self) -> None:
+        # Timers run in the order of their times: this one before any deadline that fell into the stillness.
+        late_s = self._loop.time() - self._beat_at - self.EVERY_S
+        if late_s > self.STILL_S:
+            self._say(f"stood still for {late_s:.1f} s (a slow disk?); deadlines are moved")
+            for deadline in self.deadlines:
+                when = deadline.when()
+                if when is not None:
+                    deadline.reschedule(when + late_s)
+        self._beat_at = self._loop.time()
+        self._handle = self._loop.call_later(self.EVERY_S, self._beat)
+
+    def stop(self) -> None:
+        self._handle.cancel()
+
+
+class Transport:
+    """A pool of connections; to be made and closed in the event loop that uses it.
+
+    Args:
+        api_key: sent as a bearer token; never shown.
+        ca_file: certificates to trust in place of the system's.
+        say: told where the event loop has stood still.
+    """
+
+    def __init__(
+        self,
+        api_key: str | None = None,
+        ca_file: Path | None = None,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self._pulse = _Pulse(say)
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_S, ssl=_trust(ca_file))
+        headers = {"Accept-Encoding": "identity", "User-Agent": f"fastqwen/{__version__}"}
+        if api_key is not None:
+            headers["Authorization"] = f"Bearer {api_key}"
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            headers=headers,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
+            trust_env=False,
+            auto_decompress=False,
+            response_class=_Response,
+        )
+
+    async def get(self, url: str, deadline_s: float) -> Reply:
+        """A GET request; see `post`."""
+        return await self._send("GET", url, None, {}, deadline_s)
+
+    async def post(self, base: str, call: Call, deadline_s: float) -> Reply:
+        """Sends a call to an endpoint.
+
+        Raises:
+            TransportError: no whole reply came within `deadline_s` seconds.
+        """
+        headers = {"Content-Type": "application/json", **call.headers}
+        if call.alone:
+            headers["Connection"] = "close"
+        data = json.dumps(call.body, ensure_ascii=False).encode("utf-8", "backslashreplace")
+        return await self._send("POST", base + call.path, data, headers, deadline_s)
+
+    async def _send(
+        self, method: str, url: str, data: bytes | None, headers: Mapping[str, str], deadline_s: float
+    ) -> Reply:
+        began = False
+        deadline = asyncio.timeout(deadline_s)
+        self._pulse.deadlines.add(deadline)
+        try:
+            async with (
+                deadline,
+                self._session.request(
+                    method, url, data=data, headers=headers, allow_redirects=False
+                ) as response,
+            ):
+                began = True
+                discard = response.discard  # type: ignore[attr-defined]  # a _Response
+                return Reply(response.status, response.headers, await _body(response), discard)
+        except TimeoutError as error:
+            raise TransportError("slow", f"no whole answer within {deadline_s:.0f} s") from error
+        except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError) as error:
+            raise TransportError("unsafe", f"TLS: {error}") from error
+        except aiohttp.ClientConnectorError as error:
+            raise TransportError("refused", error.strerror or str(error)) from error
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+            kind = "broken" if began else "silent"
+            raise TransportError(kind, str(error) or type(error).__name__) from error
+        except (aiohttp.ClientError, ValueError) as error:
+            raise TransportError("broken", str(error) or type(error).__name__) from error
+        finally:
+            self._pulse.deadlines.discard(deadline)
+
+    async def aclose(self) -> None:
+        """Closes all connections."""
+        self._pulse.stop()
+        await self._session.close()
+
+
+async def _body(response: ClientResponse) -> bytes:
+    """The body, as it comes, up to the cap."""
+    if response.headers.get("Content-Encoding", "identity") != "identity":
+        response.close()
+        raise TransportError("broken", "a compressed answer, which was not asked for")
+    sized = "Content-Length" in response.headers or "chunked" in response.headers.get("Transfer-Encoding", "")
+    if not sized and response.status not in (204, 304):
+        response.close()
+        raise TransportError("broken", "an answer of no stated length")
+    parts, size = [], 0
+    async for part in response.content.iter_any():
+        parts.append(part)
+        size += len(part)
+        if size > MAX_REPLY_BYTES:
+            response.close()
+            raise TransportError("large", f"an answer of more than {MAX_REPLY_BYTES:,} bytes")
+    return b"".join(parts)
+
+
+def _trust(ca_file: Path | None) -> ssl.SSLContext | bool:
+    if ca_file is None:
+        return True
+    try:
+        return ssl.create_default_context(cafile=str(ca_file))
+    except OSError as error:
+        raise SettingsError(f"--ca-file {ca_file}: {error.strerror or error}") from error

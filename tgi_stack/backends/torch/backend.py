@@ -1,0 +1,155 @@
+"""The torch engine as a backend: questions gather into batches, the network works on one after another."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+import transformers
+
+from tgi_stack.backends.base import Profile
+from tgi_stack.backends.micro_batch import Batcher
+from tgi_stack.engine import caption, score_images
+from tgi_stack.engine.loader import VISION_TYPES, load, model_type_for
+from tgi_stack.engine.placement import Placement, choose, devices
+from tgi_stack.engine.runtime import Runtime, gathered
+from tgi_stack.engine.switches import Switches, switches_of
+from tgi_stack.errors import UsageError
+from tgi_stack.hub import Checkpoint, Say, locate, locate_tokenizer
+from tgi_stack.images.grid import Grid
+from tgi_stack.prompting import prompts
+from tgi_stack.prompting.tokenizer import Tokenizer
+from tgi_stack.scoring import distributions
+from tgi_stack.settings import Settings
+from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, ScoreRequest
+
+PADDED = 8  # prompts in a batch of transformers' own forward
+BATCHES = 2  # one computed, one gathering
+
+
+class LocalBackend:
+    """A network in this process.
+
+    Args:
+        runtime: the loaded network, closed with the backend.
+    """
+
+    takes_tokens = True
+
+    def __init__(self, runtime: Runtime, identity: Identity, profile: Profile) -> None:
+        self.identity = identity
+        self.profile = profile
+        self._runtime = runtime
+        size = runtime.gathered
+        self.appetite = BATCHES * size
+        # torch uses the cores (or the GPU) by itself; a second thread lays out what comes next.
+        self._threads = ThreadPoolExecutor(runtime.lanes, thread_name_prefix="torch")
+        self._score = Batcher[ScoreRequest, LabelScores](
+            runtime.score, self._threads, size=size, lanes=runtime.lanes
+        )
+        self._score_images = Batcher[ScoreRequest, LabelScores](
+            partial(score_images.score_images, runtime.model, profile.grid), self._threads, size=PADDED
+        )
+        self._caption = Batcher[CaptionRequest, Caption](
+            partial(caption.caption, runtime.model, profile.tokenizer, profile.grid),
+            self._threads,
+            size=min(size, PADDED),
+            key=caption.batch_key,
+        )
+
+    async def score(self, request: ScoreRequest) -> LabelScores:
+        scores = await (self._score_images if request.images else self._score).ask(request)
+        ties = distributions.tie_flags(scores.logprobs, self.identity.dtype)
+        return replace(scores, flags=scores.flags + ties) if ties else scores
+
+    async def caption(self, request: CaptionRequest) -> Caption:
+        if request.image is not None and self.profile.grid is None:
+            raise UsageError(f"{self.identity.model} reads no images")
+        if self._runtime.writes:
+            return await asyncio.wrap_future(self._runtime.write(request))
+        return await self._caption.ask(request)
+
+    async def aclose(self) -> None:
+        self._runtime.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run of the torch engine comes to, found out before any weights load; one placement a device."""
+
+    checkpoint: Checkpoint
+    placements: tuple[Placement, ...]
+    switches: Switches
+    identity: Identity
+    profile: Profile
+    kind: str
+
+    @property
+    def appetite(self) -> int:
+        """How many questions all devices together will like to be asked at once."""
+        sizes = (gathered(one.device, self.kind, self.switches) for one in self.placements)
+        return BATCHES * sum(sizes)
+
+
+def plan(settings: Settings, kind: str, say: Say) -> Plan:
+    """The plan for the model that the settings name for `kind` (`text` or `vision`).
+
+    Raises:
+        UsageError, MachineError: see `checkpoint.locate`, `switches.switches_of` and `load.model_type_for`.
+    """
+    placements = tuple(choose(device, settings.dtype) for device in devices(settings.device))
+    switches, *_ = [switches_of(settings, kind, placement) for placement in placements]
+    checkpoint = locate(
+        settings.model_for(kind), kind, settings.revision, say, may_download=settings.engine == "torch"
+    )
+    model_type_for(checkpoint, kind)
+    profile = _profile(checkpoint, settings, say)
+    identity = Identity(
+        engine="torch",
+        model=checkpoint.name,
+        revision=checkpoint.revision,
+        quantization=switches.weights,
+        dtype=placements[0].dtype_name,
+        tokenizer=profile.tokenizer.digest,
+        version=", ".join(
+            [
+                f"torch {torch.__version__}, transformers {transformers.__version__}",
+                *([] if switches.loader == "transformers" else [switches.loader]),
+            ]
+        ),
+    )
+    return Plan(checkpoint, placements, switches, identity, profile, kind)
+
+
+def open_local(found: Plan, say: Say) -> LocalBackend:
+    """Loads the model of a plan, in this process, on its first device.
+
+    Raises:
+        MachineError: see `load.load`.
+    """
+    model = load(found.checkpoint, found.kind, found.placements[0], say, found.switches)
+    tokenizer, grid = found.profile.tokenizer, found.profile.grid
+    runtime = Runtime(model, found.switches, tokenizer=tokenizer, grid=grid, kind=found.kind, say=say)
+    say(f"torch: {runtime.about}")
+    return LocalBackend(runtime, found.identity, found.profile)
+
+
+def _profile(checkpoint: Checkpoint, settings: Settings, say: Say) -> Profile:
+    config = checkpoint.config
+    path = checkpoint.tokenizer_file
+    if settings.tokenizer is not None:
+        path = locate_tokenizer(settings.tokenizer, "text", say)
+    tokenizer = Tokenizer(path)
+    vocabulary = int(config.get("text_config", config)["vocab_size"])
+    if tokenizer.size > vocabulary:
+        raise UsageError(f"{path} has {tokenizer.size:,} tokens, {checkpoint.name} only {vocabulary:,}")
+    return Profile(
+        tokenizer=tokenizer,
+        closes_thinking=prompts.closes_thinking(checkpoint.chat_template),
+        context=int(config.get("text_config", config).get("max_position_embeddings", 4096)),
+        grid=Grid.from_checkpoint(checkpoint.folder) if config.get("model_type") in VISION_TYPES else None,
+    )

@@ -1,0 +1,195 @@
+"""A worker process for each device; each question goes to whoever has least to do.
+
+A worker opens the same backend on its own device and talks over a pipe; one that ends takes the run with it,
+since what is wrong there (a driver, a memory) is nothing that another row would cure. A rerun resumes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import multiprocessing
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from tgi_stack.backends.base import Backend, Profile
+from tgi_stack.backends.lazy import OnDemand
+from tgi_stack.backends.torch.backend import Plan, open_local, plan
+from tgi_stack.backends.torch.worker import CLOSE, SAY, work
+from tgi_stack.engine.placement import devices
+from tgi_stack.errors import FastqwenError, MachineError, UsageError
+from tgi_stack.hub import Say
+from tgi_stack.settings import Settings
+from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, ScoreRequest
+
+END_S = 10.0  # what a worker may take to end
+
+
+@dataclass(eq=False)
+class Worker:
+    """One process and what it was asked; futures belong to `loop`."""
+
+    device: str
+    process: BaseProcess
+    pipe: Connection
+    appetite: int
+    asked: dict[int, tuple[asyncio.AbstractEventLoop, asyncio.Future[Any]]] = field(default_factory=dict)
+    ended: bool = False
+
+
+class Workers:
+    """Several processes as one backend."""
+
+    takes_tokens = True
+
+    def __init__(self, workers: Sequence[Worker], identity: Identity, profile: Profile) -> None:
+        self.identity = identity
+        self.profile = profile
+        self.appetite = sum(worker.appetite for worker in workers)
+        self._workers = workers
+        self._numbers = itertools.count()
+        for worker in workers:
+            threading.Thread(target=_listen, args=(worker,), daemon=True).start()
+
+    async def score(self, request: ScoreRequest) -> LabelScores:
+        scores: LabelScores = await self._ask("score", request)
+        return scores
+
+    async def caption(self, request: CaptionRequest) -> Caption:
+        if request.image is not None and self.profile.grid is None:
+            raise UsageError(f"{self.identity.model} reads no images")
+        answer: Caption = await self._ask("caption", request)
+        return answer
+
+    async def aclose(self) -> None:
+        await asyncio.to_thread(_end, self._workers)
+
+    async def _ask(self, question: str, request: object) -> Any:
+        worker = min(self._workers, key=lambda one: len(one.asked) / one.appetite)
+        number = next(self._numbers)
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        worker.asked[number] = (loop, future)
+        try:
+            if worker.ended:
+                raise _gone(worker)
+            await asyncio.to_thread(worker.pipe.send, (number, question, request))
+            return await future
+        except OSError as error:
+            raise _gone(worker) from error
+        finally:
+            worker.asked.pop(number, None)
+
+
+def open_torch(settings: Settings, kind: str, say: Say) -> Backend:
+    """The torch engine on the devices that the settings name: in this process, or a process for each.
+
+    Returns when all have loaded the model.
+
+    Raises:
+        UsageError, MachineError: see `local.plan`; what one of the processes met while loading.
+    """
+    return _opened(plan(settings, kind, say), settings, say)
+
+
+def plan_torch(settings: Settings, kind: str, say: Say) -> OnDemand:
+    """As `open_torch`, but the model is loaded when the first question comes.
+
+    Raises:
+        UsageError, MachineError: see `local.plan`.
+    """
+    found = plan(settings, kind, say)
+    return OnDemand(found.identity, found.profile, found.appetite, partial(_opened, found, settings, say))
+
+
+def _opened(found: Plan, settings: Settings, say: Say) -> Backend:
+    names = devices(settings.device)
+    if len(names) == 1:
+        return open_local(found, say)
+    context = multiprocessing.get_context("spawn")  # a forked process can't use CUDA
+    workers: list[Worker] = []
+    for number, device in enumerate(names):
+        ours, theirs = context.Pipe()
+        one = settings.model_copy(update={"device": device})
+        share = len(names) if device == "cpu" else 1
+        process = context.Process(target=work, args=(theirs, one, found.kind, share), daemon=True)
+        process.start()
+        theirs.close()
+        workers.append(Worker(f"{device} (worker {number + 1} of {len(names)})", process, ours, 1))
+    try:
+        for worker in workers:
+            worker.appetite = _loaded(worker, say)
+    except BaseException:
+        _end(workers)
+        raise
+    return Workers(workers, found.identity, found.profile)
+
+
+def _loaded(worker: Worker, say: Say) -> int:
+    """Passes on what a worker says while it loads; how much it likes to be asked at once."""
+    try:
+        while True:
+            kind, value = worker.pipe.recv()
+            if kind != SAY:
+                break
+            say(str(value))
+    except EOFError:
+        raise _gone(worker) from None
+    if isinstance(value, FastqwenError):
+        raise value
+    return int(value)
+
+
+def _listen(worker: Worker) -> None:
+    """Hands answers to those who asked, until the worker ends."""
+    try:
+        while True:
+            number, answer, error = worker.pipe.recv()
+            _settle(worker, number, answer, error)
+    except (EOFError, OSError):
+        worker.ended = True
+        for number in list(worker.asked):
+            _settle(worker, number, None, _gone(worker))
+
+
+def _settle(worker: Worker, number: int, answer: object, error: Exception | None) -> None:
+    entry = worker.asked.get(number)
+    if entry is None:
+        return
+    loop, future = entry
+
+    def settle() -> None:
+        if future.done():
+            return
+        if error is None:
+            future.set_result(answer)
+        else:
+            future.set_exception(error)
+
+    try:
+        loop.call_soon_threadsafe(settle)
+    except RuntimeError:  # the loop is closed: nobody waits any more
+        return
+
+
+def _gone(worker: Worker) -> MachineError:
+    return MachineError(
+        f"the process on {worker.device} ended (exit status {worker.process.exitcode}); "
+        "run the same command again to go on"
+    )
+
+
+def _end(workers: Sequence[Worker]) -> None:
+    for worker in workers:
+        with suppress(OSError):
+            worker.pipe.send(CLOSE)
+    for worker in workers:
+        worker.process.join(END_S)
+        if worker.process.is_alive():
+            worker.process.kill()

@@ -1,0 +1,201 @@
+"""What works here, a line each: ok, a warning or a failure with what to do.
+
+First this machine (`machine`), then the endpoints: what each is, its model and revision, its way to a
+probability, its labels, the way of an image to it, how long an answer takes, its queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import statistics
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from tgi_stack.backends.base import Profile
+from tgi_stack.backends.servers.backend import ServedBackend
+from tgi_stack.backends.servers.connect import METRICS_S, WORK, access, checked_url, describe, open_served
+from tgi_stack.backends.servers.probes import downloads, label_request, picture_request
+from tgi_stack.backends.servers.protocols import vllm
+from tgi_stack.backends.servers.protocols.reply import ReplyError, Served, error_text, gauge
+from tgi_stack.backends.servers.transport import Transport, TransportError
+from tgi_stack.doctor import machine
+from tgi_stack.doctor.check import Line
+from tgi_stack.errors import FastqwenError
+from tgi_stack.prompting.labels import LETTERS, Prover
+from tgi_stack.settings import DEFAULT_ENDPOINTS, Settings
+from tgi_stack.stack.planning.ports import taken
+from tgi_stack.types import Identity
+
+__all__ = ["Line", "examine"]
+
+READS = 5
+CANDIDATES = (20, 52)
+PICTURE = (1500, 1000)
+ANSWER_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """An endpoint and how to ask it."""
+
+    transport: Transport
+    url: str
+    kind: str
+    settings: Settings
+    say: Callable[[str], None]
+
+
+async def examine(settings: Settings, say: Callable[[str], None]) -> AsyncIterator[Line]:
+    """This machine, then each endpoint that the settings name, else those where `make up` puts them.
+
+    Args:
+        say: told before a tokenizer is downloaded.
+    """
+    for line in await asyncio.to_thread(lambda: list(machine.examine(settings.cache_dir))):
+        yield line
+    given = access(settings)
+    transport = Transport(given.api_key, given.ca_file)
+    told: str | None = None
+    try:
+        for url, kind in _endpoints(settings).items():
+            async for line in _endpoint(Asked(transport, url, kind, settings, downloads(say))):
+                yield line
+            told = told or await _date(transport, url)
+    finally:
+        await transport.aclose()
+    yield machine.clock_line(told)
+
+
+def _endpoints(settings: Settings) -> dict[str, str]:
+    """Each URL with the kind of job that it is for."""
+    kinds = dict.fromkeys(map(checked_url, settings.endpoints_for("vision")), "vision")
+    return dict.fromkeys(map(checked_url, settings.endpoints_for("text")), "text") | (
+        {} if settings.endpoint else kinds
+    )
+
+
+async def _endpoint(asked: Asked) -> AsyncIterator[Line]:
+    try:
+        models = await describe(asked.transport, asked.url)
+    except (TransportError, ReplyError, FastqwenError) as error:
+        yield _absent(asked, error)
+        return
+    for served in models:
+        detail = f"{served.dialect} {served.version}, {served.model}, context {served.context:,}"
+        yield Line("ok", asked.url, detail)
+    async for line in _model(asked, models[0]):
+        yield line
+    yield await _queue(asked, models[0])
+
+
+def _absent(asked: Asked, error: Exception) -> Line:
+    default = asked.url == DEFAULT_ENDPOINTS[asked.kind] and not asked.settings.names_endpoints
+    if default and taken(int(asked.url.rpartition(":")[2])):
+        fix = "it is no server of ours: free the port, or make up TEXT_PORT=... VISION_PORT=..."
+        return Line("warning", asked.url, f"taken by another program ({error})", fix)
+    if default and importlib.util.find_spec("torch") is not None:
+        fix = "start servers with: make up; or compute in process: --engine torch"
+        return Line("warning", asked.url, f"no server, the port is free ({error})", fix)
+    return Line("failure", asked.url, str(error), "start it with: make up")
+
+
+async def _model(asked: Asked, served: Served) -> AsyncIterator[Line]:
+    """What has to be asked of the model itself."""
+    chosen = {"endpoint": (asked.url,), "model": asked.settings.model_for(asked.kind) or served.model}
+    try:
+        narrowed = asked.settings.model_copy(update=chosen)
+        backend = await open_served(narrowed, asked.kind, asked.say, patience_s=0.0)
+    except FastqwenError as error:
+        yield Line("failure", f"{asked.url} model", str(error), "docs/servers.md, What to do when")
+        return
+    try:
+        yield _identity(asked.url, backend.identity)
+        yield _labels(asked.url, backend.profile)
+        yield await _reads(asked.url, backend)
+        if backend.profile.grid is not None:
+            yield await _image(asked, served, backend.profile)
+    finally:
+        await backend.aclose()
+
+
+def _identity(url: str, identity: Identity) -> Line:
+    said = f"revision {identity.revision}, quantisation {identity.quantization}, dtype {identity.dtype}"
+    unknown = "unknown" in (identity.revision, identity.quantization, identity.dtype)
+    note = "; servers don't tell, docker/stack.json does for those of make up" if unknown else ""
+    return Line("ok", f"{url} identity", said + note)
+
+
+def _labels(url: str, profile: Profile) -> Line:
+    """The labels of 20 and of 52 candidates, proven with the served model's tokenizer."""
+    what = f"{url} labels"
+    tail = profile.tail()
+    prover = Prover(profile.tokenizer.encode)
+    try:
+        for count in CANDIDATES:
+            prover.ids(prover.default(count), (tail, profile.tokenizer.encode(tail)))
+    except FastqwenError as error:
+        return Line("failure", what, str(error), "use --tokenizer of the served model, or other --labels")
+    counts = " and ".join(map(str, CANDIDATES))
+    return Line("ok", what, f"of {counts} candidates, one token each where the answer begins")
+
+
+async def _reads(url: str, backend: ServedBackend) -> Line:
+    """Twenty labels after a prompt, several times."""
+    what = f"{url} label reads"
+    try:
+        request = label_request(backend.profile, "Answer with one letter.", tuple(LETTERS[:20]))
+        spent = []
+        for _ in range(READS):
+            began = time.perf_counter()
+            scores = await backend.score(request)
+            spent.append(time.perf_counter() - began)
+    except FastqwenError as error:
+        return Line("failure", what, str(error), "the route to probabilities is closed; see docs/servers.md")
+    mass = "unknown" if scores.label_mass is None else f"{scores.label_mass:.3f}"
+    took = f"{1000 * statistics.median(spent):.0f} ms a read"
+    return Line("ok", what, f"route {scores.route}, 20 labels, mass {mass}, {took}")
+
+
+async def _image(asked: Asked, served: Served, profile: Profile) -> Line:
+    """The way of one picture: its pixels, those sent, its tokens, and whether the server counts as many."""
+    what = f"{asked.url} image"
+    request, image = picture_request(profile, *PICTURE, asked.settings.max_side, 1)
+    tokens = profile.grid.tokens(image.sent_width, image.sent_height) if profile.grid else 0
+    sent = f"{image.sent_width} x {image.sent_height}"
+    way = f"{PICTURE[0]} x {PICTURE[1]} -> {sent} pixels sent -> {tokens} visual tokens"
+    if served.dialect == "tgi":
+        return Line("ok", what, f"{way}; TGI tells no count that would show a second resize")
+    name = f"doctor-{time.time_ns():x}"
+    call = vllm.caption_call(request, served.model, name, closes_thinking=profile.closes_thinking)
+    try:
+        reply = await asked.transport.post(asked.url, call, ANSWER_S)
+        if reply.status != 200:
+            raise ReplyError(f"status {reply.status}: {error_text(reply.body)}")
+        vllm.parse_caption(reply.body, request, served.model, name)
+    except (TransportError, ReplyError) as error:
+        fix = "start the server without --mm-processor-kwargs of its own, or with a larger max_pixels"
+        return Line("failure", what, f"{way}; {error}", fix)
+    return Line("ok", what, f"{way}, as many as the server counts: it does not resize again")
+
+
+async def _queue(asked: Asked, served: Served) -> Line:
+    running, waiting = WORK[served.dialect]
+    what = f"{asked.url} queue"
+    fix = "open GET /metrics on the way to the server"
+    try:
+        reply = await asked.transport.get(f"{asked.url}/metrics", METRICS_S)
+    except TransportError as error:
+        return Line("warning", what, f"/metrics: {error}", fix)
+    at_work, queued = gauge(reply.body, running), gauge(reply.body, waiting)
+    if at_work is None or queued is None:
+        return Line("warning", what, f"no {waiting} in /metrics: nobody can yield to others", fix)
+    return Line("ok", what, f"{at_work:.0f} requests run, {queued:.0f} wait")
+
+
+async def _date(transport: Transport, url: str) -> str | None:
+    try:
+        return (await transport.get(f"{url}/health", METRICS_S)).headers.get("Date")
+    except TransportError:
+        return None

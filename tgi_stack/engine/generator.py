@@ -1,0 +1,294 @@
+"""Summaries by continuous batching: a row that has ended leaves its slot and the next one enters.
+
+One thread owns the network and works as long as there are requests; whoever asks gets a future. Pictures are
+decoded by other threads, ahead of it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from tgi_stack.engine.caption import pixels
+from tgi_stack.engine.models.decoder import Decoder, Prompt
+from tgi_stack.engine.models.positions import rotary_positions
+from tgi_stack.engine.placement import current
+from tgi_stack.engine.reading import ROUTE
+from tgi_stack.errors import MachineError
+from tgi_stack.prompting.tokenizer import Tokenizer
+from tgi_stack.types import Caption, CaptionRequest
+
+FILL_TOKENS = 16_384  # of prompts that enter together; about what fills a GPU
+ROW_STEP = 64  # slots grow by this many rows
+# Steps between two looks at what was written: each look waits for the device, each step past an end is lost.
+STEPS_BETWEEN = 4
+DECODERS = 4
+
+Make = Callable[[int, int], Decoder]
+
+
+@dataclass(eq=False)
+class Job:
+    """A request on its way: its prompt, what was written so far, and who waits for it."""
+
+    request: CaptionRequest
+    prompt: Future[Prompt]
+    answer: Future[Caption]
+    generator: torch.Generator | None
+    written: list[int] = field(default_factory=list)
+
+    def begin(self) -> bool:
+        """Whether somebody still waits; from here on nobody can cancel."""
+        return self.answer.running() or self.answer.set_running_or_notify_cancel()
+
+    @property
+    def rows(self) -> int:
+        """What it may take of a slot."""
+        return len(self.request.token_ids) + self.request.max_new_tokens
+
+    @property
+    def used(self) -> int:
+        """Rows in the cache: all tokens but the latest."""
+        return len(self.request.token_ids) + len(self.written) - 1
+
+
+class Writer:
+    """Writes summaries.
+
+    Args:
+        make: gives a decoder of so many slots of so many rows; torch.OutOfMemoryError where they don't fit.
+        slots: how many there may be, for slots of so many rows.
+        ends: token ids that end an answer.
+        image_token: stands for a visual token in prompts.
+        patch_px: a side of a patch.
+    """
+
+    def __init__(
+        self,
+        make: Make,
+        slots: Callable[[int], int],
+        tokenizer: Tokenizer,
+        ends: frozenset[int],
+        device: torch.device,
+        image_token: int,
+        patch_px: int,
+    ) -> None:
+        self._make = make
+        self._slots = slots
+        self._most: int | None = None  # slots, once memory ran out
+        self._fill_tokens = FILL_TOKENS
+        self._tokenizer = tokenizer
+        self._ends = ends
+        self._device = device
+        self._image = (image_token, patch_px)
+        self._decoder: Decoder | None = None
+        self._running: dict[int, Job] = {}
+        self._waiting: deque[Job] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="pixels")
+        self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: CaptionRequest) -> Future[Caption]:
+        """The text that will follow the prompt. A cancelled future's request is not begun."""
+        generator = None
+        if request.temperature > 0:
+            generator = torch.Generator(self._device)
+            drawn = int.from_bytes(os.urandom(6), "big")
+            generator.manual_seed(drawn if request.seed is None else request.seed)
+        job = Job(request, self._decoders.submit(self._prepare, request), Future(), generator)
+        with self._changed:
+            self._waiting.append(job)
+            self._changed.notify()
+        return job.answer
+
+    def close(self) -> None:
+        """Ends the thread after the step it is in; what was not answered is cancelled."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._decoders.shutdown(wait=False, cancel_futures=True)
+
+    def _prepare(self, request: CaptionRequest) -> Prompt:
+        images = () if request.image is None else (pixels(request.image, torch.device("cpu")),)
+        token, patch_px = self._image
+        sizes = [(image.shape[0] // patch_px, image.shape[1] // patch_px) for image in images]
+        ids = np.array(request.token_ids, dtype=np.int64)
+        return Prompt(ids, images, rotary_positions(ids, token, sizes))
+
+    @torch.inference_mode()
+    def _work(self) -> None:
+        while self._wait():
+            try:
+                with current(self._device):
+                    self._turn()
+            except torch.OutOfMemoryError as error:
+                self._shrink(error)
+            except Exception as error:  # noqa: BLE001  # whatever it is, those who asked are told
+                self._fail(error)
+        self._fail(None)
+
+    def _turn(self) -> None:
+        """Lets in who waits, then goes a few steps."""
+        if (decoder := self._fitting()) is not None:
+            self._admit(decoder)
+        if self._decoder is not None and self._running:
+            self._advance(self._decoder)
+
+    def _wait(self) -> bool:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._waiting or self._running)
+            return not self._closed
+
+    def _fitting(self) -> Decoder | None:
+        """The decoder, if its slots are long enough for all who wait; they grow once they are empty."""
+        with self._changed:
+            while self._waiting and self._waiting[0].answer.cancelled():
+                self._waiting.popleft()
+            longest = max((job.rows for job in self._waiting), default=0)
+        if self._decoder is not None and longest <= self._decoder.cache.rows:
+            return self._decoder
+        if self._running or not longest:
+            return None
+        rows = -(-longest // ROW_STEP) * ROW_STEP
+        slots = max(1, min(self._slots(rows), self._most or sys.maxsize))
+        self._decoder = None  # its memory is needed
+        self._decoder = self._make(slots, rows)
+        return self._decoder
+
+    def _admit(self, decoder: Decoder) -> None:
+        """Fills free slots, as many prompts at once as the device takes."""
+        free = [slot for slot in range(decoder.cache.slots) if slot not in self._running]
+        # A few at a time would interrupt the others for little.
+        if self._running and len(free) < max(1, decoder.cache.slots // 8):
+            return
+        while free and (jobs := self._next(len(free))):
+            slots, free = free[: len(jobs)], free[len(jobs) :]
+            self._fill(decoder, slots, jobs)
+
+    def _next(self, most: int) -> list[Job]:
+        """Waiting jobs that fit into slots and into one forward pass together; they stay at the front."""
+        jobs: list[Job] = []
+        tokens = 0
+        with self._changed:
+            while self._waiting and len(jobs) < most:
+                length = len(self._waiting[0].request.token_ids)
+                if jobs and tokens + length > self._fill_tokens:
+                    break
+                job = self._waiting.popleft()
+                if job.begin():
+                    jobs.append(job)
+                    tokens += length
+        return jobs
+
+    def _fill(self, decoder: Decoder, slots: Sequence[int], jobs: Sequence[Job]) -> None:
+        ready: list[tuple[int, Job, Prompt]] = []
+        for slot, job in zip(slots, jobs, strict=True):
+            try:
+                ready.append((slot, job, job.prompt.result()))
+            except Exception as error:  # noqa: BLE001  # this picture's trouble is its own
+                job.answer.set_exception(error)
+        if not ready:
+            return
+        places, chosen, prompts = zip(*ready, strict=True)
+        self._running.update(zip(places, chosen, strict=True))
+        tokens = decoder.fill(places, prompts, self._choose).tolist()
+        for slot, token in zip(places, tokens, strict=True):
+            self._write(slot, token)
+
+    def _advance(self, decoder: Decoder) -> None:
+        """A few steps for all slots in use, then what they wrote is read."""
+        steps = STEPS_BETWEEN if decoder.whole else 1
+        slots = list(self._running)
+        lengths = [self._running[slot].used for slot in slots]
+        written = [decoder.step(slots, lengths, self._choose).clone() for _ in range(steps)]
+        columns = torch.stack(written).T.tolist()
+        for place, slot in enumerate(slots):
+            for token in columns[slot if decoder.whole else place]:
+                if slot in self._running:
+                    self._write(slot, token)
+
+    def _write(self, slot: int, token: int) -> None:
+        """Adds a token to a slot's text; the last one ends the job."""
+        job = self._running[slot]
+        ended = token in self._ends
+        if not ended:
+            job.written.append(token)
+        if ended or len(job.written) == job.request.max_new_tokens:
+            del self._running[slot]
+            caption = Caption(
+                text=self._tokenizer.decode(job.written).strip(),
+                finish_reason="stop" if ended else "length",
+                route=ROUTE,
+                prompt_tokens=len(job.request.token_ids),
+                completion_tokens=len(job.written),
+            )
+            job.answer.set_result(caption)
+
+    def _choose(self, logits: torch.Tensor, slots: Sequence[int]) -> torch.Tensor:
+        """The likeliest token of each row, or one drawn by the row's own generator, shape [rows].
+
+        A draw divides probabilities by exponential noise: the largest quotient is distributed as they are.
+        """
+        tokens = logits.argmax(dim=-1)
+        for row, slot in enumerate(slots):
+            job = self._running.get(slot)
+            if job is not None and job.generator is not None:
+                weights = torch.softmax(logits[row].float() / job.request.temperature, dim=-1)
+                noise = torch.empty_like(weights).exponential_(generator=job.generator)
+                tokens[row] = (weights / noise).argmax()
+        return tokens
+
+    def _shrink(self, error: torch.OutOfMemoryError) -> None:
+        """Half the prompts at once, then half the slots; what was under way starts again."""
+        slots = self._most or self._slots(ROW_STEP)
+        if self._decoder is not None:
+            slots = self._decoder.cache.slots
+        if slots == 1 and self._fill_tokens == 1:
+            self._fail(
+                MachineError(
+                    f"{self._device} has too little memory for one summary; "
+                    "use a smaller model, --quantization 4bit or a smaller --max-side"
+                ),
+                error,
+            )
+            return
+        self._fill_tokens = max(1, self._fill_tokens // 2)
+        self._most = max(1, slots // 2)
+        self._decoder = None
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        again = [Job(j.request, j.prompt, j.answer, _again(j, self._device)) for j in self._running.values()]
+        self._running.clear()
+        with self._changed:
+            self._waiting.extendleft(reversed(again))
+
+    def _fail(self, error: Exception | None, cause: Exception | None = None) -> None:
+        """Tells everybody who waits; without an error their requests are cancelled."""
+        with self._changed:
+            jobs = [*self._running.values(), *self._waiting]
+            self._running.clear()
+            self._waiting.clear()
+        if error is not None:
+            error.__cause__ = cause
+        for job in jobs:
+            if (error is not None or not job.answer.cancel()) and not job.answer.done():
+                job.answer.set_exception(error or CancelledError())
+
+
+def _again(job: Job, device: torch.device) -> torch.Generator | None:
+    """A generator at the place where the job's began."""
+    if job.generator is None:
+        return None
+    generator = torch.Generator(device)
+    generator.manual_seed(job.generator.initial_seed())
+    return generator

@@ -1,0 +1,1 @@
+"""GPU kernels of our own, and who chooses among them."""

@@ -1,0 +1,102 @@
+"""Launches the Triton programs of norms, rotations and activations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from tgi_stack.engine.layers.linear import FP8, FP8_MAX, Pending, Rows8
+
+try:
+    import triton
+
+    from tgi_stack.engine.kernels import triton_kernels
+
+    AVAILABLE = True
+except ImportError:  # Triton comes with the CUDA builds of torch alone
+    AVAILABLE = False
+
+
+def launch(name: str, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
+    """Starts a program of `triton_kernels` on the current device."""
+    getattr(triton_kernels, name)[grid](*arguments, **constants)
+
+
+def add_norm(
+    x: torch.Tensor, pending: Pending, weight: torch.Tensor, eps: float, *, fp8: bool
+) -> torch.Tensor | Rows8:
+    """Adds what is pending to x, in place, and gives the RMS norm of its rows."""
+    out, scales = _output(x, x.shape[-1], fp8)
+    block = triton.next_power_of_2(x.shape[-1])
+    launch(
+        "add_norm", (len(x),),
+        x, x if pending is None else pending, weight, out, scales, x.shape[-1], eps,
+        BLOCK=block, ADD=pending is not None, FP8_MAX=FP8_MAX, FP8=fp8, num_warps=_warps(block),
+    )  # fmt: skip
+    return Rows8(out, scales) if fp8 else out
+
+
+def rotate(
+    qkv: torch.Tensor,
+    q_norm: torch.Tensor,
+    k_norm: torch.Tensor,
+    tables: tuple[torch.Tensor, torch.Tensor],
+    shape: tuple[int, int, int],
+    eps: float,
+) -> None:
+    """Norms and turns queries and keys in place."""
+    heads, kv_heads, size = shape
+    launch(
+        "rotate", (len(qkv),),
+        qkv, q_norm, k_norm, *tables, qkv.shape[-1], eps,
+        HEADS=heads, KV_HEADS=kv_heads, HALF=size // 2, BLOCK=triton.next_power_of_2(heads + kv_heads),
+    )  # fmt: skip
+
+
+def swiglu(gate_up: torch.Tensor, *, fp8: bool) -> torch.Tensor | Rows8:
+    """silu(gate) * up of rows [gate | up]."""
+    width = gate_up.shape[-1] // 2
+    out, scales = _output(gate_up, width, fp8)
+    block = triton.next_power_of_2(width)
+    launch(
+        "swiglu",
+        (len(gate_up),),
+        gate_up,
+        out,
+        scales,
+        width,
+        BLOCK=block,
+        FP8_MAX=FP8_MAX,
+        FP8=fp8,
+        num_warps=_warps(block),
+    )
+    return Rows8(out, scales) if fp8 else out
+
+
+def rows8(x: torch.Tensor) -> Rows8:
+    """Rows in fp8, each by its own scale."""
+    out, scales = _output(x, x.shape[-1], fp8=True)
+    block = triton.next_power_of_2(x.shape[-1])
+    launch(
+        "rows8",
+        (len(x),),
+        x,
+        out,
+        scales,
+        x.shape[-1],
+        BLOCK=block,
+        FP8_MAX=FP8_MAX,
+        FP8=True,
+        num_warps=_warps(block),
+    )
+    return Rows8(out, scales)
+
+
+def _output(like: torch.Tensor, width: int, fp8: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    out = torch.empty(len(like), width, dtype=FP8 if fp8 else like.dtype, device=like.device)
+    return out, torch.empty(len(like) if fp8 else 1, 1, dtype=torch.float32, device=like.device)
+
+
+def _warps(block: int) -> int:
+    return max(1, min(8, block // 512))

@@ -1,0 +1,150 @@
+"""Tries the kernels against plain torch on this very device, before answers depend on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import cast
+
+import numpy as np
+import torch
+
+from tgi_stack.engine.kernels import dispatch, hopper
+from tgi_stack.engine.layers import attention
+from tgi_stack.engine.layers.linear import BLOCK, Blocks8, Fused8
+from tgi_stack.engine.layers.ops import Ops, TritonOps
+
+ROWS = 200
+# Programs for Hopper stay for several tiles, and go round their buffers: so many rows have each do both.
+MANY = 4_400
+# Rounding to bf16 is 2^-8 of a value; values here are of the order of one.
+TOLERANCE = 0.06
+Pairs = dict[str, list[torch.Tensor]]
+
+
+def trial(device: torch.device, dtype: torch.dtype, shape: tuple[int, int, int], hidden: int) -> str | None:
+    """What is wrong with the Triton kernels here, or None.
+
+    Args:
+        shape: heads, key-value heads, head_dim.
+    """
+    return _tried(partial(_triton, device, dtype, shape, hidden))
+
+
+def trial_on_hopper(
+    device: torch.device, shape: tuple[int, int, int], hidden: int, *, fp8: bool = False
+) -> str | None:
+    """The same of the kernels for Hopper, where they run.
+
+    Args:
+        fp8: try those for fp8 too.
+    """
+    fault = _tried(partial(_hopper, device, shape, hidden))
+    return _tried(partial(_hopper8, device, shape, hidden)) if fp8 and fault is None else fault
+
+
+def _tried(pairs: Callable[[], Pairs]) -> str | None:
+    try:
+        with torch.inference_mode():
+            return _worst(pairs())
+    except Exception as error:  # noqa: BLE001  # a compiler can fail in any way, and torch computes as well
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+    finally:
+        torch.cuda.empty_cache()  # slots are sized by the memory that is free
+
+
+def _triton(device: torch.device, dtype: torch.dtype, shape: tuple[int, int, int], hidden: int) -> Pairs:
+    heads, kv_heads, size = shape
+    draw = _drawer(device, dtype)
+    plain, fast = Ops(), TritonOps()
+    x, pending, weight = draw(ROWS, hidden), draw(ROWS, hidden), draw(hidden)
+    qkv, norms = draw(ROWS, (heads + 2 * kv_heads) * size), draw(2, size)
+    angles = draw(ROWS, size // 2).float()
+    tables = (angles.cos(), angles.sin())
+    turned = [ops.rotate(qkv.clone(), norms[0], norms[1], tables, shape, 1e-6) for ops in (plain, fast)]
+    return {
+        "add_norm": [
+            cast(torch.Tensor, o.add_norm(x.clone(), pending, weight, 1e-6)[1]) for o in (plain, fast)
+        ],
+        "swiglu": [cast(torch.Tensor, ops.swiglu(x)) for ops in (plain, fast)],
+        "rotate": [torch.cat([part.flatten(1) for part in parts], dim=1) for parts in turned],
+        "attend": _attended(*turned[0], "triton", attention.by_triton),
+    }
+
+
+def _hopper(device: torch.device, shape: tuple[int, int, int], hidden: int) -> Pairs:
+    heads, kv_heads, size = shape
+    draw = _drawer(device, torch.bfloat16)
+    x, wide = draw(MANY, hidden), draw(2 * hidden, hidden) / hidden**0.5
+    pairs = {"gated": [cast(torch.Tensor, Ops().swiglu(x @ wide.T)), hopper.gated(x, wide)]}
+    if size in hopper.HEAD_DIMS:
+        q, k, v = torch.split(draw(MANY, heads + 2 * kv_heads, size), [heads, kv_heads, kv_heads], dim=1)
+        pairs["attend"] = _attended(q, k, v, "hopper", attention.by_hopper)
+    return pairs
+
+
+def _hopper8(device: torch.device, shape: tuple[int, int, int], hidden: int) -> Pairs:
+    """What kernels round to fp8 is compared behind the next product, where roundings have evened out."""
+    heads, kv_heads, size = shape
+    draw = _drawer(device, torch.bfloat16)
+    pairs: Pairs = {}
+
+    def added(x: Blocks8, matrix: Fused8) -> torch.Tensor:
+        residual = torch.zeros(MANY, len(matrix.weight), dtype=torch.bfloat16, device=device)
+        hopper.add_product8(residual, x, matrix.weight, matrix.blocks)
+        return residual
+
+    if hopper.in_blocks(hidden):
+        x = Ops().rows8(draw(MANY, hidden))
+        wide, narrow = (Fused8(draw(rows, hidden) / hidden**0.5) for rows in (2 * hidden, hidden))
+        gated = hopper.gated8(x, wide.weight, wide.blocks)
+        pairs["gated8"] = [narrow(Ops().gated(wide, x, fp8=True)), added(gated, narrow)]
+    if size == BLOCK:
+        q, k, v = torch.split(draw(MANY, heads + 2 * kv_heads, size), [heads, kv_heads, kv_heads], dim=1)
+        out = Fused8(draw(hidden, heads * size) / (heads * size) ** 0.5)
+        plain, tiled = _parts("hopper", q, k)
+        attended = attention.by_sdpa(q, k, v, plain)
+        pairs["attend8"] = [out(Ops().rows8(attended)), added(attention.by_hopper8(q, k, v, tiled), out)]
+    return pairs
+
+
+def _drawer(device: torch.device, dtype: torch.dtype) -> Callable[..., torch.Tensor]:
+    generator = torch.Generator(device).manual_seed(0)
+    return lambda *sizes: torch.randn(sizes, generator=generator, device=device).to(dtype)
+
+
+def _attended(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, name: str, attend: attention.Attention
+) -> list[torch.Tensor]:
+    """By torch and by a kernel."""
+    plain, tiled = _parts(name, q, k)
+    return [attention.by_sdpa(q, k, v, plain), attend(q, k, v, tiled)]
+
+
+def _parts(name: str, q: torch.Tensor, k: torch.Tensor) -> tuple[attention.Segments, attention.Segments]:
+    """Three segments, the second and third of which see the first: for torch, and for a kernel."""
+    lengths = (len(q) * np.array([0.2, 0.485, 0.315])).astype(np.int32)
+    starts = (np.cumsum(lengths) - lengths).astype(np.int32)
+    prefixes = (np.zeros(3, dtype=np.int32), lengths[0] * np.array([0, 1, 1], dtype=np.int32))
+    tile = attention.tile_positions(name, q.shape[1] // k.shape[1])
+    plain, tiled = (attention.segments(starts, lengths, prefixes, q.device, tile=t) for t in (None, tile))
+    return plain, tiled
+
+
+def _worst(pairs: Pairs) -> str | None:
+    for name, (one, other) in pairs.items():
+        difference = float((one.float() - other.float()).abs().max())
+        # Written so that NaN is refused too.
+        if not difference <= TOLERANCE * max(1.0, float(one.float().abs().max())):
+            return f"{name} differs from torch by {difference:.2g}"
+    return None
+
+
+def refuse() -> None:
+    """Has everything computed without the kernels."""
+    dispatch.AVAILABLE = False
+
+
+def refuse_on_hopper() -> None:
+    """Has everything computed without the kernels for Hopper."""
+    hopper.AVAILABLE = False

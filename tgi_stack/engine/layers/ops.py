@@ -1,0 +1,151 @@
+"""Norms, rotations, activations and products of a layer: as torch operations, or as kernels on a GPU.
+
+Both compute in fp32 and round once, at the end.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from tgi_stack.engine.kernels import dispatch, hopper
+from tgi_stack.engine.layers.linear import (
+    FP8,
+    FP8_MAX,
+    Activations,
+    Blocks8,
+    Fused,
+    Fused8,
+    Matrix,
+    Pending,
+    Rows8,
+)
+
+Tables = tuple[torch.Tensor, torch.Tensor]
+Triple = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+class Ops:
+    """Plain torch: on a CPU, and what torch.compile fuses."""
+
+    def add_norm(
+        self, x: torch.Tensor, pending: Pending, weight: torch.Tensor, eps: float, *, fp8: bool = False
+    ) -> tuple[torch.Tensor, Activations]:
+        """The residual with what is pending, and its RMS norm; rows of any number, shape [tokens, hidden]."""
+        if pending is not None:
+            x = x + pending
+        normed = _rms(x.float(), weight, eps)
+        return x, self._quantised(normed) if fp8 else normed.to(x.dtype)
+
+    def rotate(
+        self,
+        qkv: torch.Tensor,
+        q_norm: torch.Tensor,
+        k_norm: torch.Tensor,
+        tables: Tables,
+        shape: tuple[int, int, int],
+        eps: float,
+    ) -> Triple:
+        """Queries and keys normed by head and turned to their positions, and values.
+
+        Args:
+            qkv: shape [tokens, (heads + 2 * kv_heads) * head_dim].
+        """
+        heads, kv_heads, size = shape
+        q, k, v = torch.split(qkv.view(len(qkv), -1, size), [heads, kv_heads, kv_heads], dim=1)
+        return turn(_rms(q.float(), q_norm, eps), tables, q), turn(_rms(k.float(), k_norm, eps), tables, k), v
+
+    def swiglu(self, gate_up: torch.Tensor, *, fp8: bool = False) -> Activations:
+        """silu(gate) * up of rows [gate | up]."""
+        gate, up = gate_up.float().chunk(2, dim=-1)
+        product = torch.nn.functional.silu(gate) * up
+        return self._quantised(product) if fp8 else product.to(gate_up.dtype)
+
+    def gated(self, matrix: Matrix, x: Activations, *, fp8: bool = False) -> Activations:
+        """silu(gate) * up of the products with [gate | up]."""
+        return self.swiglu(matrix(x), fp8=fp8)
+
+    def rows8(self, x: torch.Tensor) -> Rows8:
+        """Rows in fp8, each by its own scale."""
+        return self._quantised(x.float())
+
+    def add(self, matrix: Matrix, residual: torch.Tensor, x: Activations) -> tuple[torch.Tensor, Pending]:
+        """See `Matrix.add`."""
+        return matrix.add(residual, x)
+
+    def _quantised(self, x: torch.Tensor) -> Rows8:
+        scales = x.abs().amax(dim=-1, keepdim=True).clamp(min=1e-12) / FP8_MAX
+        return Rows8((x / scales).clamp(-FP8_MAX, FP8_MAX).to(FP8), scales)
+
+
+class TritonOps(Ops):
+    """One kernel for each step, without a pause to compile for every new number of rows.
+
+    `add_norm` and `rotate` write into what they are given.
+    """
+
+    def add_norm(
+        self, x: torch.Tensor, pending: Pending, weight: torch.Tensor, eps: float, *, fp8: bool = False
+    ) -> tuple[torch.Tensor, Activations]:
+        return x, dispatch.add_norm(x, pending, weight, eps, fp8=fp8)
+
+    def rotate(
+        self,
+        qkv: torch.Tensor,
+        q_norm: torch.Tensor,
+        k_norm: torch.Tensor,
+        tables: Tables,
+        shape: tuple[int, int, int],
+        eps: float,
+    ) -> Triple:
+        heads, kv_heads, size = shape
+        dispatch.rotate(qkv, q_norm, k_norm, tables, shape, eps)
+        q, k, v = torch.split(qkv.view(len(qkv), -1, size), [heads, kv_heads, kv_heads], dim=1)
+        return q, k, v
+
+    def swiglu(self, gate_up: torch.Tensor, *, fp8: bool = False) -> Activations:
+        return dispatch.swiglu(gate_up, fp8=fp8)
+
+    def rows8(self, x: torch.Tensor) -> Rows8:
+        return dispatch.rows8(x)
+
+
+class HopperOps(TritonOps):
+    """Products and what follows them by one kernel: the MLP's first one where rows are many, and those that
+    add to the residual what a kernel left in fp8.
+    """
+
+    def gated(self, matrix: Matrix, x: Activations, *, fp8: bool = False) -> Activations:
+        if fp8 and isinstance(matrix, Fused8) and isinstance(x, Rows8) and hopper.pays8(x, matrix.weight):
+            return hopper.gated8(x, matrix.weight, matrix.blocks)
+        if (
+            not fp8
+            and isinstance(matrix, Fused)
+            and isinstance(x, torch.Tensor)
+            and hopper.pays(x, matrix.weight)
+        ):
+            return hopper.gated(x, matrix.weight)
+        return super().gated(matrix, x, fp8=fp8)
+
+    def add(self, matrix: Matrix, residual: torch.Tensor, x: Activations) -> tuple[torch.Tensor, Pending]:
+        if isinstance(matrix, Fused8) and isinstance(x, Blocks8):
+            hopper.add_product8(residual, x, matrix.weight, matrix.blocks)
+            return residual, None
+        return super().add(matrix, residual, x)
+
+
+def ops_for(device: torch.device) -> Ops:
+    """The kernels where they run, else plain torch."""
+    if device.type != "cuda" or not dispatch.AVAILABLE:
+        return Ops()
+    return HopperOps() if hopper.usable(device, torch.bfloat16) else TritonOps()
+
+
+def _rms(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight.float()
+
+
+def turn(x: torch.Tensor, tables: Tables, like: torch.Tensor) -> torch.Tensor:
+    """Heads turned to their positions, shape [tokens, heads, head_dim], in the dtype of `like`."""
+    cos, sin = (table[:, None] for table in tables)
+    low, high = x.chunk(2, dim=-1)
+    return torch.cat((low * cos - high * sin, high * cos + low * sin), dim=-1).to(like.dtype)

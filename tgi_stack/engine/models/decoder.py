@@ -1,0 +1,187 @@
+"""Prompts into slots, and slots a token further: what the summaries' loop in `writer` is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tgi_stack.engine.cuda_graph import record
+from tgi_stack.engine.kernels import dispatch
+from tgi_stack.engine.kv_cache import SlotCache
+from tgi_stack.engine.layers import attention
+from tgi_stack.engine.models.network import Network
+from tgi_stack.engine.models.vision import Tower
+
+Choose = Callable[[torch.Tensor, Sequence[int]], torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt on its way into a slot: token ids, its images' pixels, and rotary positions [3, tokens]."""
+
+    token_ids: NDArray[np.int64]
+    images: tuple[torch.Tensor, ...]
+    positions: NDArray[np.int64]
+
+    @property
+    def next_position(self) -> int:
+        """The rotary position of the first token written."""
+        return int(self.positions.max()) + 1
+
+
+class Decoder:
+    """A network with slots.
+
+    On a GPU with Triton a step computes all slots and is captured in a CUDA graph, so that the host asks for
+    it with one call, or launched anew each time where it can't be; elsewhere it computes the slots in use.
+
+    Args:
+        tower: for prompts with images.
+        sizes: numbers of rows that prompts are filled up to, for compiled code.
+        uncaptured: why a step must not be captured; empty where it may.
+        say: told when steps are not captured.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        tower: Tower | None,
+        image_token: int,
+        slots: int,
+        rows: int,
+        sizes: tuple[int, ...] = (),
+        flash: str = "auto",
+        uncaptured: str = "",
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self._network = network
+        self._tower = tower
+        self._image_token = image_token
+        self._sizes = sizes
+        self._uncaptured = uncaptured
+        self._say = say
+        self.cache = SlotCache(network, slots, rows)
+        device = network.device
+        self.attention, self._attention = attention.choose(device, network.dtype, network.head_dim, flash)
+        self._tokens = torch.zeros(slots, dtype=torch.long, device=device)
+        self._positions = torch.zeros(slots, dtype=torch.long, device=device)
+        self._lengths = torch.zeros(slots, dtype=torch.int32, device=device)
+        self._first = torch.arange(slots, device=device) * rows
+        self._advance_all: Callable[[], torch.Tensor] | None = None
+        self.whole = device.type == "cuda" and dispatch.AVAILABLE and network.dtype in attention.HALF
+        if self.whole and network.is_compiled:
+            network.compile([slots])
+
+    def fill(self, slots: Sequence[int], prompts: Sequence[Prompt], choose: Choose) -> torch.Tensor:
+        """Lays prompts into slots and chooses the first token of each, shape [prompts]."""
+        network, device = self._network, self._network.device
+        lengths = np.array([len(prompt.token_ids) for prompt in prompts], dtype=np.int32)
+        ends = np.cumsum(lengths).astype(np.int32)
+        ids = np.concatenate([prompt.token_ids for prompt in prompts])
+        within = np.arange(len(ids)) - np.repeat(ends - lengths, lengths)
+        places = attention.upload(np.repeat(slots, lengths) * self.cache.rows + within, device)
+        tile = attention.tile_positions(self.attention, network.heads // network.kv_heads)
+        parts = attention.segments(ends - lengths, lengths, None, device, tile=tile)
+        fill = (0, next((size for size in self._sizes if size >= len(ids)), len(ids)) - len(ids))
+        positions = np.pad(np.concatenate([prompt.positions for prompt in prompts], axis=1), ((0, 0), fill))
+        x = network.embedding[attention.upload(np.pad(ids, fill), device)]
+        visual, rows = self._look(prompts, ids)
+        if visual:
+            x[rows] = visual[0]
+
+        def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            self.cache.write(layer, places, k[: len(ids)], v[: len(ids)])
+            return self._attention(q, k, v, parts)
+
+        tables = network.rotary.tables(attention.upload(positions, device))
+        last = attention.upload(ends - 1, device)
+        out = network.forward(x, tables, attend, last=last, inject=visual[1:], inject_rows=rows)
+        tokens = choose(out @ network.head.T, slots)
+        where = torch.tensor(slots, device=device)
+        self._tokens[where] = tokens
+        self._lengths[where] = attention.upload(lengths, device)
+        self._positions[where] = torch.tensor([prompt.next_position for prompt in prompts], device=device)
+        return tokens
+
+    def step(self, slots: Sequence[int], lengths: Sequence[int], choose: Choose) -> torch.Tensor:
+        """One token further: the tokens chosen, shape [all slots] where `whole`, else [slots].
+
+        Args:
+            slots: those in use.
+            lengths: rows that each of them has.
+        """
+        if self.whole:
+            self._advance_all = self._advance_all or self._quickest()
+            self._tokens.copy_(choose(self._advance_all(), range(self.cache.slots)))
+            return self._tokens
+        where = torch.tensor(slots, device=self._network.device)
+        host = [(slot, length + 1) for slot, length in zip(slots, lengths, strict=True)]
+        tokens = choose(self._advance(where, host), slots)
+        self._tokens[where] = tokens
+        return tokens
+
+    def _look(
+        self, prompts: Sequence[Prompt], ids: NDArray[np.int64]
+    ) -> tuple[list[torch.Tensor], torch.Tensor | None]:
+        """Visual tokens of all prompts, and the rows they stand in."""
+        images = [image for prompt in prompts for image in prompt.images]
+        if not images or self._tower is None:
+            return [], None
+        rows = np.flatnonzero(ids == self._image_token)
+        return self._tower(images), attention.upload(rows, self._network.device)
+
+    def _advance(self, where: torch.Tensor | None, host: Sequence[tuple[int, int]] | None) -> torch.Tensor:
+        """Logits after the slots' latest tokens, which join the cache; all slots where `where` is None."""
+        every = slice(None) if where is None else where
+        lengths, first = self._lengths[every], self._first[every]
+        places, seen = first + lengths, lengths + 1
+
+        def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            self.cache.write(layer, places, k, v)
+            return self.cache.attend(layer, q, seen, host)
+
+        network = self._network
+        tables = network.rotary.tables(self._positions[every])
+        out = network.forward(network.embedding[self._tokens[every]], tables, attend)
+        self._positions[every] += 1
+        # A slot that nobody reads any more stays on its last row.
+        self._lengths[every] = seen.clamp(max=self.cache.rows - 1)
+        return out @ network.head.T
+
+    def _quickest(self) -> Callable[[], torch.Tensor]:
+        """A step of all slots: as one CUDA graph, or plainly where something in it can't be captured."""
+        reason = self._uncaptured
+        if not reason:
+            try:
+                return self.capture()
+            except torch.OutOfMemoryError:
+                raise  # fewer slots may do
+            except RuntimeError as error:
+                reason = str(error).strip().partition("\n")[0]
+        self._say(f"torch: summaries are written without a CUDA graph ({reason})")
+        return partial(self._advance, None, None)
+
+    def capture(self) -> Callable[[], torch.Tensor]:
+        """A step as a graph, which gives the logits; the slots' state is as before.
+
+        Raises:
+            RuntimeError: the step waits for the device, or does what else no graph can hold.
+        """
+        state = (self._tokens, self._positions, self._lengths)
+        kept = [tensor.clone() for tensor in state]
+        try:
+            graph, logits = record(lambda: self._advance(None, None))
+        finally:
+            for tensor, value in zip(state, kept, strict=True):
+                tensor.copy_(value)
+
+        def replay() -> torch.Tensor:
+            graph.replay()
+            return logits
+
+        return replay

@@ -1,0 +1,300 @@
+"""One run of a job: rows through the crew to the sink, counted."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from dataclasses import dataclass, field
+from itertools import islice, zip_longest
+from typing import Any, Generic, Protocol, TypeVar
+
+from tgi_stack.concurrency import fan_out
+from tgi_stack.errors import RowError
+from tgi_stack.rows.ledger import Sink
+from tgi_stack.rows.reader import RawRow, Source, check, id_of
+from tgi_stack.scoring import distributions
+from tgi_stack.settings import Settings
+
+
+class Row(Protocol):
+    """What every row has."""
+
+    @property
+    def number(self) -> int: ...
+
+    @property
+    def id(self) -> str: ...
+
+
+LEAST_ROWS = 4096  # fewer are answered sooner than other processes are started
+PROBE = 256  # rows that show whether the others are in the cache
+LEAST_SHARE = 0.95  # of them that have to be
+DRAIN_S = 8.0  # a container engine kills ten seconds after it asked
+MOST_AT_ONCE = 16_384
+OWN_FILES = 128  # of the run itself: input, output, cache, image processes
+
+FLAG_NOTES = {
+    "labels.spaced_likelier": ": with a space before them the labels are likelier; try ' A' in place of 'A'",
+}
+
+AnyRow = TypeVar("AnyRow", bound=Row)
+Record = dict[str, Any]
+
+
+async def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Job(Generic[AnyRow]):
+    """What makes a job.
+
+    `parse` gives a row or raises a RowError; `answer` gives the fields of its record; `about` those that a
+    failed row's record has too; `aclose` gives back what the job holds.
+    """
+
+    parse: Callable[[RawRow], AnyRow]
+    answer: Callable[[AnyRow], Awaitable[Record]]
+    workers: int
+    about: Callable[[AnyRow], Record] = lambda row: {}
+    aclose: Callable[[], Awaitable[None]] = _nothing
+
+
+@dataclass
+class Tally:
+    """What became of the rows; ok + failed + pending == rows."""
+
+    rows: int = 0
+    input_rows: int = 0  # rows may be fewer, by --limit
+    ok: int = 0
+    kept: int = 0  # of the ok, those of an earlier run
+    cached: int = 0
+    failed: int = 0
+    flags: Counter[str] = field(default_factory=Counter)
+    failures: Counter[str] = field(default_factory=Counter)
+    positions: list[tuple[float, int]] = field(default_factory=list)  # sums of probabilities, and reads
+
+    @classmethod
+    def of(cls, counts: dict[str, Any]) -> Tally:
+        """The tally that `as_dict` was made of, all of it kept from then."""
+        numbers = {name: counts[name] for name in ("rows", "input_rows", "ok", "cached", "failed")}
+        return cls(**numbers, kept=counts["ok"])
+
+    @property
+    def pending(self) -> int:
+        return self.rows - self.ok - self.failed
+
+    def add(self, record: Record) -> None:
+        """Counts one record."""
+        self.flags.update(record.get("flags", ()))
+        if record["status"] == "ok":
+            self.ok += 1
+            self.cached += bool(record.get("from_cache"))
+            if len(record.get("reads", ())) > 1 and "window" not in record:
+                self._add_positions(record["reads"])
+        else:
+            self.failed += 1
+            self.failures[record["error"]["type"]] += 1
+
+    def _add_positions(self, reads: list[Record]) -> None:
+        for read in reads:
+            if len(read["order"]) < 2:
+                continue
+            for place, probability in enumerate(distributions.softmax(read["logprobs"])):
+                if place == len(self.positions):
+                    self.positions.append((0.0, 0))
+                total, count = self.positions[place]
+                self.positions[place] = (total + probability, count + 1)
+
+    def merge(self, counts: dict[str, Any]) -> None:
+        """Adds the counts of another tally's `as_dict`, and its positions."""
+        self.ok += counts["ok"]
+        self.cached += counts["cached"]
+        self.flags.update(counts["flags"])
+        sums = zip_longest(self.positions, counts["positions"], fillvalue=(0.0, 0))
+        self.positions = [(ours[0] + theirs[0], ours[1] + theirs[1]) for ours, theirs in sums]
+
+    def notes(self) -> Iterator[str]:
+        """What else the closing summary says: flags, and what positions have to do with probabilities."""
+        for flag, count in self.flags.most_common():
+            yield f"{count:,} x {flag}{FLAG_NOTES.get(flag, '')}"
+        if self.positions:
+            means = (
+                f"{place}: {total / count:.3f}" for place, (total, count) in enumerate(self.positions, 1)
+            )
+            yield f"mean probability by position in the prompt: {', '.join(means)}"
+
+    def line(self) -> str:
+        """The line of conservation that ends every run."""
+        return (
+            f"{self.rows:,} rows: {self.ok:,} ok ({self.cached:,} from cache), "
+            f"{self.failed:,} failed, {self.pending:,} pending"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The counts, for --json."""
+        counts = {
+            name: getattr(self, name)
+            for name in ("rows", "input_rows", "ok", "kept", "cached", "failed", "pending")
+        }
+        means = [total / count for total, count in self.positions]
+        return counts | {
+            "flags": dict(self.flags),
+            "failures": dict(self.failures),
+            **({"mean_probability_by_position": means} if means else {}),
+        }
+
+
+class Others(Protocol):
+    """Answers rows elsewhere; see `ahead.Ahead`."""
+
+    def did(self, number: int) -> bool: ...
+
+    async def run(
+        self, after: int, tally: Tally, progress: Callable[[Tally], None], stop: asyncio.Event
+    ) -> None: ...
+
+
+def within_limits(settings: Settings, say: Callable[[str], None]) -> Settings:
+    """The settings with a --concurrency that this machine can bear: a row at work holds a socket."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_AT_ONCE + OWN_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    most = MOST_AT_ONCE if soft == resource.RLIM_INFINITY else min(MOST_AT_ONCE, max(1, soft - OWN_FILES))
+    if settings.concurrency is None or settings.concurrency <= most:
+        return settings
+    say(f"--concurrency {settings.concurrency:,} is more than can be open at once here; {most:,} it is")
+    return settings.model_copy(update={"concurrency": most})
+
+
+def count(
+    parse: Callable[[RawRow], Any], source: Source, settings: Settings, tally: Tally, known: int | None = None
+) -> None:
+    """Looks at all rows of a source before the first request, and counts them into `tally`.
+
+    Args:
+        known: how many there are, where an earlier run looked at the same input.
+
+    Raises:
+        InputError: see `reader.check`.
+    """
+    if known is None:
+        known = check(source, parse, skip_bad_rows=settings.skip_bad_rows)
+    tally.input_rows = known
+    tally.rows = tally.input_rows if settings.limit is None else min(tally.input_rows, settings.limit)
+
+
+async def run(
+    job: Job[AnyRow],
+    source: Source,
+    sink: Sink,
+    settings: Settings,
+    tally: Tally,
+    progress: Callable[[Tally], None] = lambda tally: None,
+    stop: asyncio.Event | None = None,
+    ahead: Others | None = None,
+) -> None:
+    """Answers the rows that `count` counted; `tally` stays true if the run is cut short.
+
+    Args:
+        stop: set to have no more rows begun; those in flight are finished within DRAIN_S seconds.
+        ahead: who answers rows from the cache before all others, if the first ones are all there.
+    """
+    stop = stop or asyncio.Event()
+    work = _Run(job, source, sink, settings, tally, progress, stop, ahead)
+    try:
+        await _until(stop, work.all())
+    finally:
+        await job.aclose()
+    if tally.pending == 0:
+        sink.finish(tally.as_dict())
+
+
+@dataclass
+class _Run(Generic[AnyRow]):
+    """See `run`; `last` is the number of the row that was begun last."""
+
+    job: Job[AnyRow]
+    source: Source
+    sink: Sink
+    settings: Settings
+    tally: Tally
+    progress: Callable[[Tally], None]
+    stop: asyncio.Event
+    ahead: Others | None
+    last: int = 0
+
+    async def all(self) -> None:
+        """Answers all rows."""
+        rows = self._pending()
+        if self.ahead is not None and self.tally.rows >= LEAST_ROWS:
+            await self._fan_out(islice(rows, PROBE))
+            if self.tally.cached >= LEAST_SHARE * PROBE:
+                await self.ahead.run(self.last, self.tally, self.progress, self.stop)
+        await self._fan_out(rows)
+
+    def _pending(self) -> Iterator[RawRow]:
+        """The rows without an answer, until a stop is asked for."""
+        for raw in islice(self.source.rows(self.sink.is_done), self.settings.limit):
+            if self.stop.is_set():
+                return
+            self.last = raw.number
+            if raw.value is not None and not self.sink.is_done(raw.number):
+                yield raw
+            elif self.ahead is None or not self.ahead.did(raw.number):
+                self.tally.ok += 1
+                self.tally.kept += 1
+
+    async def _fan_out(self, rows: Iterator[RawRow]) -> None:
+        workers = self.settings.concurrency or self.job.workers
+        await fan_out(rows, self._answer, self._emit, workers=workers)
+
+    async def _answer(self, raw: RawRow) -> tuple[int, Record]:
+        return raw.number, await answered(self.job, raw)
+
+    def _emit(self, result: tuple[int, Record]) -> None:
+        self.sink.write(*result)
+        self.tally.add(result[1])
+        self.progress(self.tally)
+
+
+async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    """Runs the crew; once a stop is asked for, what is in flight has DRAIN_S seconds to finish."""
+    crew = asyncio.create_task(work)
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait({crew, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if not crew.done():
+        await asyncio.wait({crew}, timeout=DRAIN_S)
+    if not crew.done():
+        crew.cancel()
+        await asyncio.wait({crew})
+        return
+    await crew
+
+
+async def answered(job: Job[AnyRow], raw: RawRow) -> Record:
+    """The record of a row, failed ones included."""
+    try:
+        row = job.parse(raw)
+    except RowError as error:
+        return _failure(id_of(raw), raw.number, error)
+    try:
+        return {"id": row.id, "status": "ok", **await job.answer(row)}
+    except RowError as error:
+        return _failure(row.id, raw.number, error) | job.about(row)
+
+
+def _failure(id: str | None, number: int, error: RowError) -> Record:
+    """The record of a failed row; its id is null where none could be read."""
+    record: Record = {
+        "id": id,
+        "status": "failed",
+        "error": {"type": error.type, "message": str(error), "row": number},
+        "attempts": error.attempts,
+    }
+    return record | ({"flags": list(error.flags)} if error.flags else {})

@@ -1,0 +1,62 @@
+"""What makes a job, as plain data: other processes can make the same one from it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from cache.store import Store
+from tgi_stack.backends.base import Backend
+from tgi_stack.jobs.image_source import Reading
+from tgi_stack.jobs.pipeline import Job
+from tgi_stack.jobs.probs import Probs
+from tgi_stack.jobs.rerank import Rerank, join_items
+from tgi_stack.jobs.summarize import Summarize
+from tgi_stack.rows import schema
+from tgi_stack.rows.reader import RawRow, Source
+from tgi_stack.settings import Settings
+
+Name = Literal["summarize", "rerank", "probs"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A job before there is a backend.
+
+    Attributes:
+        base: the folder that relative image paths begin at.
+        items: what the ids in rows of `rerank` stand for.
+        template: a prompt file's text in place of the built-in prompt.
+    """
+
+    name: Name
+    settings: Settings
+    base: Path
+    items: tuple[Source, ...] = ()
+    template: str | None = None
+
+    @property
+    def kind(self) -> Literal["text", "vision"]:
+        """Which sort of model the job asks."""
+        sees = self.name == "summarize" or (self.name == "rerank" and self.settings.item_images)
+        return "vision" if sees else "text"
+
+    def parse(self, raw: RawRow) -> Any:
+        """The row, as the job takes it; raises a RowError for what is none."""
+        if self.name == "summarize":
+            return schema.summarize_row(raw)
+        if self.name == "rerank":
+            return schema.rerank_row(raw)
+        return schema.probs_row(raw, self.settings.labels)
+
+    def job(self, backend: Backend, store: Store | None, reading: Reading = asyncio.to_thread) -> Job[Any]:
+        """The job that `run` runs; `reading` is how files of images are read."""
+        settings = self.settings
+        if self.name == "summarize":
+            return Summarize(backend, settings, self.base, self.template, store, reading).job()
+        if self.name == "rerank":
+            items = join_items(self.items)
+            return Rerank(backend, settings, items, self.template, self.base, store).job()
+        return Probs(backend, settings, store).job()

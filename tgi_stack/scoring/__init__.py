@@ -1,0 +1,1 @@
+"""From logarithms to probabilities, rankings and their measures."""

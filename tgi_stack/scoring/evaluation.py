@@ -1,0 +1,126 @@
+"""What `fastqwen eval` says: figures of one output, of a comparison, and how they were come by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from tgi_stack.errors import DiskError, InputError
+from tgi_stack.rows.output import records
+from tgi_stack.scoring import metrics
+from tgi_stack.scoring.metrics import Comparison, Estimate, Rankings
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The figures of one evaluation."""
+
+    estimates: dict[str, Estimate]
+    rankings: Rankings
+    exclude_failed: bool
+    notes: tuple[str, ...]
+    comparison: Comparison | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For --json."""
+        return {
+            "queries": len(self.rankings.relevant),
+            "failed": self.rankings.failed,
+            "exclude_failed": self.exclude_failed,
+            "without_positive": self.rankings.without_positive,
+            "measures": {name: asdict(found) for name, found in self.estimates.items()},
+            "notes": list(self.notes),
+            "against": None if self.comparison is None else asdict(self.comparison),
+        }
+
+    def printed(self) -> Iterator[Table | str]:
+        """For people."""
+        yield _table("measure", "mean", self.estimates)
+        failed = f"{self.rankings.failed:,} failed rows "
+        failed += "left out" if self.exclude_failed else "counted as 0"
+        left_out = f"{self.rankings.without_positive:,} rows without positives left out"
+        yield f"{len(self.rankings.relevant):,} queries; {failed}; {left_out}"
+        yield from self.notes
+        if self.comparison is not None:
+            found = self.comparison
+            yield _table("difference of", "mean", found.differences)
+            tau = "of nothing" if found.kendall_tau is None else f"{found.kendall_tau:.4f}"
+            yield (
+                f"{found.queries:,} queries in both ({found.only_this:,} in this alone, "
+                f"{found.only_other:,} in the other alone: left out); "
+                f"{found.top1_flips:,} with another first candidate; Kendall tau {tau}"
+            )
+
+
+def evaluate(
+    ranked: Path,
+    cutoffs: Sequence[int],
+    *,
+    qrels: Path | None = None,
+    exclude_failed: bool = False,
+    temperature: float | None = None,
+    drop: Sequence[str] = (),
+    trec: Path | None = None,
+    against: Path | None = None,
+) -> Figures:
+    """Evaluates an output of `rerank`; see `metrics.collect` for the options.
+
+    Raises:
+        InputError: a file that can't be read as what it should be, or no query with positives in it.
+    """
+    grades = None if qrels is None else metrics.read_qrels(qrels)
+
+    def collected(path: Path) -> Rankings:
+        if not path.is_file():
+            raise InputError(f"{path}: no such file")
+        try:
+            return metrics.collect(
+                records(path),
+                qrels=grades,
+                exclude_failed=exclude_failed,
+                temperature=temperature,
+                drop=drop,
+            )
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{path}: not an output of rerank ({error!r})") from error
+
+    rankings = collected(ranked)
+    if not rankings.relevant:
+        raise InputError(
+            f"{ranked}: no row has a positive to look for; give `positive` in the rows, or --qrels"
+        )
+    if trec is not None:
+        try:
+            trec.write_text("".join(metrics.trec_lines(rankings)), encoding="utf-8")
+        except OSError as error:
+            raise DiskError(f"{trec}: {error.strerror}") from error
+    comparison = None
+    if against is not None:
+        comparison = metrics.compare(rankings, collected(against), cutoffs)
+    notes = _notes(temperature, drop)
+    return Figures(metrics.evaluate(rankings, cutoffs), rankings, exclude_failed, notes, comparison)
+
+
+def _notes(temperature: float | None, drop: Sequence[str]) -> tuple[str, ...]:
+    notes = []
+    if temperature is not None:
+        notes.append(f"ranked anew from the raw reads at temperature {temperature:g}")
+    if drop:
+        notes.append(
+            f"without {', '.join(drop)}: what was read is renormalised over the others; "
+            "the model might have said something else had it not seen them"
+        )
+    return tuple(notes)
+
+
+def _table(first: str, second: str, estimates: dict[str, Estimate]) -> Table:
+    table = Table(first, second, "95 % interval")
+    for name, found in estimates.items():
+        table.add_row(name, f"{found.mean:.4f}", f"{found.low:.4f} to {found.high:.4f}")
+    return table

@@ -1,0 +1,278 @@
+"""How good a ranking is: Recall@k, NDCG@k and MRR by ir-measures, with bootstrap intervals by SciPy.
+
+Rankings are read from the records of `rerank`. With a temperature or dropped candidates they are made anew
+from the raw reads in those records, without a model. Ranks reach the library as strictly falling scores, so
+that ties keep the order of the input (trec_eval would break them by name).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+from tgi_stack.errors import InputError
+from tgi_stack.scoring import distributions
+
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+SEED = 0
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Rankings:
+    """What is evaluated, by query id.
+
+    `ranked` holds candidate ids, best first; a failed row is an empty ranking. `relevant` holds the positives
+    with their grades, whether or not they are among the candidates.
+    """
+
+    ranked: dict[str, list[str]] = field(default_factory=dict)
+    scores: dict[str, list[float]] = field(default_factory=dict)
+    relevant: dict[str, dict[str, int]] = field(default_factory=dict)
+    failed: int = 0
+    without_positive: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean over queries with its 95 % interval (percentile bootstrap)."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two rankings of the same queries: paired differences (this minus the other), and agreement."""
+
+    differences: dict[str, Estimate]
+    queries: int
+    only_this: int
+    only_other: int
+    top1_flips: int
+    kendall_tau: float | None
+
+
+# -- reading ---------------------------------------------------------------------------------------------
+
+
+def collect(
+    records: Iterable[Record],
+    *,
+    qrels: Mapping[str, dict[str, int]] | None = None,
+    exclude_failed: bool = False,
+    temperature: float | None = None,
+    drop: Sequence[str] = (),
+) -> Rankings:
+    """The rankings in records of `rerank`.
+
+    Args:
+        qrels: grades by query and candidate, in place of the records' own `positive`.
+        exclude_failed: leave failed rows out instead of counting them as 0.
+        temperature, drop: rank anew from the raw reads, see `reread`.
+
+    Raises:
+        InputError: a record that is not one of `rerank`.
+    """
+    ranked: dict[str, list[str]] = {}
+    scores: dict[str, list[float]] = {}
+    relevant: dict[str, dict[str, int]] = {}
+    failed = without = 0
+    for number, record in enumerate(records, 1):
+        name = record.get("id")
+        own = dict.fromkeys(record.get("positive") or (), 1)
+        grades = own if qrels is None else qrels.get(str(name), {})
+        ok = record.get("status") == "ok"
+        if (ok and "ranking" not in record) or (not ok and record.get("status") != "failed"):
+            raise InputError(f"record {number} has no `ranking`; eval reads the output of rerank")
+        failed += not ok
+        if name is None or not any(grade > 0 for grade in grades.values()):
+            without += 1
+            continue
+        if not ok and exclude_failed:
+            continue
+        pairs = _ranked(record, temperature, drop) if ok else []
+        ranked[name] = [id for id, _ in pairs]
+        scores[name] = [score for _, score in pairs]
+        relevant[name] = dict(grades)
+    return Rankings(ranked, scores, relevant, failed, without)
+
+
+def _ranked(record: Record, temperature: float | None, drop: Sequence[str]) -> list[tuple[str, float]]:
+    listed = [(entry["id"], float(entry["score"])) for entry in record["ranking"] if entry["id"] not in drop]
+    if "window" in record or (temperature is None and not drop):
+        return listed  # windows show an order, no distribution
+    if all(len(read["order"]) == 1 and len(read["labels"]) == 2 for read in record["reads"]):
+        return _reread_pointwise(record["reads"], temperature or 1.0, drop)
+    return reread(record["reads"], temperature or 1.0, drop)
+
+
+def reread(
+    reads: Sequence[Record], temperature: float = 1.0, drop: Sequence[str] = ()
+) -> list[tuple[str, float]]:
+    """Candidates and probabilities, best first, from raw reads.
+
+    Each read's logarithms are divided by the temperature and normalised over the candidates that are left;
+    the probabilities of several reads are averaged. This renormalises what was read: it is not what the model
+    would have said had it not seen the dropped candidates.
+    """
+    order = [id for id in reads[0]["order"] if id not in drop]
+    totals = dict.fromkeys(order, 0.0)
+    for read in reads:
+        left = [
+            (id, value / temperature)
+            for id, value in zip(read["order"], _without_prior(read), strict=True)
+            if id in totals
+        ]
+        if left:
+            for (id, _), p in zip(left, distributions.softmax([value for _, value in left]), strict=True):
+                totals[id] += p / len(reads)
+    values = list(totals.values())
+    return [(order[index], values[index]) for index in distributions.order(values)]
+
+
+def _reread_pointwise(
+    reads: Sequence[Record], temperature: float, drop: Sequence[str]
+) -> list[tuple[str, float]]:
+    """Candidates and their probability of yes, best first."""
+    left = [read for read in reads if read["order"][0] not in drop]
+    values = [
+        distributions.softmax([value / temperature for value in _without_prior(read)])[0] for read in left
+    ]
+    return [(left[index]["order"][0], values[index]) for index in distributions.order(values)]
+
+
+def _without_prior(read: Record) -> list[float]:
+    """A read's logarithms, less those that a prompt without content has, where they are known."""
+    prior = read.get("prior") or [0.0] * len(read["logprobs"])
+    return [value - bias for value, bias in zip(read["logprobs"], prior, strict=True)]
+
+
+def read_qrels(path: Path) -> dict[str, dict[str, int]]:
+    """Grades of a TREC qrels file; percent-encoded ids are decoded as `write_trec` encodes them.
+
+    Raises:
+        InputError: a line that is not `query 0 candidate grade`.
+    """
+    grades: dict[str, dict[str, int]] = {}
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: {error}") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            query, _, candidate, grade = line.split()
+            grades.setdefault(unquote(query), {})[unquote(candidate)] = int(grade)
+        except ValueError as error:
+            raise InputError(f"{path}:{number}: not `query 0 candidate grade`") from error
+    return grades
+
+
+# -- measuring -------------------------------------------------------------------------------------------
+
+
+def per_query(rankings: Rankings, cutoffs: Sequence[int]) -> dict[str, dict[str, float]]:
+    """Measure -> query -> value; a failed row is 0 everywhere."""
+    import ir_measures
+    from ir_measures import RR, Qrel, R, ScoredDoc, nDCG
+
+    measures = (
+        {R @ k: f"Recall@{k}" for k in cutoffs} | {nDCG @ k: f"NDCG@{k}" for k in cutoffs} | {RR: "MRR"}
+    )
+    names = {query: f"q{index}" for index, query in enumerate(rankings.relevant)}
+    queries = {name: query for query, name in names.items()}
+    qrels = [
+        Qrel(names[query], id, grade)
+        for query, grades in rankings.relevant.items()
+        for id, grade in grades.items()
+    ]
+    run = [
+        ScoredDoc(names[query], id, float(len(ids) - rank))
+        for query, ids in rankings.ranked.items()
+        for rank, id in enumerate(ids)
+    ]
+    values = {name: dict.fromkeys(rankings.relevant, 0.0) for name in measures.values()}
+    if run:
+        for metric in ir_measures.iter_calc(list(measures), qrels, run):
+            values[measures[metric.measure]][queries[metric.query_id]] = float(metric.value)
+    return values
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """The mean and its bootstrap interval; of one value or of equal ones, that value."""
+    import numpy as np
+    from scipy import stats
+
+    data = np.asarray(values, dtype=float)
+    mean = math.fsum(values) / len(values)
+    if len(data) < 2 or np.ptp(data) == 0:
+        return Estimate(mean, mean, mean)
+    interval = stats.bootstrap(
+        (data,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=np.random.default_rng(SEED),
+    ).confidence_interval
+    return Estimate(mean, float(interval.low), float(interval.high))
+
+
+def evaluate(rankings: Rankings, cutoffs: Sequence[int]) -> dict[str, Estimate]:
+    """Each measure's mean over the queries that have positives, with its interval."""
+    values = per_query(rankings, cutoffs)
+    return {name: estimate(list(found.values())) for name, found in values.items() if found}
+
+
+def compare(this: Rankings, other: Rankings, cutoffs: Sequence[int]) -> Comparison:
+    """Paired over the queries that both have.
+
+    Raises:
+        InputError: they have none in common.
+    """
+    shared = [query for query in this.relevant if query in other.relevant]
+    if not shared:
+        raise InputError("the two outputs have no query with positives in common")
+    ours, theirs = per_query(this, cutoffs), per_query(other, cutoffs)
+    differences = {
+        name: estimate([found[query] - theirs[name][query] for query in shared])
+        for name, found in ours.items()
+    }
+    flips = sum(this.ranked[query][:1] != other.ranked[query][:1] for query in shared)
+    taus = [tau for query in shared if (tau := _tau(this.ranked[query], other.ranked[query])) is not None]
+    agreement = math.fsum(taus) / len(taus) if taus else None
+    alone = (len(this.relevant) - len(shared), len(other.relevant) - len(shared))
+    return Comparison(differences, len(shared), *alone, flips, agreement)
+
+
+def _tau(ours: list[str], theirs: list[str]) -> float | None:
+    from scipy import stats
+
+    place = {id: rank for rank, id in enumerate(theirs)}
+    both = [place[id] for id in ours if id in place]
+    return float(stats.kendalltau(range(len(both)), both).statistic) if len(both) > 1 else None
+
+
+# -- TREC ------------------------------------------------------------------------------------------------
+
+
+def trec_lines(rankings: Rankings, tag: str = "fastqwen") -> Iterator[str]:
+    """A TREC run: `query Q0 candidate rank score tag`."""
+    for query, ids in rankings.ranked.items():
+        for rank, (id, score) in enumerate(zip(ids, rankings.scores[query], strict=True), 1):
+            yield f"{_encoded(query)} Q0 {_encoded(id)} {rank} {score!r} {tag}\n"
+
+
+def _encoded(id: str) -> str:
+    """Percent-encoded where it holds white space (or a percent sign, so that decoding gives it back)."""
+    needs = any(c.isspace() for c in id) or "%" in id
+    return quote(id, safe="".join(c for c in id if not c.isspace() and c != "%")) if needs else id

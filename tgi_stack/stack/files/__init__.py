@@ -1,0 +1,1 @@
+"""What is written under docker/ and read from there."""

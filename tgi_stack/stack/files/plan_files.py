@@ -1,0 +1,128 @@
+"""The files beside the compose file: .env and stack.json, written by a plan; pins.json.
+
+Where a run finds a server's identity: revision, quantisation and dtype are told by no server, so stack.json
+says them for the URLs that the stack publishes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tgi_stack.errors import UsageError
+from tgi_stack.stack.files.rendering import VERSION, Pins, described, variables
+from tgi_stack.stack.files.writing import write_whole
+from tgi_stack.stack.planning.plan import Plan
+from tgi_stack.stack.planning.request import MOST_REPLICAS
+
+COMPOSE = "compose.yml"
+_SERVERS = ("text", "vision-vllm", "vision-tgi")
+_REPLICAS = tuple(f"{kind}-{number}" for kind in _SERVERS for number in range(2, MOST_REPLICAS + 1))
+ALL_PROFILES = (*_SERVERS, *_REPLICAS, "models", "gateway", "observe")
+OWN_TLS = "/run/tls/cert.pem /run/tls/key.pem"
+_HOST = re.compile(r"[A-Za-z0-9.-]{1,253}")
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """The folder of the compose file."""
+
+    path: Path
+
+    @property
+    def compose(self) -> Path:
+        return self.path / COMPOSE
+
+    @property
+    def env(self) -> Path:
+        return self.path / ".env"
+
+    @property
+    def secrets(self) -> Path:
+        return self.path / "secrets"
+
+    @property
+    def written(self) -> dict[str, Any] | None:
+        """What the last plan wrote; None where there is none, or none of this version."""
+        try:
+            found = json.loads((self.path / "stack.json").read_text())
+        except (OSError, ValueError):
+            return None
+        return found if isinstance(found, dict) and found.get("version") == VERSION else None
+
+    @property
+    def profiles(self) -> tuple[str, ...]:
+        """Of the plan: its servers' services and its extras."""
+        written = self.written
+        if written is None:
+            return ()
+        return (*(server["service"] for server in written["servers"]), *written["extras"])
+
+    def pins(self) -> Pins:
+        """From pins.json."""
+        try:
+            found = json.loads((self.path / "pins.json").read_text())
+            return Pins(dict(found["models"]), dict(found["images"]))
+        except FileNotFoundError:
+            return Pins({}, {})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UsageError(
+                f"{self.path / 'pins.json'}: {error!r}; restore it from the repository"
+            ) from error
+
+    def write_pins(self, pins: Pins) -> None:
+        value = {"images": pins.images, "models": pins.models}
+        write_whole(self.path / "pins.json", json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+    def write(self, plan: Plan, extras: tuple[str, ...], gateway_name: str | None = None) -> None:
+        """Writes .env and stack.json; `extras` are profiles besides the servers' (`gateway`, `observe`)."""
+        pins = self.pins()
+        self._write_both(variables(plan, pins, extras), described(plan, pins, extras), gateway_name)
+
+    def _write_both(self, values: dict[str, str], written: dict[str, Any], gateway_name: str | None) -> None:
+        before = self.written or {}
+        name = gateway_name or before.get("gateway_name") or "localhost"
+        if not _HOST.fullmatch(name):
+            raise UsageError(f"--gateway-name {name[:80]!r} is no name of a host")
+        own = all((self.secrets / "tls" / file).is_file() for file in ("cert.pem", "key.pem"))
+        values |= {"GATEWAY_NAME": name, "GATEWAY_TLS": OWN_TLS if own else "internal"}
+        lines = [f"{name}={_quoted(value)}" for name, value in values.items()]
+        write_whole(self.env, "# Written by `fastqwen stack plan`.\n" + "\n".join(lines) + "\n")
+        content = json.dumps(written | {"gateway_name": name}, indent=2)
+        write_whole(self.path / "stack.json", content + "\n")
+
+    def add_extras(
+        self, written: dict[str, Any], extras: tuple[str, ...], gateway_name: str | None = None
+    ) -> None:
+        """Adds profiles to a plan that stays as it is."""
+        both = sorted({*written["extras"], *extras})
+        if both == written["extras"] and gateway_name in (None, written.get("gateway_name")):
+            return
+        services = [server["service"] for server in written["servers"]]
+        lines = [line.partition("=") for line in self.env.read_text().splitlines() if line[:1] != "#"]
+        values = {name: value.strip("'") for name, _, value in lines}
+        values["COMPOSE_PROFILES"] = ",".join([*services, *both])
+        self._write_both(values, written | {"extras": both}, gateway_name)
+
+
+def locate(named: Path | None = None) -> Folder:
+    """The folder that was named; else ./docker, else the one of the clone that this code runs from.
+
+    Raises:
+        UsageError: none of them holds a compose file.
+    """
+    places = (Path("docker"), Path(__file__).resolve().parents[3] / "docker") if named is None else (named,)
+    for place in places:
+        if (place / COMPOSE).is_file():
+            return Folder(place.resolve())
+    raise UsageError(
+        f"no {COMPOSE} in {' or '.join(map(str, places))}; run it in a clone of fastqwen or give --docker-dir"
+    )
+
+
+def _quoted(value: str) -> str:
+    """For a file of variables, which Compose reads like a shell does."""
+    return f"'{value}'" if " " in value else value

@@ -1,0 +1,116 @@
+"""A plan as the files say it: the variables of the compose file, and the identities of stack.json."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tgi_stack.stack.planning.plan import MIB, Plan, Server
+from tgi_stack.stack.planning.request import Request
+
+PROJECT = "fastqwen"
+VERSION = 1
+# What stands beside the servers; the compose file has the same defaults.
+OTHER_IMAGES = {
+    "CADDY_IMAGE": "caddy:2.8.4",
+    "PROMETHEUS_IMAGE": "prom/prometheus:v2.53.4",
+    "GRAFANA_IMAGE": "grafana/grafana:11.6.0",
+    "DCGM_IMAGE": "nvcr.io/nvidia/k8s/dcgm-exporter:3.3.9-3.6.1-ubuntu22.04",
+}
+HOST_MEMORY_MIB = 12 * 1024  # beside the weights, which pass through the host's memory
+
+
+@dataclass(frozen=True, slots=True)
+class Pins:
+    """Commits of models and digests of images, by name."""
+
+    models: dict[str, str]
+    images: dict[str, str]
+
+    def image(self, name: str) -> str:
+        """An image by its tag and, where it is pinned, by its digest."""
+        digest = self.images.get(name)
+        return f"{name}@{digest}" if digest else name
+
+
+def variables(plan: Plan, pins: Pins, extras: tuple[str, ...]) -> dict[str, str]:
+    """What the compose file takes from .env."""
+    text, vision = plan.of("text")[0], plan.of("vision")[0]
+    values = {
+        "COMPOSE_PROJECT_NAME": PROJECT,
+        "COMPOSE_PROFILES": ",".join([*map(service, plan.servers), *extras]),
+        "TGI_IMAGE": pins.image(text.wanted.image),
+        "NUM_SHARD": str(plan.request.num_shard),
+        "MAX_TOTAL_TOKENS": str(plan.request.max_total_tokens),
+        "MAX_INPUT_TOKENS": str(plan.request.max_total_tokens - 1),
+        "MAX_BATCH_PREFILL_TOKENS": str(plan.prefill),
+        "MAX_TOP_N_TOKENS": "128",
+        "PAYLOAD_LIMIT": "16000000",
+        "SERVER_MEMORY": f"{_host_mib(plan)}m",
+        "TEXT_PORT": str(plan.request.text_port),
+        "VISION_PORT": str(plan.request.vision_port),
+        "SERVER_SHM": f"{plan.request.num_shard}g",
+    }
+    values |= {variable: pins.image(name) for variable, name in OTHER_IMAGES.items()}
+    image = "VLLM_IMAGE" if vision.wanted.engine.name == "vllm" else "VISION_TGI_IMAGE"
+    values[image] = pins.image(vision.wanted.image)
+    for first in (text, vision):
+        prefix = first.kind.upper()
+        values |= {
+            f"{prefix}_MODEL": first.wanted.name,
+            f"{prefix}_REVISION": pins.models.get(first.wanted.name, "main"),
+            f"{prefix}_ARGUMENTS": " ".join(first.wanted.launch.arguments),
+        }
+    for server in plan.servers:
+        prefix = server.name.upper().replace("-", "_")
+        values[f"{prefix}_GPUS"] = ",".join(gpu.uuid for gpu in server.gpus)
+        # An instance of MIG is its server's own, and is not measured in containers.
+        divided = any(gpu.is_instance for gpu in server.gpus)
+        values[f"{prefix}_MEMORY_MIB"] = "" if divided else str(server.share_mib)
+    return values
+
+
+def _host_mib(plan: Plan) -> int:
+    largest = max(s.wanted.model.weight_bytes(16) for s in plan.servers)
+    return HOST_MEMORY_MIB + 4096 * (plan.request.num_shard - 1) + largest // MIB
+
+
+def service(server: Server) -> str:
+    """A server's service in the compose file, and its profile."""
+    if server.kind == "text":
+        return server.name
+    return server.name.replace("vision", f"vision-{server.wanted.engine.name}", 1)
+
+
+def described(plan: Plan, pins: Pins, extras: tuple[str, ...]) -> dict[str, Any]:
+    """stack.json: what was asked, and the identity of each server."""
+    return {
+        "version": VERSION,
+        "request": plan.request.as_dict(),
+        "extras": list(extras),
+        "phases": [
+            [service(server) for server in plan.servers if server.name in names] for names in plan.phases()
+        ],
+        "servers": [_described(server, pins, plan.request) for server in plan.servers],
+    }
+
+
+def _described(server: Server, pins: Pins, request: Request) -> dict[str, Any]:
+    wanted = server.wanted
+    return {
+        "name": server.name,
+        "service": service(server),
+        "kind": server.kind,
+        "engine": wanted.engine.name,
+        "engine_version": wanted.engine.version if wanted.image == wanted.engine.image else "unknown",
+        "image": pins.image(wanted.image),
+        "model": wanted.name,
+        "model_type": wanted.model.type,
+        "revision": pins.models.get(wanted.name, "main"),
+        "quantization": wanted.quantization,
+        "dtype": wanted.launch.dtype,
+        "gpus": [{"gpu": gpu.label, "name": gpu.name, "uuid": gpu.uuid} for gpu in server.gpus],
+        "memory_mib": server.share_mib,
+        "need_mib": server.need_mib,
+        "url": f"http://127.0.0.1:{request.ports[server.kind]}",
+    }

@@ -1,0 +1,1 @@
+"""Containers: brought up, waited for, looked at."""
