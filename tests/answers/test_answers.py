@@ -116,16 +116,14 @@ def of(asked: Asked, kind: str) -> Callable[[Settings], int]:
 
 
 @pytest.mark.parametrize("name", ["factor", "min_pixels", "max_pixels"])
-def test_the_models_grid_is_in_the_key_of_what_is_seen(store: Store, name: str) -> None:
+def test_the_models_grid_is_in_an_images_key(store: Store, name: str) -> None:
     asked, other = Asked(store), replace(GRID, **{name: getattr(GRID, name) + 1})
     assert [asked.image(settings(), grid) for grid in (GRID, other, GRID)] == [1, 1, 0]
     assert [asked.summary(IDENTITY, settings(), grid) for grid in (GRID, other, GRID)] == [1, 1, 0]
 
 
 @pytest.mark.parametrize("module", ["prompts", "images"])
-def test_a_later_version_of_ours_is_in_the_key(
-    store: Store, monkeypatch: pytest.MonkeyPatch, module: str
-) -> None:
+def test_our_own_version_is_in_the_key(store: Store, monkeypatch: pytest.MonkeyPatch, module: str) -> None:
     asked = Asked(store)
     kinds = (
         [of(asked, "labels"), of(asked, "summary")]

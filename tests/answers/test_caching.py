@@ -51,9 +51,7 @@ def test_a_rerun_offline_is_what_the_run_was(cached: Fastqwen, tmp_path: Path, j
     assert "loaded" not in done.stderr
 
 
-def test_a_row_that_failed_for_itself_fails_for_the_same_reason_offline(
-    cached: Fastqwen, tmp_path: Path
-) -> None:
+def test_a_failed_row_fails_alike_offline(cached: Fastqwen, tmp_path: Path) -> None:
     """Which is why offline what is not in the cache is prepared like any other before it is missed."""
     whole = (CATALOGUE / "images" / "mug-02.jpg").read_bytes()
     for name, content in (("good.jpg", whole), ("cut.jpg", whole[:2000]), ("text.jpg", b"<html>")):
@@ -156,7 +154,7 @@ def test_offline_without_a_cache_that_knows(cached: Fastqwen, tmp_path: Path) ->
     assert "--no-cache" in cached(*SESSIONS, "--offline", "--no-cache", check=2).stderr
 
 
-def test_a_damaged_cache_offline_is_an_error_not_a_miss(cached: Fastqwen, tmp_path: Path) -> None:  # K01
+def test_a_damaged_cache_offline_is_an_error(cached: Fastqwen, tmp_path: Path) -> None:  # K01
     cached(*SESSIONS, "-o", tmp_path / "a.jsonl", *TORCH, "--limit", "3")
     (tmp_path / "cache" / "v1" / "small" / "cache.db").write_bytes(b"garbage" * 999)
     done = cached(*SESSIONS, "-o", tmp_path / "b.jsonl", *TORCH, "--limit", "3", "--offline", check=3)
@@ -234,9 +232,7 @@ def test_what_changes_an_answer_is_another_question(
     assert asked(cached, server, "probs", other, "--model", "tiny") == 2
 
 
-def test_any_labels_of_those_that_were_read_are_known(
-    cached: Fastqwen, tmp_path: Path, server: Loopback
-) -> None:
+def test_any_subset_of_read_labels_is_known(cached: Fastqwen, tmp_path: Path, server: Loopback) -> None:
     def rows(labels: str) -> Path:
         return write_rows(tmp_path / "p.jsonl", {"prompt": "Which?\n", "labels": list(labels)})
 
@@ -249,7 +245,7 @@ def test_any_labels_of_those_that_were_read_are_known(
     assert part["probabilities"] == pytest.approx([weight / sum(weights) for weight in weights])
 
 
-def test_of_a_grammars_labels_a_part_is_normalised_anew(cached: Fastqwen, tmp_path: Path) -> None:
+def test_part_of_a_grammars_labels_is_normalised_anew(cached: Fastqwen, tmp_path: Path) -> None:
     with serve("tgi") as server:
         for name, labels in (("a", "ABCD"), ("b", "DB")):
             path = write_rows(tmp_path / "p.jsonl", {"prompt": "Which?\n", "labels": list(labels)})
@@ -306,7 +302,7 @@ def test_failures_are_asked_again_and_flags_come_back(  # K17
 
 
 @pytest.mark.parametrize(("fault", "posts"), [("422", 1), (None, 0)])
-def test_equal_questions_at_once_fail_at_once_each_under_its_own_row(
+def test_equal_questions_fail_together_under_their_own_rows(
     cached: Fastqwen, tmp_path: Path, server: Loopback, fault: str | None, posts: int
 ) -> None:
     labels = ["A", "B"] if fault else ["A", "A"]
@@ -369,7 +365,7 @@ def test_a_model_that_was_swapped_is_noticed(cached: Fastqwen, tmp_path: Path) -
     assert "another model gave these answers" in done.stderr
 
 
-def test_of_a_small_cache_one_question_at_least_is_asked_again(cached: Fastqwen, tmp_path: Path) -> None:
+def test_a_small_cache_is_audited_by_one_question(cached: Fastqwen, tmp_path: Path) -> None:
     path = write_rows(tmp_path / "p.jsonl", {"prompt": "Which?\n", "labels": ["A", "B"]})
     with serve("vllm") as server:
         options = ["--endpoint", server.url, "--model", "tiny"]
@@ -381,9 +377,7 @@ def test_of_a_small_cache_one_question_at_least_is_asked_again(cached: Fastqwen,
     assert server.posts == posts + 1 + 3  # whether it reads ids once, and the question twice
 
 
-def test_summaries_of_a_model_that_was_swapped_are_noticed(
-    cached: Fastqwen, tmp_path: Path, server: Loopback
-) -> None:
+def test_summaries_of_a_swapped_model_are_noticed(cached: Fastqwen, tmp_path: Path, server: Loopback) -> None:
     options = ["--endpoint", server.url, "--model", "tiny"]
     cached(*IMAGES, "--limit", "6", "-o", tmp_path / "a.jsonl", *options)
     same = cached("cache", "verify", "--reask", "50%", *options)
@@ -403,9 +397,7 @@ def test_summaries_of_a_model_that_was_swapped_are_noticed(
     assert "nothing could be asked again" in cached("cache", "verify", "--reask", "1%", *options).stderr
 
 
-def test_a_text_and_a_vision_model_are_asked_again_each_for_what_it_gave(
-    cached: Fastqwen, tmp_path: Path
-) -> None:
+def test_each_model_is_asked_again_for_its_own(cached: Fastqwen, tmp_path: Path) -> None:
     cached(*IMAGES, "--limit", "3", "-o", tmp_path / "a.jsonl", *TORCH)
     cached(*SESSIONS, "--limit", "5", "-o", tmp_path / "b.jsonl", *TORCH)
     found = json.loads(cached("cache", "verify", "--reask", "100%", "--json", *TORCH[:-2]).stdout)
@@ -434,7 +426,7 @@ def test_two_runs_of_one_job_share_the_work(cached: Fastqwen, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("offline", [False, True])
-def test_a_cache_that_others_hold_from_the_start_fails_no_row(
+def test_a_cache_held_by_others_fails_no_row(
     cached: Fastqwen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: bool
 ) -> None:
     monkeypatch.setattr("cache.database.BUSY_S", 0.05)
@@ -457,7 +449,7 @@ def test_a_cache_that_others_hold_from_the_start_fails_no_row(
         blocker.close()
 
 
-def test_a_run_without_a_place_for_a_cache_goes_on(cached: Fastqwen, tmp_path: Path) -> None:  # X07
+def test_a_run_without_room_for_a_cache_continues(cached: Fastqwen, tmp_path: Path) -> None:  # X07
     (tmp_path / "file").write_text("no folder")
     done = cached(
         *SESSIONS, "--engine", "scripted", "--cache-dir", tmp_path / "file", "-o", tmp_path / "a.jsonl"
@@ -466,9 +458,7 @@ def test_a_run_without_a_place_for_a_cache_goes_on(cached: Fastqwen, tmp_path: P
     assert "24 ok" in done.stderr
 
 
-def test_a_dry_run_says_what_would_be_asked_and_asks_nothing(
-    cached: Fastqwen, tmp_path: Path, server: Loopback
-) -> None:
+def test_a_dry_run_counts_questions_and_asks_none(cached: Fastqwen, tmp_path: Path, server: Loopback) -> None:
     use = ("--endpoint", server.url, "--model", "tiny")
     assert "knows nobody" in cached(*SESSIONS, *use, "--dry-run", check=2).stderr
     cached(*SESSIONS, *use, "--limit", "10", "-o", tmp_path / "a.jsonl")
@@ -486,7 +476,7 @@ def test_a_dry_run_says_what_would_be_asked_and_asks_nothing(
     assert "24 in the cache, 0 to compute" in cached(*SESSIONS, *use, "--dry-run").stderr
 
 
-def test_a_checkpoint_that_was_trained_on_is_another_model(cached: Fastqwen, tmp_path: Path) -> None:  # C09
+def test_a_checkpoint_trained_further_is_another_model(cached: Fastqwen, tmp_path: Path) -> None:  # C09
     model = tmp_path / "model"
     shutil.copytree(TINY / "text", model)
     path = write_rows(tmp_path / "p.jsonl", {"prompt": "Which?\n", "labels": ["A", "B"]})
@@ -500,9 +490,7 @@ def test_a_checkpoint_that_was_trained_on_is_another_model(cached: Fastqwen, tmp
     assert "1 ok (0 from cache)" in cached("probs", path, *torch, "-o", tmp_path / "c.jsonl").stderr
 
 
-def test_what_torch_answers_in_a_servers_place_is_known_by_what_torch_computed_with(
-    cached: Fastqwen, tmp_path: Path
-) -> None:
+def test_a_fallback_answer_is_keyed_by_torchs_identity(cached: Fastqwen, tmp_path: Path) -> None:
     """53 labels are more than this server shows: the row is torch's, and torch's dtype changes it."""
 
     def rows(count: int) -> Path:
@@ -541,7 +529,7 @@ def test_what_torch_answers_in_a_servers_place_is_known_by_what_torch_computed_w
     assert "offline.miss" in done.stderr
 
 
-def test_what_a_server_loaded_counts_not_what_it_is_called(cached: Fastqwen, tmp_path: Path) -> None:  # C10
+def test_loaded_weights_count_rather_than_a_servers_name(cached: Fastqwen, tmp_path: Path) -> None:  # C10
     path = write_rows(tmp_path / "p.jsonl", {"prompt": "Which?\n", "labels": ["A", "B"]})
     for root, kept in (("/runs/a/best", 0), ("/runs/b/best", 0), ("/runs/a/best", 1)):
         with serve("vllm", root=root) as server:
@@ -557,7 +545,7 @@ def test_what_a_server_loaded_counts_not_what_it_is_called(cached: Fastqwen, tmp
         assert f"1 ok ({kept} from cache)" in done.stderr
 
 
-def test_labels_that_can_not_be_read_are_not_made_up_of_others(cached: Fastqwen, tmp_path: Path) -> None:
+def test_unreadable_labels_are_not_made_of_others(cached: Fastqwen, tmp_path: Path) -> None:
     def ask(*labels: str) -> dict[str, Any]:
         row = write_rows(tmp_path / "p.jsonl", {"prompt": "It is a\n", "labels": labels})
         cached("probs", row, *TORCH, "-o", tmp_path / "o.jsonl", "--overwrite", check=None)
@@ -573,7 +561,7 @@ def test_labels_that_can_not_be_read_are_not_made_up_of_others(cached: Fastqwen,
     assert ask("blue", "blue hat")["error"]["type"] == "label.prefix"
 
 
-def test_a_bundle_brings_who_answered_beside_who_did_here(cached: Fastqwen, tmp_path: Path) -> None:  # K10
+def test_a_bundle_adds_its_identities_to_those_here(cached: Fastqwen, tmp_path: Path) -> None:  # K10
     path = write_rows(tmp_path / "p.jsonl", {"prompt": "Which?\n", "labels": ["A", "B"]})
     with serve("vllm") as server:
         use = ("--endpoint", server.url, "--model", "tiny")

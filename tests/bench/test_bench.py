@@ -74,7 +74,7 @@ def test_rows_are_measured_beside_the_baseline(results: dict[str, Any]) -> None:
     assert (packed["requests"], packed["passes"], packed["checked"]) == (10, 2, 4)
 
 
-def test_figures_are_known_row_by_row_the_baseline_first(steps: list[dict[str, Any]]) -> None:
+def test_figures_appear_row_by_row_baseline_first(steps: list[dict[str, Any]]) -> None:
     assert [len(step["lines"]) for step in steps] == [1, 2, 3]
     assert steps[0]["lines"][0]["name"] == BASELINE
     assert sorted(steps[0]["missing"]) == ["text: fp8 + torch.compile", "text: packed, continuous batches"]
@@ -121,7 +121,7 @@ def _lives(session: int) -> bool:
     return True
 
 
-def test_a_place_where_figures_cannot_be_kept_is_refused_before(tmp_path: Path) -> None:
+def test_an_unwritable_place_for_figures_is_refused_early(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is no file"):
         Kept(tmp_path)
     with pytest.raises(FileNotFoundError):

@@ -87,7 +87,7 @@ def test_chat_makes_a_prompt_one_harmless_turn(fastqwen: Fastqwen, tmp_path: Pat
     assert plain["probabilities"] != chat["probabilities"]
 
 
-def test_a_failed_row_is_a_record_and_leaves_the_others_alone(fastqwen: Fastqwen, tmp_path: Path) -> None:
+def test_a_failed_row_is_recorded_and_fails_alone(fastqwen: Fastqwen, tmp_path: Path) -> None:
     shutil.copy(CATALOGUE / "images" / "mug-02.jpg", tmp_path / "mug.jpg")
     whole = (tmp_path / "mug.jpg").read_bytes()
     (tmp_path / "half.jpg").write_bytes(whole[: len(whole) // 2])
@@ -128,7 +128,7 @@ def test_text_alone_is_summarised_where_allowed(fastqwen: Fastqwen, tmp_path: Pa
     assert record["image"] is None
 
 
-def test_unknown_items_and_empty_items_fail_their_row_alone(fastqwen: Fastqwen, tmp_path: Path) -> None:
+def test_unknown_or_empty_items_fail_their_row_alone(fastqwen: Fastqwen, tmp_path: Path) -> None:
     rows = write_rows(
         tmp_path / "s.jsonl",
         {"id": "a", "query": "red mug", "candidates": ["x", "gone"]},
@@ -165,7 +165,7 @@ def test_the_oldest_history_goes_first_and_candidates_never(fastqwen: Fastqwen, 
     assert record["error"]["type"] == "text.too_long"
 
 
-def test_a_prompt_file_takes_the_place_of_the_prompt(fastqwen: Fastqwen, tmp_path: Path) -> None:
+def test_a_prompt_file_replaces_the_prompt(fastqwen: Fastqwen, tmp_path: Path) -> None:
     file = tmp_path / "prompt.txt"
     rows = write_rows(
         tmp_path / "s.jsonl",
@@ -204,7 +204,7 @@ def test_a_lone_surrogate_fails_its_row_alone(fastqwen: Fastqwen, tmp_path: Path
     assert records["2"]["status"] == "ok"
 
 
-def test_control_tokens_in_an_item_count_as_the_bytes_they_are(fastqwen: Fastqwen, tmp_path: Path) -> None:
+def test_control_tokens_in_an_item_are_plain_text(fastqwen: Fastqwen, tmp_path: Path) -> None:
     items = [{"id": "a", "text": "<|im_end|>" * 120}, {"id": "b", "text": "Red mug"}]
     rows = write_rows(tmp_path / "s.jsonl", {"id": "1", "query": "red mug", "candidates": items})
     record = json.loads(fastqwen("rerank", rows, "--max-item-tokens", "50", *TINY).stdout)
@@ -238,7 +238,7 @@ def test_equal_seeds_give_equal_samples_whatever_the_batch(fastqwen: Fastqwen, t
 
 
 @pytest.mark.parametrize("extra", [(), ("--unordered",)])
-def test_nobodys_file_is_lost_to_a_command_that_is_refused(
+def test_a_refused_command_destroys_no_file(
     fastqwen: Fastqwen, tmp_path: Path, extra: tuple[str, ...]
 ) -> None:
     bad = tmp_path / "bad.jsonl"
@@ -280,7 +280,7 @@ def test_nobodys_file_is_lost_to_a_command_that_is_refused(
         (("summarize", ".", "--config", "gone.toml"), 2, "gone.toml"),
     ],
 )
-def test_what_can_not_be_done_is_said_with_its_status(
+def test_each_refusal_has_its_message_and_status(
     fastqwen: Fastqwen,
     monkeypatch: pytest.MonkeyPatch,
     arguments: tuple[str, ...],
@@ -324,14 +324,14 @@ def test_a_machine_readable_summary(fastqwen: Fastqwen, tmp_path: Path) -> None:
     assert summary["failures"] == {"label.prefix": 1}
 
 
-def test_settings_from_a_file_and_variables_reach_the_run(fastqwen: Fastqwen, tmp_path: Path) -> None:
+def test_settings_of_file_and_variables_reach_runs(fastqwen: Fastqwen, tmp_path: Path) -> None:
     (tmp_path / "fastqwen.toml").write_text('model = "tiny"\nengine = "torch"\n')
     rows = write_rows(tmp_path / "p.jsonl", {"prompt": "x\n"})
     done = fastqwen("probs", rows, FASTQWEN_LABELS="A,B")
     assert json.loads(done.stdout)["labels"] == ["A", "B"]
 
 
-def test_a_reader_that_goes_away_ends_the_run_quietly(tmp_path: Path) -> None:  # D12
+def test_a_closed_pipe_ends_the_run_quietly(tmp_path: Path) -> None:  # D12
     rows = write_rows(tmp_path / "p.jsonl", *({"prompt": f"{i}\n", "labels": ["A", "B"]} for i in range(400)))
     command = [sys.executable, "-m", "cli", "probs", str(rows), *TINY]
     pipe = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -354,7 +354,7 @@ def test_a_closed_or_full_stdout_is_said(tmp_path: Path, redirect: str) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_help_is_quick_because_it_loads_next_to_nothing() -> None:
+def test_help_is_quick_and_loads_little() -> None:
     code = "import sys, cli; print(sorted({'torch', 'transformers', 'aiohttp', 'numpy'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

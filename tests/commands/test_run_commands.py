@@ -25,7 +25,7 @@ SCRIPTED = ("--engine", "scripted")
         (("summarize", "nowhere.jsonl"), "no such file"),
     ],
 )
-def test_what_is_mistyped_is_said_with_what_was_meant(  # C01
+def test_a_typing_error_is_answered_with_a_suggestion(  # C01
     fastqwen: Fastqwen, arguments: tuple[str, ...], said: str
 ) -> None:
     done = fastqwen(*arguments, check=2)

@@ -11,7 +11,7 @@ from tgi_stack import settings
 from tgi_stack.errors import SettingsError
 
 
-def test_flags_win_over_variables_over_the_file_over_defaults(tmp_path: Path) -> None:
+def test_flags_beat_variables_beat_the_file_beats_defaults(tmp_path: Path) -> None:
     file = tmp_path / "s.toml"
     file.write_text('model = "from-file"\nmax-side = 224\ndtype = "bf16"\n')
     environ = {"FASTQWEN_MODEL": "from-variable", "FASTQWEN_MAX_SIDE": "320"}
@@ -41,7 +41,7 @@ def test_a_bad_file_is_named_with_its_fault(tmp_path: Path, content: str, messag
         settings.load({}, {}, file)
 
 
-def test_a_file_that_is_not_there_is_an_error_only_if_it_was_named(tmp_path: Path) -> None:
+def test_a_missing_file_fails_only_where_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="No such file"):
         settings.load({}, {}, tmp_path / "gone.toml")
 

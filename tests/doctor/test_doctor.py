@@ -29,7 +29,7 @@ def lines(stdout: str) -> dict[str, dict[str, Any]]:
     return {line["what"]: line for line in json.loads(stdout)}
 
 
-def test_a_machine_without_servers_is_told_what_it_lacks(fastqwen: Fastqwen, programs: Path) -> None:
+def test_doctor_names_what_a_serverless_machine_lacks(fastqwen: Fastqwen, programs: Path) -> None:
     done = fastqwen("doctor", "--json")
     found = lines(done.stdout)
     assert found["Python"]["state"] == found["packages"]["state"] == found["cache"]["state"] == "ok"
@@ -41,7 +41,7 @@ def test_a_machine_without_servers_is_told_what_it_lacks(fastqwen: Fastqwen, pro
     assert "clock" in found
 
 
-def test_a_machine_for_servers_is_told_what_would_run_there(fastqwen: Fastqwen, programs: Path) -> None:
+def test_doctor_says_which_servers_would_run(fastqwen: Fastqwen, programs: Path) -> None:
     StandIn("nvidia-smi", programs).play("--query-gpu", nvidia_smi.TWO_L4)
     info = json.dumps({"ServerVersion": "28.2.2", "Runtimes": {"nvidia": {}}})
     StandIn("docker", programs).play("info", info).play("compose version", "2.36.2\n")
@@ -52,7 +52,7 @@ def test_a_machine_for_servers_is_told_what_would_run_there(fastqwen: Fastqwen, 
     assert "text on GPU 1" in found["make up"]["detail"]
 
 
-def test_a_gpu_that_others_fill_is_told_with_what_would_fit(fastqwen: Fastqwen, programs: Path) -> None:
+def test_a_full_gpu_is_told_what_fits(fastqwen: Fastqwen, programs: Path) -> None:
     row = nvidia_smi.row(0, "NVIDIA L4", 23034, 12000, "8.9")
     StandIn("nvidia-smi", programs).play("--query-gpu", row)
     found = lines(fastqwen("doctor", "--json").stdout)
@@ -104,9 +104,7 @@ def test_a_server_that_resizes_again_is_found(fastqwen: Fastqwen, programs: Path
     assert "max_pixels" in line["fix"]
 
 
-def test_an_endpoint_that_is_not_there_is_a_failure_where_it_was_named(
-    fastqwen: Fastqwen, programs: Path
-) -> None:
+def test_a_missing_endpoint_fails_only_where_named(fastqwen: Fastqwen, programs: Path) -> None:
     done = fastqwen("doctor", "--endpoint", "http://127.0.0.1:9", check=4)
     assert "failure: http://127.0.0.1:9" in done.stderr
     assert "make up" in done.stderr
@@ -131,7 +129,7 @@ def test_ports_are_told_as_free_or_in_use() -> None:
 # -- lines of the machine ----------------------------------------------------------------------------------
 
 
-def test_the_cache_is_where_it_is_told_to_be(fastqwen: Fastqwen, programs: Path, tmp_path: Path) -> None:
+def test_the_cache_is_where_settings_put_it(fastqwen: Fastqwen, programs: Path, tmp_path: Path) -> None:
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "entry").write_bytes(bytes(1234))
     found = lines(fastqwen("doctor", "--json", FASTQWEN_CACHE_DIR=str(tmp_path / "c")).stdout)
@@ -142,12 +140,12 @@ def test_the_cache_is_where_it_is_told_to_be(fastqwen: Fastqwen, programs: Path,
     assert line["detail"].endswith("1,234 bytes")
 
 
-def test_a_cache_that_is_not_there_yet_is_looked_for_where_it_would_be(tmp_path: Path) -> None:
+def test_a_future_cache_is_checked_at_its_place(tmp_path: Path) -> None:
     line = machine.cache_line(tmp_path / "not" / "yet")
     assert (line.state, line.detail.split(", ")[-1]) == ("ok", "0 bytes")
 
 
-def test_a_cache_on_a_network_file_system_is_a_failure(tmp_path: Path) -> None:
+def test_a_cache_on_network_storage_is_a_failure(tmp_path: Path) -> None:
     mounts = tmp_path / "mounts"
     mounts.write_text(f"/dev/sda / ext4 rw 0 0\nserver:/home {tmp_path} nfs4 rw 0 0\n")
     line = machine.cache_line(tmp_path / "cache", mounts)

@@ -30,14 +30,14 @@ def test_a_checkpoint_is_small_and_complete(kind: str) -> None:
     assert config(kind)["transformers_version"].startswith("4.57")
 
 
-def test_the_text_model_is_a_qwen3_that_servers_load() -> None:
+def test_servers_load_the_text_model_as_qwen3() -> None:
     text = config("text")
     assert text["architectures"] == ["Qwen3ForCausalLM"]
     assert (text["head_dim"], text["tie_word_embeddings"]) == (64, True)
     assert text["max_position_embeddings"] >= 4096
 
 
-def test_the_vision_model_is_a_qwen3_vl_that_servers_load() -> None:
+def test_servers_load_the_vision_model_as_qwen3_vl() -> None:
     vision = config("vision")
     text, tower = vision["text_config"], vision["vision_config"]
     assert vision["architectures"] == ["Qwen3VLForConditionalGeneration"]
@@ -74,9 +74,7 @@ def test_models_that_can_not_be_had(
         locate(name, "text", None, print, may_download=download)
 
 
-def test_a_download_that_was_cut_short_is_not_taken_for_a_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unfinished_download_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     repository = tmp_path / "models--some--model"
     snapshot = repository / "snapshots" / "0123456789abcdef0123456789abcdef01234567"

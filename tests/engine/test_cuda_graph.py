@@ -12,7 +12,7 @@ TILE = 64
 
 
 @pytest.mark.parametrize("rows", [512, 640])
-def test_every_row_of_a_recorded_pass_is_in_one_tile(rows: int) -> None:
+def test_each_row_of_a_graph_has_one_tile(rows: int) -> None:
     rng = np.random.default_rng(0)
     shared = rng.integers(1, 99, 100)
     own = [rng.integers(1, 99, length) for length in (70, 20, 130)]

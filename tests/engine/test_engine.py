@@ -94,7 +94,7 @@ def caption_requests(tokenizer: Tokenizer, names: list[str]) -> list[CaptionRequ
     return requests
 
 
-def test_captions_in_a_batch_are_those_of_single_images(vision_model: Any, tokenizer: Tokenizer) -> None:
+def test_batched_captions_equal_single_captions(vision_model: Any, tokenizer: Tokenizer) -> None:
     names = sorted(path.name for path in (CATALOGUE / "images").iterdir())[:6]
     requests = caption_requests(tokenizer, names)
     assert len({(r.image.sent_width, r.image.sent_height) for r in requests if r.image}) > 1
@@ -110,7 +110,7 @@ def test_an_answer_cut_off_says_so(vision_model: Any, tokenizer: Tokenizer) -> N
     assert (answer.finish_reason, answer.completion_tokens) == ("length", 3)
 
 
-def test_the_engine_sees_the_very_pixels_that_are_sent(tokenizer: Tokenizer) -> None:
+def test_the_engine_sees_the_pixels_servers_see(tokenizer: Tokenizer) -> None:
     request = caption_requests(tokenizer, ["mug-02.jpg"])[0]
     assert request.image is not None
     decoded = caption.pixels(request.image, torch.device("cpu"))

@@ -94,7 +94,7 @@ def test_greedy_text_is_that_of_generate(
     )
 
 
-def test_a_row_that_ended_makes_room_for_the_next(made: Any, requests: list[CaptionRequest]) -> None:
+def test_a_finished_row_makes_room_for_another(made: Any, requests: list[CaptionRequest]) -> None:
     one = made(4)
     one.answers(requests)
     assert one.decoders == [(4, one.decoders[0][1])]
@@ -122,7 +122,7 @@ class WholeOnCpu(Decoder):
 
 
 @pytest.mark.parametrize("uncaptured", ["", "products wait for the device"], ids=["refused", "not tried"])
-def test_a_step_that_no_graph_can_hold_is_launched_anew(
+def test_a_step_without_a_graph_runs_eagerly(
     made: Any, requests: list[CaptionRequest], generated: list[Caption], uncaptured: str
 ) -> None:
     said: list[str] = []
@@ -132,9 +132,7 @@ def test_a_step_that_no_graph_can_hold_is_launched_anew(
     assert said == [f"torch: summaries are written without a CUDA graph ({reason})"]
 
 
-def test_a_graph_that_finds_no_memory_is_tried_with_fewer_slots(
-    made: Any, requests: list[CaptionRequest]
-) -> None:
+def test_a_graph_without_memory_takes_fewer_slots(made: Any, requests: list[CaptionRequest]) -> None:
     class NoMemory(WholeOnCpu):
         fault = torch.OutOfMemoryError
 
@@ -180,7 +178,7 @@ def test_memory_that_never_suffices_fails_those_who_wait(made: Any, requests: li
         made(2, fails={0: 10_000}).answers(requests[:3])
 
 
-def test_a_seeded_sample_does_not_depend_on_its_neighbours(
+def test_a_seeded_sample_ignores_its_batch(
     made: Any, requests: list[CaptionRequest], generated: list[Caption]
 ) -> None:
     seeded = [replace(request, temperature=4.0, seed=number) for number, request in enumerate(requests[:6])]
@@ -228,7 +226,7 @@ def test_positions_are_those_of_transformers(vision_model: Any, requests: list[C
 
 
 @pytest.mark.parametrize("kind", ["text", "images"])
-def test_tables_lie_row_by_row_as_kernels_read_them(vision_model: Any, kind: str) -> None:
+def test_tables_are_contiguous_for_the_kernels(vision_model: Any, kind: str) -> None:
     rotary = Network(vision_model, Ops()).rotary
     positions = torch.arange(9) if kind == "text" else torch.arange(27).view(3, 9)
     assert all(table.is_contiguous() for table in rotary.tables(positions))
@@ -246,7 +244,7 @@ def test_the_tower_sees_what_transformers_sees(vision_model: Any, requests: list
         assert torch.allclose(one, other, atol=1e-4)
 
 
-def test_the_tower_sees_many_images_as_it_sees_each(
+def test_the_tower_batches_images_without_mixing_them(
     vision_model: Any, requests: list[CaptionRequest]
 ) -> None:
     images = [caption.pixels(request.image, CPU) for request in requests if request.image]

@@ -62,7 +62,7 @@ def test_what_prompts_share_is_laid_down_once(count: int) -> None:
     assert whole.tokens == 102 * count
 
 
-def test_equal_prompts_and_one_that_begins_another_keep_their_last_token() -> None:
+def test_equal_and_nested_prompts_keep_last_tokens() -> None:
     long = np.arange(80, dtype=np.int32)
     prompts = [long, long[:50], long, long[:50]]
     found = dict(pair for one in pack(prompts, 1000) for pair in read_back(one).items())
@@ -76,12 +76,12 @@ def test_packs_are_full() -> None:
     assert len(packs) <= 1.02 * sum(map(len, prompts)) / 2000 + 1
 
 
-def test_a_prompt_without_tokens_is_refused_and_gets_nobody_elses_answer() -> None:
+def test_a_prompt_without_tokens_is_refused() -> None:
     with pytest.raises(ValueError, match="without tokens"):
         list(pack([[1, 2, 3], []], 100))
 
 
 @pytest.mark.parametrize(("common", "tokens"), [(31, 66), (32, 36)])
-def test_what_is_shorter_than_another_segment_is_worth_is_not_shared(common: int, tokens: int) -> None:
+def test_a_short_common_beginning_is_not_shared(common: int, tokens: int) -> None:
     prompts = [[7] * common + [number, 8] for number in range(2)]
     assert [one.tokens for one in pack(prompts, 100)] == [tokens]

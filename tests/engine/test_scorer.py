@@ -102,7 +102,7 @@ def test_the_head_meets_last_positions_alone(text_model: Any, requests: list[Sco
 
 
 @pytest.mark.parametrize("failures", [1, 3])
-def test_out_of_memory_halves_the_packs_and_loses_nobody(
+def test_out_of_memory_halves_packs_loses_nobody(
     text_model: Any, requests: list[ScoreRequest], alone: list[LabelScores], failures: int
 ) -> None:
     network, calls = network_that(text_model, fails={1: failures})
@@ -112,9 +112,7 @@ def test_out_of_memory_halves_the_packs_and_loses_nobody(
     assert len(calls) > failures
 
 
-def test_a_halved_budget_grows_back_and_waits_longer_where_that_was_wrong(
-    text_model: Any, requests: list[ScoreRequest]
-) -> None:
+def test_a_halved_budget_grows_back_with_backoff(text_model: Any, requests: list[ScoreRequest]) -> None:
     network, _ = network_that(text_model, fails={0: 2})
     scorer = Scorer(network, Options(1024))
 
@@ -139,7 +137,7 @@ def test_a_halved_budget_grows_back_and_waits_longer_where_that_was_wrong(
     assert asked(3 * GROW_AFTER) == [1024] * 3 * GROW_AFTER
 
 
-def test_what_was_recorded_for_larger_packs_is_given_back(
+def test_graphs_of_larger_packs_are_freed(
     text_model: Any, requests: list[ScoreRequest], alone: list[LabelScores]
 ) -> None:
     network, _ = network_that(text_model, fails={1: 1})
@@ -151,9 +149,7 @@ def test_what_was_recorded_for_larger_packs_is_given_back(
     assert scorer.replay.fits(one)
 
 
-def test_memory_that_never_suffices_is_an_error_that_says_what_to_do(
-    text_model: Any, requests: list[ScoreRequest]
-) -> None:
+def test_memory_that_never_suffices_is_an_error(text_model: Any, requests: list[ScoreRequest]) -> None:
     network, _ = network_that(text_model, fails={0: 1000})
     with pytest.raises(MachineError, match="too little memory"):
         Scorer(network, Options(1024)).score(requests)
@@ -169,7 +165,7 @@ def test_logits_that_are_no_numbers_never_become_scores(
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_logits_that_are_no_numbers_fail_their_own_row_alone(
+def test_nan_logits_fail_their_row_alone(
     text_model: Any, requests: list[ScoreRequest], alone: list[LabelScores], packed: bool
 ) -> None:
     used = {id for request in requests for id in request.token_ids}

@@ -109,7 +109,7 @@ SWITCHES = [{}, {"flash": True}, {"compiled": True}, {"weights": "fp8"}]
 # alone moves a probability by more than 5e-3, whoever computes. So transformers' own forward in the same
 # dtype is the measure there; 5e-3 is held at the true shape, below.
 @pytest.mark.parametrize("switches", SWITCHES, ids=str)
-def test_no_further_from_fp32_than_transformers_in_the_same_dtype(
+def test_as_near_to_fp32_as_transformers_is(
     text_model: Any, tiny_bf16: Any, tokenizer: Tokenizer, switches: dict[str, Any]
 ) -> None:
     requests = score_requests(tokenizer, 40)

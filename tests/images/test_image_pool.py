@@ -51,7 +51,7 @@ def children_watched_in_the_loop() -> Iterator[None]:
 
 
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="the kernel has no pidfd")
-async def test_killing_a_process_that_has_ended_leaves_its_status(caplog: pytest.LogCaptureFixture) -> None:
+async def test_killing_an_ended_process_keeps_its_status(caplog: pytest.LogCaptureFixture) -> None:
     with children_watched_in_the_loop():
         process = await asyncio.create_subprocess_exec("sleep", "60", start_new_session=True)
         os.kill(process.pid, signal.SIGTERM)
@@ -68,7 +68,7 @@ async def pool() -> AsyncIterator[ImagePool]:
     await made.aclose()
 
 
-async def test_what_comes_back_is_what_would_have_been_made_here(pool: ImagePool) -> None:
+async def test_processes_prepare_what_this_one_would(pool: ImagePool) -> None:
     shades = range(0, 200, 10)
     prepared = await asyncio.gather(
         *(pool.prepare(picture(s), str(s), GRID, max_side_px=300) for s in shades)
@@ -115,7 +115,7 @@ def vast() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"eXIf", turned) + chunk(b"IDAT", data)
 
 
-async def test_one_that_computes_too_long_fails_and_the_next_is_prepared() -> None:  # I27
+async def test_a_slow_image_fails_and_others_continue() -> None:  # I27
     pool = ImagePool(2, cpu_s=0)
     tasks = (pool.prepare(vast(), "vast.png", GRID), pool.prepare(picture(), "x", GRID))
     hostile, plain = await asyncio.gather(*tasks, return_exceptions=True)
@@ -127,7 +127,7 @@ async def test_one_that_computes_too_long_fails_and_the_next_is_prepared() -> No
     await pool.aclose()
 
 
-async def test_files_of_many_parts_are_read_no_further_than_needed(pool: ImagePool) -> None:  # I27
+async def test_files_of_many_parts_are_partly_read(pool: ImagePool) -> None:  # I27
     many = chunk(b"tEXt", b"a\0b") * 200_000
     png = io.BytesIO()
     Image.new("RGB", (40, 30)).save(png, "PNG")
@@ -159,7 +159,7 @@ async def test_a_process_that_died_idle_fails_nobody(pool: ImagePool, sent: sign
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-async def test_a_signal_to_everybody_is_the_runs_to_heed(pool: ImagePool, sent: signal.Signals) -> None:
+async def test_workers_leave_signals_to_the_run(pool: ImagePool, sent: signal.Signals) -> None:
     await pool.prepare(picture(), "x", GRID)
     (process,) = pool._idle
     process._process.send_signal(sent)
@@ -167,7 +167,7 @@ async def test_a_signal_to_everybody_is_the_runs_to_heed(pool: ImagePool, sent: 
     assert process.is_alive
 
 
-def test_a_low_limit_of_computing_fails_no_sound_image() -> None:
+def test_a_low_cpu_limit_fails_no_image() -> None:
     """`ulimit -t` under what an image may take: processes are replaced in time."""
     program = (
         "import asyncio\n"
@@ -183,7 +183,7 @@ def test_a_low_limit_of_computing_fails_no_sound_image() -> None:
     assert done.stdout.strip() == "[300, 300, 300, 300]"
 
 
-async def test_a_process_that_nobody_waits_for_any_more_is_ended(pool: ImagePool) -> None:
+async def test_an_abandoned_process_is_ended(pool: ImagePool) -> None:
     task = asyncio.create_task(pool.prepare(picture(), "x", GRID))
     await asyncio.sleep(0.05)
     task.cancel()
@@ -210,7 +210,7 @@ async def test_one_that_stands_still_fails_by_the_clock() -> None:
     await pool.aclose()
 
 
-async def test_a_cancelled_image_leaves_no_answer_for_the_next(pool: ImagePool) -> None:
+async def test_a_cancelled_image_leaves_no_answer_behind(pool: ImagePool) -> None:
     tasks = [asyncio.create_task(pool.prepare(picture(9), "x", GRID)) for _ in range(6)]
     await asyncio.sleep(0.05)
     for task in tasks:
@@ -252,9 +252,7 @@ def test_no_process_outlives_one_that_was_killed() -> None:
     raise AssertionError(f"process {child} still decodes images for nobody")
 
 
-async def test_a_process_that_can_not_start_is_said_with_its_reason(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+async def test_a_process_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     broken = tmp_path / "python"
     broken.write_text("#!/bin/sh\necho 'No module named PIL' >&2\nexit 1\n")
     broken.chmod(0o755)

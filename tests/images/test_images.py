@@ -68,9 +68,7 @@ def fitted(width: int, height: int, grid: Grid, cap: int | None = None) -> tuple
 
 
 @given(sides, sides, grids)
-def test_without_a_cap_the_size_is_where_the_processor_comes_to_rest(
-    width: int, height: int, grid: Grid
-) -> None:
+def test_without_a_cap_sizes_are_the_processors(width: int, height: int, grid: Grid) -> None:
     sent = fitted(width, height, grid)
     expected = width, height
     for _ in range(40):
@@ -88,9 +86,7 @@ def test_at_ordinary_aspects_the_processor_rests_at_once(width: int, height: int
 
 
 @given(sides, sides, grids, st.sampled_from([28, 200, 448, 1000]))
-def test_a_size_is_a_fixed_point_that_nobody_resizes_again(
-    width: int, height: int, grid: Grid, cap: int
-) -> None:
+def test_a_prepared_size_is_a_fixed_point(width: int, height: int, grid: Grid, cap: int) -> None:
     w, h = fitted(width, height, grid, cap)
     assert w % grid.factor == h % grid.factor == 0
     assert smart_resize(h, w, grid.factor, grid.min_pixels, grid.max_pixels) == (h, w)
@@ -169,7 +165,7 @@ def test_an_orientation_in_xmp_is_undone() -> None:  # I11
     assert psnr(pixels(turned), pixels(prepare(encoded(upright), "x", TINY_GRID))) > 30
 
 
-def test_metadata_that_can_not_be_read_does_no_harm() -> None:
+def test_unreadable_metadata_does_no_harm() -> None:
     content = encoded(picture(), "JPEG", exif=b"Exif\0\0garbagegarbage")
     assert prepare(content, "x", TINY_GRID).width == 64
 
@@ -251,7 +247,7 @@ def test_metadata_does_not_leave() -> None:  # I30
     assert not dict(Image.open(io.BytesIO(sent)).getexif())
 
 
-def test_a_tiny_image_is_brought_to_the_models_floor() -> None:  # I10
+def test_a_tiny_image_grows_to_the_minimum() -> None:  # I10
     for side in (1, 2):
         prepared = prepare(encoded(Image.new("RGB", (side, side))), "x", TINY_GRID)
         assert prepared.sent_width * prepared.sent_height >= TINY_GRID.min_pixels
@@ -288,7 +284,7 @@ def as_the_seed_does(content: bytes, size: tuple[int, int]) -> np.ndarray:
 @pytest.mark.parametrize(
     "size", [(1500, 1500), (1501, 1499), (3000, 1700), (900, 880), (600, 420), (448, 448)]
 )
-def test_a_reduced_decoding_is_within_38_db_of_the_whole(size: tuple[int, int]) -> None:
+def test_reduced_decoding_stays_within_38_db(size: tuple[int, int]) -> None:
     content = encoded(scene(*size), "JPEG", quality=92)
     sent = prepare(content, "x", QWEN3_VL, max_side_px=448)
     assert (sent.width, sent.height) == size
@@ -312,7 +308,7 @@ def test_how_far_a_decoding_is_reduced(
     assert jpeg.reduced_size(size, wanted) == decoded
 
 
-def test_a_turned_jpeg_is_reduced_by_its_upright_size() -> None:
+def test_a_rotated_jpeg_is_reduced_when_upright() -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     upright = scene(1200, 2400)
@@ -323,7 +319,7 @@ def test_a_turned_jpeg_is_reduced_by_its_upright_size() -> None:
     assert psnr(pixels(sent), pixels(plain)) >= 38
 
 
-def test_without_the_fast_filter_the_pixels_are_the_same_within_rounding(
+def test_pillows_filter_differs_by_rounding_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     content = encoded(scene(1500, 1100), "JPEG", quality=92)
@@ -380,7 +376,7 @@ def test_what_is_no_sound_image_is_refused(content: bytes, type: str) -> None:
     assert "0x" not in str(caught.value)  # no object addresses
 
 
-def test_a_jpeg_with_a_damaged_middle_is_refused_where_the_decoder_can_tell() -> None:  # I05
+def test_a_jpegs_damaged_middle_is_refused() -> None:  # I05
     """A JPEG has no checksum: some damage decodes to other pixels. What the decoder notices is not sent."""
     sound = encoded(scene(400, 300), "JPEG")
     refused = 0
@@ -398,7 +394,7 @@ def test_a_jpeg_with_a_damaged_middle_is_refused_where_the_decoder_can_tell() ->
     assert refused >= 20
 
 
-def test_an_image_in_a_page_is_an_image_and_nothing_else() -> None:  # I20
+def test_a_polyglot_is_treated_as_its_image() -> None:  # I20
     gif = encoded(picture(), "GIF")
     assert prepare(gif + b"<html><script>alert(1)</script></html>", "x.gif", TINY_GRID).flags == ()
 
@@ -433,7 +429,7 @@ def test_heic_without_its_package_says_what_to_install(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("format", "name"), [("GIF", "x.gif"), ("WEBP", "x.webp"), ("PNG", "x.png"), ("TIFF", "x.tif")]
 )
-def test_of_several_frames_the_first_is_taken_and_flagged(format: str, name: str) -> None:  # I15
+def test_the_first_of_several_frames_is_flagged(format: str, name: str) -> None:  # I15
     frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
     prepared = prepare(encoded(frames[0], format, save_all=True, append_images=frames[1:]), name, TINY_GRID)
     assert prepared.flags == ("image.frames",)
@@ -441,12 +437,12 @@ def test_of_several_frames_the_first_is_taken_and_flagged(format: str, name: str
 
 
 @pytest.mark.parametrize("trailer", [b"\n", b"SEFT" + bytes(40), b"\0\0\0\x18ftypmp42" + bytes(500)])
-def test_what_cameras_append_to_a_jpeg_does_no_harm(trailer: bytes) -> None:
+def test_data_appended_by_cameras_does_no_harm(trailer: bytes) -> None:
     assert prepare(JPEG + trailer, "x", TINY_GRID).flags == ()
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP"])
-def test_a_damaged_file_is_an_image_or_an_image_error(format: str) -> None:
+def test_a_damaged_file_raises_only_image_errors(format: str) -> None:
     frames = [picture(60, 40), picture(60, 40).rotate(90)]
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
@@ -468,12 +464,12 @@ def test_pixels_that_are_no_numbers_are_refused() -> None:
     assert caught.value.type == "image.corrupt"
 
 
-def test_a_uniform_16_bit_grey_is_as_bright_as_it_says() -> None:
+def test_a_uniform_16_bit_grey_keeps_brightness() -> None:
     grey = Image.fromarray(np.full((64, 64), 60_000, np.int32))
     assert abs(pixels(prepare(encoded(grey, "TIFF"), "x", TINY_GRID)).mean() - 233) < 3
 
 
-def test_a_jpeg_without_its_end_marker_is_taken_where_allowed_and_flagged() -> None:  # I04
+def test_allow_truncated_takes_and_flags_a_jpeg() -> None:  # I04
     assert prepare(JPEG[:-2], "x", TINY_GRID, allow_truncated=True).flags == ("image.truncated",)
 
 
@@ -502,7 +498,7 @@ def test_files_that_are_no_files(tmp_path: Path) -> None:  # I21, I01, I29
         assert caught.value.type == type, name
 
 
-def test_a_file_over_the_cap_is_refused_before_it_is_read(tmp_path: Path) -> None:  # I23
+def test_a_file_over_the_cap_stays_unread(tmp_path: Path) -> None:  # I23
     path = tmp_path / "huge.jpg"
     with path.open("wb") as file:
         file.truncate(files.MAX_BYTES + 1)

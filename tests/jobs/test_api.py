@@ -45,7 +45,7 @@ def test_any_engine(dialect: str) -> None:
     assert len({tuple(p) for p in found}) == 50
 
 
-def test_a_prompt_that_fails_does_not_take_the_others_along() -> None:
+def test_a_failed_prompt_fails_alone() -> None:
     with pytest.raises(PartialFailure) as caught:
         predict_probs(["Which?\n", "", "Or which?\n"], [3, 3, 9999], **OPTIONS)
     assert [result is not None for result in caught.value.results] == [True, False, False]

@@ -19,7 +19,7 @@ async def thread() -> AsyncIterator[ThreadPoolExecutor]:
         yield executor
 
 
-async def test_no_more_rows_are_read_than_are_worked_on() -> None:
+async def test_rows_are_read_as_workers_need_them() -> None:
     read, done, most = count(), 0, 0
 
     async def work(row: int) -> int:
@@ -69,7 +69,7 @@ async def test_answers_go_to_those_who_asked(thread: ThreadPoolExecutor) -> None
     assert len(sizes) <= 8
 
 
-async def test_requests_of_different_kinds_do_not_share_a_batch(thread: ThreadPoolExecutor) -> None:
+async def test_requests_of_different_kinds_share_no_batch(thread: ThreadPoolExecutor) -> None:
     batches = []
 
     def run(batch: Sequence[int]) -> Sequence[int]:
@@ -81,7 +81,7 @@ async def test_requests_of_different_kinds_do_not_share_a_batch(thread: ThreadPo
     assert all(len({number % 2 for number in batch}) == 1 for batch in batches)
 
 
-async def test_a_failed_batch_tells_each_of_its_requests_and_no_other(thread: ThreadPoolExecutor) -> None:
+async def test_a_failed_batch_fails_its_requests_alone(thread: ThreadPoolExecutor) -> None:
     def run(batch: Sequence[int]) -> Sequence[int]:
         if 3 in batch:
             raise RuntimeError("out of memory")
@@ -92,7 +92,7 @@ async def test_a_failed_batch_tells_each_of_its_requests_and_no_other(thread: Th
     assert [str(r) for r in results] == ["0", "1", "out of memory", "out of memory", "4", "5"]
 
 
-async def test_an_answer_that_is_a_failure_is_told_to_its_own_request(thread: ThreadPoolExecutor) -> None:
+async def test_a_failed_answer_reaches_its_own_request(thread: ThreadPoolExecutor) -> None:
     def run(batch: Sequence[int]) -> Sequence[int | Exception]:
         return [ValueError(f"row {number}") if number == 3 else number for number in batch]
 
@@ -102,7 +102,7 @@ async def test_an_answer_that_is_a_failure_is_told_to_its_own_request(thread: Th
     assert isinstance(results[3], ValueError)
 
 
-async def test_a_request_nobody_waits_for_any_more_is_not_computed(thread: ThreadPoolExecutor) -> None:
+async def test_an_abandoned_request_is_not_computed(thread: ThreadPoolExecutor) -> None:
     seen: list[int] = []
 
     def run(batch: Sequence[int]) -> Sequence[int]:

@@ -147,7 +147,7 @@ def many(tmp_path: Path) -> Path:
     return write_rows(tmp_path / "many.jsonl", *rows)
 
 
-def test_a_full_disk_stops_the_run_which_goes_on_when_there_is_room(  # X05
+def test_a_full_disk_stops_a_resumable_run(  # X05
     fastqwen: Fastqwen, tmp_path: Path, many: Path
 ) -> None:
     fastqwen(*command(many, tmp_path / "reference.jsonl"))
@@ -200,7 +200,7 @@ def test_a_clock_that_jumps_changes_nothing(  # X08
     assert out.read_bytes() == (tmp_path / "reference.jsonl").read_bytes()
 
 
-def test_a_limit_of_memory_ends_the_run_which_can_be_resumed(tmp_path: Path, many: Path) -> None:  # X10
+def test_a_memory_limit_ends_a_resumable_run(tmp_path: Path, many: Path) -> None:  # X10
     """`ulimit -v`: whatever fails first, what is on disk is whole."""
     out = tmp_path / "out.jsonl"
     pid = os.fork()
@@ -214,7 +214,7 @@ def test_a_limit_of_memory_ends_the_run_which_can_be_resumed(tmp_path: Path, man
     assert len(out.read_bytes().splitlines()) == 2000
 
 
-def test_the_folder_of_the_output_removed_during_the_run(tmp_path: Path, many: Path) -> None:  # X07
+def test_the_output_folder_is_removed_mid_run(tmp_path: Path, many: Path) -> None:  # X07
     out = tmp_path / "gone" / "out.jsonl"
     slow = [*command(many, out), "--model", "delay_s=0.01"]
     pid = start(slow, tmp_path / "log")
@@ -244,7 +244,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:  # D13
     assert peaks[1] < 1.1 * peaks[0]
 
 
-def test_more_rows_at_once_than_can_be_are_fewer_and_said(fastqwen: Fastqwen, tmp_path: Path) -> None:  # C02
+def test_excessive_concurrency_is_capped_with_a_warning(fastqwen: Fastqwen, tmp_path: Path) -> None:  # C02
     rows = write_rows(tmp_path / "p.jsonl", *({"prompt": str(i), "labels": ["A"]} for i in range(20)))
     done = fastqwen("probs", rows, "--engine", "scripted", "--concurrency", "1000000000")
     assert len(done.stdout.splitlines()) == 20

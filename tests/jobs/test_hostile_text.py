@@ -26,9 +26,7 @@ def ranked(fastqwen: Fastqwen, folder: Path, *rows: dict[str, Any], options: tup
     return [records[str(n)] for n in range(len(rows))]
 
 
-def test_an_empty_query_is_scored_and_an_empty_item_refused(
-    fastqwen: Fastqwen, tmp_path: Path
-) -> None:  # P01
+def test_empty_queries_are_scored_empty_items_refused(fastqwen: Fastqwen, tmp_path: Path) -> None:  # P01
     rows = [
         {"query": query, "candidates": [GOOD, {"id": "b", "text": text}]}
         for query in ("", " \n\t", "mug")
@@ -40,7 +38,7 @@ def test_an_empty_query_is_scored_and_an_empty_item_refused(
     assert types == ["item.empty", "item.empty", None] * 3
 
 
-def test_an_item_of_ten_megabytes_is_cut_and_flagged(fastqwen: Fastqwen, tmp_path: Path) -> None:  # P02
+def test_a_ten_megabyte_item_is_cut_and_flagged(fastqwen: Fastqwen, tmp_path: Path) -> None:  # P02
     huge = {"id": "b", "text": "striped mug " * 850_000}
     began = time.monotonic()
     record, plain = ranked(
@@ -86,7 +84,7 @@ def test_at_the_very_length_of_the_context(  # P03
         "!![a](x)",
     ],
 )
-def test_a_link_that_a_server_would_fetch_is_broken(tokenizer: Tokenizer, link: str) -> None:  # P07
+def test_links_that_servers_fetch_are_broken(tokenizer: Tokenizer, link: str) -> None:  # P07
     harmless = tokenizer.harmless(f"Mug {link} end")
     assert "![" not in harmless
     assert harmless.replace("\u200b", "") == f"Mug {link} end"
@@ -126,7 +124,7 @@ def test_odd_characters_come_back_as_they_went(fastqwen: Fastqwen, tmp_path: Pat
         "\u4e2d" * 300_000,
     ],
 )
-def test_a_text_without_an_end_takes_time_in_proportion(  # P12
+def test_an_endless_word_takes_linear_time(  # P12
     fastqwen: Fastqwen, tmp_path: Path, text: str
 ) -> None:
     began = time.monotonic()
@@ -136,7 +134,7 @@ def test_a_text_without_an_end_takes_time_in_proportion(  # P12
 
 
 @pytest.mark.parametrize("command", ["probs", "rerank"])
-def test_a_text_that_can_not_fit_is_refused_before_it_is_tokenized(  # P12
+def test_a_text_too_long_is_refused_untokenized(  # P12
     fastqwen: Fastqwen, tmp_path: Path, command: str
 ) -> None:
     text = "a" * 12_000_000

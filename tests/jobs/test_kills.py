@@ -66,7 +66,7 @@ def test_200_kills_change_nothing(tmp_path: Path, command: Callable[[Path], list
 @pytest.mark.parametrize(
     ("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
-def test_a_signal_finishes_what_is_in_flight_and_the_rest_later(  # X03, C13
+def test_a_signal_drains_and_the_rest_resumes(  # X03, C13
     tmp_path: Path, command: Callable[[Path], list[str]], sent: signal.Signals, status: int
 ) -> None:
     out = tmp_path / "out.jsonl"
@@ -82,7 +82,7 @@ def test_a_signal_finishes_what_is_in_flight_and_the_rest_later(  # X03, C13
     assert len((tmp_path / "log2").read_text().splitlines()) == ROWS - before
 
 
-def test_a_second_signal_stops_at_once_and_can_be_resumed(tmp_path: Path) -> None:
+def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "p.jsonl", *({"prompt": f"{i}\n", "labels": ["A"]} for i in range(4)))
     out = tmp_path / "out.jsonl"
     script = ["--engine", "scripted", "--model", "delay_s=6"]

@@ -37,7 +37,7 @@ def spoil(model: Path) -> None:
 
 
 @pytest.mark.parametrize("device", ["cpu", "cpu:2"])
-def test_a_run_whose_rows_are_all_remembered_reads_no_weights(
+def test_a_fully_cached_run_reads_no_weights(
     cached: Fastqwen, tmp_path: Path, model: Path, device: str
 ) -> None:
     torch = ("--engine", "torch", "--model", model, "--device", device)
@@ -51,9 +51,7 @@ def test_a_run_whose_rows_are_all_remembered_reads_no_weights(
     assert [record["ranking"] for record in first] == [record["ranking"] for record in second]
 
 
-def test_weights_that_do_not_load_stop_the_run_at_the_first_row_that_needs_them(
-    cached: Fastqwen, tmp_path: Path, model: Path
-) -> None:
+def test_broken_weights_stop_at_the_first_uncached_row(cached: Fastqwen, tmp_path: Path, model: Path) -> None:
     torch = ("--engine", "torch", "--model", model, "--device", "cpu", "--concurrency", "1")
     rows = [{"id": str(n), "prompt": f"Question {n}\n", "labels": ["A", "B"]} for n in range(4)]
     cached("probs", write_rows(tmp_path / "few.jsonl", *rows[:2]), "-o", tmp_path / "a.jsonl", *torch)
@@ -68,7 +66,7 @@ def test_weights_that_do_not_load_stop_the_run_at_the_first_row_that_needs_them(
 
 
 @pytest.mark.parametrize("remember", [(), ("--no-cache",)], ids=["cache", "no cache"])
-def test_a_run_that_answers_nothing_leaves_nothing_in_the_way_of_the_next(
+def test_a_run_without_answers_leaves_no_output(
     cached: Fastqwen, tmp_path: Path, model: Path, remember: tuple[str, ...]
 ) -> None:
     spoil(model)
@@ -82,13 +80,13 @@ def test_a_run_that_answers_nothing_leaves_nothing_in_the_way_of_the_next(
     assert "knows nobody" in nobody.stderr or "--no-cache" in nobody.stderr
 
 
-def test_a_text_model_for_images_is_refused_before_the_first_row(cached: Fastqwen, model: Path) -> None:
+def test_a_text_model_for_images_is_refused(cached: Fastqwen, model: Path) -> None:
     done = cached("summarize", CATALOGUE / "images", "--engine", "torch", "--model", model, check=2)
     assert "reads no images" in done.stderr
     assert done.stdout == ""
 
 
-def test_an_engine_whose_weights_do_not_load_says_so_each_time(tmp_path: Path, model: Path) -> None:
+def test_broken_weights_are_reported_each_time(tmp_path: Path, model: Path) -> None:
     spoil(model)
     with Reranker(engine="torch", model=str(model), device="cpu", cache_dir=tmp_path / "cache") as reranker:
         for prompt in ("A or B?\n", "B or A?\n"):
@@ -96,7 +94,7 @@ def test_an_engine_whose_weights_do_not_load_says_so_each_time(tmp_path: Path, m
                 reranker.predict_probs(prompt, 2)
 
 
-def test_what_was_to_be_written_anew_is_what_it_was(cached: Fastqwen, tmp_path: Path, model: Path) -> None:
+def test_a_failed_overwrite_keeps_the_old_output(cached: Fastqwen, tmp_path: Path, model: Path) -> None:
     """Where the weights of the new run do not load."""
     rows = [{"id": str(n), "prompt": f"Question {n}\n", "labels": ["A", "B"]} for n in range(3)]
     command = (

@@ -110,7 +110,7 @@ def test_other_jobs(cached: Fastqwen, tmp_path: Path, teams: list[parallel_repla
     assert warm == cold[:300]
 
 
-def test_what_is_not_there_or_no_row_is_left_to_the_run(
+def test_uncached_and_bad_rows_go_to_the_run(
     cached: Fastqwen, tmp_path: Path, teams: list[parallel_replay.Ahead]
 ) -> None:
     asked = questions(tmp_path / "q.jsonl", 600)
@@ -128,7 +128,7 @@ def test_what_is_not_there_or_no_row_is_left_to_the_run(
     assert len(Path("warm.jsonl").read_bytes().splitlines()) == 602
 
 
-def test_processes_that_do_not_start_or_die_cost_nothing_but_speed(
+def test_processes_that_fail_cost_only_speed(
     cached: Fastqwen, tmp_path: Path, teams: list[parallel_replay.Ahead], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = known(cached, tmp_path)
@@ -230,7 +230,7 @@ def half_of_the_second(write: Callable[..., None]) -> Callable[..., None]:
     return written
 
 
-def test_a_flag_that_needs_another_reading_is_not_lost(
+def test_a_flag_of_a_second_read_stays(
     cached: Fastqwen, tmp_path: Path, teams: list[parallel_replay.Ahead], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = questions(tmp_path / "q.jsonl", 600)
@@ -274,7 +274,7 @@ def with_context(tokens: int) -> Callable[..., scripted.ScriptedBackend]:
 
 
 @pytest.mark.parametrize("change", ["folder", "replaced"])
-def test_input_that_may_be_another_by_then_is_left_to_the_run(
+def test_input_that_may_change_goes_to_the_run(
     cached: Fastqwen, tmp_path: Path, teams: list[parallel_replay.Ahead], change: str
 ) -> None:
     asked = questions(tmp_path / "q.jsonl", 10)

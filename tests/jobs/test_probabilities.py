@@ -124,7 +124,7 @@ def test_labels_by_another_order_get_the_same_numbers(
         assert found[2] == pytest.approx(found[0])
 
 
-def test_more_groups_than_a_server_keeps_grammars_are_not_made(
+def test_no_more_groups_than_a_server_keeps_grammars(
     fastqwen: Fastqwen, tmp_path: Path, rows: Path, logits: Any, tokenizer: Tokenizer
 ) -> None:
     with serve("tgi", logits=logits, max_top_n=5) as server:
@@ -230,7 +230,7 @@ def test_half_precision_ties_are_named(fastqwen: Fastqwen, tmp_path: Path, logit
     assert "resolution.bf16" not in flags[False]
 
 
-def test_a_label_that_is_likelier_with_a_space_is_named(fastqwen: Fastqwen, tmp_path: Path) -> None:
+def test_a_label_likelier_after_space_is_named(fastqwen: Fastqwen, tmp_path: Path) -> None:
     def logits(ids: Any) -> Any:
         values = np.arange(1006) / 1e4
         values[[497, 499]] = 9.0  # " yes" and " no"
@@ -245,9 +245,7 @@ def test_a_label_that_is_likelier_with_a_space_is_named(fastqwen: Fastqwen, tmp_
     assert "with a space before them the labels are likelier" in done.stderr
 
 
-def test_a_row_whose_logits_are_no_numbers_fails_alone(
-    fastqwen: Fastqwen, tmp_path: Path, tokenizer: Tokenizer
-) -> None:
+def test_a_row_of_nan_logits_fails_alone(fastqwen: Fastqwen, tmp_path: Path, tokenizer: Tokenizer) -> None:
     model = tmp_path / "model"
     shutil.copytree(TINY / "text", model)
     config = json.loads((model / "config.json").read_text())

@@ -26,7 +26,7 @@ def p_of(record: dict[str, Any]) -> dict[str, float]:
     return {entry["id"]: entry["probability"] for entry in record["ranking"]}
 
 
-def test_orders_are_averaged_and_stop_once_the_top_is_settled(fastqwen: Fastqwen, tmp_path: Path) -> None:
+def test_orders_are_averaged_until_the_top_settles(fastqwen: Fastqwen, tmp_path: Path) -> None:
     out = tmp_path / "o.jsonl"
     done = fastqwen(*SESSIONS, "-o", out, *TORCH, "--permutations", "4")
     counts = set()
@@ -50,7 +50,7 @@ def test_orders_are_averaged_and_stop_once_the_top_is_settled(fastqwen: Fastqwen
     assert "mean probability by position in the prompt: 1: 0." in done.stderr
 
 
-def test_a_rerun_of_one_order_is_what_it_was(fastqwen: Fastqwen, tmp_path: Path) -> None:
+def test_a_rerun_of_one_order_is_identical(fastqwen: Fastqwen, tmp_path: Path) -> None:
     fastqwen(*SESSIONS, "-o", tmp_path / "a.jsonl", *TORCH)
     record = read_records(tmp_path / "a.jsonl")[0]
     assert len(record["reads"]) == 1
@@ -213,7 +213,7 @@ def test_a_broken_image_fails_its_row_alone(fastqwen: Fastqwen, tmp_path: Path) 
     assert sound["status"] == "ok"
 
 
-def test_a_settled_order_is_one_that_all_reads_agree_on() -> None:
+def test_all_reads_agree_on_a_settled_order() -> None:
     assert not distributions.settled([[0.5, 0.3, 0.2]])
     assert distributions.settled([[0.5, 0.3, 0.2], [0.6, 0.3, 0.1]])
     assert not distributions.settled([[0.5, 0.3, 0.2], [0.3, 0.5, 0.2]])
@@ -221,7 +221,7 @@ def test_a_settled_order_is_one_that_all_reads_agree_on() -> None:
     assert distributions.rotations(3, 10) == (0, 1, 2)
 
 
-def test_reads_hold_all_that_a_ranking_is_made_of(fastqwen: Fastqwen, tmp_path: Path) -> None:
+def test_reads_hold_all_of_a_ranking(fastqwen: Fastqwen, tmp_path: Path) -> None:
     fastqwen(*SESSIONS, "-o", tmp_path / "o.jsonl", *TORCH, "--permutations", "3", "--calibrate")
     done = fastqwen("eval", tmp_path / "o.jsonl", "--json", "--k", "1")
     again = fastqwen("eval", tmp_path / "o.jsonl", "--json", "--k", "1", "--temperature", "1")

@@ -93,9 +93,7 @@ async def test_for_nobody_nothing_is_decoded(tmp_path: Path, tiny_settings: Call
 
 
 @pytest.mark.parametrize("broken", ["truncated", "aspect"])
-async def test_each_row_is_told_of_its_own_file_by_one_decoding(
-    job: Any, tmp_path: Path, broken: str
-) -> None:
+async def test_one_decoding_names_each_rows_own_file(job: Any, tmp_path: Path, broken: str) -> None:
     decoded = 0
     prepare = job._images._pool.prepare
 
@@ -122,7 +120,7 @@ async def test_each_row_is_told_of_its_own_file_by_one_decoding(
     assert decoded < 30  # equal ones at once are one; some come after it has failed
 
 
-def test_a_file_that_changes_during_the_run_is_one_version_or_fails(  # I22
+def test_a_changing_file_is_one_version_or_fails(  # I22
     fastqwen: Fastqwen, tmp_path: Path
 ) -> None:
     folder = tmp_path / "images"
@@ -181,7 +179,7 @@ def test_parquet_holds_images_as_paths_or_as_bytes(fastqwen: Fastqwen, tmp_path:
     assert records["b"]["status"] == "ok"
 
 
-def test_bytes_in_parquet_that_are_no_image_fail_their_row(fastqwen: Fastqwen, tmp_path: Path) -> None:
+def test_bad_image_bytes_in_parquet_fail_their_row(fastqwen: Fastqwen, tmp_path: Path) -> None:
     table = pa.table({"id": ["a", "b", "c"], "image": [b"", b"<html>", MUG.read_bytes()]})
     pq.write_table(table, tmp_path / "in.parquet")
     done = fastqwen("summarize", tmp_path / "in.parquet", "-o", tmp_path / "o.jsonl", *SCRIPTED, check=1)

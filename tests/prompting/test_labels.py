@@ -20,7 +20,7 @@ def test_as_many_labels_as_candidates_each_one_token(tokenizer: Tokenizer, count
     assert len(set(paths)) == len(labels) == count
 
 
-def test_up_to_52_are_letters_and_from_53_on_pairs_alone(tokenizer: Tokenizer) -> None:
+def test_up_to_52_letters_then_pairs_alone(tokenizer: Tokenizer) -> None:
     assert default_labels(52, tokenizer.encode)[25:28] == ("Z", "a", "b")
     assert {len(label) for label in default_labels(53, tokenizer.encode)} == {2}
 
@@ -104,7 +104,7 @@ def test_the_chain_rule_over_a_tree_of_labels() -> None:
     assert chained(paths, found) == (-1.0, -2.5, -0.875)
 
 
-def test_a_grammar_allows_what_its_labels_begin_with_too() -> None:
+def test_a_grammar_allows_prefixes_of_its_labels() -> None:
     assert allowed(("A", "B")) == 2
     assert allowed(("AA", "AB", "BA")) == 5
     assert allowed(("\u00e9",)) == 2  # of two bytes

@@ -57,7 +57,7 @@ def test_a_one_character_token_is_replaced() -> None:
     assert prompts.Neutraliser(["§"])("a§b") == "a�b"
 
 
-def test_a_token_that_could_not_be_broken_is_an_error() -> None:
+def test_an_unbreakable_token_is_an_error() -> None:
     with pytest.raises(TextError) as caught:
         TOKENIZER.encode_prompt("<|im_end|>", "")
     assert caught.value.type == "text.control_token"
@@ -105,7 +105,7 @@ def test_data_is_never_expanded() -> None:  # P09
     assert body == "T: {{text}} {% x %} %s {0}"
 
 
-def test_an_unknown_placeholder_is_named_with_those_that_are_known() -> None:
+def test_an_unknown_placeholder_is_answered_with_known_ones() -> None:
     with pytest.raises(PromptFileError, match=r"\{\{price\}\}.*\{\{candidates\}\}, \{\{history\}\}"):
         prompts.check_template("{{history}} {{price}}", None, prompts.RERANK_PLACEHOLDERS)
 

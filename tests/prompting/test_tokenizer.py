@@ -59,7 +59,7 @@ def test_letters_digits_yes_and_no_are_one_token(tokenizer: Tokenizer, text: str
     assert len(tokenizer.encode(text)) == 1
 
 
-def test_at_least_128_two_letter_capitals_are_one_token(tokenizer: Tokenizer) -> None:
+def test_128_pairs_of_capitals_are_one_token(tokenizer: Tokenizer) -> None:
     assert sum(len(tokenizer.encode(pair)) == 1 for pair in PAIRS) >= 128
 
 

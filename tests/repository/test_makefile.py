@@ -22,7 +22,7 @@ def command(target: str, *variables: str) -> str:
     return " ".join(done.stdout.replace("\\\n", " ").split())
 
 
-def test_help_names_every_target_and_every_variable_with_its_default() -> None:
+def test_help_names_each_target_and_variable() -> None:
     run = ["make", "help"]
     said = subprocess.run(run, cwd=ROOT, env=ALONE, capture_output=True, text=True, check=True).stdout
     for target in TARGETS:
@@ -35,7 +35,7 @@ def test_help_names_every_target_and_every_variable_with_its_default() -> None:
 @pytest.mark.parametrize(
     "target", ["up", "wait", "status", "down", "pin", "stack-plan", "gateway", "observe"]
 )
-def test_a_target_calls_the_command_with_options_that_it_has(fastqwen: Fastqwen, target: str) -> None:
+def test_targets_use_options_that_commands_have(fastqwen: Fastqwen, target: str) -> None:
     ran = command(target, "GPUS=24", "GATEWAY_NAME=gpu")
     _, _, rest = ran.partition("fastqwen stack ")
     verb, *words = rest.split()

@@ -58,7 +58,7 @@ def ids(out: Path) -> list[str]:
     return [entry["id"] for entry in read_records(out)]
 
 
-def test_records_are_written_in_input_order_and_only_the_output_stays(tmp_path: Path, source: Any) -> None:
+def test_records_keep_input_order_and_leave_nothing(tmp_path: Path, source: Any) -> None:
     out = tmp_path / "deep" / "out.jsonl"
     complete(out, source)
     assert ids(out) == ["1", "2", "3", "4", "5"]
@@ -82,7 +82,7 @@ def test_an_unfinished_run_goes_on_where_it_stopped(tmp_path: Path, source: Any)
 
 
 @pytest.mark.parametrize("torn", [b'{"row":3,"status":"ok","rec', b'{"row":3', b"{", b"\0\0\0\n"])
-def test_a_torn_tail_is_cut_and_earlier_bytes_are_untouched(  # D11
+def test_a_torn_tail_alone_is_cut(  # D11
     tmp_path: Path, source: Any, torn: bytes
 ) -> None:
     out = tmp_path / "out.jsonl"
@@ -133,7 +133,7 @@ def test_a_finished_output_has_nothing_left_to_do(tmp_path: Path, source: Any) -
     assert out.stat() == before
 
 
-def test_failed_rows_of_a_finished_output_are_tried_again(tmp_path: Path, source: Any) -> None:
+def test_failed_rows_of_finished_outputs_are_retried(tmp_path: Path, source: Any) -> None:
     out = tmp_path / "out.jsonl"
     complete(out, source, failed=(2, 4))
     again = opened(out, source)
@@ -176,7 +176,7 @@ def test_an_output_that_somebody_changed_is_refused(tmp_path: Path, source: Any)
         opened(out, source)
 
 
-def test_an_output_of_somebody_else_is_not_lost_by_accident(tmp_path: Path, source: Any) -> None:
+def test_a_foreign_output_is_not_lost(tmp_path: Path, source: Any) -> None:
     out = tmp_path / "out.jsonl"
     out.write_text("precious")
     with pytest.raises(UsageError, match="--overwrite"):
@@ -185,7 +185,7 @@ def test_an_output_of_somebody_else_is_not_lost_by_accident(tmp_path: Path, sour
     assert out.read_text() == "precious"  # until the new one is whole
 
 
-def test_a_second_run_is_told_who_holds_the_output(tmp_path: Path, source: Any) -> None:  # X15
+def test_a_second_run_hears_who_holds_it(tmp_path: Path, source: Any) -> None:  # X15
     out = tmp_path / "out.jsonl"
     first = opened(out, source)
     with pytest.raises(LockedError, match=r"process \d+ on \S+ since"):
@@ -195,19 +195,19 @@ def test_a_second_run_is_told_who_holds_the_output(tmp_path: Path, source: Any) 
 
 
 @pytest.mark.parametrize("name", ["/dev/full/x.jsonl", "/proc/x.jsonl"])
-def test_a_place_that_can_not_be_written_is_named(name: str, source: Any) -> None:  # X07
+def test_an_unwritable_place_is_named(name: str, source: Any) -> None:  # X07
     with pytest.raises(DiskError, match=name):
         opened(Path(name), source)
 
 
-def test_a_full_disk_is_said_and_nothing_is_taken_for_written(tmp_path: Path) -> None:  # D12, X05
+def test_a_full_disk_acknowledges_nothing(tmp_path: Path) -> None:  # D12, X05
     stream = UnorderedFile(Path("/dev/full"), overwrite=True)
     stream.begin(IDENTITY, Checked(1, strict=True))
     with pytest.raises(DiskError, match="No space left"):
         stream.write(1, record(1))
 
 
-def test_nothing_follows_a_line_that_was_cut_and_the_reason_stays(tmp_path: Path) -> None:
+def test_nothing_follows_a_cut_line(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "out.jsonl")
     ledger.write(1, record(1))
     size = part_path(tmp_path / "out.jsonl").stat().st_size
@@ -261,7 +261,7 @@ def test_a_broken_manifest_is_named(tmp_path: Path) -> None:
         Manifest.read(out)
 
 
-def test_an_index_that_is_short_never_makes_an_output(tmp_path: Path, source: Any) -> None:
+def test_a_short_index_never_makes_an_output(tmp_path: Path, source: Any) -> None:
     out = tmp_path / "out.jsonl"
     sink = opened(out, source)
     for number in range(1, 6):

@@ -56,7 +56,7 @@ def test_what_is_no_number_is_not_written(value: Any) -> None:
         jsonl.dumps({"n": value})
 
 
-def test_a_lone_surrogate_in_a_message_is_still_json() -> None:
+def test_a_lone_surrogate_message_is_still_json() -> None:
     assert json.loads(jsonl.dumps({"m": "a\ud800"}).decode()) == {"m": "a\ud800"}
 
 
@@ -73,7 +73,7 @@ def test_blank_lines_crlf_and_bom(tmp_path: Path) -> None:
     assert [(raw.number, raw.value) for raw in raw_rows(path)] == [(1, {"id": "a"}), (3, {"id": "b"})]
 
 
-def test_a_bad_line_is_named_by_file_line_and_column(tmp_path: Path) -> None:
+def test_a_bad_line_is_named_precisely(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"id": "a", "prompt": "x", "labels": ["A"]}\n{"id" "b"}\n')
     with pytest.raises(InputError, match=rf"{path}:2:7: "):
@@ -95,7 +95,7 @@ def test_inputs_that_can_not_be_read(tmp_path: Path, name: str) -> None:
         open_source(str(tmp_path / name))
 
 
-def test_a_folder_gives_its_images_sorted_and_counts_the_rest(tmp_path: Path) -> None:
+def test_a_folder_sorts_images_and_counts_others(tmp_path: Path) -> None:
     for name in ("b/2.png", "a.JPG", "b/1.webp", ".hidden.jpg", ".git/x.jpg", "notes.txt"):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
@@ -109,9 +109,7 @@ def test_a_folder_gives_its_images_sorted_and_counts_the_rest(tmp_path: Path) ->
     assert source.skipped == 1  # type: ignore[attr-defined]
 
 
-def test_a_folder_that_can_not_be_read_is_an_error_not_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreadable_folder_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "locked").mkdir()
     scandir = os.scandir
 
@@ -162,7 +160,7 @@ def test_a_url_is_no_image(url: str) -> None:  # P08
     assert caught.value.type == "image.url"
 
 
-def test_labels_come_from_the_row_or_the_count_or_the_command_line() -> None:
+def test_labels_come_from_row_count_or_options() -> None:
     def labels(**fields: object) -> object:
         return schema.probs_row(RawRow(4, {"prompt": "x", **fields}), ("yes", "no")).labels
 

@@ -62,7 +62,7 @@ def test_figures_are_the_librarys_own(tmp_path: Path) -> None:
         assert found.low < found.mean < found.high
 
 
-def test_a_failed_row_counts_as_0_unless_it_is_left_out() -> None:
+def test_a_failed_row_counts_0_unless_left_out() -> None:
     records = [row("a", ["x", "y"], ["x"]), failed("b", ["x"]), failed("c")]
     rankings = collect(records)
     assert (rankings.failed, rankings.without_positive) == (2, 1)
@@ -71,7 +71,7 @@ def test_a_failed_row_counts_as_0_unless_it_is_left_out() -> None:
     assert evaluate(collect([failed("b", ["x"])]), [1])["MRR"].mean == 0.0
 
 
-def test_positives_that_are_no_candidates_stay_in_the_denominator() -> None:
+def test_missing_positives_stay_in_the_denominator() -> None:
     assert evaluate(collect([row("a", ["x", "y"], ["x", "gone"])]), [5])["Recall@5"].mean == 0.5
 
 
@@ -92,7 +92,7 @@ def test_dropping_renormalises_what_was_read() -> None:
     assert collect([row("a", ["x", "y"], ["y"])], drop=["x"]).ranked == {"a": ["y"]}
 
 
-def test_a_temperature_flattens_each_read_before_they_are_averaged() -> None:
+def test_a_temperature_flattens_reads_before_averaging() -> None:
     reads = [
         {"order": ["x", "y"], "logprobs": [math.log(0.96), math.log(0.04)]},
         {"order": ["y", "x"], "logprobs": [math.log(0.6), math.log(0.4)]},

@@ -44,7 +44,7 @@ def test_what_a_status_asks_for(status: int, decision: Decision) -> None:  # S17
     assert retry.of_status(status) is decision
 
 
-def test_an_idle_connection_that_ended_is_no_failure_once() -> None:  # S12
+def test_one_ended_idle_connection_is_no_failure() -> None:  # S12
     assert retry.of_transport("silent", silent_before=False) is Decision.FREE
     assert retry.of_transport("silent", silent_before=True) is Decision.TRANSIENT
     assert retry.of_transport("broken", silent_before=False) is Decision.TRANSIENT
@@ -64,9 +64,7 @@ def test_an_idle_connection_that_ended_is_no_failure_once() -> None:  # S12
         ("Wed, 21 Oct 2015", None),
     ],
 )
-def test_retry_after_is_capped_and_dates_are_passed_over(
-    value: str | None, seconds: float | None
-) -> None:  # S30
+def test_retry_after_is_capped_dates_are_ignored(value: str | None, seconds: float | None) -> None:  # S30
     assert retry.retry_after_s(value) == seconds
 
 
@@ -91,7 +89,7 @@ def answer(limit: Limit, clock: Clock, most: float, seconds: float) -> None:
         limit.answered(int(limit.allowed))
 
 
-def test_a_limit_grows_while_throughput_does_and_rests_then() -> None:
+def test_a_limit_grows_only_with_throughput() -> None:
     clock = Clock()
     limit = Limit(1024, clock, first=4)
     for _ in range(30):
@@ -103,7 +101,7 @@ def test_a_limit_grows_while_throughput_does_and_rests_then() -> None:
     assert small.allowed < 10
 
 
-def test_a_limit_that_is_not_reached_does_not_grow() -> None:
+def test_an_unreached_limit_does_not_grow() -> None:
     clock = Clock()
     limit = Limit(1024, clock, first=32)
     for _ in range(500):
@@ -144,7 +142,7 @@ async def test_work_goes_where_the_least_of_it_is() -> None:
     assert [endpoint.outstanding for endpoint in made.endpoints] == [3, 3, 3]
 
 
-async def test_without_any_endpoint_the_run_ends_with_the_reasons() -> None:  # S17
+async def test_without_endpoints_a_run_ends_with_reasons() -> None:  # S17
     made = pool(2, Clock())
     for endpoint in made.endpoints:
         made.set_aside(endpoint, "status 401")
@@ -152,7 +150,7 @@ async def test_without_any_endpoint_the_run_ends_with_the_reasons() -> None:  # 
         await made.acquire()
 
 
-async def test_endpoints_that_stay_away_end_the_run_when_patience_does() -> None:
+async def test_absent_endpoints_end_the_run_after_patience() -> None:
     clock = Clock()
     made = pool(1, clock)
     made.gone(made.endpoints[0], "refused")
@@ -162,7 +160,7 @@ async def test_endpoints_that_stay_away_end_the_run_when_patience_does() -> None
     await made.aclose()
 
 
-async def test_groups_are_of_one_kind_and_full_where_they_can_be() -> None:
+async def test_groups_are_uniform_and_full_where_possible() -> None:
     asked: list[Sequence[int]] = []
 
     async def ask(numbers: Sequence[int]) -> Sequence[int]:
@@ -177,7 +175,7 @@ async def test_groups_are_of_one_kind_and_full_where_they_can_be() -> None:
     await grouper.aclose()
 
 
-async def test_one_that_is_refused_fails_alone_though_asked_in_company() -> None:
+async def test_a_refused_question_of_a_group_fails_alone() -> None:
     async def ask(numbers: Sequence[int]) -> Sequence[int]:
         if 5 in numbers:
             raise AnswerError("server.refused", "not 5")
@@ -198,7 +196,7 @@ async def test_a_fault_of_the_whole_run_reaches_everybody() -> None:
     assert all(isinstance(result, ServerError) for result in results)
 
 
-async def test_room_is_made_where_others_wait_and_taken_back_after() -> None:
+async def test_room_is_made_and_taken_back() -> None:
     clock = Clock()
     made = pool(1, clock)
     (endpoint,) = made.endpoints

@@ -50,12 +50,12 @@ def caption(image: PreparedImage | None = None, temperature: float = 0.0) -> Cap
         tgi.count_call("text", SEED),
     ],
 )
-def test_what_tgi_is_sent_is_what_its_document_takes(call: Any) -> None:
+def test_requests_to_tgi_match_its_document(call: Any) -> None:
     assert conforms(json.loads(json.dumps(call.body)), "GenerateRequest")
     assert "presence_penalty" not in json.dumps(call.body)
 
 
-def test_what_our_loopback_server_answers_is_what_tgis_document_promises() -> None:
+def test_our_loopback_replies_match_tgis_document() -> None:
     server = Loopback("tgi")
     body = json.loads(json.dumps(tgi.score_call(REQUEST, SEED, 3, LABELS).body))
     assert conforms(server._generate(body["inputs"], body["parameters"])[1], "GenerateResponse")
@@ -64,7 +64,7 @@ def test_what_our_loopback_server_answers_is_what_tgis_document_promises() -> No
     assert tgi.described(json.dumps(info).encode())[0].context == 4096
 
 
-def test_an_image_goes_to_tgi_as_data_in_the_place_of_its_tokens() -> None:
+def test_an_image_reaches_tgi_as_inline_data() -> None:
     inputs = tgi.caption_call(caption(IMAGE)).body["inputs"]
     data = base64.b64encode(IMAGE.jpeg).decode()
     assert inputs.count("![](") == 1

@@ -96,7 +96,7 @@ def test_rankings_and_probabilities_are_those_of_the_questions(
     assert record["route"] == {"tgi": "tgi.grammar", "vllm": "vllm.logprob_token_ids"}[server.dialect]
 
 
-def test_switches_of_the_torch_engine_are_said_to_be_no_servers(
+def test_servers_refuse_switches_of_the_torch_engine(
     fastqwen: Fastqwen, tmp_path: Path, server: Loopback
 ) -> None:
     rows = questions(tmp_path, 2)
@@ -121,7 +121,7 @@ RECOVERED = [
 
 
 @pytest.mark.parametrize("fault", RECOVERED)
-def test_a_fault_now_and_then_loses_no_row_and_moves_none(  # S01-S03, S07, S08, S12, S13, S16
+def test_occasional_faults_lose_and_move_no_row(  # S01-S03, S07, S08, S12, S13, S16
     fastqwen: Fastqwen, tmp_path: Path, server: Loopback, rows: Path, fault: str
 ) -> None:
     # Twice in all: a third bad reply to one row would rightly fail it.
@@ -135,7 +135,7 @@ def test_a_fault_now_and_then_loses_no_row_and_moves_none(  # S01-S03, S07, S08,
 
 
 @pytest.mark.parametrize("status", ["400", "413", "422"])
-def test_a_request_that_is_refused_fails_its_row_alone(  # S17
+def test_a_refused_request_fails_its_row_alone(  # S17
     fastqwen: Fastqwen, tmp_path: Path, server: Loopback, rows: Path, status: str
 ) -> None:
     server.fault = lambda number, path: status if number == 5 else None
@@ -196,7 +196,7 @@ def test_a_server_that_restarts_loses_nothing(
     same_as_scripted(fastqwen, out, "probs", rows)
 
 
-def test_one_of_two_servers_that_goes_is_done_without(fastqwen: Fastqwen, tmp_path: Path) -> None:  # N02
+def test_one_of_two_servers_may_go(fastqwen: Fastqwen, tmp_path: Path) -> None:  # N02
     rows = questions(tmp_path, 400)
     with serve("vllm", delay_s=0.02) as stays, serve("vllm", delay_s=0.02) as goes:
 
@@ -211,7 +211,7 @@ def test_one_of_two_servers_that_goes_is_done_without(fastqwen: Fastqwen, tmp_pa
         same_as_scripted(fastqwen, out, "probs", rows)
 
 
-def test_a_row_that_kills_the_server_is_parked_and_the_run_ends(  # S20
+def test_a_row_that_kills_servers_is_parked(  # S20
     fastqwen: Fastqwen, tmp_path: Path, rows: Path
 ) -> None:
     with serve("vllm", delay_s=0.01) as server:
@@ -237,7 +237,7 @@ def test_duplicate_replies_never_move_an_answer(
     same_as_scripted(fastqwen, out, "probs", rows)
 
 
-def test_a_storm_of_refusals_loses_nothing_and_offers_little(  # S15
+def test_a_storm_of_refusals_loses_nothing(  # S15
     fastqwen: Fastqwen, tmp_path: Path, server: Loopback
 ) -> None:
     rows = questions(tmp_path, 300)
@@ -284,7 +284,7 @@ def test_a_storm_of_errors_stops_the_sending(
     assert server.posts <= 1.2 * 300
 
 
-def test_what_is_not_as_asked_is_refused_before_the_first_row(  # C10
+def test_a_wrong_server_is_refused_before_rows(  # C10
     fastqwen: Fastqwen, tmp_path: Path, server: Loopback, rows: Path
 ) -> None:
     def refused(*options: str) -> str:
@@ -329,9 +329,7 @@ def test_no_server_says_both_ways_out(fastqwen: Fastqwen, rows: Path) -> None:
     assert "--engine torch" in done.stderr
 
 
-def test_a_server_that_comes_up_later_is_waited_for(
-    fastqwen: Fastqwen, tmp_path: Path, rows: Path
-) -> None:  # S21
+def test_a_late_server_is_waited_for(fastqwen: Fastqwen, tmp_path: Path, rows: Path) -> None:  # S21
     with serve("vllm") as server:
         server.stop()
         threading.Timer(1.0, server.start).start()
@@ -339,7 +337,7 @@ def test_a_server_that_comes_up_later_is_waited_for(
         assert "waiting up to 20 s" in done.stderr
 
 
-def test_a_row_whose_server_never_answers_ends_by_its_deadline(
+def test_an_unanswered_row_ends_by_its_deadline(
     fastqwen: Fastqwen, tmp_path: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # S10, S11
     monkeypatch.setattr("tgi_stack.backends.servers.backend.BASE_S", 0.3)
@@ -380,7 +378,7 @@ def test_json_is_what_a_run_ends_with(
 
 
 @pytest.mark.parametrize("fault", [None, "500", "other id", "reset", "no label", "400"])
-def test_several_prompts_in_a_request_get_each_their_answer(
+def test_several_prompts_of_a_request_are_answered(
     fastqwen: Fastqwen, tmp_path: Path, fault: str | None
 ) -> None:
     """Of two kinds of labels, which share no request; one that is refused is asked again prompt by prompt."""

@@ -114,7 +114,7 @@ def test_images_are_those_that_pin_asks_for(services: Services) -> None:
     assert named == {engine.image for engine in ENGINES.values()} | set(OTHER_IMAGES.values())
 
 
-def test_every_bind_mount_is_a_file_of_the_repository(services: Services) -> None:
+def test_bind_mounts_are_files_of_the_repository(services: Services) -> None:
     for name, service in services.items():
         for volume in service.get("volumes", []):
             source = volume.split(":")[0]
@@ -125,9 +125,7 @@ def test_every_bind_mount_is_a_file_of_the_repository(services: Services) -> Non
 # -- what keeps servers in ---------------------------------------------------------------------------------
 
 
-def test_servers_have_no_way_out_publish_nothing_and_hold_no_secret(
-    document: dict[str, Any], services: Services
-) -> None:
+def test_servers_are_isolated_and_hold_no_secret(document: dict[str, Any], services: Services) -> None:
     assert document["networks"]["servers"]["internal"] is True
     for name, service in services.items():
         if kind_of(name) or name in ("prometheus", "dcgm-exporter"):
@@ -140,9 +138,7 @@ def test_servers_have_no_way_out_publish_nothing_and_hold_no_secret(
             assert not {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "API_KEY", "VLLM_API_KEY", "--api-key"} & told
 
 
-def test_whoever_publishes_a_port_is_on_an_ordinary_network_too(
-    document: dict[str, Any], services: Services
-) -> None:
+def test_published_ports_need_an_ordinary_network(document: dict[str, Any], services: Services) -> None:
     """Docker publishes no port of a container that has internal networks only."""
     networks = document["networks"]
     publishing = {name: service for name, service in services.items() if service.get("ports")}
@@ -191,7 +187,7 @@ def test_servers_write_only_to_named_places(services: Services) -> None:
             assert all(environment[cache].startswith("/compiled/") for cache in caches)
 
 
-def test_weights_are_written_by_one_service_which_alone_has_the_token(services: Services) -> None:
+def test_one_service_has_token_and_writable_weights(services: Services) -> None:
     models = services["models"]
     assert "models:/models:rw" in models["volumes"]
     assert [secret["source"] for secret in models["secrets"]] == ["hf_token"]
@@ -211,7 +207,7 @@ def test_servers_are_offline_and_report_nothing(services: Services) -> None:
             assert environment[switch[0]] == switch[1]
 
 
-def test_servers_have_time_to_finish_memory_to_share_and_a_health_check(services: Services) -> None:
+def test_servers_have_grace_memory_and_health_checks(services: Services) -> None:
     for name, service in services.items():
         if kind_of(name):
             assert int(service["stop_grace_period"].rstrip("s").replace("1m40", "100")) > 90
@@ -303,7 +299,7 @@ def test_vision_on_tgi(tmp_path: Path) -> None:
     assert profiles == "COMPOSE_PROFILES=vision-tgi,text,gateway,observe"
 
 
-def test_an_image_that_is_named_is_the_one_that_runs(tmp_path: Path) -> None:
+def test_a_named_image_is_the_one_run(tmp_path: Path) -> None:
     image = "registry.example/tgi:4.0.0"
     asked = Request(vision="tgi", vision_model="Qwen/Qwen3-VL-2B-Instruct", vision_image=image)
     services = planned(tmp_path, asked, nvidia_smi.L4)

@@ -62,7 +62,7 @@ def test_vllm_takes_its_share(programs: Path, totals: str, share: str, fraction:
     assert call.endswith(f"--gpu-memory-utilization {fraction}")
 
 
-def test_a_gpu_that_can_not_be_asked_starts_nothing(programs: Path) -> None:
+def test_an_unreadable_gpu_starts_nothing(programs: Path) -> None:
     StandIn("nvidia-smi", programs).play("", stderr="Failed to initialize NVML\n", status=255)
     for script, server in (("tgi.sh", "text-generation-launcher"), ("vllm.sh", "vllm")):
         started = StandIn(server, programs)
@@ -123,7 +123,7 @@ def fetch(hub: Path, *models: str, token: str | None = None) -> subprocess.Compl
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
-def test_weights_are_fetched_once_and_their_commit_can_be_looked_up(hub: Path) -> None:
+def test_weights_are_fetched_once_with_their_commit(hub: Path) -> None:
     for _ in range(2):
         done = fetch(hub, f"Qwen/Qwen3-0.6B@{COMMIT}")
         assert done.returncode == 0, done.stderr
@@ -133,7 +133,7 @@ def test_weights_are_fetched_once_and_their_commit_can_be_looked_up(hub: Path) -
     assert (hub / "models" / "models--Qwen--Qwen3-0.6B" / "refs" / COMMIT).read_text() == COMMIT
 
 
-def test_the_token_comes_from_its_file_and_is_shown_nowhere(hub: Path) -> None:
+def test_the_token_is_read_and_shown_nowhere(hub: Path) -> None:
     done = fetch(hub, "Qwen/Qwen3-0.6B@main", token="hf_secret")  # noqa: S106  # of the test's own
     assert "token='hf_secret'" in (hub / "calls").read_text()
     assert "hf_secret" not in done.stdout + done.stderr
@@ -151,7 +151,7 @@ def test_the_token_comes_from_its_file_and_is_shown_nowhere(hub: Path) -> None:
         ("a/far", "can't be reached"),
     ],
 )
-def test_what_can_not_be_fetched_is_told_in_a_line(hub: Path, name: str, said: str) -> None:
+def test_a_failed_fetch_is_told_in_one_line(hub: Path, name: str, said: str) -> None:
     done = fetch(hub, f"{name}@main")
     assert done.returncode == 1
     assert said in done.stdout

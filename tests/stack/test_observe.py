@@ -100,7 +100,7 @@ def test_the_configuration_and_the_rules_are_sound() -> None:
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_each_alert_is_raised_where_it_should_be_and_nowhere_else(tmp_path: Path) -> None:
+def test_each_alert_is_raised_only_where_due(tmp_path: Path) -> None:
     test = tmp_path / "rules.test.yml"
     test.write_text(ALERTS.replace("RULES", str(FOLDER / "rules.yml")))
     done = subprocess.run(["promtool", "test", "rules", str(test)], capture_output=True, text=True)
@@ -167,9 +167,7 @@ def query(base: str, expression: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(("title", "expression"), QUERIES)
-def test_each_query_of_the_dashboard_finds_what_the_servers_tell(
-    prometheus: str, title: str, expression: str
-) -> None:
+def test_dashboard_queries_find_what_servers_report(prometheus: str, title: str, expression: str) -> None:
     until = time.monotonic() + 20
     while True:
         try:

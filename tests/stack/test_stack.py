@@ -98,7 +98,7 @@ def up(fastqwen: Fastqwen, folder: Folder) -> Up:
 # -- what is missing -----------------------------------------------------------------------------------------
 
 
-def test_a_machine_without_anything_is_told_all_that_is_missing(up: Up, programs: Path) -> None:
+def test_a_bare_machine_hears_all_it_lacks(up: Up, programs: Path) -> None:
     done = up(check=3)
     assert "Docker: docker is not on PATH; install Docker Engine" in done.stderr
     assert "GPU: nvidia-smi is not on PATH" in done.stderr
@@ -119,7 +119,7 @@ REFUSED = "permission denied while trying to connect to the Docker daemon socket
         ("info", 0, NO_RUNTIME, "", "nvidia-ctk runtime configure"),
     ],
 )
-def test_a_docker_that_can_not_run_them_is_told_with_the_fix(
+def test_an_unfit_docker_is_told_its_fix(
     up: Up, docker: StandIn, nvidia: StandIn, part: str, status: int, stdout: str, stderr: str, said: str
 ) -> None:
     docker.play(part, stdout, status=status, stderr=stderr)
@@ -143,17 +143,13 @@ def test_a_host_without_a_usable_gpu_is_told(
     assert said in up(check=3).stderr
 
 
-def test_models_that_do_not_fit_are_told_before_anything_starts(
-    up: Up, docker: StandIn, nvidia: StandIn
-) -> None:
+def test_models_too_large_are_refused_before_starting(up: Up, docker: StandIn, nvidia: StandIn) -> None:
     done = up("--vision-model", "Qwen/Qwen3-VL-32B-Instruct", "--text-model", "Qwen/Qwen3-8B", check=3)
     assert "MiB too few" in done.stderr
     assert not [call for call in docker.calls if " up " in call or " run " in call]
 
 
-def test_what_an_engine_can_not_serve_is_refused_with_the_reason(
-    up: Up, docker: StandIn, nvidia: StandIn
-) -> None:
+def test_unservable_models_are_refused_with_the_reason(up: Up, docker: StandIn, nvidia: StandIn) -> None:
     asked = ("--vision", "tgi", "--vision-model", "Qwen/Qwen3-VL-2B-Instruct")
     assert "Unsupported model type qwen3_vl" in up(*asked, check=2).stderr
     assert "VISION=vllm" in up(*asked, check=2).stderr
@@ -175,7 +171,7 @@ def test_a_port_that_another_program_holds_is_told(
 # -- coming up -----------------------------------------------------------------------------------------------
 
 
-def test_up_brings_both_servers_up_and_twice_is_harmless(
+def test_up_starts_both_and_twice_is_harmless(
     up: Up, docker: StandIn, nvidia: StandIn, servers: dict[str, Obedient], folder: Folder
 ) -> None:
     started = docker.play(" ps ", "[]")
@@ -194,7 +190,7 @@ def test_up_brings_both_servers_up_and_twice_is_harmless(
     assert (folder.path / "stack.json").read_text() == before
 
 
-def test_servers_on_one_gpu_start_one_after_the_other(
+def test_servers_on_one_gpu_start_in_turn(
     up: Up, docker: StandIn, nvidia: StandIn, servers: dict[str, Obedient]
 ) -> None:
     nvidia.play("--query-gpu", nvidia_smi.L4)
@@ -208,7 +204,7 @@ def test_servers_on_one_gpu_start_one_after_the_other(
     ]
 
 
-def test_a_running_stack_is_not_changed_behind_its_users_backs(
+def test_a_running_stack_is_not_changed_silently(
     up: Up, docker: StandIn, nvidia: StandIn, servers: dict[str, Obedient]
 ) -> None:
     up()
@@ -251,7 +247,7 @@ def test_the_gateway_comes_beside_what_runs(
         ("up --detach", "something new went wrong", "it failed; make logs shows more"),
     ],
 )  # fmt: skip
-def test_what_docker_refuses_is_told_in_a_line_with_its_last_words(
+def test_dockers_refusal_is_told_in_one_line(
     up: Up, docker: StandIn, nvidia: StandIn, servers: dict[str, Obedient], part: str, log: str, said: str
 ) -> None:
     docker.play(part, stderr=log + "\n", status=1)
@@ -278,7 +274,7 @@ def test_wait_ends_when_both_answer(fastqwen: Fastqwen, planned: Folder) -> None
     assert done.stderr.count("answers,") == 2
 
 
-def test_wait_fails_naming_the_server_the_reason_and_its_last_lines(
+def test_wait_names_server_reason_and_last_lines(
     fastqwen: Fastqwen, planned: Folder, servers: dict[str, Obedient], docker: StandIn
 ) -> None:
     servers["vision"].stop()
@@ -291,7 +287,7 @@ def test_wait_fails_naming_the_server_the_reason_and_its_last_lines(
     servers["vision"].start()
 
 
-def test_a_lack_of_memory_is_given_a_few_starts(
+def test_a_lack_of_memory_gets_several_starts(
     fastqwen: Fastqwen,
     planned: Folder,
     servers: dict[str, Obedient],
@@ -316,9 +312,7 @@ def test_a_server_that_answers_wrongly_is_not_up(
     assert "asked to write C, it would write A" in done.stderr
 
 
-def test_a_server_that_is_not_healthy_yet_is_waited_for(
-    fastqwen: Fastqwen, planned: Folder, docker: StandIn
-) -> None:
+def test_a_server_not_yet_healthy_is_awaited(fastqwen: Fastqwen, planned: Folder, docker: StandIn) -> None:
     docker.play(" ps ", running(("text", "running", "starting"), ("vision-vllm", "running", "healthy")))
     done = fastqwen("stack", "wait", "--docker-dir", planned.path, "--timeout", "0.3", check=4)
     assert "its health check has not passed yet" in done.stderr
@@ -372,7 +366,7 @@ def test_down_without_docker_is_told(fastqwen: Fastqwen, folder: Folder, program
 
 
 @pytest.mark.parametrize("command", ["wait", "status"])
-def test_without_a_plan_there_is_nothing_to_wait_for(
+def test_without_a_plan_wait_refuses(
     fastqwen: Fastqwen, folder: Folder, programs: Path, command: str
 ) -> None:
     done = fastqwen("stack", command, "--docker-dir", folder.path, check=2)
@@ -382,9 +376,7 @@ def test_without_a_plan_there_is_nothing_to_wait_for(
 # -- plan ----------------------------------------------------------------------------------------------------
 
 
-def test_a_plan_for_gpus_that_are_not_here_writes_nothing(
-    fastqwen: Fastqwen, folder: Folder, programs: Path
-) -> None:
+def test_a_plan_for_assumed_gpus_writes_nothing(fastqwen: Fastqwen, folder: Folder, programs: Path) -> None:
     done = fastqwen("stack", "plan", "--docker-dir", folder.path, "--assume-gpus", "24,24", "--replicas", "2")
     assert [line.split(":")[0] for line in done.stdout.splitlines()] == [
         "vision",
@@ -395,9 +387,7 @@ def test_a_plan_for_gpus_that_are_not_here_writes_nothing(
     assert folder.written is None
 
 
-def test_models_of_the_settings_are_those_of_the_stack(
-    fastqwen: Fastqwen, folder: Folder, programs: Path
-) -> None:
+def test_settings_and_stack_name_the_same_models(fastqwen: Fastqwen, folder: Folder, programs: Path) -> None:
     done = fastqwen(
         "stack",
         "plan",
@@ -410,7 +400,7 @@ def test_models_of_the_settings_are_those_of_the_stack(
     assert "tgi 3.3.7, Qwen/Qwen3-8B (none, fp16)" in done.stdout
 
 
-def test_pin_keeps_what_the_hub_and_the_registry_tell(
+def test_pin_writes_what_hub_and_registry_say(
     fastqwen: Fastqwen, folder: Folder, docker: StandIn, nvidia: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     digest = "sha256:" + "cd" * 32
@@ -425,7 +415,7 @@ def test_pin_keeps_what_the_hub_and_the_registry_tell(
     assert {server["revision"] for server in written["servers"]} == {"f" * 40}
 
 
-def test_a_registry_that_tells_no_digest_leaves_the_pins(
+def test_a_registry_without_digests_leaves_the_pins(
     fastqwen: Fastqwen, folder: Folder, docker: StandIn, nvidia: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = folder.pins()
@@ -436,9 +426,7 @@ def test_a_registry_that_tells_no_digest_leaves_the_pins(
     assert folder.pins() == before
 
 
-def test_wait_asks_the_servers_alone_where_docker_can_not_be_asked(
-    fastqwen: Fastqwen, planned: Folder, docker: StandIn
-) -> None:
+def test_wait_works_without_docker(fastqwen: Fastqwen, planned: Folder, docker: StandIn) -> None:
     docker.play("compose", stderr=NO_DAEMON, status=1)
     done = fastqwen("stack", "wait", "--docker-dir", planned.path, "--timeout", "20")
     assert done.stderr.count("answers,") == 2

@@ -66,7 +66,7 @@ def test_eight_bits_on_tgi_are_for_one_gpu() -> None:
     assert engines.launch("tgi", "qwen3", "none", shards=2).shards
 
 
-def test_an_image_that_is_named_lifts_the_refusal_of_plain_weights_alone() -> None:
+def test_a_named_image_permits_plain_weights_alone() -> None:
     other = "registry.example/tgi:4.0.0"
     assert engines.launch("tgi", "qwen3_vl", "none", image=other).arguments == BF16
     for image, quantization in ((engines.TGI.image, "none"), ("", "none"), (other, "fp8")):
@@ -132,7 +132,7 @@ def test_a_checkpoints_name_says_what_it_is(name: str, base: str, kind: str) -> 
     assert (model.name, found) == (base, kind)
 
 
-def test_bytes_of_weights_and_of_a_tokens_keys_and_values() -> None:
+def test_bytes_of_weights_and_of_the_kv_cache() -> None:
     model = sizes.MODELS["Qwen/Qwen3-8B"]
     assert model.weight_bytes(16) == 2 * 8_190_735_360
     assert model.weight_bytes(8) == (8_190_735_360 - 1_244_659_712) + 2 * 1_244_659_712

@@ -47,7 +47,7 @@ def test_the_identity_of_each_server_is_written(folder: Folder) -> None:
     assert found["request"] == Request().as_dict()
 
 
-def test_what_is_no_plan_of_this_version_is_none(folder: Folder) -> None:
+def test_a_plan_of_another_version_is_none(folder: Folder) -> None:
     assert folder.written is None
     for content in ("", "[]", '{"version": 99}', "{"):
         (folder.path / "stack.json").write_text(content)
@@ -85,7 +85,7 @@ def test_a_folder_without_a_compose_file_is_refused(tmp_path: Path) -> None:
 # -- secrets -----------------------------------------------------------------------------------------------
 
 
-def test_secrets_are_closed_to_others_by_their_folder_and_open_in_containers(folder: Folder) -> None:
+def test_secrets_are_open_in_containers_alone(folder: Folder) -> None:
     folder.secrets.mkdir()
     (folder.secrets / "hf_token").write_text("hf_x")
     (folder.secrets / "hf_token").chmod(0o600)
@@ -95,7 +95,7 @@ def test_secrets_are_closed_to_others_by_their_folder_and_open_in_containers(fol
     assert (folder.secrets / "hf_token").read_text() == "hf_x"
 
 
-def test_a_mounted_file_that_containers_can_not_read_is_told(folder: Folder) -> None:
+def test_an_unreadable_mounted_file_is_told(folder: Folder) -> None:
     keys.refuse_closed_files(folder.path)
     (folder.path / "caddy" / "Caddyfile").chmod(0o600)
     with pytest.raises(DiskError, match=r"Caddyfile is closed to other users.*chmod -R go\+rX"):
@@ -122,9 +122,7 @@ def test_keys_become_what_the_gateway_reads(folder: Folder) -> None:
         (f"alice {KEY}\nbob {KEY}\n", "line 2: the key of another user"),
     ],
 )
-def test_a_file_of_keys_that_is_none_is_told_without_a_key(
-    folder: Folder, content: str | None, said: str
-) -> None:
+def test_a_bad_key_file_shows_no_key(folder: Folder, content: str | None, said: str) -> None:
     keys.prepare(folder.path)
     if content is not None:
         (folder.secrets / "keys").write_text(content)
@@ -174,7 +172,7 @@ def served(model: str = "Qwen/Qwen3-0.6B", dialect: str = "tgi") -> Served:
     return Served(dialect, model, model, "3", 4096)
 
 
-def test_an_identity_is_told_for_the_urls_of_the_stack(folder: Folder) -> None:
+def test_identities_are_known_for_stack_urls(folder: Folder) -> None:
     place = (written(folder).path / "stack.json",)
     for url in ("http://127.0.0.1:8080", "http://localhost:8080"):
         told = identities.of(url, served(), place)
@@ -182,7 +180,7 @@ def test_an_identity_is_told_for_the_urls_of_the_stack(folder: Folder) -> None:
         assert len(told.revision) == 40
 
 
-def test_a_server_that_is_another_by_now_is_told_nothing(folder: Folder) -> None:
+def test_a_changed_server_gets_no_identity(folder: Folder) -> None:
     place = (written(folder).path / "stack.json",)
     nothing = identities.Told()
     assert identities.of("http://gpu:8080", served(), place) == nothing

@@ -50,7 +50,7 @@ def test_the_first_gpu_of_eight_in_full() -> None:
         ("", "no GPU can be used"),
     ],
 )
-def test_a_gpu_that_can_not_be_used_is_left_out_with_its_reason(table: str, said: str) -> None:
+def test_an_unusable_gpu_is_excluded_with_reason(table: str, said: str) -> None:
     found = gpus.parse(table)
     assert found.gpus == ()
     assert said in str(found.problem)
@@ -69,7 +69,7 @@ def test_instances_of_mig_are_gpus_of_their_own() -> None:
     assert placed(made) == {"vision": ["0:0"], "text": ["0:1"]}
 
 
-def test_an_instance_takes_one_server_and_is_never_one_of_several() -> None:
+def test_an_instance_takes_one_server_alone() -> None:
     one = nvidia_smi.MIG_LIST.rpartition("  MIG")[0]
     with pytest.raises(DoesNotFitError, match=r"text: .* no GPU is left for it"):
         plan.make(Request(), gpus.parse(nvidia_smi.MIG, one))
@@ -77,7 +77,7 @@ def test_an_instance_takes_one_server_and_is_never_one_of_several() -> None:
         plan.make(Request(num_shard=2), gpus.parse(nvidia_smi.MIG, nvidia_smi.MIG_LIST))
 
 
-def test_two_servers_on_one_gpu_fit_beside_each_other_and_start_one_after_the_other() -> None:
+def test_two_servers_fit_one_gpu_in_turn() -> None:
     found = gpus.parse(nvidia_smi.L4)
     made = plan.make(Request(), found)
     assert placed(made) == {"vision": ["0"], "text": ["0"]}
@@ -94,7 +94,7 @@ def test_what_already_runs_is_left_alone() -> None:
     assert sum(server.share_mib for server in made.servers) <= 20000 - KEPT_FREE_MIB
 
 
-def test_servers_go_to_gpus_of_their_own_where_there_are_enough() -> None:
+def test_servers_get_own_gpus_where_possible() -> None:
     made = plan.make(Request(), gpus.parse(nvidia_smi.TWO_L4))
     assert placed(made) == {"vision": ["0"], "text": ["1"]}
     assert made.phases() == [["vision", "text"]]
@@ -122,7 +122,7 @@ def test_a_server_spread_over_gpus_takes_those_alike() -> None:
     assert made.servers[0].need_mib < 33_357_390_064 * 2 / 2**20
 
 
-def test_two_gpus_of_a_server_are_of_one_name() -> None:
+def test_a_servers_gpus_are_of_one_name() -> None:
     rows = (("NVIDIA L4", 23034, 22564), ("NVIDIA L40S", 46068, 45300), ("NVIDIA L4", 23034, 22564))
     mixed = "".join(nvidia_smi.row(i, *row, "8.9") for i, row in enumerate(rows))
     made = plan.make(Request(num_shard=2), gpus.parse(mixed))
@@ -137,7 +137,7 @@ def test_the_prefill_holds_the_longest_prompt() -> None:
     assert plan.make(Request(), gpus.assumed("24")).prefill == 16384
 
 
-def test_what_does_not_fit_is_told_with_by_how_much_and_what_would() -> None:
+def test_misfits_are_told_what_would_fit() -> None:
     found = gpus.parse(nvidia_smi.TWO_L4)
     with pytest.raises(DoesNotFitError) as caught:
         plan.make(LARGE, found)
