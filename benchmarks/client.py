@@ -38,14 +38,15 @@ from tgi_stack.tiny import TINY
 from tgi_stack.types import ScoreRequest
 
 LABELS = (32, 33, 34, 35)
-TOKENIZER = Tokenizer(TINY / "text" / "tokenizer.json")
+TOKENIZER_FILE = TINY / "text" / "tokenizer.json"
 
 
 class _Answering(asyncio.Protocol):
     """One connection; requests come one at a time and are answered `delay_s` later."""
 
-    def __init__(self, delay_s: float) -> None:
+    def __init__(self, delay_s: float, tokenizer: Tokenizer) -> None:
         self._delay_s = delay_s
+        self._tokenizer = tokenizer
         self._data = b""
         self._transport: Any = None
 
@@ -59,7 +60,7 @@ class _Answering(asyncio.Protocol):
         if not found or len(rest) < length:
             return
         self._data = rest[length:]
-        answer = _answer(head, rest[:length])
+        answer = _answer(head, rest[:length], self._tokenizer)
         asyncio.get_running_loop().call_later(self._delay_s, self._transport.write, answer)
 
 
@@ -68,33 +69,37 @@ def _header(head: bytes, name: bytes) -> bytes:
     return b"" if start < 0 else head[start + len(name) + 4 :].partition(b"\r\n")[0]
 
 
-def _answer(head: bytes, body: bytes) -> bytes:
+def _answer(head: bytes, body: bytes, tokenizer: Tokenizer) -> bytes:
     path = head.split(b" ", 2)[1]
     if path == b"/version":
         text = '{"version": "0.33.0"}'
     elif path == b"/v1/models":
         text = '{"data": [{"id": "tiny", "root": "tiny", "max_model_len": 4096}]}'
     elif path == b"/v1/completions":
-        text = _read(json.loads(body), _header(head, b"x-request-id").decode())
+        text = _read(json.loads(body), _header(head, b"x-request-id").decode(), tokenizer)
     else:
         return b"HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n"
     return f"HTTP/1.1 200 OK\r\nContent-Length: {len(text)}\r\n\r\n{text}".encode()
 
 
-def _read(asked: dict[str, Any], name: str) -> str:
+def _read(asked: dict[str, Any], name: str, tokenizer: Tokenizer) -> str:
     prompts = asked["prompt"]
     if isinstance(prompts, str):  # the client's question before the first row
-        prompts = [TOKENIZER.encode(prompts)]
+        prompts = [tokenizer.encode(prompts)]
     shown = {f"token_id:{id}": -2.5 - place for place, id in enumerate(asked.get("logprob_token_ids", ()))}
     choices = [{"index": place, "logprobs": {"top_logprobs": [shown]}} for place in range(len(prompts))]
     usage = {"prompt_tokens": sum(map(len, prompts))}
     return json.dumps({"id": f"cmpl-{name}", "model": "tiny", "choices": choices, "usage": usage})
 
 
-def server(delay_s: float, port: Connection) -> None:
+def server(delay_s: float, port: Connection, tokenizer_file: Path) -> None:
+    tokenizer = Tokenizer(tokenizer_file)
+
     async def serve() -> None:
         loop = asyncio.get_running_loop()
-        listening = await loop.create_server(lambda: _Answering(delay_s), "127.0.0.1", 0, backlog=4096)
+        listening = await loop.create_server(
+            lambda: _Answering(delay_s, tokenizer), "127.0.0.1", 0, backlog=4096
+        )
         port.send(listening.sockets[0].getsockname()[1])
         await listening.serve_forever()
 
@@ -218,10 +223,10 @@ def main() -> None:
     console.print(table)
 
 
-def served(delay_s: float) -> tuple[multiprocessing.Process, str]:
-    """A server in a process of its own, and its URL."""
+def served(delay_s: float, tokenizer_file: Path = TOKENIZER_FILE) -> tuple[multiprocessing.Process, str]:
+    """A server in a process of its own, and its URL; it counts tokens with that tokenizer."""
     ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.Process(target=server, args=(delay_s, theirs), daemon=True)
+    process = multiprocessing.Process(target=server, args=(delay_s, theirs, tokenizer_file), daemon=True)
     process.start()
     return process, f"http://127.0.0.1:{ours.recv()}"
 

@@ -1,6 +1,6 @@
 """Prompts a second of the scoring engine, beside slower ways and the floor, in one run on one device.
 
-    python benchmarks/distributions.py [--shape qwen3-0.6b] [--prompts 2048] [--repeats 5] [--only NAME ...]
+    python benchmarks/scoring.py [--shape qwen3-0.6b] [--prompts 2048] [--repeats 5] [--only NAME ...]
 
 Weights and tokens are random: neither changes the speed. The floor is what the network's operations take at
 the rate that the device multiplies large matrices at, measured in the same run (bf16; fp8 beside it): in a

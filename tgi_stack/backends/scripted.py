@@ -12,6 +12,7 @@ import math
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from tgi_stack import __version__
 from tgi_stack.backends.base import Profile
@@ -56,9 +57,9 @@ class ScriptedBackend:
 
     takes_tokens = True
 
-    def __init__(self, script: Script, kind: str = "vision") -> None:
+    def __init__(self, script: Script, kind: str = "vision", tokenizer: Tokenizer | None = None) -> None:
         folder = TINY / "vision"
-        tokenizer = Tokenizer(folder / "tokenizer.json")
+        tokenizer = tokenizer or Tokenizer(folder / "tokenizer.json")
         self._script = script
         self.appetite = 64
         self.identity = Identity("scripted", "scripted", __version__, "none", "none", tokenizer.digest, "1")
@@ -104,5 +105,9 @@ def label_logprobs(number: int, label_ids: Sequence[int]) -> tuple[float, ...]:
 
 
 def open_scripted(settings: Settings, kind: str) -> ScriptedBackend:
-    """The scripted backend that the settings describe."""
-    return ScriptedBackend(Script.parse(settings.model), kind)
+    """The scripted backend that the settings describe; `--tokenizer` takes a file or a folder with one."""
+    tokenizer = None
+    if settings.tokenizer is not None:
+        path = Path(settings.tokenizer)
+        tokenizer = Tokenizer(path / "tokenizer.json" if path.is_dir() else path)
+    return ScriptedBackend(Script.parse(settings.model), kind, tokenizer)
