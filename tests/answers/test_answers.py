@@ -122,12 +122,12 @@ def test_the_models_grid_is_in_an_images_key(store: Store, name: str) -> None:
     assert [asked.summary(IDENTITY, settings(), grid) for grid in (GRID, other, GRID)] == [1, 1, 0]
 
 
-@pytest.mark.parametrize("module", ["prompts", "images"])
+@pytest.mark.parametrize("module", ["prompting.prompts", "images"])
 def test_our_own_version_is_in_the_key(store: Store, monkeypatch: pytest.MonkeyPatch, module: str) -> None:
     asked = Asked(store)
     kinds = (
         [of(asked, "labels"), of(asked, "summary")]
-        if module == "prompts"
+        if module.endswith("prompts")
         else [of(asked, "summary"), asked.image]
     )
     assert [ask(settings()) for ask in kinds] == [1, 1]

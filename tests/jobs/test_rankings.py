@@ -16,6 +16,7 @@ from tests.loopback import serve
 from tgi_stack.prompting import prompts
 from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.scoring import distributions
+from tgi_stack.tiny import TINY
 
 TORCH = ("--engine", "torch", "--model", "tiny", "--device", "cpu")
 SESSIONS = ("rerank", CATALOGUE / "sessions.jsonl", "--items", CATALOGUE / "items.jsonl")
@@ -196,7 +197,7 @@ def test_images_of_candidates_stand_in_the_prompt(fastqwen: Fastqwen, tmp_path: 
 
 
 def test_a_text_model_reads_no_images(fastqwen: Fastqwen, tmp_path: Path, pictures: Path) -> None:
-    text = Path(prompts.__file__).parent / "tiny" / "text"
+    text = TINY / "text"
     job = ("rerank", pictures, "--items", tmp_path / "items.jsonl", "--item-images", "--engine", "torch")
     assert "reads no images" in fastqwen(*job, "--model", text, check=2).stderr
 
