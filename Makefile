@@ -12,7 +12,7 @@ CATALOGUE := examples/catalogue
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-live test-gpu test-wheel quality style lock clean
+.PHONY: help setup demo test coverage test-live test-gpu test-wheel quality style lock clean
 .PHONY: up wait status logs down models pin stack-plan gateway observe
 
 # The servers of this host: what `make up` is given goes to `fastqwen stack`, which checks it.
@@ -76,6 +76,10 @@ demo: setup ## summaries and a ranking of the example catalogue, computed here
 
 test: setup ## the test suite
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
+
+coverage: setup ## the suite, and which lines it runs: a table, and out/coverage/index.html
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --cov --cov-report term:skip-covered \
+		--cov-report html:out/coverage
 
 test-live: setup ## summarize, rerank and probs against a real vLLM on this CPU (builds it first, outside the clone)
 	@vllm=$$($(BIN)/python tests/live/environment.py) && FASTQWEN_VLLM=$$vllm $(BIN)/python -m pytest -m live tests/live
