@@ -14,7 +14,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-import yaml  # type: ignore[import-untyped]  # comes with huggingface-hub
+import yaml  # comes with huggingface-hub
 
 from tests import nvidia_smi
 from tests.conftest import ROOT

@@ -15,7 +15,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
-import yaml  # type: ignore[import-untyped]  # comes with huggingface-hub
+import yaml  # comes with huggingface-hub
 
 from tests.conftest import ROOT
 from tests.loopback import listening
