@@ -240,7 +240,8 @@ class Reranker(_Engine):
         source = open_source(str(input))
         named = [items] if isinstance(items, str | Path) else items
         template = read_template(self.settings, prompts.RERANK_PLACEHOLDERS)
-        known = join_items([open_source(str(name)) for name in named])
+        sources = [open_source(str(name)) for name in named]
+        known = join_items(sources, pictures=self.settings.item_images)
         return _Run(
             source,
             rerank_row,

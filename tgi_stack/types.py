@@ -12,14 +12,25 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class NoPicture:
+    """Why what stands in an item's `image` can't be shown: an error's type and message."""
+
+    type: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Item:
-    """A product (or document): what is known of it, each part optional but the id."""
+    """A product (or document): what is known of it, each part optional but the id.
+
+    `image` is a path or the bytes of a file.
+    """
 
     id: str
     title: str | None = None
     text: str | None = None
     summary: str | None = None
-    image: str | None = None
+    image: str | bytes | NoPicture | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from cache.store import Store
 from tgi_stack.backends.base import Backend
 from tgi_stack.concurrency import together
-from tgi_stack.errors import InputError, ItemError, PromptFileError, RowError, UsageError
+from tgi_stack.errors import ImageError, InputError, ItemError, PromptFileError, RowError, UsageError
 from tgi_stack.jobs.image_source import Images
 from tgi_stack.jobs.label_reader import Reader
 from tgi_stack.jobs.pipeline import Job
@@ -21,7 +21,7 @@ from tgi_stack.rows import schema
 from tgi_stack.rows.reader import Source
 from tgi_stack.scoring import distributions
 from tgi_stack.settings import Settings
-from tgi_stack.types import Item, RerankRow
+from tgi_stack.types import Item, NoPicture, RerankRow
 
 REMEMBERED = 65_536  # lines of items
 
@@ -113,7 +113,10 @@ class Rerank:
         item = self._resolve(entry)
         if item.image is None:
             return self._words.get(entry) or self._in_words(entry)
-        image = await images.get(item.image, item.image)
+        name = item.image if isinstance(item.image, str) else f"the image of item {item.id!r}"
+        if isinstance(item.image, NoPicture):
+            raise ImageError(item.image.type, f"{name}: {item.image.message}")
+        image = await images.get(item.image, name)
         text, cut = self._line(item, optional=True)
         return InWords(Shown(item.id, f"{prompts.IMAGE_MARK} {text}".rstrip(), image), cut)
 
@@ -205,10 +208,10 @@ def _cost(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def join_items(sources: Iterable[Source]) -> dict[str, Item]:
+def join_items(sources: Iterable[Source], *, pictures: bool = False) -> dict[str, Item]:
     """Items of several files, joined by id: a later file fills in what an earlier one lacks.
 
-    Failed records of `summarize` are passed over.
+    Failed records of `summarize` are passed over; pictures are kept where they are asked for.
 
     Raises:
         InputError: a line that is no item.
@@ -222,7 +225,9 @@ def join_items(sources: Iterable[Source]) -> dict[str, Item]:
                 found = schema.item(schema.fields(raw))
             except RowError as error:
                 raise InputError(f"--items {source.name}, row {raw.number}: {error}") from error
-            if found.image is not None:
+            if not pictures:
+                found = replace(found, image=None)
+            elif isinstance(found.image, str):
                 found = replace(found, image=str(source.base.resolve() / found.image))
             items[found.id] = _merge(items.get(found.id), found)
     return items
@@ -236,5 +241,12 @@ def _merge(old: Item | None, new: Item) -> Item:
         title=old.title or new.title,
         text=old.text or new.text,
         summary=old.summary or new.summary,
-        image=old.image or new.image,
+        image=_better(old.image, new.image),
     )
+
+
+def _better(
+    old: str | bytes | NoPicture | None, new: str | bytes | NoPicture | None
+) -> str | bytes | NoPicture | None:
+    """The first of two that is a picture, else the first that says why it is none."""
+    return new if old is None or (isinstance(old, NoPicture) and new is not None) else old

@@ -57,6 +57,6 @@ class Recipe:
         if self.name == "summarize":
             return Summarize(backend, settings, self.base, self.template, store, reading).job()
         if self.name == "rerank":
-            items = join_items(self.items)
+            items = join_items(self.items, pictures=settings.item_images)
             return Rerank(backend, settings, items, self.template, self.base, store).job()
         return Probs(backend, settings, store).job()

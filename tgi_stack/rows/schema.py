@@ -6,7 +6,7 @@ from typing import Any
 
 from tgi_stack.errors import ImageError, ItemError, RowError, SchemaError
 from tgi_stack.rows.reader import RawRow
-from tgi_stack.types import Item, ProbsRow, RerankRow, SummarizeRow
+from tgi_stack.types import Item, NoPicture, ProbsRow, RerankRow, SummarizeRow
 
 URLS = ("http://", "https://", "ftp://", "data:", "file:")
 
@@ -64,8 +64,7 @@ def item(value: Any) -> Item:
         title=_text(value, "title"),
         text=_text(value, "text"),
         summary=_text(value, "summary"),
-        # In a record of `summarize` this is what was sent, not a path; whoever opens it looks at it closer.
-        image=value["image"] if isinstance(value.get("image"), str) else None,
+        image=_picture(value),
     )
 
 
@@ -79,8 +78,17 @@ def fields(raw: RawRow) -> dict[str, Any]:
 
 
 def _kind(value: Any) -> str:
-    names = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string"}
-    return names.get(type(value), "an array" if isinstance(value, list) else "an object")
+    names = {
+        type(None): "null",
+        bool: "a boolean",
+        int: "a number",
+        float: "a number",
+        str: "a string",
+        bytes: "bytes",
+        list: "an array",
+        dict: "an object",
+    }
+    return names.get(type(value), f"of type {type(value).__name__}")
 
 
 def _id(value: dict[str, Any]) -> str:
@@ -101,13 +109,26 @@ def _text(value: dict[str, Any], name: str) -> str | None:
     raise SchemaError(f"schema.{name}", f"`{name}` is {_kind(found)}; it is a string")
 
 
+def _picture(value: dict[str, Any]) -> str | bytes | NoPicture | None:
+    """An item's image, or why it is none: a fault of the rows that show it, not of all that name the item."""
+    found = value.get("image")
+    if isinstance(found, dict) and "sha256" in found:
+        wanted = "it needs another --items file that names its image"
+        return NoPicture("image.missing", f"a record of summarize holds no picture; {wanted}")
+    try:
+        return _image(value)
+    except RowError as error:
+        return NoPicture(error.type, str(error))
+
+
 def _image(value: dict[str, Any]) -> str | bytes | None:
     """A path; in Parquet also the file's bytes, or {bytes, path}, of which the bytes are taken."""
     found = value.get("image")
     if isinstance(found, dict) and found.keys() <= {"bytes", "path"}:
         found = found.get("path") if found.get("bytes") is None else found["bytes"]
     if found is not None and not isinstance(found, str | bytes):
-        raise SchemaError("schema.image", f"`image` is {_kind(found)}; it is a path")
+        wanted = "it is a path, in Parquet also bytes or {bytes, path}"
+        raise SchemaError("schema.image", f"`image` is {_kind(found)}; {wanted}")
     if isinstance(found, str) and found.lower().startswith(URLS):
         raise ImageError("image.url", f"{found[:60]!r} is a URL; images are files: download it first")
     return found
