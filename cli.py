@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -76,9 +76,10 @@ from tgi_stack.jobs.sinks import open_sink
 from tgi_stack.jobs.spec import Recipe
 from tgi_stack.prompting import prompts
 from tgi_stack.prompting.template_file import read_template
+from tgi_stack.rows import folder
 from tgi_stack.rows.ledger import Checked, Sink
 from tgi_stack.rows.output import Output
-from tgi_stack.rows.reader import Folder, Source, open_source
+from tgi_stack.rows.reader import Folder, Parts, Source, open_source
 from tgi_stack.rows.verify import verify
 from tgi_stack.scoring import evaluation
 from tgi_stack.settings import Settings
@@ -682,7 +683,7 @@ def _run_job(recipe: Recipe, source: Source, out: Path | None, *, as_json: bool,
         sink.close(tally.as_dict())
         if store is not None:
             store.close()
-    _say_skipped(source, say)
+    _say_skipped((source, *recipe.items), say)
     _close(tally, out, as_json, stopped)
 
 
@@ -714,9 +715,10 @@ async def _answered(
         await backend.aclose()
 
 
-def _say_skipped(source: Source, say: Callable[[str], None]) -> None:
-    if isinstance(source, Folder) and source.skipped:
-        say(f"{source.skipped:,} files in {source.base} are no images (or are links) and were left out")
+def _say_skipped(sources: Iterable[Source], say: Callable[[str], None]) -> None:
+    for source in sources:
+        if isinstance(source, Folder | Parts) and source.skipped:
+            say(f"{source.base}: skipped: {folder.told(source.skipped)}")
 
 
 def _foretell(recipe: Recipe, source: Source, *, as_json: bool) -> None:

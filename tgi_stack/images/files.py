@@ -12,6 +12,30 @@ SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"}
 )
 MAX_BYTES = 64 * 2**20
+HEAD_BYTES = 64  # of a file, which tell its format
+_MAGIC = (
+    b"\xff\xd8\xff",
+    b"\x89PNG\r\n\x1a\n",
+    b"GIF87a",
+    b"GIF89a",
+    b"II*\0",
+    b"MM\0*",
+    b"II+\0\x08\0\0\0",  # BigTIFF
+    b"MM\0+\0\x08\0\0",
+)
+# ISO/IEC 14496-12: a box of type `ftyp`, then its brand.
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_BRANDS = {*HEIF_BRANDS, b"avif", b"avis"}
+_BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)  # bytes
+
+
+def is_picture(head: bytes) -> bool:
+    """Whether a file that begins so is of a format that is read."""
+    if head.startswith(_MAGIC) or (head.startswith(b"RIFF") and head[8:12] == b"WEBP"):
+        return True
+    if head.startswith(b"BM"):
+        return int.from_bytes(head[14:18], "little") in _BMP_HEADERS
+    return head[4:8] == b"ftyp" and head[8:12] in _BRANDS
 
 
 def read_file(path: Path) -> bytes:

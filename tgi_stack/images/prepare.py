@@ -21,6 +21,7 @@ from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 from cache.keys import digest
 from tgi_stack.errors import ImageError
 from tgi_stack.images import jpeg
+from tgi_stack.images.files import HEIF_BRANDS
 from tgi_stack.images.grid import Grid, fit
 from tgi_stack.types import PreparedImage
 
@@ -141,8 +142,7 @@ def _open(content: bytes, name: str) -> Iterator[ImageFile.ImageFile]:
             yield image
 
 
-# ISO/IEC 14496-12: a file type box, then its brand; 18181-2 for JPEG XL.
-_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+# ISO/IEC 18181-2
 _JPEG_XL = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
 
 
@@ -154,7 +154,7 @@ def _heif(content: bytes, name: str) -> tuple[str, ...]:
     """
     if content.startswith(_JPEG_XL):
         raise ImageError("image.unsupported", f"{name} is JPEG XL, which is not read; save it as JPEG or PNG")
-    if content[4:8] != b"ftyp" or content[8:12] not in _HEIF_BRANDS:
+    if content[4:8] != b"ftyp" or content[8:12] not in HEIF_BRANDS:
         return ()
     if b"avif" in content[8:64]:  # of the general brand mif1, but with AV1 inside: Pillow reads it
         return ()

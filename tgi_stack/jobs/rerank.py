@@ -229,8 +229,15 @@ def join_items(sources: Iterable[Source], *, pictures: bool = False) -> dict[str
                 found = replace(found, image=None)
             elif isinstance(found.image, str):
                 found = replace(found, image=str(source.base.resolve() / found.image))
+            elif schema.is_record(schema.fields(raw)):
+                found = replace(found, image=_OF_A_RECORD)
             items[found.id] = _merge(items.get(found.id), found)
     return items
+
+
+_OF_A_RECORD = NoPicture(
+    "image.missing", "a record of summarize holds no picture; give another --items file that names it"
+)
 
 
 def _merge(old: Item | None, new: Item) -> Item:

@@ -24,6 +24,7 @@ Rows = Iterator[tuple[int, "dict[str, Any] | RowError | None"]]
 Skip = Callable[[int], bool]
 
 COMPRESSED = (".gz", ".zst")
+SUFFIXES_OF_ROWS = (".jsonl", ".csv", ".parquet")
 JSON_CELLS = ("history", "candidates", "labels")
 PARQUET_BATCH = 256
 PARQUET_BATCH_OF_FILES = 8  # rows that hold whole images

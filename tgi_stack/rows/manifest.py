@@ -18,7 +18,7 @@ from tgi_stack import __version__, images
 from tgi_stack.errors import DiskError, UsageError
 from tgi_stack.prompting import prompts
 from tgi_stack.rows.ledger import sha256_of, write_json
-from tgi_stack.rows.reader import SPOOLED, File, Folder, Source
+from tgi_stack.rows.reader import SPOOLED, File, Folder, Parts, Source
 from tgi_stack.settings import Settings
 from tgi_stack.types import Identity
 
@@ -82,13 +82,17 @@ def source_of(source: Source) -> dict[str, Any]:
     if isinstance(source, File):
         spooled = source.path.name.startswith(SPOOLED)
         return {"name": "-" if spooled else str(source.path.resolve()), "columns": source.columns}
-    return {"name": str(source.base.resolve()), "columns": {}}
+    columns = source.columns if isinstance(source, Parts) else {}
+    return {"name": str(source.base.resolve()), "columns": columns}
 
 
 def digest_of(source: Source) -> str:
-    """SHA-256 of a file's bytes, or of the names, sizes and times of a folder's images."""
+    """SHA-256 of a file's bytes, of a folder's files of rows, or of the names, sizes and times of images."""
     if isinstance(source, File):
         return sha256_of(source.path)
+    if isinstance(source, Parts):
+        parts = [[path.relative_to(source.base).as_posix(), sha256_of(path)] for path in source.paths]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     if isinstance(source, Folder):
         whole = hashlib.sha256()
         for line in _listing(source):

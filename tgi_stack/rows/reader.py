@@ -11,14 +11,15 @@ import os
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from tgi_stack.errors import DiskError, InputError, RowError
-from tgi_stack.images.files import SUFFIXES
+from tgi_stack.errors import InputError, RowError
 from tgi_stack.rows.duplicates import Duplicates
+from tgi_stack.rows.folder import ROWS, Listing, list_folder
 from tgi_stack.rows.formats import Skip, none, reader_for
 
 SPOOLED = "fastqwen-spooled-"
@@ -50,26 +51,35 @@ class Source(Protocol):
 
 
 def open_source(name: str, *, folders: bool = False, columns: Mapping[str, str] | None = None) -> Source:
-    """The source that an INPUT argument names: `-`, a file, or (with `folders`) a folder of images.
+    """The source that an INPUT argument names: `-`, a file, or a folder: of files of rows, which are
+    read as one input, or (with `folders`) of images, where it holds any.
 
     Args:
         columns: our name of a field -> the file's own, as `--map` gives them.
 
     Raises:
-        InputError: no such file, a folder where none is taken, or a suffix that is not read.
+        InputError: no such file, a folder with nothing in it that is taken, or a suffix that is not read.
     """
     if name == "-":
         return File(_spool(), Path.cwd(), "standard input", columns)
     path = Path(name)
     if path.is_dir():
-        if not folders:
-            raise InputError(f"{path} is a folder; give a file")
-        return Folder(path)
+        return _open_folder(path, columns, pictures=folders)
     if not path.exists():
         raise InputError(f"{path}: no such file")
     if not path.is_file():  # a named pipe can be read once only
         return File(_spool(path, "".join(path.suffixes)), path.parent, str(path), columns)
     return File(path, path.parent, str(path), columns)
+
+
+def _open_folder(path: Path, columns: Mapping[str, str] | None, *, pictures: bool) -> Source:
+    """Pictures, where they are taken and some are there; else the files of rows as one input."""
+    found = list_folder(path)
+    if pictures and (found.pictures or not found.parts):
+        return Folder(path)
+    if not found.parts:
+        raise InputError(f"{path} is a folder without files of rows (.jsonl, .csv, .parquet); give a file")
+    return Parts(path, found, columns)
 
 
 def _spool(path: Path | None = None, suffix: str = ".jsonl") -> Path:
@@ -115,42 +125,66 @@ class File:
 
 
 class Folder:
-    """The images under a folder, sorted by path; ids are paths relative to it, hidden files are left out."""
+    """The images under a folder, sorted by path; ids are paths relative to it, hidden files are left out.
+
+    Attributes:
+        skipped: how many files are no pictures, by reason; known once it was iterated.
+    """
 
     def __init__(self, path: Path) -> None:
         self.base = path
         self.name = str(path)
-        self.skipped = 0
+        self.skipped: Counter[str] = Counter()
 
     def __iter__(self) -> Iterator[RawRow]:
         return self.rows(none)
 
     def rows(self, skip: Skip) -> Iterator[RawRow]:
-        self.skipped = 0
-        for number, name in enumerate(sorted(self._names()), 1):
+        found = list_folder(self.base)
+        self.skipped = found.skipped
+        if found.parts:
+            self.skipped[ROWS] += len(found.parts)
+        for number, name in enumerate(found.pictures, 1):
             yield RawRow(number, None if skip(number) else {"id": name, "image": name})
 
-    def _names(self) -> Iterator[str]:
-        for folder, inner, names in os.walk(self.base, onerror=_refuse_folder):
-            inner[:] = [name for name in inner if not name.startswith(".")]
-            self.skipped += sum(Path(folder, name).is_symlink() for name in inner)
-            for name in names:
-                if name.startswith("."):
-                    continue
-                if Path(name).suffix.lower() in SUFFIXES:
-                    yield Path(folder, name).relative_to(self.base).as_posix()
-                else:
-                    self.skipped += 1
+
+class Parts:
+    """Files of rows under a folder, sorted by path, as one input; relative paths begin at the folder.
+
+    Attributes:
+        paths: the files, as they were when it was opened.
+        skipped: how many files are none, by reason.
+    """
+
+    def __init__(self, path: Path, found: Listing, columns: Mapping[str, str] | None = None) -> None:
+        self.base = path
+        self.name = str(path)
+        self.paths = [path / name for name in found.parts]
+        self.columns = dict(columns or {})
+        self.skipped = found.skipped
+
+    def __iter__(self) -> Iterator[RawRow]:
+        return self.rows(none)
+
+    def rows(self, skip: Skip) -> Iterator[RawRow]:
+        before = 0
+        for path in self.paths:
+            last = before
+            for raw in File(path, self.base, str(path), self.columns).rows(_after(before, skip)):
+                last = before + raw.number
+                yield RawRow(last, raw.value)
+            before = last
+
+
+def _after(before: int, skip: Skip) -> Skip:
+    """What to skip of a part, whose rows are numbered anew."""
+    return lambda number: skip(before + number)
 
 
 def id_of(raw: RawRow) -> str | None:
     """The id of a row that may be wrong in other ways, where one can be read."""
     found = raw.value.get("id") if isinstance(raw.value, dict) else None
     return found if isinstance(found, str) and found else None
-
-
-def _refuse_folder(error: OSError) -> None:
-    raise DiskError(f"{error.filename}: {error.strerror}")
 
 
 def check(source: Source, parse: Callable[[RawRow], Any], *, skip_bad_rows: bool = False) -> int:

@@ -111,14 +111,18 @@ def _text(value: dict[str, Any], name: str) -> str | None:
 
 def _picture(value: dict[str, Any]) -> str | bytes | NoPicture | None:
     """An item's image, or why it is none: a fault of the rows that show it, not of all that name the item."""
-    found = value.get("image")
-    if isinstance(found, dict) and "sha256" in found:
-        wanted = "it needs another --items file that names its image"
-        return NoPicture("image.missing", f"a record of summarize holds no picture; {wanted}")
+    if is_record(value):
+        return None
     try:
         return _image(value)
     except RowError as error:
         return NoPicture(error.type, str(error))
+
+
+def is_record(value: dict[str, Any]) -> bool:
+    """Whether an item is a record of `summarize`, whose `image` says what was sent and holds no picture."""
+    found = value.get("image")
+    return isinstance(found, dict) and "sha256" in found
 
 
 def _image(value: dict[str, Any]) -> str | bytes | None:

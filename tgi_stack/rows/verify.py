@@ -61,7 +61,8 @@ def _source(manifest: Manifest) -> Source | None:
     name = manifest.content["input"]["name"]
     if name == "-":
         return None
-    return open_source(name, folders=True, columns=manifest.content["input"]["columns"])
+    pictures = manifest.content["asked"]["job"] == "summarize"
+    return open_source(name, folders=pictures, columns=manifest.content["input"]["columns"])
 
 
 def _input(manifest: Manifest) -> Iterator[Finding]:
