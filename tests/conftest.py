@@ -41,6 +41,7 @@ def tokenizer() -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def text_model() -> Any:
+    """The text checkpoint as transformers loads it: what ours is compared with."""
     return _load("text")
 
 
@@ -50,11 +51,12 @@ def vision_model() -> Any:
 
 
 def _load(kind: str) -> Any:
-    from tgi_stack.engine.loader import load
+    from tgi_stack.engine.models import by_transformers
     from tgi_stack.engine.placement import choose
     from tgi_stack.hub import locate
 
-    return load(locate("tiny", kind, None, print), kind, choose("cpu", "fp32"), lambda line: None)
+    found = locate("tiny", kind, None, print)
+    return by_transformers.load(found, sees=kind == "vision", placement=choose("cpu", "fp32"))
 
 
 def network_that(model: Any, *, fails: dict[int, int]) -> tuple[Any, list[int]]:

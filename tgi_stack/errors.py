@@ -8,6 +8,7 @@
     ├── MachineError           this machine: disk, permission, missing package      exit 3
     │   ├── DiskError
     │   ├── LockedError
+    │   ├── CheckpointError
     │   └── MissingPackageError
     ├── ServerError            no server, the wrong one, a refused key              exit 4
     │   ├── NoEngineError
@@ -61,6 +62,10 @@ class DiskError(MachineError):
 
 class LockedError(MachineError):
     """Another run is writing the same output."""
+
+
+class CheckpointError(MachineError):
+    """A model's files that are incomplete, damaged or not understood: what they would compute is not known."""
 
 
 class MissingPackageError(MachineError):

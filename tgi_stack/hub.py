@@ -21,7 +21,8 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # exported lazily
 
-from tgi_stack.errors import MachineError, NoEngineError, UsageError
+from tgi_stack import lfs
+from tgi_stack.errors import CheckpointError, MachineError, NoEngineError, UsageError
 from tgi_stack.tiny import TINY
 
 DEFAULT_MODELS = {"text": "Qwen/Qwen3-0.6B", "vision": "Qwen/Qwen3-VL-2B-Instruct"}
@@ -46,20 +47,48 @@ class Checkpoint:
     @property
     def config(self) -> dict[str, Any]:
         """config.json."""
-        try:
-            return dict(json.loads((self.folder / "config.json").read_text()))
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{self.folder} holds no readable config.json; is it a checkpoint?") from error
+        found = read_json(self.folder / "config.json")
+        if found is None:
+            raise UsageError(f"{self.folder} holds no readable config.json; is it a checkpoint?")
+        return found
+
+    @property
+    def generation_config(self) -> dict[str, Any]:
+        """generation_config.json; empty where there is none."""
+        return read_json(self.folder / "generation_config.json") or {}
 
     @property
     def chat_template(self) -> str | None:
         """The model's template as text; it is looked at, never run."""
         own = self.folder / "chat_template.jinja"
         if own.is_file():
-            return own.read_text()
-        settings = self.folder / "tokenizer_config.json"
-        template = json.loads(settings.read_text()).get("chat_template") if settings.is_file() else None
+            text = own.read_bytes()
+            if lfs.is_pointer(text):
+                raise CheckpointError(lfs.cure(str(own)))
+            return text.decode("utf-8", "replace")
+        template = (read_json(self.folder / "tokenizer_config.json") or {}).get("chat_template")
         return template if isinstance(template, str) else None
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """An object of a checkpoint's small files; None where there is no such file.
+
+    Raises:
+        CheckpointError: a Git LFS pointer in its place.
+        UsageError: it holds no object, or can't be read.
+    """
+    try:
+        content = path.read_bytes()
+        if lfs.is_pointer(content):
+            raise CheckpointError(lfs.cure(str(path)))
+        found = json.loads(content)
+        if not isinstance(found, dict):
+            raise ValueError(f"a {type(found).__name__} in place of an object")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path.parent} holds no readable {path.name} ({_reason(error)})") from error
+    return found
 
 
 def locate(

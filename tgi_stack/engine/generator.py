@@ -14,12 +14,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 
-from tgi_stack.engine.caption import pixels
-from tgi_stack.engine.models.decoder import Decoder, Prompt
-from tgi_stack.engine.models.positions import rotary_positions
+from tgi_stack.engine.models.decoder import Decoder, Prompt, prompt_of
 from tgi_stack.engine.placement import current
 from tgi_stack.engine.reading import ROUTE
 from tgi_stack.errors import MachineError
@@ -119,11 +116,8 @@ class Writer:
         self._decoders.shutdown(wait=False, cancel_futures=True)
 
     def _prepare(self, request: CaptionRequest) -> Prompt:
-        images = () if request.image is None else (pixels(request.image, torch.device("cpu")),)
-        token, patch_px = self._image
-        sizes = [(image.shape[0] // patch_px, image.shape[1] // patch_px) for image in images]
-        ids = np.array(request.token_ids, dtype=np.int64)
-        return Prompt(ids, images, rotary_positions(ids, token, sizes))
+        images = () if request.image is None else (request.image,)
+        return prompt_of(request.token_ids, images, *self._image)
 
     @torch.inference_mode()
     def _work(self) -> None:

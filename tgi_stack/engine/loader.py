@@ -1,4 +1,4 @@
-"""Loads a checkpoint's network onto a device; never code that comes with it."""
+"""Loads a checkpoint's network onto a device; never code that comes with it, and no tensor at random."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, BitsAndBytesConfig
 
-from tgi_stack.engine.models import compat
+from tgi_stack.engine.models import by_transformers, config, qwen3, weights
+from tgi_stack.engine.models.qwen3 import GenerationConfig
 from tgi_stack.engine.models.unsloth import load_unsloth
 from tgi_stack.engine.placement import Placement
 from tgi_stack.engine.switches import Switches
-from tgi_stack.errors import MachineError, UsageError
+from tgi_stack.errors import CheckpointError, MachineError, UsageError
 from tgi_stack.hub import Checkpoint, Say
 
 VISION_TYPES = frozenset({"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"})
@@ -33,10 +33,9 @@ def load(
 
     Raises:
         UsageError: see `model_type_for`.
-        MachineError: files that can't be loaded, or too little memory.
+        MachineError: files that can't be loaded (CheckpointError), or too little memory.
     """
     model_type = model_type_for(checkpoint, kind)
-    compat.quiet()
     began = time.monotonic()
     try:
         with _ONE_AT_A_TIME:
@@ -45,14 +44,18 @@ def load(
         raise MachineError(
             f"{checkpoint.name} does not fit on {placement.device}; use a smaller model"
         ) from error
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise MachineError(f"{checkpoint.name} can't be loaded from {checkpoint.folder}: {reason}") from error
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint.name} can't be loaded: {error}") from error
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"{checkpoint.name} can't be loaded from {checkpoint.folder}: {reason}"
+        ) from error
     size = sum(math.prod(shape) for shape in _shapes(model))
-    weights = "" if switches.weights == "none" else f" with {switches.weights} weights"
+    kept = "" if switches.weights == "none" else f" with {switches.weights} weights"
     say(
         f"torch: {checkpoint.name} ({model_type}, {size / 1e6:,.1f} M parameters) on {placement.device} "
-        f"in {placement.dtype_name}{weights}, loaded in {time.monotonic() - began:.1f} s"
+        f"in {placement.dtype_name}{kept}, loaded in {time.monotonic() - began:.1f} s"
     )
     return model
 
@@ -71,25 +74,38 @@ def model_type_for(checkpoint: Checkpoint, kind: str) -> str:
     return model_type
 
 
+def is_own(checkpoint: Checkpoint, switches: Switches) -> bool:
+    """Whether the weights go into a network of our own, without transformers."""
+    fields = checkpoint.config
+    plain = switches.loader == "transformers" and switches.weights in ("none", "fp8")
+    return fields.get("model_type") in config.OWN_TYPES and plain and not fields.get("quantization_config")
+
+
 def _load(checkpoint: Checkpoint, model_type: str, placement: Placement, switches: Switches) -> Any:
+    fields, sees = checkpoint.config, model_type in VISION_TYPES
+    if model_type in config.OWN_TYPES:
+        described = config.read(fields)
+        if is_own(checkpoint, switches):
+            return qwen3.load(checkpoint.folder, described, _generation(checkpoint), placement)
+        if not fields.get("quantization_config"):
+            model = qwen3.skeleton(described)
+            weights.proven(checkpoint.folder, model.shapes(), tied=model.tied)
     if switches.loader == "unsloth":
-        return load_unsloth(checkpoint.folder, model_type in VISION_TYPES, placement, switches.weights)
-    factory = AutoModelForImageTextToText if model_type in VISION_TYPES else AutoModelForCausalLM
-    common = {"dtype": placement.dtype, "local_files_only": True, "trust_remote_code": False}
-    config = _bitsandbytes(switches.weights, placement.dtype)
-    if config is None:
-        return factory.from_pretrained(checkpoint.folder, **common).to(placement.device).eval()
-    return factory.from_pretrained(
-        checkpoint.folder, quantization_config=config, device_map={"": placement.device}, **common
-    ).eval()
+        return load_unsloth(checkpoint.folder, sees, placement, switches.weights)
+    quantized = switches.weights if switches.weights in ("8bit", "4bit") else "none"
+    return by_transformers.load(checkpoint, sees=sees, placement=placement, quantized=quantized)
 
 
-def _bitsandbytes(weights: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:
-    if weights == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    if weights == "4bit":
-        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
-    return None
+def _generation(checkpoint: Checkpoint) -> GenerationConfig:
+    """The tokens that end a text: of generation_config.json, else of config.json."""
+    fields, said = checkpoint.config, checkpoint.generation_config
+    places = (said, fields, fields.get("text_config") or {})
+    end = next((p["eos_token_id"] for p in places if p.get("eos_token_id") is not None), [])
+    pad = next((p["pad_token_id"] for p in places if p.get("pad_token_id") is not None), None)
+    ends = end if isinstance(end, list) else [end]
+    if not all(isinstance(id, int) for id in ends):
+        raise CheckpointError(f"eos_token_id is {end!r}; whole numbers are needed")
+    return GenerationConfig(ends, pad)
 
 
 def _shapes(model: Any) -> Iterator[tuple[int, ...]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from tgi_stack.engine import caption, score
+from tgi_stack.engine import caption, score, score_images
 from tgi_stack.engine.generator import Writer
 from tgi_stack.engine.kernels import dispatch, hopper, kernel_check
 from tgi_stack.engine.kv_cache import SlotCache
@@ -23,6 +23,7 @@ from tgi_stack.engine.models.network import Network
 from tgi_stack.engine.models.vision import Tower
 from tgi_stack.engine.placement import current
 from tgi_stack.engine.reading import Reading
+from tgi_stack.engine.score_images import ImageScorer
 from tgi_stack.engine.scorer import SIZES, Scorer, options_for
 from tgi_stack.engine.switches import Switches
 from tgi_stack.images.grid import Grid
@@ -45,7 +46,7 @@ class Runtime:
     """Answers by one network on one device.
 
     Attributes:
-        model: as transformers loaded it.
+        model: as it was loaded: of our own, or as transformers loaded it.
         about: in a few words how it computes, for the line that says what was loaded.
         gathered: how many requests it likes to be given at once.
     """
@@ -67,6 +68,7 @@ class Runtime:
         self._tokenizer = tokenizer
         self._grid = grid
         self._writer: Writer | None = None
+        self._image_scorer: ImageScorer | None = None
         self.network: Network | None = None
         self.about = ""
         reason = network.supports(model)
@@ -101,6 +103,19 @@ class Runtime:
         return (
             score.readings(self.model, requests) if self.network is None else self.scorer.readings(requests)
         )
+
+    def score_images(self, requests: Sequence[ScoreRequest]) -> list[Reading]:
+        """One reading a request with images, in order."""
+        if self.network is None or self._grid is None:
+            return score_images.score_images(self.model, self._grid, requests)
+        if self._image_scorer is None:
+            flash = "flash" if self._switches.flash else "auto"
+            tower = Tower(self.model, self._grid, flash)
+            config = self.model.config
+            self._image_scorer = ImageScorer(
+                self.network, tower, config.image_token_id, config.vision_config.patch_size, flash
+            )
+        return self._image_scorer.readings(requests)
 
     def write(self, request: CaptionRequest) -> Future[Caption]:
         """The text that will follow a prompt; only where `writes`."""

@@ -12,7 +12,8 @@ from tokenizers import Encoding
 from tokenizers import Tokenizer as _Tokenizer
 
 from cache.keys import digest
-from tgi_stack.errors import MachineError, TextError
+from tgi_stack import lfs
+from tgi_stack.errors import CheckpointError, MachineError, TextError
 from tgi_stack.prompting.prompts import Neutraliser
 
 ENDING_WORDS = 3
@@ -45,6 +46,8 @@ class Tokenizer:
         return made
 
     def _load(self, content: bytes, name: str) -> None:
+        if lfs.is_pointer(content):
+            raise CheckpointError(lfs.cure(name))
         try:
             self._tokenizer = _Tokenizer.from_buffer(content)
         except Exception as error:  # tokenizers raises bare Exception

@@ -6,14 +6,14 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.metadata import version
 
 import torch
-import transformers
 
 from tgi_stack.backends.base import Profile
 from tgi_stack.backends.micro_batch import Batcher
-from tgi_stack.engine import caption, score_images
-from tgi_stack.engine.loader import VISION_TYPES, load, model_type_for
+from tgi_stack.engine import caption
+from tgi_stack.engine.loader import VISION_TYPES, is_own, load, model_type_for
 from tgi_stack.engine.placement import Placement, choose, devices
 from tgi_stack.engine.runtime import Runtime, gathered
 from tgi_stack.engine.switches import Switches, switches_of
@@ -51,7 +51,7 @@ class LocalBackend:
             runtime.score, self._threads, size=size, lanes=runtime.lanes
         )
         self._score_images = Batcher[ScoreRequest, LabelScores](
-            partial(score_images.score_images, runtime.model, profile.grid), self._threads, size=PADDED
+            runtime.score_images, self._threads, size=PADDED
         )
         self._caption = Batcher[CaptionRequest, Caption](
             partial(caption.caption, runtime.model, profile.tokenizer, profile.grid),
@@ -117,7 +117,8 @@ def plan(settings: Settings, kind: str, say: Say) -> Plan:
         tokenizer=profile.tokenizer.digest,
         version=", ".join(
             [
-                f"torch {torch.__version__}, transformers {transformers.__version__}",
+                f"torch {torch.__version__}",
+                *([] if is_own(checkpoint, switches) else [f"transformers {version('transformers')}"]),
                 *([] if switches.loader == "transformers" else [switches.loader]),
             ]
         ),

@@ -10,12 +10,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tgi_stack.engine.caption import pixels
 from tgi_stack.engine.cuda_graph import record
 from tgi_stack.engine.kernels import dispatch
 from tgi_stack.engine.kv_cache import SlotCache
 from tgi_stack.engine.layers import attention
 from tgi_stack.engine.models.network import Network
+from tgi_stack.engine.models.positions import rotary_positions
 from tgi_stack.engine.models.vision import Tower
+from tgi_stack.types import PreparedImage
 
 Choose = Callable[[torch.Tensor, Sequence[int]], torch.Tensor]
 
@@ -32,6 +35,21 @@ class Prompt:
     def next_position(self) -> int:
         """The rotary position of the first token written."""
         return int(self.positions.max()) + 1
+
+
+def prompt_of(
+    token_ids: Sequence[int], images: Sequence[PreparedImage], image_token: int, patch_px: int
+) -> Prompt:
+    """A prompt with the pixels of its images, which stay on the host.
+
+    Args:
+        image_token: stands for a visual token.
+        patch_px: a side of a patch.
+    """
+    shown = tuple(pixels(image, torch.device("cpu")) for image in images)
+    sizes = [(image.shape[0] // patch_px, image.shape[1] // patch_px) for image in shown]
+    ids = np.array(token_ids, dtype=np.int64)
+    return Prompt(ids, shown, rotary_positions(ids, image_token, sizes))
 
 
 class Decoder:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from tgi_stack.engine.models import compat
 from tgi_stack.engine.placement import Placement
@@ -46,9 +45,9 @@ def random_model(name: str, placement: Placement, seed: int = 0) -> Any:
     try:
         with placement.device:
             if kind_of(name) == "text":
-                model: Any = Qwen3ForCausalLM(_text_config(name))
+                model: Any = compat.transformers().Qwen3ForCausalLM(_text_config(name))
             else:
-                model = Qwen3VLForConditionalGeneration(_vision_config(name))
+                model = compat.transformers().Qwen3VLForConditionalGeneration(_vision_config(name))
     finally:
         torch.set_default_dtype(before)
     model.generation_config.eos_token_id = END
@@ -73,7 +72,9 @@ def _text(shape: tuple[int, int, int, int, int, bool]) -> dict[str, Any]:
 
 def _text_config(name: str) -> Any:
     rotary = compat.rotary(1e6)
-    return Qwen3Config(**_text(TEXT[name]), **rotary, tie_word_embeddings=TEXT[name][-1])
+    return compat.transformers().Qwen3Config(
+        **_text(TEXT[name]), **rotary, tie_word_embeddings=TEXT[name][-1]
+    )
 
 
 def _vision_config(name: str) -> Any:
@@ -88,7 +89,7 @@ def _vision_config(name: str) -> Any:
         "out_hidden_size": shape[0],
         "num_position_embeddings": 2304,
     }
-    return Qwen3VLConfig(
+    return compat.transformers().Qwen3VLConfig(
         text_config={**_text(shape), **compat.rotary(5e6, sections), "tie_word_embeddings": shape[-1]},
         vision_config=tower,
         image_token_id=IMAGE,
