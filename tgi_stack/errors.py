@@ -65,7 +65,7 @@ class LockedError(MachineError):
 
 
 class CheckpointError(MachineError):
-    """A model's files that are incomplete, damaged or not understood: what they would compute is not known."""
+    """Files of a model that are incomplete, damaged or not understood."""
 
 
 class MissingPackageError(MachineError):

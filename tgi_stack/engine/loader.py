@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from tgi_stack.engine.models import by_transformers, config, qwen3, weights
+from tgi_stack.engine.models import by_transformers, compat, config, qwen3, weights
 from tgi_stack.engine.models.qwen3 import GenerationConfig
 from tgi_stack.engine.models.unsloth import load_unsloth
 from tgi_stack.engine.placement import Placement
@@ -74,6 +74,21 @@ def model_type_for(checkpoint: Checkpoint, kind: str) -> str:
     return model_type
 
 
+def prove(checkpoint: Checkpoint) -> None:
+    """Looks at the configuration and the headers of the weights before anything loads.
+
+    Raises:
+        CheckpointError: see `config.read`, `weights.proven`; for other families see `by_transformers.load`.
+    """
+    fields = checkpoint.config
+    if fields.get("model_type") not in config.OWN_TYPES:
+        compat.respelled(fields)
+        return
+    model = qwen3.skeleton(config.read(fields))
+    if not fields.get("quantization_config"):
+        weights.proven(checkpoint.folder, model.shapes(), tied=model.tied)
+
+
 def is_own(checkpoint: Checkpoint, switches: Switches) -> bool:
     """Whether the weights go into a network of our own, without transformers."""
     fields = checkpoint.config
@@ -84,12 +99,9 @@ def is_own(checkpoint: Checkpoint, switches: Switches) -> bool:
 def _load(checkpoint: Checkpoint, model_type: str, placement: Placement, switches: Switches) -> Any:
     fields, sees = checkpoint.config, model_type in VISION_TYPES
     if model_type in config.OWN_TYPES:
-        described = config.read(fields)
+        prove(checkpoint)
         if is_own(checkpoint, switches):
-            return qwen3.load(checkpoint.folder, described, _generation(checkpoint), placement)
-        if not fields.get("quantization_config"):
-            model = qwen3.skeleton(described)
-            weights.proven(checkpoint.folder, model.shapes(), tied=model.tied)
+            return qwen3.load(checkpoint.folder, config.read(fields), _generation(checkpoint), placement)
     if switches.loader == "unsloth":
         return load_unsloth(checkpoint.folder, sees, placement, switches.weights)
     quantized = switches.weights if switches.weights in ("8bit", "4bit") else "none"
@@ -100,11 +112,13 @@ def _generation(checkpoint: Checkpoint) -> GenerationConfig:
     """The tokens that end a text: of generation_config.json, else of config.json."""
     fields, said = checkpoint.config, checkpoint.generation_config
     places = (said, fields, fields.get("text_config") or {})
-    end = next((p["eos_token_id"] for p in places if p.get("eos_token_id") is not None), [])
-    pad = next((p["pad_token_id"] for p in places if p.get("pad_token_id") is not None), None)
-    ends = end if isinstance(end, list) else [end]
-    if not all(isinstance(id, int) for id in ends):
-        raise CheckpointError(f"eos_token_id is {end!r}; whole numbers are needed")
+    end, pad = (
+        next((place[name] for place in places if place.get(name) is not None), None)
+        for name in ("eos_token_id", "pad_token_id")
+    )
+    ends = end if isinstance(end, list) else [] if end is None else [end]
+    if not all(isinstance(id, int) for id in [*ends, pad or 0]):
+        raise CheckpointError(f"eos_token_id is {end!r}, pad_token_id {pad!r}; whole numbers are needed")
     return GenerationConfig(ends, pad)
 
 

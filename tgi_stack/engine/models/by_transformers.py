@@ -51,9 +51,8 @@ def load(checkpoint: Checkpoint, *, sees: bool, placement: Placement, quantized:
     )
     _refuse(checkpoint, "lacks", found["missing_keys"])
     _refuse(checkpoint, "holds what the network does not have:", found["unexpected_keys"])
-    shapes = [
-        f"{name} {list(one)} in place of {list(wanted)}" for name, one, wanted in found["mismatched_keys"]
-    ]
+    # Names alone, or with the two shapes: releases differ.
+    shapes = [one if isinstance(one, str) else one[0] for one in found["mismatched_keys"]]
     _refuse(checkpoint, "holds other shapes than config.json says:", shapes)
     return (model if quantized != "none" else model.to(placement.device)).eval()
 

@@ -1,4 +1,4 @@
-"""Where transformers 4.57 and 5.x differ, met once; the package is imported where it computes, and nowhere else."""
+"""Where transformers 4.57 and 5.x differ, met once; the package is imported only where it computes."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def respelled(config: Mapping[str, Any]) -> dict[str, Any]:
         found["text_config"] = respelled(inner)
     if not any(found.get(name) is not None for name in ("rope_parameters", "rope_scaling")):
         return found
-    theta, settings = settings_of(found)
+    theta, settings = settings_of({"": found})
     for name in ("rope_parameters", "rope_scaling"):
         found.pop(name, None)
     if theta is None:  # stands elsewhere, or is the family's own

@@ -33,17 +33,21 @@ _FIXED_TOWER: Mapping[str, object] = {
 }
 # Read elsewhere, or without effect on a forward pass.
 _HARMLESS = frozenset(
-    "architectures attention_dropout attn_implementation auto_map bos_token_id chunk_size_feed_forward dtype eos_token_id "
-    "id2label image_token_id initializer_range is_decoder is_encoder_decoder label2id max_window_layers "
-    "model_type output_attentions output_hidden_states pad_token_id problem_type return_dict sep_token_id "
-    "sliding_window torch_dtype torchscript transformers_version use_cache video_token_id "
-    "vision_end_token_id vision_start_token_id tie_encoder_decoder pruned_heads classifier_dropout "
-    "tie_word_embeddings layer_types rope_theta rope_scaling rope_parameters "
-    "max_position_embeddings quantization_config output_scores task_specific_params "
-    "add_cross_attention cross_attention_hidden_size".split()
-)
+    {
+        "add_cross_attention", "architectures", "attention_dropout", "attn_implementation", "auto_map",
+        "bos_token_id", "chunk_size_feed_forward", "classifier_dropout", "cross_attention_hidden_size",
+        "dtype", "eos_token_id", "id2label", "image_token_id", "initializer_range", "is_decoder",
+        "is_encoder_decoder", "label2id", "layer_types", "max_position_embeddings", "max_window_layers",
+        "model_type", "output_attentions", "output_hidden_states", "output_scores", "pad_token_id",
+        "problem_type", "pruned_heads", "quantization_config", "return_dict", "rope_parameters",
+        "rope_scaling", "rope_theta", "sep_token_id", "sliding_window", "task_specific_params",
+        "tie_encoder_decoder", "tie_word_embeddings", "torch_dtype", "torchscript",
+        "transformers_version", "use_cache", "video_token_id", "vision_end_token_id",
+        "vision_start_token_id",
+    }
+)  # fmt: skip
 _NAMES_OF_NETWORKS = re.compile(
-    "act|alibi|attn|attention|bias|cap|conv|depth|dim|embed|expert|factor|gate|gating|head|hidden|kv|layer|"
+    "act|alibi|attn|attention|bias|block|cap|channel|conv|depth|dim|embed|expert|factor|gate|gating|head|hidden|kv|layer|"
     "logit|lora|mask|mlp|moe|mtp|multipl|norm|partial|position|qk|quant|residual|rope|rotary|router|scal|"
     "shared|size|softcap|sparse|theta|tie|window",
     re.IGNORECASE,
@@ -120,17 +124,14 @@ def read(config: Mapping[str, Any]) -> QwenConfig:
         CheckpointError: a field that is missing, wrong, contradicted, or not understood, by its name.
     """
     if config.get("model_type") == TEXT:
-        return _text(config, TEXT, vision=False)
+        return _text(config, {"": config}, vision=False)
     inner, tower = (_part(config, name) for name in ("text_config", "vision_config"))
     _refuse_unknown(config, (*_OF_TEXT, "text_config", "vision_config"), "")
     _refuse_differences(config, inner)
     # What stands at the top alone is said of the text too: older files have it there.
     outer = {name: value for name, value in config.items() if name in _OF_TEXT and value is not None}
-    text = _text(
-        {**outer, **{name: value for name, value in inner.items() if value is not None}},
-        "text_config",
-        vision=True,
-    )
+    merged = {**outer, **{name: value for name, value in inner.items() if value is not None}}
+    text = _text(merged, {"text_config.": inner, "": outer}, vision=True)
     visual = _tower(tower)
     if visual.out_hidden_size != text.hidden_size:
         _refuse("vision_config.out_hidden_size", visual.out_hidden_size, f"the text has {text.hidden_size}")
@@ -140,8 +141,9 @@ def read(config: Mapping[str, Any]) -> QwenConfig:
     return VisionLanguageConfig(VISION, int(image or 0), text, visual)
 
 
-def _text(config: Mapping[str, Any], where: str, *, vision: bool) -> TextConfig:
-    at = f"{where}." if vision else ""
+def _text(config: Mapping[str, Any], places: Mapping[str, Mapping[str, Any]], *, vision: bool) -> TextConfig:
+    """A stack of layers; `places` are the objects in which its rotary settings may stand."""
+    at = next(iter(places))
     _refuse_unknown(config, tuple(_OF_TEXT), at)
     _refuse_other(config, _FIXED, at)
     fields = {**_DEFAULTS, **{name: value for name, value in config.items() if value is not None}}
@@ -166,7 +168,7 @@ def _text(config: Mapping[str, Any], where: str, *, vision: bool) -> TextConfig:
         rms_norm_eps=float(eps),
         tie_word_embeddings=tied,
         rope=rope_of(
-            config, at, head_dim=sizes["head_dim"], longest=sizes["max_position_embeddings"], vision=vision
+            places, head_dim=sizes["head_dim"], longest=sizes["max_position_embeddings"], vision=vision
         ),
         **sizes,
     )

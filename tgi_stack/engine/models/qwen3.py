@@ -265,6 +265,8 @@ def load(folder: Path, config: QwenConfig, generation: GenerationConfig, placeme
     model = skeleton(config)
     tied = model.tied
     stored = weights.proven(folder, model.shapes(), tied=tied)
+    if tied is not None:
+        weights.refuse_another_head(folder, tied)
     state = dict(weights.tensors(stored, placement.device, placement.dtype))
     if tied is not None:
         state[weights.HEAD] = state[tied]

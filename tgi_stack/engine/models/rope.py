@@ -17,9 +17,11 @@ from tgi_stack.errors import CheckpointError
 
 _LINEAR = frozenset({"factor"})
 _YARN = frozenset(
-    "factor original_max_position_embeddings attention_factor beta_fast beta_slow mscale mscale_all_dim "
-    "truncate".split()
-)
+    {
+        "factor", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow", "mscale",
+        "mscale_all_dim", "truncate",
+    }
+)  # fmt: skip
 _LLAMA3 = frozenset({"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"})
 # The kinds that are computed, each with the settings that it knows.
 KINDS: Mapping[str, frozenset[str]] = {
@@ -108,17 +110,21 @@ def _mscale(factor: float, weight: float) -> float:
     return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
 
 
-def rope_of(config: Mapping[str, Any], at: str, *, head_dim: int, longest: int, vision: bool) -> Rope:
-    """The rotary positions that a configuration of text describes.
+Places = Mapping[str, Mapping[str, Any]]
+
+
+def rope_of(places: Places, *, head_dim: int, longest: int, vision: bool) -> Rope:
+    """The rotary positions that a configuration describes.
 
     Args:
-        at: what stands before its fields' names in messages.
+        places: see `settings_of`.
         vision: whether positions have three axes.
 
     Raises:
-        CheckpointError: settings that contradict each other, are not known, or of a kind that is not computed.
+        CheckpointError: settings that contradict each other or are not known; a kind that is not computed.
     """
-    theta, settings = settings_of(config, at)
+    at = next(iter(places))
+    theta, settings = settings_of(places)
     if theta is None:
         _refuse(f"{at}rope_theta", theta, "the base of the rotary positions is given nowhere")
     kind = str(settings.pop("rope_type"))
@@ -137,33 +143,43 @@ def rope_of(config: Mapping[str, Any], at: str, *, head_dim: int, longest: int, 
     return Rope(kind, theta, head_dim, longest, settings, sections)
 
 
-def settings_of(config: Mapping[str, Any], at: str = "") -> tuple[float | None, dict[str, Any]]:
+def settings_of(places: Places) -> tuple[float | None, dict[str, Any]]:
     """The base, and `rope_type` with all other settings, whichever way they are spelled.
+
+    Args:
+        places: the objects in which they may stand, by what comes before their fields' names in messages.
 
     Raises:
         CheckpointError: two spellings that differ; a kind that is not in `KINDS`.
     """
-    bases: dict[str, Any] = {f"{at}rope_theta": config.get("rope_theta")}
-    partial: dict[str, Any] = {f"{at}partial_rotary_factor": config.get("partial_rotary_factor")}
+    bases: dict[str, Any] = {}
+    partial: dict[str, Any] = {}
     found: dict[str, dict[str, Any]] = {}
-    for name in ("rope_parameters", "rope_scaling"):
-        given = config.get(name)
-        if given is None or given == {}:
-            continue
-        if not isinstance(given, Mapping) or any(isinstance(value, Mapping) for value in given.values()):
-            _refuse(f"{at}{name}", given, "one set of settings for all layers is needed")
-        settings = dict(given)
-        bases[f"{at}{name}.rope_theta"] = settings.pop("rope_theta", None)
-        partial[f"{at}{name}.partial_rotary_factor"] = settings.pop("partial_rotary_factor", None)
-        found[f"{at}{name}"] = {"rope_type": _kind(settings, f"{at}{name}"), **settings}
+    for at, config in places.items():
+        bases[f"{at}rope_theta"] = config.get("rope_theta")
+        partial[f"{at}partial_rotary_factor"] = config.get("partial_rotary_factor")
+        for name in (f"{at}rope_parameters", f"{at}rope_scaling"):
+            settings = _settings(config.get(name.removeprefix(at)), name)
+            bases[f"{name}.rope_theta"] = settings.pop("rope_theta", None)
+            partial[f"{name}.partial_rotary_factor"] = settings.pop("partial_rotary_factor", None)
+            if settings:
+                found[name] = {"rope_type": _kind(settings, name), **settings}
     for name, value in partial.items():
         if value not in (None, 1, 1.0):
             _refuse(name, value, "only whole heads are turned here")
     theta = _agreed(bases)
     if theta is not None and (not _positive(theta) or theta <= 1):
-        _refuse(f"{at}rope_theta", theta, "a number over 1 is needed")
+        _refuse("rope_theta", theta, "a number over 1 is needed")
     settings = _agreed(found) or {"rope_type": "default"}
     return None if theta is None else float(theta), dict(settings)
+
+
+def _settings(given: object, name: str) -> dict[str, Any]:
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping) or any(isinstance(value, Mapping) for value in given.values()):
+        _refuse(name, given, "one set of settings for all layers is needed")
+    return dict(given)
 
 
 def _kind(settings: dict[str, Any], name: str) -> str:

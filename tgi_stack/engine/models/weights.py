@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +48,13 @@ def proven(folder: Path, expected: Mapping[str, Shape], *, tied: str | None) -> 
         tied: the tensor that the head is a name of, where it has none of its own.
 
     Raises:
-        CheckpointError: files that are missing or damaged; tensors that are missing, too many, of another shape,
-            or no floating-point numbers.
+        CheckpointError: files that are missing or damaged; tensors that are missing, too many, of another
+            shape, or no floating-point numbers.
     """
     stored = _prefixed(listed(folder))
     ignored = {name for name in stored if IGNORED.search(name)}
-    if tied is not None and HEAD in stored:
-        _refuse_another_head(stored[HEAD], stored.get(tied))
-        ignored.add(HEAD)
+    if tied is not None:
+        ignored.add(HEAD)  # compared when it is read
     found = {name: one for name, one in stored.items() if name not in ignored}
     _refuse(folder, "lacks", sorted(expected.keys() - found.keys()))
     _refuse(folder, "holds what the network does not have:", sorted(found.keys() - expected.keys()))
@@ -98,7 +98,8 @@ def listed(folder: Path) -> dict[str, Stored]:
     """
     if (folder / "adapter_config.json").exists():
         raise CheckpointError(
-            f"{folder} holds an adapter (adapter_config.json), which is not applied here; merge it into the model"
+            f"{folder} holds an adapter (adapter_config.json), which is not applied here; "
+            "merge it into the model"
         )
     index = folder / INDEX
     if not index.exists():
@@ -116,15 +117,13 @@ def listed(folder: Path) -> dict[str, Stored]:
 
 def _gathered(folder: Path, places: Mapping[str, str], shards: list[str]) -> dict[str, Stored]:
     found: dict[str, Stored] = {}
-    for shard in shards:
-        for one in _tensors_of(folder / shard):
-            if one.name in found:
-                first = found[one.name].file.name
-                raise CheckpointError(f"{folder}: {one.name} stands in two shards, {first} and {shard}")
-            if places.get(one.name) != shard:
-                said = places.get(one.name, "no shard")
-                raise CheckpointError(f"{folder / INDEX} says {said} of {one.name}, which stands in {shard}")
-            found[one.name] = one
+    for one in chain.from_iterable(_tensors_of(folder / shard) for shard in shards):
+        if (first := found.setdefault(one.name, one)) is not one:
+            pair = f"{first.file.name} and {one.file.name}"
+            raise CheckpointError(f"{folder}: {one.name} stands in two shards, {pair}")
+    for name, one in found.items():
+        if (said := places.get(name, "no shard")) != one.file.name:
+            raise CheckpointError(f"{folder / INDEX} says {said} of {name}, which stands in {one.file.name}")
     absent = [f"{name} ({places[name]})" for name in sorted(places.keys() - found.keys())]
     _refuse(folder, "has shards without tensors that the index names:", absent)
     return found
@@ -143,9 +142,7 @@ def _index(path: Path) -> dict[str, str]:
         raise CheckpointError(f"{path} is no index of shards (its weight_map is {places!r:.40})")
     for name, shard in places.items():
         if not isinstance(shard, str) or Path(shard).name != shard or not shard.endswith(".safetensors"):
-            raise CheckpointError(
-                f"{path}: the shard of {name} is {shard!r}; a file of this folder is needed"
-            )
+            raise CheckpointError(f"{path}: {name} is in {shard!r}, which is no file of this folder")
     return places
 
 
@@ -187,10 +184,13 @@ def _prefixed(stored: dict[str, Stored]) -> dict[str, Stored]:
     return {name if name == HEAD else f"model.{name}": one for name, one in stored.items()}
 
 
-def _refuse_another_head(head: Stored, embedding: Stored | None) -> None:
-    if embedding is None:
-        return  # told as what is lacking
-    pair = {HEAD: head, "embedding": embedding}
+def refuse_another_head(folder: Path, tied: str) -> None:
+    """Raises CheckpointError for a head in the files that is not the tensor it is said to be."""
+    stored = _prefixed(listed(folder))
+    if HEAD not in stored:
+        return
+    head, embedding = stored[HEAD], stored[tied]
+    pair = {HEAD: head, tied: embedding}
     same = head.shape == embedding.shape and head.dtype == embedding.dtype
     if not same or not torch.equal(*dict(tensors(pair, torch.device("cpu"), torch.float32)).values()):
         raise CheckpointError(
