@@ -19,6 +19,7 @@ from tgi_stack.engine.kernels.kernel_check import trial
 from tgi_stack.engine.kv_cache import SlotCache
 from tgi_stack.engine.layers.linear import FP8, FP8_MAX
 from tgi_stack.engine.loader import load
+from tgi_stack.engine.models import by_transformers
 from tgi_stack.engine.models.shapes import random_model
 from tgi_stack.engine.placement import choose
 from tgi_stack.engine.reading import Reading, whole
@@ -87,7 +88,8 @@ def rounding(model: Any, weights: str) -> Any:
 
 @pytest.fixture(scope="module")
 def tiny_bf16() -> Any:
-    return load(locate("tiny", "text", None, print), "text", choose("cuda:0", "bf16"), print)
+    found = locate("tiny", "text", None, print)
+    return by_transformers.load(found, sees=False, placement=choose("cuda:0", "bf16"))
 
 
 @pytest.fixture(scope="module")
@@ -170,12 +172,14 @@ def test_summaries_without_a_graph_are_those_with_one(
     names = sorted(path.name for path in (CATALOGUE / "images").iterdir())[:8]
     requests = caption_requests(tokenizer, names)
     said: list[str] = []
-    model = load(locate("tiny", "vision", None, print), "vision", choose("cuda:0", "bf16"), print)
-    expected = [one.text for one in caption.caption(model, tokenizer, GRID, requests)]
+    found = locate("tiny", "vision", None, print)
+    theirs = by_transformers.load(found, sees=True, placement=choose("cuda:0", "bf16"))
+    expected = [one.text for one in caption.caption(theirs, tokenizer, GRID, requests)]
+    model = load(found, "vision", choose("cuda:0", "bf16"), print)
     if graph == "8bit":
         pytest.importorskip("bitsandbytes")
         placement, switches = choose("cuda:0", "bf16"), Switches(weights="8bit")
-        model = load(locate("tiny", "vision", None, print), "vision", placement, print, switches)
+        model = load(found, "vision", placement, print, switches)
     if graph == "refused":
         attend = SlotCache.attend
         # A look at the device's memory is what no graph can hold.

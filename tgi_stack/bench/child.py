@@ -25,7 +25,8 @@ from tgi_stack.backends.torch.backend import plan
 from tgi_stack.bench import baseline, variants
 from tgi_stack.bench.tasks import Recipe, Task
 from tgi_stack.bench.variants import Variant
-from tgi_stack.engine.loader import load
+from tgi_stack.engine.loader import VISION_TYPES
+from tgi_stack.engine.models import by_transformers
 from tgi_stack.errors import FastqwenError
 from tgi_stack.scoring import distributions
 from tgi_stack.settings import Settings
@@ -192,7 +193,8 @@ async def _open(
     found = plan(settings, given.kind, print_nothing)
     device = found.placements[0].device
     if variant.how in (variants.SEED, variants.PADDED):
-        model = load(found.checkpoint, given.kind, found.placements[0], print_nothing)
+        sees = found.checkpoint.config.get("model_type") in VISION_TYPES
+        model = by_transformers.load(found.checkpoint, sees=sees, placement=found.placements[0])
         size = 1 if variant.how == variants.SEED else PADDED_SIZE
         return _alone(model, found.profile, given.kind, size), _nothing, device, given
     backend = workers.open_torch(settings, given.kind, print_nothing)

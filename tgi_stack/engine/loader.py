@@ -74,18 +74,28 @@ def model_type_for(checkpoint: Checkpoint, kind: str) -> str:
     return model_type
 
 
-def prove(checkpoint: Checkpoint) -> None:
-    """Looks at the configuration and the headers of the weights before anything loads.
+def understand(checkpoint: Checkpoint) -> None:
+    """Looks at a configuration before the weights load.
 
     Raises:
-        CheckpointError: see `config.read`, `weights.proven`; for other families see `by_transformers.load`.
+        CheckpointError: see `config.read`; for other families, see `rope.settings_of`.
     """
     fields = checkpoint.config
-    if fields.get("model_type") not in config.OWN_TYPES:
+    if fields.get("model_type") in config.OWN_TYPES:
+        config.read(fields)
+    else:
         compat.respelled(fields)
-        return
-    model = qwen3.skeleton(config.read(fields))
-    if not fields.get("quantization_config"):
+
+
+def prove(checkpoint: Checkpoint) -> None:
+    """Looks at the headers of the weights before any is read; transformers does so for other families.
+
+    Raises:
+        CheckpointError: see `config.read`, `weights.proven`.
+    """
+    fields = checkpoint.config
+    if fields.get("model_type") in config.OWN_TYPES and not fields.get("quantization_config"):
+        model = qwen3.skeleton(config.read(fields))
         weights.proven(checkpoint.folder, model.shapes(), tied=model.tied)
 
 
@@ -98,10 +108,9 @@ def is_own(checkpoint: Checkpoint, switches: Switches) -> bool:
 
 def _load(checkpoint: Checkpoint, model_type: str, placement: Placement, switches: Switches) -> Any:
     fields, sees = checkpoint.config, model_type in VISION_TYPES
-    if model_type in config.OWN_TYPES:
-        prove(checkpoint)
-        if is_own(checkpoint, switches):
-            return qwen3.load(checkpoint.folder, config.read(fields), _generation(checkpoint), placement)
+    if is_own(checkpoint, switches):
+        return qwen3.load(checkpoint.folder, config.read(fields), _generation(checkpoint), placement)
+    prove(checkpoint)
     if switches.loader == "unsloth":
         return load_unsloth(checkpoint.folder, sees, placement, switches.weights)
     quantized = switches.weights if switches.weights in ("8bit", "4bit") else "none"

@@ -13,7 +13,7 @@ import torch
 from tgi_stack.backends.base import Profile
 from tgi_stack.backends.micro_batch import Batcher
 from tgi_stack.engine import caption
-from tgi_stack.engine.loader import VISION_TYPES, is_own, load, model_type_for, prove
+from tgi_stack.engine.loader import VISION_TYPES, is_own, load, model_type_for, understand
 from tgi_stack.engine.placement import Placement, choose, devices
 from tgi_stack.engine.runtime import Runtime, gathered
 from tgi_stack.engine.switches import Switches, switches_of
@@ -107,7 +107,7 @@ def plan(settings: Settings, kind: str, say: Say) -> Plan:
         settings.model_for(kind), kind, settings.revision, say, may_download=settings.engine == "torch"
     )
     model_type_for(checkpoint, kind)
-    prove(checkpoint)
+    understand(checkpoint)
     profile = _profile(checkpoint, settings, say)
     identity = Identity(
         engine="torch",
