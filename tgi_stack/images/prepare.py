@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 
@@ -57,28 +57,37 @@ def prepare(
         ImageError: see `docs/design/images.md` for the types.
     """
     try:
-        with _open(content, name) as image:
-            return _prepared(image, content, name, grid, max_side_px, allow_truncated)
+        stream = jpeg.read(content, name) if content.startswith(_JPEG) else None
+        with _open(content if stream is None else stream.data, name) as image:
+            found = _File(content, name, image, stream)
+            return _prepared(found, grid, max_side_px, allow_truncated)
     except ImageError:
         raise
     except Exception as error:  # decoders raise anything on hostile files
         raise ImageError("image.corrupt", f"{name}: {error or type(error).__name__}") from error
 
 
-def _prepared(
-    image: ImageFile.ImageFile,
-    content: bytes,
-    name: str,
-    grid: Grid,
-    max_side_px: int | None,
-    allow_truncated: bool,
-) -> PreparedImage:
-    flags: tuple[str, ...] = ("image.frames",) if getattr(image, "is_animated", False) else ()
+_JPEG = b"\xff\xd8\xff"
+
+
+class _File(NamedTuple):
+    """An image file: its bytes, what to call it, how Pillow opens it, and what a JPEG is made of."""
+
+    content: bytes
+    name: str
+    image: ImageFile.ImageFile
+    stream: jpeg.Stream | None
+
+
+def _prepared(file: _File, grid: Grid, max_side_px: int | None, allow_truncated: bool) -> PreparedImage:
+    content, name, image, stream = file
+    flags: tuple[str, ...] = ("image.frames",) if _has_frames(file) else ()
     profile = image.info.get("icc_profile")
-    if image.format in ("JPEG", "MPO"):
+    if stream is not None:
+        profile = stream.profile
         turn = _TURNS.get(_orientation(image))
         wanted = fit(*image.size, grid, max_side_px)  # the stored picture lies as it will after the same turn
-        decoded, whole = _decode_jpeg(image, content, name, wanted, allow_truncated)
+        decoded, whole = _decode_jpeg(image, stream, name, wanted, allow_truncated)
         flags += () if whole else ("image.truncated",)
         width, height = image.size[::-1] if turn in _SWAPPING else image.size
     else:
@@ -93,6 +102,17 @@ def _prepared(
     buffer = io.BytesIO()
     sent.save(buffer, "JPEG", quality=JPEG_QUALITY)
     return PreparedImage(buffer.getvalue(), digest(content), width, height, *size, flags)
+
+
+def _has_frames(file: _File) -> bool:
+    """Whether a file holds several pictures, of which the first is taken."""
+    if file.stream is None:
+        return bool(getattr(file.image, "is_animated", False))
+    if not file.stream.is_set:
+        return False
+    with suppress(Exception), Image.open(io.BytesIO(file.content), formats=("JPEG",)) as image:
+        return bool(getattr(image, "is_animated", False))
+    return False
 
 
 _ORIENTATION = 0x0112  # EXIF's tag
@@ -170,16 +190,18 @@ def _register_heif() -> None:
 
 
 def _decode_jpeg(
-    image: ImageFile.ImageFile, content: bytes, name: str, wanted: tuple[int, int], allow_truncated: bool
+    image: ImageFile.ImageFile,
+    stream: jpeg.Stream,
+    name: str,
+    wanted: tuple[int, int],
+    allow_truncated: bool,
 ) -> tuple[Image.Image, bool]:
     """The pixels, reduced where that is enough, and whether the data are whole."""
     try:
-        if not jpeg.has_end(content):
-            message = f"{name} ends early: its end marker is missing after {len(content):,} bytes"
-            raise ImageError("image.truncated", message)
-        if image.mode == "CMYK":
-            return _decode(image, name), True
-        return jpeg.decode(content, name, jpeg.reduced_size(image.size, wanted)), True
+        mode = "RGB" if image.mode != "CMYK" else "CMYK;I" if "adobe" in image.info else "CMYK"
+        return jpeg.decode(stream, name, jpeg.reduced_size(image.size, wanted), mode), True
+    except jpeg.UnknownSamplingError:
+        return _decode(image, name), True
     except ImageError:
         if not allow_truncated:
             raise
