@@ -71,9 +71,10 @@ from tgi_stack.errors import (
 )
 from tgi_stack.jobs import dry_run
 from tgi_stack.jobs import pipeline as runner
+from tgi_stack.jobs import reask as reask_of
 from tgi_stack.jobs.parallel_replay import Ahead
 from tgi_stack.jobs.sinks import open_sink
-from tgi_stack.jobs.spec import Recipe
+from tgi_stack.jobs.spec import JobSpec
 from tgi_stack.prompting import prompts
 from tgi_stack.prompting.template_file import read_template
 from tgi_stack.rows import folder
@@ -165,7 +166,7 @@ def summarize(
         chosen = settings.load(flags, file=config)
         source = open_source(input, folders=True, columns=_columns(rows.columns))
         prompt = read_template(chosen, prompts.SUMMARY_PLACEHOLDERS)
-        recipe = Recipe("summarize", chosen, source.base, template=prompt)
+        recipe = JobSpec("summarize", chosen, source.base, template=prompt)
         _run_job(recipe, source, out, as_json=as_json, quiet=quiet)
 
 
@@ -230,7 +231,7 @@ def rerank(
         source = open_source(input, columns=_columns(rows.columns))
         item_sources = tuple(open_source(name, columns=_columns(rows.columns)) for name in items or ())
         prompt = read_template(chosen, prompts.RERANK_PLACEHOLDERS)
-        recipe = Recipe("rerank", chosen, source.base, item_sources, prompt)
+        recipe = JobSpec("rerank", chosen, source.base, item_sources, prompt)
         _run_job(recipe, source, out, as_json=as_json, quiet=quiet)
 
 
@@ -264,7 +265,7 @@ def probs(
     with _reporting(debug):
         chosen = settings.load(flags, file=config)
         source = open_source(input, columns=_columns(rows.columns))
-        recipe = Recipe("probs", chosen, source.base)
+        recipe = JobSpec("probs", chosen, source.base)
         _run_job(recipe, source, out, as_json=as_json, quiet=quiet)
 
 
@@ -554,7 +555,7 @@ def cache_verify(
         found = cache_admin.verified(store)
         if share is not None:
             chosen = settings.load(flags, file=config)
-            found |= asyncio.run(cache_admin.reasked(chosen, store, share, lambda line: talk.print(line)))
+            found |= asyncio.run(reask_of.reasked(chosen, store, share, lambda line: talk.print(line)))
         if as_json:
             _print_data(found)
         for line in cache_admin.verdict(found):
@@ -649,7 +650,7 @@ def _split(value: str | None) -> tuple[str, ...] | None:
     return None if value is None else settings.split(value)
 
 
-def _run_job(recipe: Recipe, source: Source, out: Path | None, *, as_json: bool, quiet: bool) -> None:
+def _run_job(recipe: JobSpec, source: Source, out: Path | None, *, as_json: bool, quiet: bool) -> None:
     if recipe.settings.dry_run:
         _foretell(recipe, source, as_json=as_json)
         return
@@ -688,7 +689,7 @@ def _run_job(recipe: Recipe, source: Source, out: Path | None, *, as_json: bool,
 
 
 async def _answered(
-    recipe: Recipe,
+    recipe: JobSpec,
     source: Source,
     sink: Sink,
     checked: Checked,
@@ -721,7 +722,7 @@ def _say_skipped(sources: Iterable[Source], say: Callable[[str], None]) -> None:
             say(f"{source.base}: skipped: {folder.told(source.skipped)}")
 
 
-def _foretell(recipe: Recipe, source: Source, *, as_json: bool) -> None:
+def _foretell(recipe: JobSpec, source: Source, *, as_json: bool) -> None:
     """What a run would find in the cache and have to ask for; sends and writes nothing."""
     tally = runner.Tally()
     runner.count(recipe.parse, source, recipe.settings, tally)

@@ -29,9 +29,11 @@ from rich.table import Table
 
 from cache.keys import digest
 from cache.store import Store
-from tgi_stack.answers.tables import ImageAnswers, TokenAnswers, _encode_image
+from tgi_stack.answers.images import ImageCodec, PreparedImages
+from tgi_stack.answers.tokens import TokenAnswers
 from tgi_stack.images.grid import Grid
 from tgi_stack.images.prepare import prepare
+from tgi_stack.prompting.prompts import user_turn
 from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.settings import load
 from tgi_stack.tiny import TINY
@@ -94,22 +96,23 @@ def values(folder: Path) -> Table:
     grid = Grid.from_checkpoint(TINY / "vision")
     photo = max((CATALOGUE / "images").glob("*.jpg"), key=lambda path: path.stat().st_size)
     content = photo.read_bytes()
-    answers = ImageAnswers(store, grid, load({}, {}))
+    answers = PreparedImages(grid, load({}, {}), store)
     made = prepare(content, photo.name, grid)
-    key = answers._keys.key(sha256=made.sha256)
-    answers._lookup.keep(key, made)
+    key = answers.key(made.sha256)
+    answers._kept.keep(key, made)
     store.flush()
     spent = 1e3 / rate(20, lambda number: prepare(content, photo.name, grid))
-    found = 1e3 / rate(500, lambda number: answers._lookup.known(key))
+    found = 1e3 / rate(500, lambda number: answers._kept.known(key))
     size = f"{made.width}x{made.height} to {made.sent_width}x{made.sent_height}"
-    table.add_row(f"image, {size}, {len(_encode_image(made)):,} bytes", *ratio(spent, found))
+    table.add_row(f"image, {size}, {len(ImageCodec.encode(made)):,} bytes", *ratio(spent, found))
     tokenizer = Tokenizer(TINY / "text" / "tokenizer.json")
-    text = prompt_of(tokenizer, 500, 1)
+    text = user_turn(prompt_of(tokenizer, 500, 1), close_thinking=True)
+    frame = user_turn("", close_thinking=True)
     tokens = TokenAnswers(store, tokenizer)
-    tokens.get(text, lambda: tokenizer.encode(text), framed=True)
+    tokens.encode_prompt(text, frame)
     store.flush()
     spent = 1e3 / rate(200, lambda number: tokenizer.encode(text))
-    found = 1e3 / rate(2000, lambda number: tokens.get(text, tuple, framed=True))
+    found = 1e3 / rate(2000, lambda number: tokens.encode_prompt(text, frame))
     table.add_row(f"token ids, {len(tokenizer.encode(text))} of them", *ratio(spent, found))
     store.close()
     return table

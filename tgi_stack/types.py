@@ -157,7 +157,10 @@ class LabelScores:
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """A generated text; `finish_reason` is `stop` or `length`."""
+    """A generated text; `finish_reason` is `stop` or `length`.
+
+    `image` is what was seen for it, where that is told; of one from the cache without its pixels.
+    """
 
     text: str
     finish_reason: str
@@ -165,6 +168,8 @@ class Caption:
     prompt_tokens: int
     completion_tokens: int
     attempts: int = 1
+    image: PreparedImage | None = None
+    from_cache: bool = False
 
 
 @dataclass(frozen=True, slots=True)

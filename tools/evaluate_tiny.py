@@ -71,7 +71,9 @@ async def judge_pictures(backend: Backend, count: int) -> dict[str, float]:
         said = astuple(answer) if answer else (None,) * 4
         return [a == b for a, b in zip(said, astuple(look), strict=True)]
 
-    right = await _bounded([(look, content) for look, content in pictures(count)], one, backend.appetite)
+    right = await _bounded(
+        [(look, content) for look, content in pictures(count)], one, backend.max_concurrency
+    )
     shares = {name: sum(row[i] for row in right) / count for i, name in enumerate(ATTRIBUTES)}
     await job.aclose()
     return shares | {"all four": sum(map(all, right)) / count}
@@ -86,7 +88,9 @@ async def judge_sessions(backend: Backend, count: int, candidates: int) -> float
         ranking = (await job.answer(row))["ranking"]
         return bool(ranking[0]["id"] == session.candidates[session.answer].id)
 
-    right = await _bounded([(session,) for session in sessions(count, candidates)], one, backend.appetite)
+    right = await _bounded(
+        [(session,) for session in sessions(count, candidates)], one, backend.max_concurrency
+    )
     return float(sum(right)) / count
 
 

@@ -11,14 +11,21 @@ from typing import Any
 import pytest
 
 from cache.store import Store
-from tgi_stack.answers.tables import ImageAnswers, LabelAnswers, Summary, SummaryAnswers
+from tgi_stack.answers.contexts import PromptContext, PromptEncoder
+from tgi_stack.answers.images import PreparedImages
+from tgi_stack.answers.questions import LabelQuestion, SummaryQuestion, SummaryWriter
+from tgi_stack.answers.tokens import TokenAnswers
+from tgi_stack.backends.cached import CachedBackend
 from tgi_stack.images.grid import Grid
+from tgi_stack.prompting.profile import Profile
+from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.settings import Settings, load
 from tgi_stack.tiny import TINY
-from tgi_stack.types import Caption, Identity, LabelScores, PreparedImage
+from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, PreparedImage, ScoreRequest
 
 IDENTITY = Identity("tgi", "a model", "1", "none", "bf16", "digest", "3.3.7", "/root")
 GRID = Grid.from_checkpoint(TINY / "vision")
+TOKENIZER = Tokenizer(TINY / "vision" / "tokenizer.json")
 SAMPLED = {"temperature": 0.5, "seed": 1}
 
 
@@ -33,28 +40,43 @@ def settings(**flags: Any) -> Settings:
     return load(flags, environ={})
 
 
+class Engine:
+    """Answers everything alike, and counts what it is asked."""
+
+    takes_tokens = True
+    max_concurrency = 1
+
+    def __init__(self, identity: Identity, grid: Grid | None) -> None:
+        self.identity = identity
+        self.profile = Profile(TOKENIZER, closes_thinking=True, context=10_000, grid=grid)
+        self.asked = 0
+
+    async def score(self, request: ScoreRequest) -> LabelScores:
+        self.asked += 1
+        return LabelScores((-1.0, -2.0), "vocabulary", 0.5, True, "route", 3)
+
+    async def caption(self, request: CaptionRequest) -> Caption:
+        self.asked += 1
+        return Caption("text", "stop", "chat", 1, 1)
+
+    async def aclose(self) -> None:
+        pass
+
+
 class Asked:
     """Asks for one answer of each kind, and counts what has to be computed."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self.computed = 0
 
-    async def _labels(self) -> LabelScores:
-        self.computed += 1
-        return LabelScores((-1.0, -2.0), "vocabulary", 0.5, True, "route", 3)
-
-    async def _summary(self) -> Summary:
-        self.computed += 1
-        return Summary(Caption("text", "stop", "chat", 1, 1), None)
-
-    async def _image(self) -> PreparedImage:
-        self.computed += 1
-        return PreparedImage(b"jpeg", "sha", 1, 1, 1, 1)
-
-    def labels(self, identity: Identity, chosen: Settings, prompt: str = "Which?", **parts: Any) -> int:
-        answers = LabelAnswers(self._store, identity, chosen)
-        return self._count(answers.get({"prompt": prompt} | parts, ("A", "B"), self._labels))
+    def labels(
+        self, identity: Identity, chosen: Settings, prompt: str = "Which?", system: str = "", image: str = ""
+    ) -> int:
+        engine = Engine(identity, GRID)
+        parts = (PreparedImage(b"jpeg", image, 1, 1, 1, 1),) if image else ()
+        encoder = PromptEncoder(engine.profile, None)
+        question = LabelQuestion(PromptContext(encoder, prompt, None, parts, system), ("A", "B"))
+        return self._count(engine, CachedBackend(engine, self._store, chosen).score(question))
 
     def summary(
         self,
@@ -64,17 +86,32 @@ class Asked:
         body: str = "a",
         image: str = "b",
     ) -> int:
-        answers = SummaryAnswers(self._store, identity, chosen, grid)
-        return self._count(answers.get(body, image, self._summary))
+        engine = Engine(identity, grid)
+        writer = SummaryWriter(engine.profile, chosen, TokenAnswers(None, TOKENIZER))
+        question = SummaryQuestion(body, PreparedImage(b"jpeg", image, 56, 56, 56, 56), writer)
+        return self._count(engine, CachedBackend(engine, self._store, chosen).caption(question))
 
     def image(self, chosen: Settings, grid: Grid = GRID, sha256: str = "sha") -> int:
-        return self._count(ImageAnswers(self._store, grid, chosen).get(sha256, self._image))
+        images = Decoder(grid, chosen, self._store)
+        return self._count(images, images.prepared(b"", sha256))
 
-    def _count(self, answer: Any) -> int:
-        before = self.computed
+    def _count(self, computing: Any, answer: Any) -> int:
         asyncio.run(answer)
         self._store.flush()
-        return self.computed - before
+        return int(computing.asked)
+
+
+class Decoder(PreparedImages):
+    """Images without processes that decode them."""
+
+    def __init__(self, grid: Grid, settings: Settings, store: Store) -> None:
+        super().__init__(grid, settings, store)
+        self._pool: Any = self
+        self.asked = 0
+
+    async def prepare(self, *args: Any, **options: Any) -> PreparedImage:
+        self.asked += 1
+        return PreparedImage(b"jpeg", "sha", 1, 1, 1, 1)
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(Identity)])
@@ -138,8 +175,8 @@ def test_our_own_version_is_in_the_key(store: Store, monkeypatch: pytest.MonkeyP
 def test_what_is_asked_is_in_the_key(store: Store) -> None:
     asked, plain = Asked(store), settings()
     assert [asked.labels(IDENTITY, plain, prompt) for prompt in ("a", "b", "a")] == [1, 1, 0]
-    for part in ("system", "images", "image_version"):
-        assert asked.labels(IDENTITY, plain, "a", **{part: "x"}) == 1
+    for part in ("system", "image"):
+        assert [asked.labels(IDENTITY, plain, "a", **{part: "x"}) for _ in range(2)] == [1, 0]
     assert [asked.summary(IDENTITY, plain, body=body) for body in ("x", "y", "x")] == [1, 1, 0]
     assert [asked.summary(IDENTITY, plain, image=image) for image in ("x", "y", "x")] == [1, 1, 0]
     assert [asked.image(plain, sha256=sha) for sha in ("x", "y", "x")] == [1, 1, 0]

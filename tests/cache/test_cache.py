@@ -32,7 +32,6 @@ from cache.errors import BundleError, CacheError, DamagedError
 from cache.eviction import Room, oldest, remove
 from cache.keys import Keys, digest
 from cache.leases import Leases
-from cache.lookup import Lookup
 from cache.memo import Memo
 from cache.store import KINDS, Store
 from tgi_stack.answers import cache_admin
@@ -965,57 +964,6 @@ def test_who_waited_for_a_failure_may_succeed() -> None:
         assert await memo.get("a", compute) == b"a"
 
     asyncio.run(ask())
-
-
-def test_a_value_that_is_not_understood_is_no_hit(make: Callable[..., Store]) -> None:
-    filled(make, 1)
-    store = make()
-    lookup = Lookup[int](store, "labels", lambda value: b"", int, memory=10)
-    assert lookup.known(KEYS[0]) is None
-    assert (store.counts["labels hits"], store.counts["labels misses"]) == (0, 1)
-
-
-def test_one_task_computes_what_many_ask(make: Callable[..., Store]) -> None:
-    calls = 0
-
-    async def compute() -> bytes:
-        nonlocal calls
-        calls += 1
-        await asyncio.sleep(0.01)
-        return b"value"
-
-    async def ask() -> list[tuple[bytes, bool]]:
-        lookup = Lookup[bytes](make(), "labels", bytes, bytes, memory=10)
-        return await asyncio.gather(*(lookup.get(KEYS[0], compute) for _ in range(1000)))
-
-    found = asyncio.run(ask())
-    assert calls == 1
-    assert {value for value, _ in found} == {b"value"}
-
-
-def _ask_slowly(folder: Path, log: Path) -> None:
-    async def compute() -> bytes:
-        with log.open("a") as file:
-            file.write("computed\n")
-        await asyncio.sleep(0.3)
-        return b"value"
-
-    async def ask() -> None:
-        store = Store(folder, lambda line: None)
-        lookup = Lookup[bytes](store, "labels", bytes, bytes, memory=10)
-        value, _ = await lookup.get(KEYS[0], compute)
-        assert value == b"value"
-        store.close()
-
-    asyncio.run(ask())
-
-
-def test_one_process_computes_what_several_ask(make: Callable[..., Store], tmp_path: Path) -> None:  # I25
-    make().close()
-    log = tmp_path / "log"
-    with multiprocessing.get_context("spawn").Pool(4) as pool:
-        pool.starmap(_ask_slowly, [(tmp_path / "cache", log)] * 4)
-    assert log.read_text() == "computed\n"
 
 
 def test_a_lease_ends_with_its_process(make: Callable[..., Store], tmp_path: Path) -> None:

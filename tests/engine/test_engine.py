@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 
 from tests.conftest import CATALOGUE
-from tgi_stack.backends.base import Profile
 from tgi_stack.engine import caption, score
 from tgi_stack.errors import ScoreError
 from tgi_stack.images.grid import Grid
 from tgi_stack.images.prepare import prepare
 from tgi_stack.prompting import prompts
+from tgi_stack.prompting.profile import Profile
 from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.scoring import distributions
 from tgi_stack.tiny import TINY

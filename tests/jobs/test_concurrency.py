@@ -9,7 +9,7 @@ from itertools import count
 
 import pytest
 
-from tgi_stack.backends.micro_batch import Batcher
+from tgi_stack.backends.micro_batch import MicroBatcher, in_threads
 from tgi_stack.concurrency import fan_out
 
 
@@ -62,7 +62,7 @@ async def test_answers_go_to_those_who_asked(thread: ThreadPoolExecutor) -> None
         sizes.append(len(batch))
         return [number * 10 for number in batch]
 
-    batcher = Batcher(run, thread, size=8)
+    batcher = MicroBatcher(in_threads(thread, run), size=8)
     answers = await asyncio.gather(*map(batcher.ask, range(50)))
     assert answers == [number * 10 for number in range(50)]
     assert max(sizes) == 8
@@ -76,7 +76,7 @@ async def test_requests_of_different_kinds_share_no_batch(thread: ThreadPoolExec
         batches.append(batch)
         return batch
 
-    batcher = Batcher(run, thread, size=8, key=lambda number: number % 2)
+    batcher = MicroBatcher(in_threads(thread, run), size=8, key=lambda number: number % 2)
     await asyncio.gather(*map(batcher.ask, range(20)))
     assert all(len({number % 2 for number in batch}) == 1 for batch in batches)
 
@@ -87,7 +87,7 @@ async def test_a_failed_batch_fails_its_requests_alone(thread: ThreadPoolExecuto
             raise RuntimeError("out of memory")
         return batch
 
-    batcher = Batcher(run, thread, size=2)
+    batcher = MicroBatcher(in_threads(thread, run), size=2)
     results = await asyncio.gather(*map(batcher.ask, range(6)), return_exceptions=True)
     assert [str(r) for r in results] == ["0", "1", "out of memory", "out of memory", "4", "5"]
 
@@ -96,7 +96,7 @@ async def test_a_failed_answer_reaches_its_own_request(thread: ThreadPoolExecuto
     def run(batch: Sequence[int]) -> Sequence[int | Exception]:
         return [ValueError(f"row {number}") if number == 3 else number for number in batch]
 
-    batcher = Batcher(run, thread, size=8)
+    batcher = MicroBatcher(in_threads(thread, run), size=8)
     results = await asyncio.gather(*map(batcher.ask, range(6)), return_exceptions=True)
     assert [str(r) for r in results] == ["0", "1", "2", "row 3", "4", "5"]
     assert isinstance(results[3], ValueError)
@@ -109,7 +109,7 @@ async def test_an_abandoned_request_is_not_computed(thread: ThreadPoolExecutor) 
         seen.extend(batch)
         return batch
 
-    batcher = Batcher(run, thread, size=4)
+    batcher = MicroBatcher(in_threads(thread, run), size=4)
     gone = asyncio.create_task(batcher.ask(1))
     stays = asyncio.create_task(batcher.ask(2))
     await asyncio.sleep(0)

@@ -21,7 +21,6 @@ from PIL import Image
 from tests.conftest import CATALOGUE, Fastqwen, read_records, write_rows
 from tgi_stack.backends.scripted import Script, ScriptedBackend
 from tgi_stack.errors import AnswerError, ImageError
-from tgi_stack.jobs.replay_worker import Nobody
 from tgi_stack.jobs.summarize import Summarize
 from tgi_stack.settings import Settings
 from tgi_stack.types import Caption, CaptionRequest, SummarizeRow
@@ -51,24 +50,24 @@ async def job(tmp_path: Path, tiny_settings: Callable[..., Settings]) -> AsyncIt
 
 async def test_the_same_content_is_decoded_and_asked_once(job: Any, tmp_path: Path) -> None:  # I25
     prepared = 0
-    prepare = job._images._pool.prepare
+    prepare = job._images._images._pool.prepare
 
     async def counting(*args: Any, **options: Any) -> Any:
         nonlocal prepared
         prepared += 1
         return await prepare(*args, **options)
 
-    job._images._pool.prepare = counting
+    job._images._images._pool.prepare = counting
     for number in range(1000):
         shutil.copy(MUG, tmp_path / f"{number}.jpg")
     rows = [SummarizeRow(number + 1, str(number), f"{number}.jpg") for number in range(1000)]
     first = await asyncio.gather(*map(job.answer, rows[:500]))
     records = first + await asyncio.gather(*map(job.answer, rows[500:]))
-    assert (prepared, job._backend.asked) == (1, 1)
+    assert (prepared, job._backend._inner.asked) == (1, 1)
     assert len(records) == 1000
     assert all(record == records[0] for record in records)
     assert (await job.answer(SummarizeRow(1, "x", "1.jpg", title="Another question")))["summary"]
-    assert (prepared, job._backend.asked) == (1, 2)
+    assert (prepared, job._backend._inner.asked) == (1, 2)
 
 
 async def test_what_fails_is_not_remembered(job: Any, tmp_path: Path) -> None:
@@ -84,25 +83,25 @@ async def test_what_fails_is_not_remembered(job: Any, tmp_path: Path) -> None:
 async def test_for_nobody_nothing_is_decoded(tmp_path: Path, tiny_settings: Callable[..., Settings]) -> None:
     shutil.copy(MUG, tmp_path / "mug.jpg")
     scripted = ScriptedBackend(Script())
-    made = Summarize(Nobody(scripted.identity, scripted.profile), tiny_settings(), tmp_path)
+    made = Summarize(scripted, tiny_settings(), tmp_path, replay=True)
     with pytest.raises(AnswerError, match="not in the cache"):
         await made.answer(SummarizeRow(1, "x", "mug.jpg"))
     assert made._images is not None
-    assert not made._images._pool._all  # no process was started
+    assert not made._images._images._pool._all  # no process was started
     await made.aclose()
 
 
 @pytest.mark.parametrize("broken", ["truncated", "aspect"])
 async def test_one_decoding_names_each_rows_own_file(job: Any, tmp_path: Path, broken: str) -> None:
     decoded = 0
-    prepare = job._images._pool.prepare
+    prepare = job._images._images._pool.prepare
 
     async def counting(*args: Any, **options: Any) -> Any:
         nonlocal decoded
         decoded += 1
         return await prepare(*args, **options)
 
-    job._images._pool.prepare = counting
+    job._images._images._pool.prepare = counting
     content = MUG.read_bytes()[:2000]
     if broken == "aspect":
         png = io.BytesIO()

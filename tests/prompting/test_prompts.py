@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from tgi_stack.backends.base import Profile
 from tgi_stack.errors import PromptFileError, TextError
 from tgi_stack.prompting import prompts
+from tgi_stack.prompting.profile import Profile
 from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.tiny import TINY
 from tgi_stack.types import Item

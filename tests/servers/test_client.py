@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from tgi_stack.backends.grouping import Grouper
+from tgi_stack.backends.micro_batch import MicroBatcher
 from tgi_stack.backends.servers import retry
 from tgi_stack.backends.servers.endpoints import Endpoint, Limit, Pool
 from tgi_stack.backends.servers.protocols.reply import Served
@@ -168,11 +168,11 @@ async def test_groups_are_uniform_and_full_where_possible() -> None:
         await asyncio.sleep(0.001)
         return [10 * number for number in numbers]
 
-    grouper = Grouper[int, int](ask, size=4, key=lambda number: number % 2)
-    assert await asyncio.gather(*map(grouper.ask, range(20))) == [10 * n for n in range(20)]
+    batcher = MicroBatcher[int, int](ask, size=4, key=lambda number: number % 2, lanes=None)
+    assert await asyncio.gather(*map(batcher.ask, range(20))) == [10 * n for n in range(20)]
     assert all(len({number % 2 for number in group}) == 1 for group in asked)
     assert sorted(map(len, asked)) == [2, 2, 4, 4, 4, 4]
-    await grouper.aclose()
+    await batcher.aclose()
 
 
 async def test_a_refused_question_of_a_group_fails_alone() -> None:
@@ -181,8 +181,8 @@ async def test_a_refused_question_of_a_group_fails_alone() -> None:
             raise AnswerError("server.refused", "not 5")
         return numbers
 
-    grouper = Grouper[int, int](ask, size=8, key=lambda number: None)
-    results = await asyncio.gather(*map(grouper.ask, range(8)), return_exceptions=True)
+    batcher = MicroBatcher[int, int](ask, size=8, lanes=None)
+    results = await asyncio.gather(*map(batcher.ask, range(8)), return_exceptions=True)
     assert isinstance(results.pop(5), AnswerError)
     assert results == [0, 1, 2, 3, 4, 6, 7]
 
@@ -191,8 +191,8 @@ async def test_a_fault_of_the_whole_run_reaches_everybody() -> None:
     async def ask(numbers: Sequence[int]) -> Sequence[int]:
         raise ServerError("none is left")
 
-    grouper = Grouper[int, int](ask, size=3, key=lambda number: None)
-    results = await asyncio.gather(*map(grouper.ask, range(7)), return_exceptions=True)
+    batcher = MicroBatcher[int, int](ask, size=3, lanes=None)
+    results = await asyncio.gather(*map(batcher.ask, range(7)), return_exceptions=True)
     assert all(isinstance(result, ServerError) for result in results)
 
 

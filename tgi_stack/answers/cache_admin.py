@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import re
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +17,10 @@ from cache.bundle import Imported, export_bundle, import_bundle
 from cache.database import is_damage, is_full, journal_mode
 from cache.errors import BundleError, CacheError
 from cache.store import Store
-from tgi_stack.answers.audit import Reasked, reask
-from tgi_stack.answers.questions import name_of
-from tgi_stack.backends.open import open_backend
-from tgi_stack.errors import FastqwenError, InputError, MachineError, SettingsError, UsageError
+from tgi_stack.errors import InputError, MachineError, SettingsError, UsageError
 from tgi_stack.settings import Settings, bytes_of
 
 Say = Callable[[str], None]
-GIVEN = {"text": "labels", "vision": "summary"}  # what models of a kind give
 
 
 def open_store(settings: Settings, say: Say) -> Store | None:
@@ -155,7 +149,7 @@ def verified(store: Store) -> dict[str, Any]:
 
 
 def verdict(found: Mapping[str, Any]) -> Iterator[str]:
-    """`verified` and `reasked`, for people."""
+    """`verified` and `audit.totals`, for people."""
     held = ", ".join(f"{count:,} {kind}" for kind, count in found["entries"].items()) or "no entries"
     yield f"digests hold: {held}; {found['damaged']:,} damaged"
     if "asked" in found:
@@ -183,42 +177,6 @@ def _comparison(found: Mapping[str, Any]) -> Iterator[str]:
         )
     if found["swapped"]:
         yield "another model gave these answers than is asked now; to be rid of them: fastqwen cache clear"
-
-
-async def reasked(settings: Settings, store: Store, share: float, say: Say) -> dict[str, Any]:
-    """See `reask.reask`: of the text model and of the vision model, where there are answers of their kind.
-
-    Raises:
-        FastqwenError: neither can be asked.
-    """
-    found: dict[str, Reasked] = {}
-    failures: list[tuple[str, FastqwenError]] = []
-    for kind in [kind for kind, answers in GIVEN.items() if store.keys(answers)]:
-        try:
-            backend = await open_backend(settings, kind, say)
-        except FastqwenError as error:
-            failures.append((kind, error))
-            continue
-        try:
-            name = name_of(backend.identity)
-            found[name] = found.get(name) or await reask(store, backend, share, random.SystemRandom())
-        finally:
-            await backend.aclose()
-    for kind, failure in failures:
-        if not found:
-            raise failure
-        say(f"the {kind} model is not asked: {failure}")
-    return _together(found.values())
-
-
-def _together(found: Iterable[Reasked]) -> dict[str, Any]:
-    every = [Reasked(), *found]
-    columns = {name: [asdict(one)[name] for one in every] for name in asdict(Reasked())}
-    totals = {
-        n: max(column) if n in ("noise", "difference") else sum(column) for n, column in columns.items()
-    }
-    asked, swapped = sum(one.asked for one in every), any(one.swapped for one in every)
-    return {"asked": asked} | totals | {"swapped": swapped}
 
 
 def share_of(text: str | None) -> float | None:

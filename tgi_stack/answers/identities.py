@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from cache.keys import Keys, Part
+from cache.keys import Keys
 from cache.store import Store
-from tgi_stack.backends.base import Profile
+from tgi_stack.prompting.profile import Profile
 from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.settings import Settings
 from tgi_stack.types import Identity
@@ -161,42 +160,3 @@ def _asked_to_stand_in(settings: Settings) -> dict[str, str]:
         "quantization": settings.weights,
         "loader": settings.loader,
     }
-
-
-class StandIn:
-    """Where readings are kept that another gave in the place of who was asked: by that one's identity too.
-
-    Args:
-        shared: the parts of all keys of who was asked.
-        who: tells who stands in now, which may take seconds; so it is asked only where somebody did before.
-    """
-
-    def __init__(
-        self,
-        store: Store | None,
-        identity: Identity,
-        settings: Settings,
-        shared: Mapping[str, Part],
-        who: Callable[[], Awaitable[Identity | None]] | None,
-    ) -> None:
-        self._shared = shared
-        self._keys: Keys | None = None
-        allowed = settings.fallback in (None, "torch")
-        looks = allowed and store is not None and Identities(store).stood_in(identity)
-        self._who = who if looks else None
-
-    async def known(self) -> Keys | None:
-        """The keys of what was answered before; None where nobody did."""
-        if self._who is not None:
-            found = await self._who()
-            self._who = None
-            self._keys = None if found is None else self._keys_of(found)
-        return self._keys
-
-    def keys(self, by: Identity) -> Keys:
-        """The keys for what is answered now."""
-        self._keys = self._keys or self._keys_of(by)
-        return self._keys
-
-    def _keys_of(self, by: Identity) -> Keys:
-        return Keys("labels", {**self._shared, "stand_in": json.dumps(asdict(by), sort_keys=True)})

@@ -1,71 +1,165 @@
-"""Questions that the cache keeps beside their answers, so that some can be asked again; see `reask`.
+"""Questions before anybody computes: what their keys are made of, and what is asked once somebody must.
 
-One in eight is kept, by its key, and of each run the first few: a small cache has some too.
+The tokens of a prompt, the proof of its labels and the pixels of an image cost time that a kept answer does
+not need; so a question prepares them when a backend is to be asked.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 
-from cache.store import Store
-from tgi_stack.types import CaptionRequest, Identity, PreparedImage, ScoreRequest
+from tgi_stack.answers.contexts import PromptContext
+from tgi_stack.answers.images import ImageFile
+from tgi_stack.answers.tokens import TokenAnswers
+from tgi_stack.errors import ScoreError, TextError
+from tgi_stack.prompting import prompts
+from tgi_stack.prompting.labels import branches, chained, refuse_several_tokens
+from tgi_stack.prompting.profile import Profile
+from tgi_stack.scoring import distributions
+from tgi_stack.settings import Settings
+from tgi_stack.types import CaptionRequest, LabelScores, PreparedImage, ScoreRequest
 
-KEPT = 1 / 8
-FIRST = 8
-
-
-class Questions:
-    """Keeps some of the questions of a run."""
-
-    def __init__(self, store: Store | None) -> None:
-        self._store = store
-        self._first = FIRST
-
-    def keep(self, key: str, question: Callable[[], bytes]) -> None:
-        """Keeps a question under its answer's key, or not."""
-        if self._store is None:
-            return
-        self._first -= 1
-        if self._first >= 0 or int(key[:2], 16) < 256 * KEPT:
-            self._store.put("question", key, question())
+Paths = tuple[tuple[int, ...], ...]
 
 
-def name_of(identity: Identity) -> str:
-    """What has to be the same for answers to be comparable."""
-    return json.dumps(
-        [identity.engine, identity.model, identity.revision, identity.dtype, identity.tokenizer]
-    )
+@dataclass(frozen=True, slots=True)
+class LabelQuestion:
+    """Which logarithms some labels have right after a prompt."""
+
+    context: PromptContext
+    labels: tuple[str, ...]
+
+    def prepared(self, *, several_tokens: bool) -> LabelRequests:
+        """What a backend is asked: one read, or one a branch of the prefix tree of labels of several tokens.
+
+        Args:
+            several_tokens: whether the backend reads labels of several tokens.
+
+        Raises:
+            LabelError: labels that can't be read here, see `labels.trace`.
+            TextError: `text.empty`, `text.too_long`; see `Tokenizer.encode_prompt`.
+        """
+        context, labels = self.context, self.labels
+        whole = (context.prompt, context.token_ids)
+        paths = context.encoder.prover.paths(labels, context.ending, whole)
+        self._refuse_length(max(map(len, paths)))
+        if set(map(len, paths)) == {1}:
+            return LabelRequests((self._request((), tuple([path[0] for path in paths]), labels),), paths)
+        if not several_tokens or context.parts:
+            refuse_several_tokens(labels, paths)
+        requests = [self._request(prefix, tokens) for prefix, tokens in branches(paths).items()]
+        return LabelRequests(tuple(requests), paths)
+
+    def _request(
+        self, prefix: tuple[int, ...], ids: tuple[int, ...], labels: tuple[str, ...] = ()
+    ) -> ScoreRequest:
+        context = self.context
+        prompt = "" if prefix else context.prompt
+        return ScoreRequest(prompt, context.token_ids + prefix, labels, ids, context.parts, context.system)
+
+    def _refuse_length(self, label_tokens: int) -> None:
+        context = self.context
+        if not context.token_ids:
+            raise TextError("text.empty", "the prompt is empty")
+        length, most = len(context.token_ids) + label_tokens - 1, context.encoder.profile.context
+        if length >= most:
+            raise TextError("text.too_long", f"{length} tokens; the context is {most}")
 
 
-def of_labels(
-    identity: Identity, prompt: str, token_ids: Sequence[int], labels: Sequence[str], label_ids: Sequence[int]
-) -> bytes:
-    """A question for labels after a prompt without images."""
-    asked = {"prompt": prompt, "token_ids": token_ids, "labels": labels, "label_ids": label_ids}
-    return json.dumps({"identity": name_of(identity)} | asked).encode()
+@dataclass(frozen=True, slots=True)
+class LabelRequests:
+    """The reads that a question needs, in the order of their prefixes; `paths` are the labels' tokens."""
+
+    requests: tuple[ScoreRequest, ...]
+    paths: Paths
+
+    def joined(self, reads: Sequence[LabelScores]) -> LabelScores:
+        """One reading, from those of the branches, by the chain rule.
+
+        Raises:
+            ScoreError: `score.mixed` where some came from the server and some from torch: those don't add up.
+        """
+        if set(map(len, self.paths)) == {1}:
+            return reads[0]
+        if len({read.route for read in reads}) > 1:
+            raise ScoreError(
+                "score.mixed",
+                "the server shows some of the labels' tokens and not others; "
+                "use labels of one token, or torch",
+            )
+        found = {
+            prefix: dict(zip(tokens, read.logprobs, strict=True))
+            for (prefix, tokens), read in zip(branches(self.paths).items(), reads, strict=True)
+        }
+        logprobs = chained(self.paths, found)
+        mass = distributions.mass(logprobs) if all(read.exact for read in reads) else None
+        kept = (flag for flag in chain.from_iterable(r.flags for r in reads) if flag != "label_mass.low")
+        return replace(
+            reads[0],
+            logprobs=logprobs,
+            label_mass=mass,
+            exact=all(read.exact for read in reads),
+            flags=(*distributions.mass_flags(mass), *dict.fromkeys(kept)),
+            attempts=sum(read.attempts for read in reads),
+            chained=True,
+        )
 
 
-def of_summary(identity: Identity, request: CaptionRequest, image: str | None) -> bytes:
-    """A question for a text; `image` is the key of the prepared image."""
-    asked = {
-        "prompt": request.prompt,
-        "body": request.body,
-        "token_ids": request.token_ids,
-        "image": image,
-        "max_new_tokens": request.max_new_tokens,
-    }
-    return json.dumps({"identity": name_of(identity)} | asked).encode()
+@dataclass(frozen=True, slots=True)
+class SummaryQuestion:
+    """What a turn with an image (unless text alone is known) is answered with.
+
+    `body` is what is said in the turn besides the image, made harmless.
+    """
+
+    body: str
+    image: ImageFile | PreparedImage | None
+    writer: SummaryWriter
+
+    @property
+    def sha256(self) -> str | None:
+        """The digest of the image's file."""
+        return None if self.image is None else self.image.sha256
+
+    async def prepared(self) -> CaptionRequest:
+        """What a backend is asked.
+
+        Raises:
+            ImageError: see `PreparedImages.prepared`.
+            TextError: `text.too_long`; see `Tokenizer.encode_prompt`.
+        """
+        image = await self.image.prepared() if isinstance(self.image, ImageFile) else self.image
+        return self.writer.request(self.body, image)
 
 
-def label_request(question: dict[str, Any]) -> ScoreRequest:
-    """What is asked of a backend."""
-    ids, labels, label_ids = map(tuple, (question["token_ids"], question["labels"], question["label_ids"]))
-    return ScoreRequest(question["prompt"], ids, labels, label_ids)
+class SummaryWriter:
+    """Writes the requests for summaries of one model.
 
+    Args:
+        tokens: encodes prompts.
+    """
 
-def summary_request(question: dict[str, Any], image: PreparedImage | None) -> CaptionRequest:
-    """What is asked of a backend; greedy."""
-    ids = tuple(question["token_ids"])
-    return CaptionRequest(question["prompt"], question["body"], ids, image, question["max_new_tokens"])
+    def __init__(self, profile: Profile, settings: Settings, tokens: TokenAnswers) -> None:
+        self._profile = profile
+        self._settings = settings
+        self._tokens = tokens
+
+    def request(self, body: str, image: PreparedImage | None) -> CaptionRequest:
+        """A turn as a request; see `SummaryQuestion.prepared`."""
+        profile, settings = self._profile, self._settings
+        visual = []
+        if image is not None and profile.grid is not None:
+            visual = [profile.grid.tokens(image.sent_width, image.sent_height)]
+        prompt, frame = profile.render(prompts.IMAGE_MARK * len(visual) + body, visual)
+        ids = self._tokens.encode_prompt(prompt, frame)
+        if len(ids) + settings.max_new_tokens > profile.context:
+            raise TextError(
+                "text.too_long",
+                f"{len(ids)} prompt tokens and {settings.max_new_tokens} new ones exceed "
+                f"the context of {profile.context}",
+            )
+        return CaptionRequest(
+            prompt, body, ids, image, settings.max_new_tokens, settings.temperature, settings.seed
+        )

@@ -2,103 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-from tgi_stack.errors import RowError, TextError
-from tgi_stack.images.grid import Grid
-from tgi_stack.prompting import prompts
-from tgi_stack.prompting.tokenizer import Tokenizer
+from tgi_stack.prompting.profile import Profile
 from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, ScoreRequest
-
-
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """What a job has to know of a model to write prompts for it.
-
-    `context` is in tokens; `grid` is None for a model that reads no images.
-    """
-
-    tokenizer: Tokenizer
-    closes_thinking: bool
-    context: int
-    grid: Grid | None
-
-    def described(self) -> dict[str, Any]:
-        """All but the tokenizer, as JSON; `of` gives it back."""
-        grid = None if self.grid is None else asdict(self.grid)
-        return {"closes_thinking": self.closes_thinking, "context": self.context, "grid": grid}
-
-    @classmethod
-    def of(cls, tokenizer: Tokenizer, described: Mapping[str, Any]) -> Profile:
-        """The profile that was described."""
-        grid = described["grid"]
-        if grid is not None:
-            grid = Grid(**grid | {"mean": tuple(grid["mean"]), "std": tuple(grid["std"])})
-        return cls(tokenizer, described["closes_thinking"], described["context"], grid)
-
-    def turn(self, body: str, visual: Sequence[int] = (), *, system: str = "") -> tuple[str, tuple[int, ...]]:
-        """One user turn with a body made harmless, and its token ids.
-
-        Args:
-            visual: how many visual tokens stand for each image mark in the body.
-            system: what stands before it, of the project's own.
-
-        Raises:
-            TextError: see `Tokenizer.encode_prompt`; `text.too_long`, see `refuse_hopeless`.
-        """
-        prompt, frame = self.render(body, visual, system=system)
-        return prompt, self.tokenizer.encode_prompt(prompt, frame)
-
-    def render(self, body: str, visual: Sequence[int] = (), *, system: str = "") -> tuple[str, str]:
-        """The prompt of `turn`, and its frame: the same without what stands in the body."""
-        self.refuse_hopeless(body)
-        if not visual:
-            harmless = self.tokenizer.harmless(prompts.without_marks(body))
-            return self._frame(harmless, system), self._frame("", system)
-        empty = prompts.place_images(prompts.IMAGE_MARK * len(visual), visual)
-        harmless = prompts.place_images(self.tokenizer.harmless(body), visual)
-        return self._frame(harmless, system), self._frame(empty, system)
-
-    def refuse_hopeless(self, text: str) -> None:
-        """Raises TextError for a text that can't fit whatever its tokens are, before time is spent on it."""
-        if len(text) > self.context * self.tokenizer.longest_token:
-            raise TextError(
-                "text.too_long",
-                f"{len(text):,} characters can't fit {self.context} tokens",
-            )
-
-    def tail(self, system: str = "") -> str:
-        """What every turn ends with, from the control token that closes the body."""
-        return self._frame(prompts.IMAGE_MARK, system).partition(prompts.IMAGE_MARK)[2]
-
-    def _frame(self, body: str, system: str) -> str:
-        # A judge (see `prompts.JUDGE`) was trained on answers after a closed thinking block.
-        closed = self.closes_thinking or (bool(system) and self.grid is None)
-        return prompts.user_turn(body, close_thinking=closed, system=system)
-
-
-@runtime_checkable
-class Replaced(Protocol):
-    """A backend for which another answers what it can't answer exactly."""
-
-    async def stand_in(self) -> Identity | None:
-        """Who that is, as far as that can be known; what they answer has it as its `stand_in`."""
-
-
-@runtime_checkable
-class Absent(Protocol):
-    """A backend that need not be asked: its questions fail before anything is prepared for them."""
-
-    def absent(self) -> RowError:
-        """Why."""
-
-
-def refuse_absent(backend: object) -> None:
-    """Raises a RowError for an absent backend."""
-    if isinstance(backend, Absent):
-        raise backend.absent()
 
 
 class Backend(Protocol):
@@ -116,7 +23,7 @@ class Backend(Protocol):
         """What prompts have to be written for."""
 
     @property
-    def appetite(self) -> int:
+    def max_concurrency(self) -> int:
         """How many questions should be asked at once to keep it busy."""
 
     @property
@@ -131,3 +38,11 @@ class Backend(Protocol):
 
     async def aclose(self) -> None:
         """Gives back what it holds."""
+
+
+@runtime_checkable
+class Replaced(Protocol):
+    """A backend for which another answers what it can't answer exactly."""
+
+    async def stand_in(self) -> Identity | None:
+        """Who that is, as far as that can be known; what they answer has it as its `stand_in`."""

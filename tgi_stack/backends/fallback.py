@@ -24,7 +24,7 @@ from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, Scor
 UNSEEN = "score.unseen"
 
 
-class WithFallback:
+class FallbackBackend:
     """Servers, with something behind them for the rows that they can't answer exactly.
 
     Args:
@@ -50,7 +50,7 @@ class WithFallback:
         self._opening = asyncio.Lock()
         self.identity = served.identity
         self.profile = served.profile
-        self.appetite = served.appetite
+        self.max_concurrency = served.max_concurrency
         self.takes_tokens = served.takes_tokens
 
     async def score(self, request: ScoreRequest) -> LabelScores:

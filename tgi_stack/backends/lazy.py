@@ -1,4 +1,4 @@
-"""An engine whose weights load when the first question comes: what is remembered needs none."""
+"""An engine whose weights load when the first question comes: what is in the cache needs none."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from tgi_stack.backends.base import Backend, Profile
+from tgi_stack.backends.base import Backend
 from tgi_stack.errors import UsageError
+from tgi_stack.prompting.profile import Profile
 from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, ScoreRequest
 
 
-class OnDemand:
+class LazyBackend:
     """Stands for a backend that is known but not opened.
 
     What the opening raises is raised to whoever asks, now and later: it stops the run before that answer.
 
     Args:
         open_backend: takes seconds; called once, in a thread, so that rows are read and prepared meanwhile.
-        appetite: how many questions it will like to be asked at once.
+        max_concurrency: how many questions it will like to be asked at once.
 
     Attributes:
         opening_s: what the opening took.
@@ -29,11 +30,11 @@ class OnDemand:
     takes_tokens = True
 
     def __init__(
-        self, identity: Identity, profile: Profile, appetite: int, open_backend: Callable[[], Backend]
+        self, identity: Identity, profile: Profile, max_concurrency: int, open_backend: Callable[[], Backend]
     ) -> None:
         self.identity = identity
         self.profile = profile
-        self.appetite = appetite
+        self.max_concurrency = max_concurrency
         self.opening_s = 0.0
         self._open = open_backend
         self._opening: Future[Backend] | None = None

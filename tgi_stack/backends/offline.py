@@ -1,4 +1,4 @@
-"""Nobody: a backend that has no network and computes nothing. What is not remembered fails its row."""
+"""Who answered before, without a network: what is not in the cache fails its row."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 from cache.store import Store
 from tgi_stack.answers.identities import Identities
-from tgi_stack.backends.base import Profile
 from tgi_stack.errors import AnswerError, SettingsError, UsageError
+from tgi_stack.prompting.profile import Profile
 from tgi_stack.settings import Settings
 from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, ScoreRequest
 
-APPETITE = 64
+MAX_CONCURRENCY = 64
 _LOCAL = (getattr(socket, "AF_UNIX", None), None)  # sockets between processes of this host
 _RESOLVING = ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "socket.getnameinfo")
 
@@ -25,7 +25,7 @@ class OfflineBackend:
         self.identity = identity
         self.profile = profile
         self._stand_in = stand_in
-        self.appetite = APPETITE
+        self.max_concurrency = MAX_CONCURRENCY
         self.takes_tokens = identity.engine != "tgi"
 
     async def stand_in(self) -> Identity | None:

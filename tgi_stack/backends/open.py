@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cache.store import Store
 from tgi_stack.answers.identities import Identities
 from tgi_stack.backends.base import Backend
-from tgi_stack.backends.lazy import OnDemand
+from tgi_stack.backends.lazy import LazyBackend
 from tgi_stack.errors import MissingPackageError, NoEngineError
 from tgi_stack.settings import Settings
 from tgi_stack.types import Identity
@@ -38,9 +38,9 @@ async def open_backend(settings: Settings, kind: str, say: Say, store: Store | N
         ServerError: no server, or the wrong one.
     """
     if settings.dry_run:
-        from tgi_stack.backends.counting import open_counting
+        from tgi_stack.backends.dry_run import open_dry_run
 
-        return open_counting(settings, kind, store)
+        return open_dry_run(settings, kind, store)
     if settings.offline:
         from tgi_stack.backends.offline import open_offline
 
@@ -56,7 +56,7 @@ async def open_backend(settings: Settings, kind: str, say: Say, store: Store | N
 
 def _remember(identities: Identities, settings: Settings, kind: str, backend: Backend) -> None:
     note = partial(identities.remember, settings, kind, backend.identity, backend.profile)
-    if isinstance(backend, OnDemand) and not identities.know(kind, backend.identity):
+    if isinstance(backend, LazyBackend) and not identities.know(kind, backend.identity):
         backend.when_opened(note)  # who can't be loaded answers nothing
     else:
         note()
@@ -124,7 +124,7 @@ def draw_bench(results: dict[str, Any], path: Path) -> None:
 
 
 def _with_fallback(served: Backend, settings: Settings, kind: str, say: Say, store: Store | None) -> Backend:
-    from tgi_stack.backends.fallback import WithFallback
+    from tgi_stack.backends.fallback import FallbackBackend
 
     # Never a download in the middle of a run; the server's own model, whatever --model called it.
     model = settings.model_for(kind) or served.identity.root or served.identity.model
@@ -142,7 +142,7 @@ def _with_fallback(served: Backend, settings: Settings, kind: str, say: Say, sto
         if store is not None:
             Identities(store).remember_stand_in(settings, served.identity, stand_in)
 
-    return WithFallback(served, settings.fallback, open_torch, say, remember)
+    return FallbackBackend(served, settings.fallback, open_torch, say, remember)
 
 
 def _local(settings: Settings, kind: str, say: Say, *, on_demand: bool = False) -> Backend:

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tgi_stack import __version__
-from tgi_stack.backends.base import Profile
 from tgi_stack.errors import RowError, SettingsError
 from tgi_stack.images.grid import Grid
+from tgi_stack.prompting.profile import Profile
 from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.scoring import distributions
 from tgi_stack.settings import Settings
@@ -61,7 +61,7 @@ class ScriptedBackend:
         folder = TINY / "vision"
         tokenizer = tokenizer or Tokenizer(folder / "tokenizer.json")
         self._script = script
-        self.appetite = 64
+        self.max_concurrency = 64
         self.identity = Identity("scripted", "scripted", __version__, "none", "none", tokenizer.digest, "1")
         grid = Grid.from_checkpoint(folder)
         # Prompts are those that the tiny checkpoint of its kind would get.

@@ -216,7 +216,7 @@ def _asking(backend: Backend, kind: str) -> Ask:
     """By a backend, as many at once as it likes."""
 
     async def ask(requests: Sequence[Any]) -> list[Any]:
-        limit = asyncio.Semaphore(backend.appetite)
+        limit = asyncio.Semaphore(backend.max_concurrency)
 
         async def one(request: Any) -> Any:
             async with limit:

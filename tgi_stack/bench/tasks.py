@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tgi_stack.backends.base import Profile
 from tgi_stack.bench import workload
 from tgi_stack.errors import UsageError
 from tgi_stack.images.prepare import prepare
 from tgi_stack.jobs.rerank import Rerank, join_items
 from tgi_stack.jobs.summarize import Summarize
 from tgi_stack.prompting.labels import Prover
+from tgi_stack.prompting.profile import Profile
 from tgi_stack.rows.reader import open_source
 from tgi_stack.rows.schema import rerank_row
 from tgi_stack.settings import Settings
@@ -49,7 +49,7 @@ class Collector:
     identity: Identity
     profile: Profile
     takes_tokens: bool = True
-    appetite: int = 1
+    max_concurrency: int = 1
     asked: list[Any] = field(default_factory=list)
 
     async def score(self, request: ScoreRequest) -> LabelScores:

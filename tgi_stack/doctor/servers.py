@@ -13,7 +13,6 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
-from tgi_stack.backends.base import Profile
 from tgi_stack.backends.servers.backend import ServedBackend
 from tgi_stack.backends.servers.connect import METRICS_S, WORK, access, checked_url, describe, open_served
 from tgi_stack.backends.servers.probes import downloads, label_request, picture_request
@@ -24,6 +23,7 @@ from tgi_stack.doctor import machine
 from tgi_stack.doctor.check import Line
 from tgi_stack.errors import FastqwenError
 from tgi_stack.prompting.labels import LETTERS, Prover
+from tgi_stack.prompting.profile import Profile
 from tgi_stack.settings import DEFAULT_ENDPOINTS, Settings
 from tgi_stack.stack.planning.ports import taken
 from tgi_stack.types import Identity

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from cache.store import Store
 from tgi_stack.answers.identities import Identities
 from tgi_stack.backends.base import Backend
-from tgi_stack.backends.counting import TYPE, CountingBackend, open_counting
-from tgi_stack.backends.lazy import OnDemand
+from tgi_stack.backends.dry_run import TYPE, open_dry_run
+from tgi_stack.backends.lazy import LazyBackend
 from tgi_stack.jobs import pipeline as runner
-from tgi_stack.jobs.spec import Recipe
+from tgi_stack.jobs.spec import JobSpec
 from tgi_stack.rows.ledger import Discard
 from tgi_stack.rows.reader import Source
 
@@ -41,14 +41,14 @@ class Foretold:
         )
 
 
-async def foretell(recipe: Recipe, source: Source, tally: runner.Tally, store: Store | None) -> Foretold:
+async def foretell(recipe: JobSpec, source: Source, tally: runner.Tally, store: Store | None) -> Foretold:
     """Runs a job against nobody.
 
     Raises:
         UsageError: nobody is known whose answers could be looked for.
     """
     settings, kind = recipe.settings, recipe.kind
-    backend: CountingBackend = open_counting(settings, kind, store)
+    backend = open_dry_run(settings, kind, store)
     try:
         await runner.run(recipe.job(backend, store), source, Discard(), settings, tally)
     finally:
@@ -71,6 +71,6 @@ async def foretell(recipe: Recipe, source: Source, tally: runner.Tally, store: S
 def note_speed(store: Store | None, kind: str, backend: Backend, tally: runner.Tally, seconds: float) -> None:
     """Notes how fast a run was once its weights were loaded, where it computed nearly all of its rows."""
     computed = tally.ok - tally.kept - tally.cached
-    seconds -= backend.opening_s if isinstance(backend, OnDemand) else 0.0
+    seconds -= backend.opening_s if isinstance(backend, LazyBackend) else 0.0
     if store is not None and computed >= max(LEAST_ROWS, 10 * tally.cached) and seconds > 0:
         Identities(store).note_speed(kind, backend.identity, computed, seconds)

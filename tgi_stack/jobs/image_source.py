@@ -1,29 +1,21 @@
-"""Images as jobs need them: read once, prepared once, in processes of their own."""
+"""Where a row's image comes from: a path or bytes, read once and told of under the row's own name for it."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from cache.keys import digest
 from cache.store import Store
-from tgi_stack.answers.tables import ImageAnswers
+from tgi_stack.answers.images import UNNAMED, ImageFile, PreparedImages
 from tgi_stack.errors import ImageError
 from tgi_stack.images.files import checked, read_file
 from tgi_stack.images.grid import Grid
-from tgi_stack.images.pool import ImagePool
 from tgi_stack.settings import Settings
 from tgi_stack.types import PreparedImage
-
-# Calls a function that waits for a disk: elsewhere, so that the event loop goes on, or where there is none.
-Reading = Callable[..., Awaitable[Any]]
-
-UNNAMED = "{image}"  # stands for the name in what is told of an image whose content several rows may hold
 
 
 @contextmanager
@@ -37,32 +29,24 @@ def told_of(name: str) -> Iterator[None]:
         raise ImageError(error.type, told, error.flags, error.attempts) from error
 
 
-class Images:
-    """Prepares images for one grid; the same content under several paths is prepared once.
+class ImageSource:
+    """Reads images for one grid; the same content under several paths is prepared once.
 
     Args:
         base: the folder that relative paths begin at.
-        store: where prepared images are remembered.
-        reading: how files are read.
+        store: where prepared images are kept.
+        at_once: files are read here and now, where nobody is kept waiting; else in threads.
     """
 
     def __init__(
-        self,
-        grid: Grid,
-        settings: Settings,
-        base: Path,
-        store: Store | None = None,
-        reading: Reading = asyncio.to_thread,
+        self, grid: Grid, settings: Settings, base: Path, store: Store | None, *, at_once: bool = False
     ) -> None:
-        self._reading = reading
-        self._grid = grid
-        self._settings = settings
         self._base = base
-        self._pool = ImagePool()
-        self._answers = ImageAnswers(store, grid, settings)
+        self._at_once = at_once
+        self._images = PreparedImages(grid, settings, store)
 
-    async def read(self, content: str | bytes, name: str) -> tuple[bytes, str]:
-        """The bytes of a path, or given ones, once they are known to be an image's; and their SHA-256.
+    async def read(self, content: str | bytes, name: str) -> ImageFile:
+        """A path's bytes, or given ones, once they are known to be an image's.
 
         Args:
             name: what to call it in messages.
@@ -71,39 +55,27 @@ class Images:
             ImageError: see `images.files`.
         """
         if isinstance(content, str):
-            found: tuple[bytes, str] = await self._reading(_read, os.path.join(self._base, content))
-            return found
+            path = Path(os.path.join(self._base, content))
+            found, sha256 = _read(path) if self._at_once else await asyncio.to_thread(_read, path)
+            return ImageFile(sha256, found, self._images)
         checked(content, name)
-        return content, digest(content)
+        return ImageFile(digest(content), content, self._images)
 
-    async def prepared(self, content: bytes, sha256: str) -> PreparedImage:
-        """What is sent in place of a file with these bytes.
+    async def prepared(self, content: str | bytes, name: str) -> PreparedImage:
+        """The image that is sent.
 
         Raises:
-            ImageError: see `images.prepare`; to be told under a name, see `told_of`.
+            ImageError: see `images.files` and `images.prepare`.
         """
-        prepare = partial(
-            self._pool.prepare,
-            content,
-            UNNAMED,
-            self._grid,
-            max_side_px=self._settings.max_side,
-            allow_truncated=self._settings.allow_truncated,
-        )
-        return await self._answers.get(sha256, prepare)
-
-    async def get(self, content: str | bytes, name: str) -> PreparedImage:
-        """`read` and `prepared` at once."""
-        found, sha256 = await self.read(content, name)
+        file = await self.read(content, name)
         with told_of(name):
-            return await self.prepared(found, sha256)
+            return await file.prepared()
 
     async def aclose(self) -> None:
         """Ends the processes that decode images."""
-        await self._answers.aclose()
-        await self._pool.aclose()
+        await self._images.aclose()
 
 
-def _read(path: str) -> tuple[bytes, str]:
-    content = read_file(Path(path))
+def _read(path: Path) -> tuple[bytes, str]:
+    content = read_file(path)
     return content, digest(content)

@@ -22,7 +22,7 @@ from tgi_stack.backends.base import Backend
 from tgi_stack.images.pipe import framed, kill, next_part
 from tgi_stack.images.pool import cores
 from tgi_stack.jobs.pipeline import Tally
-from tgi_stack.jobs.spec import Recipe
+from tgi_stack.jobs.spec import JobSpec
 from tgi_stack.rows.output import Output
 from tgi_stack.rows.reader import File, Source
 
@@ -46,7 +46,9 @@ class Ahead:
         self._early = bytearray()  # by row number
 
     @classmethod
-    def of(cls, recipe: Recipe, source: Source, sink: Output, store: Store, backend: Backend) -> Ahead | None:
+    def of(
+        cls, recipe: JobSpec, source: Source, sink: Output, store: Store, backend: Backend
+    ) -> Ahead | None:
         """None where processes gain nothing, or the sources can't be read by others."""
         sources = [_told(one) for one in (source, *recipe.items)]
         large = sum(one.path.stat().st_size for one in recipe.items if isinstance(one, File))

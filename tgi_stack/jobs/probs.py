@@ -6,7 +6,8 @@ from typing import Any
 
 from cache.store import Store
 from tgi_stack.backends.base import Backend
-from tgi_stack.jobs.label_reader import Reader
+from tgi_stack.backends.cached import CachedBackend
+from tgi_stack.jobs.label_reader import LabelReader
 from tgi_stack.jobs.pipeline import Job
 from tgi_stack.rows.reader import RawRow
 from tgi_stack.rows.schema import probs_row
@@ -16,27 +17,34 @@ from tgi_stack.types import ProbsRow
 
 
 class Probs:
-    """Asks a backend for one reading a row; prompts go verbatim, with --chat as one harmless turn."""
+    """Asks a backend for one reading a row; prompts go verbatim, with --chat as one harmless turn.
 
-    def __init__(self, backend: Backend, settings: Settings, store: Store | None = None) -> None:
-        self._backend = backend
+    Args:
+        store: where answers are kept.
+        replay: the cache alone answers.
+    """
+
+    def __init__(
+        self, backend: Backend, settings: Settings, store: Store | None = None, *, replay: bool = False
+    ) -> None:
+        self._backend = CachedBackend(backend, store, settings, cache_only=replay)
         self._settings = settings
-        self._reader = Reader(backend, settings, store)
+        self._reader = LabelReader(self._backend, store)
 
     def job(self) -> Job[ProbsRow]:
         """The job that `run` runs."""
-        return Job(self._parse, self.answer, self._backend.appetite, aclose=self._reader.aclose)
+        return Job(self._parse, self.answer, self._backend.max_concurrency)
 
     def _parse(self, raw: RawRow) -> ProbsRow:
         return probs_row(raw, self._settings.labels)
 
     async def answer(self, row: ProbsRow) -> dict[str, Any]:
         """The fields of the row's record."""
-        place = (self._reader.turn if self._settings.chat else self._reader.verbatim)(row.prompt)
-        count = row.labels
-        labels = self._reader.default_labels(count) if isinstance(count, int) else count
-        scores = await self._reader.read(place, labels)
-        spaced = await self._reader.spaced_is_likelier(place, labels, scores)
+        encoder, given = self._reader.encoder, row.labels
+        context = encoder.turn(row.prompt) if self._settings.chat else encoder.verbatim(row.prompt)
+        labels = encoder.prover.default(given) if isinstance(given, int) else given
+        scores = await self._reader.read(context, labels)
+        spaced = await self._reader.spaced_is_likelier(context, labels, scores)
         identity = self._backend.identity
         return {
             "labels": list(labels),

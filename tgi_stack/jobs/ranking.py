@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from cache.memo import Memo
 from tgi_stack.concurrency import together
-from tgi_stack.jobs.label_reader import Reader
-from tgi_stack.jobs.rerank_prompts import Asked, Prompts, Shown
+from tgi_stack.jobs.label_reader import LabelReader
+from tgi_stack.jobs.rerank_prompts import Candidate, Prompts, Query
 from tgi_stack.prompting.prompts import NO_CONTENT
 from tgi_stack.scoring import distributions
 from tgi_stack.settings import Settings
 from tgi_stack.types import LabelScores
 
 YES_NO = ("yes", "no")
-PRIORS = 1024
 
 
-class Read(NamedTuple):
+class Reading(NamedTuple):
     """One reading: the candidates (by their place in the row) as they stood in the prompt, and their labels.
 
     `distribution` holds probabilities among the labels, in their order; `prior` is the labels' logarithms
@@ -41,7 +38,7 @@ class Read(NamedTuple):
         scores: LabelScores,
         prior: tuple[float, ...] | None,
         cut: bool,
-    ) -> Read:
+    ) -> Reading:
         """The reading with its probabilities."""
         found = (
             distributions.softmax(scores.logprobs)
@@ -70,34 +67,33 @@ class Outcome(NamedTuple):
     probabilities: tuple[float, ...] | None
     logprobs: tuple[float, ...] | None
     spread: tuple[float, ...] | None
-    reads: tuple[Read, ...]
+    reads: tuple[Reading, ...]
     window: tuple[int, int] | None = None
 
 
 class Ranker(Protocol):
     """A way to a ranking."""
 
-    async def rank(self, asked: Asked, shown: Sequence[Shown]) -> Outcome:
+    async def rank(self, query: Query, candidates: Sequence[Candidate]) -> Outcome:
         """The candidates' scores; raises a RowError where there are none."""
 
 
 class Listwise:
     """One prompt lists all candidates, each behind a label."""
 
-    def __init__(self, reader: Reader, prompts: Prompts, settings: Settings) -> None:
+    def __init__(self, reader: LabelReader, prompts: Prompts, settings: Settings) -> None:
         self._reader = reader
         self._prompts = prompts
         self._permutations = settings.permutations
-        self._priors: Memo[tuple[int, bool], LabelScores] | None = (
-            Memo(PRIORS) if settings.calibrate else None
-        )
+        self._calibrates = settings.calibrate
+        self._priors: dict[tuple[int, Query], tuple[float, ...]] = {}
         self._window = settings.window
         self._stride = settings.stride or max(1, (settings.window or 2) // 2)
 
-    async def rank(self, asked: Asked, shown: Sequence[Shown]) -> Outcome:
-        if self._window is not None and len(shown) > self._window:
-            return await self._in_windows(asked, shown, self._window)
-        reads = await self._reads(asked, shown, range(len(shown)))
+    async def rank(self, query: Query, candidates: Sequence[Candidate]) -> Outcome:
+        if self._window is not None and len(candidates) > self._window:
+            return await self._in_windows(query, candidates, self._window)
+        reads = await self._reads(query, candidates, range(len(candidates)))
         one = len(reads) == 1
         probabilities = reads[0].by_candidate if one else distributions.mean([r.by_candidate for r in reads])
         several = self._permutations > 1
@@ -110,42 +106,42 @@ class Listwise:
             reads=reads,
         )
 
-    async def _reads(self, asked: Asked, shown: Sequence[Shown], places: Sequence[int]) -> tuple[Read, ...]:
+    async def _reads(
+        self, query: Query, candidates: Sequence[Candidate], places: Sequence[int]
+    ) -> tuple[Reading, ...]:
         """Reads in several orders, until the top of the order is settled."""
-        reads: list[Read] = []
+        labels = self._reader.encoder.prover.default(len(places))
+        reads: list[Reading] = []
         for shift in distributions.rotations(len(places), self._permutations):
             order = (*places[shift:], *places[:shift])
-            reads.append(await self._read(asked, [shown[place] for place in order], order))
+            context, cut = self._prompts.listwise(query, [candidates[place] for place in order], labels)
+            scores = await self._reader.read(context, labels)
+            prior = await self._prior(query.nothing, labels) if self._calibrates else None
+            reads.append(Reading.of(order, labels, scores, prior, cut))
             if len(reads) > 1 and distributions.settled([read.by_candidate for read in reads]):
                 break
         return tuple(reads)
 
-    async def _read(self, asked: Asked, shown: Sequence[Shown], order: tuple[int, ...]) -> Read:
-        labels = self._reader.default_labels(len(shown))
-        place, cut = self._prompts.listwise(asked, shown, labels)
-        scores = await self._reader.read(place, labels)
-        prior = None
-        if self._priors is not None:
-            without = partial(self._prior, asked.nothing, labels)
-            prior = (await self._priors.get((len(labels), asked.query is None), without)).logprobs
-        return Read.of(order, labels, scores, prior, cut)
+    async def _prior(self, nothing: Query, labels: tuple[str, ...]) -> tuple[float, ...]:
+        """What the labels have where the prompt has no content; the same for all rows of a kind."""
+        key = (len(labels), nothing)
+        if key not in self._priors:
+            context, _ = self._prompts.listwise(nothing, [Candidate("", NO_CONTENT)] * len(labels), labels)
+            self._priors[key] = (await self._reader.read(context, labels)).logprobs
+        return self._priors[key]
 
-    async def _prior(self, nothing: Asked, labels: tuple[str, ...]) -> LabelScores:
-        place, _ = self._prompts.listwise(nothing, [Shown("", NO_CONTENT)] * len(labels), labels)
-        return await self._reader.read(place, labels)
-
-    async def _in_windows(self, asked: Asked, shown: Sequence[Shown], size: int) -> Outcome:
+    async def _in_windows(self, query: Query, candidates: Sequence[Candidate], size: int) -> Outcome:
         """Windows slide from the back of the order to its front and carry the best along.
 
         The way of RankGPT (Sun et al. 2023).
         """
-        order = list(range(len(shown)))
-        reads: list[Read] = []
+        order = list(range(len(candidates)))
+        reads: list[Reading] = []
         end = len(order)
         while True:
             start = max(0, end - size)
             places = order[start:end]
-            found = await self._reads(asked, shown, places)
+            found = await self._reads(query, candidates, places)
             reads += found
             means = distributions.mean([_of(places, read) for read in found])
             order[start:end] = [places[index] for index in distributions.order(means)]
@@ -163,7 +159,7 @@ class Listwise:
         )
 
 
-def _of(places: Sequence[int], read: Read) -> list[float]:
+def _of(places: Sequence[int], read: Reading) -> list[float]:
     found = dict(zip(read.order, read.distribution, strict=True))
     return [found[place] for place in places]
 
@@ -171,13 +167,14 @@ def _of(places: Sequence[int], read: Read) -> list[float]:
 class Pointwise:
     """One prompt a candidate: does it fit, yes or no; what is ranked by is the probability of yes."""
 
-    def __init__(self, reader: Reader, prompts: Prompts, settings: Settings) -> None:
+    def __init__(self, reader: LabelReader, prompts: Prompts, settings: Settings) -> None:
         self._reader = reader
         self._prompts = prompts
-        self._priors: Memo[bool, LabelScores] | None = Memo(2) if settings.calibrate else None
+        self._calibrates = settings.calibrate
+        self._priors: dict[Query, tuple[float, ...]] = {}
 
-    async def rank(self, asked: Asked, shown: Sequence[Shown]) -> Outcome:
-        reads = await together(*(self._read(asked, one, place) for place, one in enumerate(shown)))
+    async def rank(self, query: Query, candidates: Sequence[Candidate]) -> Outcome:
+        reads = await together(*(self._read(query, one, place) for place, one in enumerate(candidates)))
         probabilities = tuple(read.distribution[0] for read in reads)
         full = all(read.scores.normalised == "vocabulary" for read in reads)
         return Outcome(
@@ -188,15 +185,15 @@ class Pointwise:
             reads=tuple(reads),
         )
 
-    async def _read(self, asked: Asked, one: Shown, index: int) -> Read:
-        place, cut = self._prompts.pointwise(asked, one)
-        scores = await self._reader.read(place, YES_NO)
-        prior = None
-        if self._priors is not None:
-            without: Callable[[], Awaitable[LabelScores]] = partial(self._prior, asked.nothing)
-            prior = (await self._priors.get(asked.query is None, without)).logprobs
-        return Read.of((index,), YES_NO, scores, prior, cut)
+    async def _read(self, query: Query, candidate: Candidate, index: int) -> Reading:
+        context, cut = self._prompts.pointwise(query, candidate)
+        scores = await self._reader.read(context, YES_NO)
+        prior = await self._prior(query.nothing) if self._calibrates else None
+        return Reading.of((index,), YES_NO, scores, prior, cut)
 
-    async def _prior(self, nothing: Asked) -> LabelScores:
-        place, _ = self._prompts.pointwise(nothing, Shown("", NO_CONTENT))
-        return await self._reader.read(place, YES_NO)
+    async def _prior(self, nothing: Query) -> tuple[float, ...]:
+        """What yes and no have where the prompt has no content."""
+        if nothing not in self._priors:
+            context, _ = self._prompts.pointwise(nothing, Candidate("", NO_CONTENT))
+            self._priors[nothing] = (await self._reader.read(context, YES_NO)).logprobs
+        return self._priors[nothing]

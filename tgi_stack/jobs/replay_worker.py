@@ -22,13 +22,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from cache.store import Store
-from tgi_stack.backends.base import Profile
 from tgi_stack.backends.offline import OfflineBackend, forbid_network
-from tgi_stack.errors import AnswerError, RowError
 from tgi_stack.images.pipe import framed, read_part
 from tgi_stack.jobs.parallel_replay import opened
 from tgi_stack.jobs.pipeline import Job, Tally, answered
-from tgi_stack.jobs.spec import Recipe
+from tgi_stack.jobs.spec import JobSpec
+from tgi_stack.prompting.profile import Profile
 from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.rows.ledger import line_of
 from tgi_stack.rows.reader import RawRow
@@ -38,13 +37,6 @@ from tgi_stack.types import Identity
 BLOCK = 256  # neighbouring rows, which one process answers
 TOGETHER = 16  # lookups under one lock: a millisecond, which who wants to write can wait
 LEAST_SHARE = 0.5  # of rows in the cache, below which it is no use
-
-
-class Nobody(OfflineBackend):
-    """Knows no more than the cache; why a row fails is for the run itself to find out."""
-
-    def absent(self) -> RowError:
-        return AnswerError("offline.miss", "not in the cache")
 
 
 async def serve(asked: dict[str, Any], answers: IO[bytes]) -> None:
@@ -57,10 +49,10 @@ async def serve(asked: dict[str, Any], answers: IO[bytes]) -> None:
     if content is None or source is None or None in items:
         return
     known = tuple(item for item in items if item is not None)
-    recipe = Recipe(asked["name"], settings, Path(asked["base"]), known, asked["template"])
+    recipe = JobSpec(asked["name"], settings, Path(asked["base"]), known, asked["template"])
     forbid_network()
     profile = Profile.of(Tokenizer.of(content), asked["profile"])  # the run's own, whoever answered before
-    job = recipe.job(Nobody(identity, profile), store, at_once)
+    job = recipe.job(OfflineBackend(identity, profile), store, replay=True)
     skip = _skip(asked["after"], *asked["share"])
     rows = islice(source.rows(skip), settings.limit)
     store.read_together(TOGETHER)
@@ -77,11 +69,6 @@ async def serve(asked: dict[str, Any], answers: IO[bytes]) -> None:
         await job.aclose()
         store.counts.clear()  # what is not there is missed, and counted, by the run
         store.close()
-
-
-async def at_once(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Calls a function here and now: there is nobody to be kept waiting."""
-    return function(*arguments)
 
 
 def _skip(after: int, share: int, shares: int) -> Callable[[int], bool]:

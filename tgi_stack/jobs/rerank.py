@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 
 from cache.store import Store
 from tgi_stack.backends.base import Backend
+from tgi_stack.backends.cached import CachedBackend
 from tgi_stack.concurrency import together
 from tgi_stack.errors import ImageError, InputError, ItemError, PromptFileError, RowError, UsageError
-from tgi_stack.jobs.image_source import Images
-from tgi_stack.jobs.label_reader import Reader
+from tgi_stack.jobs.image_source import ImageSource
+from tgi_stack.jobs.label_reader import LabelReader
 from tgi_stack.jobs.pipeline import Job
-from tgi_stack.jobs.ranking import Listwise, Outcome, Pointwise, Ranker, Read
-from tgi_stack.jobs.rerank_prompts import Asked, Prompts, Shown
+from tgi_stack.jobs.ranking import Listwise, Outcome, Pointwise, Ranker, Reading
+from tgi_stack.jobs.rerank_prompts import Candidate, Prompts, Query
 from tgi_stack.prompting import prompts
 from tgi_stack.rows import schema
 from tgi_stack.rows.reader import Source
@@ -26,10 +27,10 @@ from tgi_stack.types import Item, NoPicture, RerankRow
 REMEMBERED = 65_536  # lines of items
 
 
-class InWords(NamedTuple):
-    """A candidate as it is shown, and whether its text was cut."""
+class RenderedItem(NamedTuple):
+    """An item as it stands in a prompt, and whether its text was cut."""
 
-    shown: Shown
+    candidate: Candidate
     cut: bool
 
 
@@ -40,7 +41,8 @@ class Rerank:
         items: what ids stand for.
         template: a prompt file's text in place of the built-in prompt.
         base: the folder that the images of candidates written out in a row begin at.
-        store: where answers are remembered.
+        store: where answers are kept.
+        replay: the cache alone answers.
     """
 
     def __init__(
@@ -51,46 +53,47 @@ class Rerank:
         template: str | None = None,
         base: Path = Path(),
         store: Store | None = None,
+        *,
+        replay: bool = False,
     ) -> None:
         prompts.check_template(template, settings.instruction, prompts.RERANK_PLACEHOLDERS)
-        self._backend = backend
+        self._backend = CachedBackend(backend, store, settings, cache_only=replay)
         self._settings = settings
         self._items = items
-        self._words: dict[Item | str, InWords] = {}
+        self._rendered: dict[Item | str, RenderedItem] = {}
         if settings.item_images and template is not None and prompts.times(template, "candidates") > 1:
             raise PromptFileError("{{candidates}} stands twice in the prompt file; with --item-images once")
         self._images = _images(backend, settings, base, store)
-        self._reader = reader = Reader(backend, settings, store)
-        written = Prompts(reader, backend.profile.context, settings, template)
+        reader = LabelReader(self._backend, store)
+        written = Prompts(reader.encoder, settings, template)
         pointwise = settings.mode == "pointwise"
         self._ranker: Ranker = (Pointwise if pointwise else Listwise)(reader, written, settings)
 
     def job(self) -> Job[RerankRow]:
         """The job that `run` runs."""
-        return Job(schema.rerank_row, self.answer, self._backend.appetite, _about, self.aclose)
+        return Job(schema.rerank_row, self.answer, self._backend.max_concurrency, _about, self.aclose)
 
     async def aclose(self) -> None:
-        """Gives up what is being asked, and ends the processes that decode images."""
-        await self._reader.aclose()
+        """Ends the processes that decode images."""
         if self._images is not None:
             await self._images.aclose()
 
     async def answer(self, row: RerankRow) -> dict[str, Any]:
         """The fields of the row's record."""
         kept = row.history[max(0, len(row.history) - self._settings.max_history) :]
-        past = [self._words.get(entry) or self._in_words(entry) for entry in kept]
-        asked = Asked(tuple([words.shown.line for words in past]), row.query)
+        past = [self._rendered.get(entry) or self._render(entry) for entry in kept]
+        query = Query(tuple([item.candidate.line for item in past]), row.query)
         if self._images is None:
-            lines = [self._words.get(entry) or self._in_words(entry) for entry in row.candidates]
+            items = [self._rendered.get(entry) or self._render(entry) for entry in row.candidates]
         else:
-            lines = await together(*(self._in_pictures(self._images, entry) for entry in row.candidates))
-        shown, cuts = zip(*lines, strict=True)
-        outcome = await self._ranker.rank(asked, shown)
-        cut = any(cuts) or any(words.cut for words in past) or any(read.cut for read in outcome.reads)
+            items = await together(*(self._render_image(self._images, entry) for entry in row.candidates))
+        candidates, cuts = zip(*items, strict=True)
+        outcome = await self._ranker.rank(query, candidates)
+        cut = any(cuts) or any(item.cut for item in past) or any(read.cut for read in outcome.reads)
         flags = ["text.truncated"] if cut else []
         if self._images is not None:
-            flags += [flag for one in shown if one.image is not None for flag in one.image.flags]
-        ids = [one.id for one in shown]
+            flags += [flag for one in candidates if one.image is not None for flag in one.image.flags]
+        ids = [one.id for one in candidates]
         return _record(ids, outcome, flags) | self._identity(outcome) | _about(row) | _cost(outcome)
 
     def _resolve(self, entry: Item | str) -> Item:
@@ -100,25 +103,25 @@ class Rerank:
             raise ItemError("item.unknown", f"item {entry!r} is in no --items file")
         return self._items[entry]
 
-    def _in_words(self, entry: Item | str) -> InWords:
+    def _render(self, entry: Item | str) -> RenderedItem:
         """An item, or what an id stands for, as a line; remembered, since items come again and again."""
-        if len(self._words) >= REMEMBERED:
-            self._words.clear()
+        if len(self._rendered) >= REMEMBERED:
+            self._rendered.clear()
         item = self._resolve(entry)
         line, cut = self._line(item)
-        words = self._words[entry] = InWords(Shown(item.id, line), cut)
-        return words
+        rendered = self._rendered[entry] = RenderedItem(Candidate(item.id, line), cut)
+        return rendered
 
-    async def _in_pictures(self, images: Images, entry: Item | str) -> InWords:
+    async def _render_image(self, images: ImageSource, entry: Item | str) -> RenderedItem:
         item = self._resolve(entry)
         if item.image is None:
-            return self._words.get(entry) or self._in_words(entry)
+            return self._rendered.get(entry) or self._render(entry)
         name = item.image if isinstance(item.image, str) else f"the image of item {item.id!r}"
         if isinstance(item.image, NoPicture):
             raise ImageError(item.image.type, f"{name}: {item.image.message}")
-        image = await images.get(item.image, name)
+        image = await images.prepared(item.image, name)
         text, cut = self._line(item, optional=True)
-        return InWords(Shown(item.id, f"{prompts.IMAGE_MARK} {text}".rstrip(), image), cut)
+        return RenderedItem(Candidate(item.id, f"{prompts.IMAGE_MARK} {text}".rstrip(), image), cut)
 
     def _line(self, item: Item, *, optional: bool = False) -> tuple[str, bool]:
         text = prompts.item_text(item, self._settings.item_fields)
@@ -138,12 +141,12 @@ class Rerank:
         }
 
 
-def _images(backend: Backend, settings: Settings, base: Path, store: Store | None) -> Images | None:
+def _images(backend: Backend, settings: Settings, base: Path, store: Store | None) -> ImageSource | None:
     if not settings.item_images:
         return None
     if backend.profile.grid is None:
         raise UsageError(f"--item-images: {backend.identity.model} reads no images; use a Qwen-VL model")
-    return Images(backend.profile.grid, settings, base, store)
+    return ImageSource(backend.profile.grid, settings, base, store)
 
 
 def _about(row: RerankRow) -> dict[str, Any]:
@@ -189,7 +192,7 @@ def _ranking(ids: Sequence[str], outcome: Outcome) -> list[dict[str, Any]]:
     return ranking
 
 
-def _read(ids: Sequence[str], read: Read) -> dict[str, Any]:
+def _read(ids: Sequence[str], read: Reading) -> dict[str, Any]:
     return {
         "order": [ids[index] for index in read.order],
         "labels": list(read.labels),

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from tgi_stack.answers.contexts import PromptContext, PromptEncoder
 from tgi_stack.errors import TextError
-from tgi_stack.jobs.label_reader import Place, Reader
 from tgi_stack.prompting import prompts
 from tgi_stack.settings import Settings
 from tgi_stack.types import PreparedImage
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class Candidate:
     """A candidate as it stands in a prompt: a line of text (with its image's mark), and the image."""
 
     id: str
@@ -22,79 +22,89 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Query:
     """What candidates are ranked for: the lines of a history, oldest first, or a query."""
 
     history: tuple[str, ...]
-    query: str | None
+    text: str | None
 
     @property
-    def nothing(self) -> Asked:
+    def nothing(self) -> Query:
         """The same kind of question without any content, for calibration."""
         missing = prompts.NO_CONTENT
-        return Asked((), missing) if self.query is not None else Asked((missing,), None)
+        return Query((), missing) if self.text is not None else Query((missing,), None)
 
 
 class Prompts:
-    """Writes the prompts of `rerank`.
+    """Writes the prompts of `rerank`, as many items of the history in each as fit the context.
 
-    `context` is in tokens. Over it the oldest history goes first, candidates never.
+    Over it the oldest history goes first, candidates never.
     """
 
-    def __init__(self, reader: Reader, context: int, settings: Settings, template: str | None) -> None:
-        self._reader = reader
-        self._context = context
+    def __init__(self, encoder: PromptEncoder, settings: Settings, template: str | None) -> None:
+        self._encoder = encoder
         self._instruction = settings.instruction
         self._template = template
 
-    def listwise(self, asked: Asked, shown: Sequence[Shown], labels: Sequence[str]) -> tuple[Place, bool]:
+    def listwise(
+        self, query: Query, candidates: Sequence[Candidate], labels: Sequence[str]
+    ) -> tuple[PromptContext, bool]:
         """One prompt that lists all candidates; and whether history was left out.
 
         Raises:
-            TextError: `text.too_long`; what `Profile.turn` raises.
+            TextError: `text.too_long`; what `PromptEncoder.turn` raises.
         """
-
-        def place(history: Sequence[str]) -> Place:
+        for history in _shorter(query.history):
             body = prompts.listwise_body(
                 labels,
-                [one.line for one in shown],
+                [one.line for one in candidates],
                 history=history,
-                query=asked.query,
+                query=query.text,
                 instruction=self._instruction,
                 template=self._template,
             )
-            return self._place(body, shown)
+            context = self._turn(body, candidates)
+            if self._fits(context):
+                return context, len(history) < len(query.history)
+        raise self._too_long(context)
 
-        return self._fitting(place, asked.history)
+    def pointwise(self, query: Query, candidate: Candidate) -> tuple[PromptContext, bool]:
+        """One prompt that asks whether one candidate fits, as Qwen3-Reranker was trained to be asked.
 
-    def pointwise(self, asked: Asked, shown: Shown) -> tuple[Place, bool]:
-        """One prompt that asks whether one candidate fits, as Qwen3-Reranker was trained to be asked."""
+        Raises:
+            TextError: as `listwise`.
+        """
+        for history in _shorter(query.history):
+            context = self._judged(query, candidate, history)
+            if self._fits(context):
+                return context, len(history) < len(query.history)
+        raise self._too_long(context)
 
-        def place(history: Sequence[str]) -> Place:
-            known = asked.query is not None
-            query = prompts.one_line(asked.query) if known else prompts.history_block(history)
-            if self._template is not None:
-                body = prompts.fill(self._template, {"history": query, "candidates": shown.line})
-                return self._place(body, [shown])
-            task = self._instruction or (None if known else prompts.RERANK_INSTRUCTION)
-            body = prompts.pointwise_body(query, shown.line, instruction=task)
-            return self._place(body, [shown], system=prompts.JUDGE)
+    def _judged(self, query: Query, candidate: Candidate, history: Sequence[str]) -> PromptContext:
+        known = query.text is not None
+        wanted = prompts.one_line(query.text) if known else prompts.history_block(history)
+        if self._template is not None:
+            body = prompts.fill(self._template, {"history": wanted, "candidates": candidate.line})
+            return self._turn(body, [candidate])
+        task = self._instruction or (None if known else prompts.RERANK_INSTRUCTION)
+        body = prompts.pointwise_body(wanted, candidate.line, instruction=task)
+        return self._turn(body, [candidate], system=prompts.JUDGE)
 
-        return self._fitting(place, asked.history)
+    def _turn(self, body: str, candidates: Sequence[Candidate], system: str = "") -> PromptContext:
+        images = [one.image for one in candidates if one.image is not None]
+        return self._encoder.turn(body, images, system=system)
 
-    def _place(self, body: str, shown: Sequence[Shown], system: str = "") -> Place:
-        images = [one.image for one in shown if one.image is not None]
-        return self._reader.turn(body, images, system=system)
+    def _fits(self, context: PromptContext) -> bool:
+        return context.fits(self._encoder.profile.context)
 
-    def _fitting(
-        self, place: Callable[[Sequence[str]], Place], history: tuple[str, ...]
-    ) -> tuple[Place, bool]:
-        for gone in range(len(history) + 1):
-            found = place(history[gone:])
-            if found.fits(self._context):
-                return found, gone > 0
-        raise TextError(
+    def _too_long(self, context: PromptContext) -> TextError:
+        return TextError(
             "text.too_long",
-            f"{len(found.token_ids)} tokens without any history; the context is {self._context}; "
-            "lower --max-item-tokens, or rank in windows: --window 10",
+            f"{len(context.token_ids)} tokens without any history; the context is "
+            f"{self._encoder.profile.context}; lower --max-item-tokens, or rank in windows: --window 10",
         )
+
+
+def _shorter(history: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """The whole history, then ever less of it: the oldest goes first."""
+    return (history[gone:] for gone in range(len(history) + 1))

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from tgi_stack.errors import UsageError
-from tgi_stack.jobs.spec import Recipe
+from tgi_stack.jobs.spec import JobSpec
 from tgi_stack.rows.ledger import Sink, UnorderedFile, part_path, standard_output
 from tgi_stack.rows.manifest import question
 from tgi_stack.rows.output import Output
 from tgi_stack.rows.reader import File, Source
 
 
-def open_sink(recipe: Recipe, source: Source, out: Path | None, command: list[str]) -> Sink:
+def open_sink(recipe: JobSpec, source: Source, out: Path | None, command: list[str]) -> Sink:
     """The sink that the job's settings ask for; without `out` standard output.
 
     Args:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from cache.store import Store
 from tgi_stack.backends.base import Backend
-from tgi_stack.jobs.image_source import Reading
 from tgi_stack.jobs.pipeline import Job
 from tgi_stack.jobs.probs import Probs
 from tgi_stack.jobs.rerank import Rerank, join_items
@@ -22,7 +20,7 @@ Name = Literal["summarize", "rerank", "probs"]
 
 
 @dataclass(frozen=True)
-class Recipe:
+class JobSpec:
     """A job before there is a backend.
 
     Attributes:
@@ -51,12 +49,12 @@ class Recipe:
             return schema.rerank_row(raw)
         return schema.probs_row(raw, self.settings.labels)
 
-    def job(self, backend: Backend, store: Store | None, reading: Reading = asyncio.to_thread) -> Job[Any]:
-        """The job that `run` runs; `reading` is how files of images are read."""
-        settings = self.settings
+    def job(self, backend: Backend, store: Store | None, *, replay: bool = False) -> Job[Any]:
+        """The job that `run` runs; in a `replay` the cache alone answers, and the backend is not asked."""
+        settings, base, template = self.settings, self.base, self.template
         if self.name == "summarize":
-            return Summarize(backend, settings, self.base, self.template, store, reading).job()
+            return Summarize(backend, settings, base, template, store, replay=replay).job()
         if self.name == "rerank":
             items = join_items(self.items, pictures=settings.item_images)
-            return Rerank(backend, settings, items, self.template, self.base, store).job()
-        return Probs(backend, settings, store).job()
+            return Rerank(backend, settings, items, template, base, store, replay=replay).job()
+        return Probs(backend, settings, store, replay=replay).job()

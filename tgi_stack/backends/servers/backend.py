@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from tgi_stack.backends.base import Profile
 from tgi_stack.backends.servers import retry
 from tgi_stack.backends.servers.endpoints import Endpoint, Pool
 from tgi_stack.backends.servers.label_routes import TgiReads, VllmReads
@@ -19,6 +18,7 @@ from tgi_stack.backends.servers.retry import Budget, Decision
 from tgi_stack.backends.servers.transport import Reply, Transport, TransportError
 from tgi_stack.errors import AnswerError, WrongServerError
 from tgi_stack.prompting.labels import Prover
+from tgi_stack.prompting.profile import Profile
 from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, ScoreRequest
 
 ATTEMPTS = 10  # of 10,000 rows with three of ten attempts failing, none fails for it
@@ -51,7 +51,7 @@ class ServedBackend:
         pool: Pool,
         identity: Identity,
         profile: Profile,
-        appetite: int,
+        max_concurrency: int,
         *,
         group_size: int = 1,
         with_mass: bool = False,
@@ -60,7 +60,7 @@ class ServedBackend:
     ) -> None:
         self.identity = identity
         self.profile = profile
-        self.appetite = appetite
+        self.max_concurrency = max_concurrency
         self.takes_tokens = identity.engine == "vllm"
         self._transport = transport
         self._pool = pool

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tgi_stack.backends.base import Profile
 from tgi_stack.backends.servers.backend import ServedBackend, check
 from tgi_stack.backends.servers.endpoints import FIRST, Endpoint, Limit, Pool
 from tgi_stack.backends.servers.protocols import tgi, vllm
@@ -21,6 +20,7 @@ from tgi_stack.errors import NoEngineError, ServerError, SettingsError, WrongSer
 from tgi_stack.hub import Checkpoint, Say, locate_files, locate_tokenizer
 from tgi_stack.images.grid import Grid
 from tgi_stack.prompting import prompts
+from tgi_stack.prompting.profile import Profile
 from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.settings import Settings
 from tgi_stack.stack.files import identities

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-from tgi_stack.backends.grouping import Grouper
+from tgi_stack.backends.micro_batch import MicroBatcher
 from tgi_stack.backends.servers.endpoints import Endpoint
 from tgi_stack.backends.servers.protocols import tgi, vllm
 from tgi_stack.backends.servers.protocols.reply import Call
@@ -25,6 +25,7 @@ from tgi_stack.scoring import distributions
 from tgi_stack.types import LabelScores, ScoreRequest
 
 MOST_ASKED = 1024  # likeliest tokens, until the server says that it shows fewer
+LINGER_S = 0.003  # of a group that is not full
 MOST_GRAMMARS = 32  # that TGI keeps; one more is compiled anew each time, while everybody waits
 UNLIKELY = (177, 178, 188, 189, 190)  # parts of characters, which no answer begins with
 FOR_THE_MASS = 128  # likeliest tokens: one label among them is enough
@@ -77,8 +78,12 @@ class VllmReads:
         self._by_id: bool | None = None
         self._top = MOST_ASKED
         self._learning = asyncio.Lock()
-        self._group = Grouper[ScoreRequest, LabelScores](
-            self._read_group, size=group_size, key=lambda request: request.label_ids
+        self._batcher: MicroBatcher[ScoreRequest, LabelScores] = MicroBatcher(
+            self._read_group,
+            size=group_size,
+            key=lambda request: request.label_ids,
+            linger_s=LINGER_S,
+            lanes=None,
         )
 
     async def score(self, request: ScoreRequest) -> LabelScores:
@@ -90,7 +95,7 @@ class VllmReads:
                 if self._by_id is None:
                     self._by_id = await self._reads_ids(_cut(request)[0])
         if self._by_id:
-            return self._whole(await together(*map(self._group.ask, _cut(request))))
+            return self._whole(await together(*map(self._batcher.ask, _cut(request))))
         return await self._likeliest(request)
 
     async def _reads_ids(self, request: ScoreRequest) -> bool:
@@ -168,7 +173,7 @@ class VllmReads:
 
     async def aclose(self) -> None:
         """Gives up what is being asked."""
-        await self._group.aclose()
+        await self._batcher.aclose()
 
 
 def _as_found(tops: vllm.Tops) -> vllm.Tops:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 
 from PIL import Image
 
-from tgi_stack.backends.base import Profile
 from tgi_stack.errors import MachineError
 from tgi_stack.images.prepare import prepare
 from tgi_stack.prompting import prompts
 from tgi_stack.prompting.labels import Prover
+from tgi_stack.prompting.profile import Profile
 from tgi_stack.types import CaptionRequest, PreparedImage, ScoreRequest
 
 KNOWN_LABELS = ("A", "B", "C", "D", "E")

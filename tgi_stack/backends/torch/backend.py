@@ -10,8 +10,7 @@ from importlib.metadata import version
 
 import torch
 
-from tgi_stack.backends.base import Profile
-from tgi_stack.backends.micro_batch import Batcher
+from tgi_stack.backends.micro_batch import MicroBatcher, in_threads
 from tgi_stack.engine import caption
 from tgi_stack.engine.loader import VISION_TYPES, is_own, load, model_type_for, understand
 from tgi_stack.engine.placement import Placement, choose, devices
@@ -21,6 +20,7 @@ from tgi_stack.errors import UsageError
 from tgi_stack.hub import Checkpoint, Say, locate, locate_tokenizer
 from tgi_stack.images.grid import Grid
 from tgi_stack.prompting import prompts
+from tgi_stack.prompting.profile import Profile
 from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.scoring import distributions
 from tgi_stack.settings import Settings
@@ -44,18 +44,18 @@ class LocalBackend:
         self.profile = profile
         self._runtime = runtime
         size = runtime.gathered
-        self.appetite = BATCHES * size
+        self.max_concurrency = BATCHES * size
         # torch uses the cores (or the GPU) by itself; a second thread lays out what comes next.
         self._threads = ThreadPoolExecutor(runtime.lanes, thread_name_prefix="torch")
-        self._score = Batcher[ScoreRequest, LabelScores](
-            runtime.score, self._threads, size=size, lanes=runtime.lanes
+        self._score: MicroBatcher[ScoreRequest, LabelScores] = MicroBatcher(
+            in_threads(self._threads, runtime.score), size=size, lanes=runtime.lanes
         )
-        self._score_images = Batcher[ScoreRequest, LabelScores](
-            runtime.score_images, self._threads, size=PADDED
+        self._score_images: MicroBatcher[ScoreRequest, LabelScores] = MicroBatcher(
+            in_threads(self._threads, runtime.score_images), size=PADDED
         )
-        self._caption = Batcher[CaptionRequest, Caption](
-            partial(caption.caption, runtime.model, profile.tokenizer, profile.grid),
-            self._threads,
+        write = partial(caption.caption, runtime.model, profile.tokenizer, profile.grid)
+        self._caption: MicroBatcher[CaptionRequest, Caption] = MicroBatcher(
+            in_threads(self._threads, write),
             size=min(size, PADDED),
             key=caption.batch_key,
         )
@@ -89,7 +89,7 @@ class Plan:
     kind: str
 
     @property
-    def appetite(self) -> int:
+    def max_concurrency(self) -> int:
         """How many questions all devices together will like to be asked at once."""
         sizes = (gathered(one.device, self.kind, self.switches) for one in self.placements)
         return BATCHES * sum(sizes)

@@ -43,7 +43,7 @@ async def _serve(pipe: Connection, settings: Settings, kind: str) -> None:
     except FastqwenError as error:
         pipe.send((READY, _portable(error)))
         return
-    pipe.send((READY, backend.appetite))
+    pipe.send((READY, backend.max_concurrency))
     running: set[asyncio.Task[None]] = set()
 
     async def answer(number: int, question: str, request: Any) -> None:

@@ -18,13 +18,14 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from tgi_stack.backends.base import Backend, Profile
-from tgi_stack.backends.lazy import OnDemand
+from tgi_stack.backends.base import Backend
+from tgi_stack.backends.lazy import LazyBackend
 from tgi_stack.backends.torch.backend import Plan, open_local, plan
 from tgi_stack.backends.torch.worker import CLOSE, SAY, work
 from tgi_stack.engine.placement import devices
 from tgi_stack.errors import FastqwenError, MachineError, UsageError
 from tgi_stack.hub import Say
+from tgi_stack.prompting.profile import Profile
 from tgi_stack.settings import Settings
 from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, ScoreRequest
 
@@ -38,7 +39,7 @@ class Worker:
     device: str
     process: BaseProcess
     pipe: Connection
-    appetite: int
+    max_concurrency: int
     asked: dict[int, tuple[asyncio.AbstractEventLoop, asyncio.Future[Any]]] = field(default_factory=dict)
     ended: bool = False
 
@@ -51,7 +52,7 @@ class Workers:
     def __init__(self, workers: Sequence[Worker], identity: Identity, profile: Profile) -> None:
         self.identity = identity
         self.profile = profile
-        self.appetite = sum(worker.appetite for worker in workers)
+        self.max_concurrency = sum(worker.max_concurrency for worker in workers)
         self._workers = workers
         self._numbers = itertools.count()
         for worker in workers:
@@ -71,7 +72,7 @@ class Workers:
         await asyncio.to_thread(_end, self._workers)
 
     async def _ask(self, question: str, request: object) -> Any:
-        worker = min(self._workers, key=lambda one: len(one.asked) / one.appetite)
+        worker = min(self._workers, key=lambda one: len(one.asked) / one.max_concurrency)
         number = next(self._numbers)
         loop = asyncio.get_running_loop()
         future = loop.create_future()
@@ -98,14 +99,16 @@ def open_torch(settings: Settings, kind: str, say: Say) -> Backend:
     return _opened(plan(settings, kind, say), settings, say)
 
 
-def plan_torch(settings: Settings, kind: str, say: Say) -> OnDemand:
+def plan_torch(settings: Settings, kind: str, say: Say) -> LazyBackend:
     """As `open_torch`, but the model is loaded when the first question comes.
 
     Raises:
         UsageError, MachineError: see `local.plan`.
     """
     found = plan(settings, kind, say)
-    return OnDemand(found.identity, found.profile, found.appetite, partial(_opened, found, settings, say))
+    return LazyBackend(
+        found.identity, found.profile, found.max_concurrency, partial(_opened, found, settings, say)
+    )
 
 
 def _opened(found: Plan, settings: Settings, say: Say) -> Backend:
@@ -124,7 +127,7 @@ def _opened(found: Plan, settings: Settings, say: Say) -> Backend:
         workers.append(Worker(f"{device} (worker {number + 1} of {len(names)})", process, ours, 1))
     try:
         for worker in workers:
-            worker.appetite = _loaded(worker, say)
+            worker.max_concurrency = _loaded(worker, say)
     except BaseException:
         _end(workers)
         raise

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from cache.store import Store
-from tgi_stack.answers.identities import Identities
-from tgi_stack.backends.base import Profile
-from tgi_stack.backends.offline import APPETITE, allow_network, forbid_network
+from tgi_stack.answers.identities import Identities, Known
+from tgi_stack.backends.offline import MAX_CONCURRENCY, allow_network, forbid_network
 from tgi_stack.errors import AnswerError, UsageError
 from tgi_stack.settings import Settings
 from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, ScoreRequest
@@ -13,19 +12,19 @@ from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, Scor
 TYPE = "dry.miss"
 
 
-class CountingBackend:
-    """Stands for who answered before; what is not remembered is counted.
+class DryRunBackend:
+    """Stands for who answered before; what is not in the cache is counted.
 
     Attributes:
         requests, prompt_tokens, new_tokens, images: of what would be asked; new tokens at most.
     """
 
-    def __init__(self, identity: Identity, profile: Profile, stand_in: Identity | None = None) -> None:
-        self.identity = identity
-        self.profile = profile
-        self._stand_in = stand_in
-        self.appetite = APPETITE
-        self.takes_tokens = identity.engine != "tgi"
+    def __init__(self, known: Known) -> None:
+        self.identity = known.identity
+        self.profile = known.profile
+        self._stand_in = known.stand_in
+        self.max_concurrency = MAX_CONCURRENCY
+        self.takes_tokens = known.identity.engine != "tgi"
         self.requests = self.prompt_tokens = self.new_tokens = self.images = 0
 
     async def stand_in(self) -> Identity | None:
@@ -49,7 +48,7 @@ class CountingBackend:
         allow_network()
 
 
-def open_counting(settings: Settings, kind: str, store: Store | None) -> CountingBackend:
+def open_dry_run(settings: Settings, kind: str, store: Store | None) -> DryRunBackend:
     """The backend that stands for the last one whom the settings allow.
 
     Raises:
@@ -62,4 +61,4 @@ def open_counting(settings: Settings, kind: str, store: Store | None) -> Countin
             "after one run (--limit 10 is enough) it can say more"
         )
     forbid_network()
-    return CountingBackend(known.identity, known.profile, known.stand_in)
+    return DryRunBackend(known)

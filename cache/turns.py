@@ -1,0 +1,143 @@
+"""Who computes: of all that ask for one answer at the same time one does, and the others wait for it.
+
+Among the tasks of an event loop by what is pending, among the processes of a host by leases.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Generic, TypeVar
+
+from cache.leases import MOST_WAIT_S, Lease
+from cache.store import Store
+
+Answer = TypeVar("Answer")
+
+LOOK_EVERY_S = 0.02
+
+
+class Turn(Generic[Answer]):
+    """One's turn to give an answer.
+
+    Attributes:
+        answer: what another task gave meanwhile; else whoever has the turn sets it.
+    """
+
+    def __init__(self, answer: Answer | None = None, lease: Lease | None = None) -> None:
+        self.answer = answer
+        self._lease = lease
+
+    @property
+    def leased(self) -> bool:
+        """Whether other processes are kept from computing; one of them may have done so before."""
+        return self._lease is not None
+
+    def handed_over(self) -> Callable[[], None] | None:
+        """What ends the lease: to be called once others can read the answer."""
+        lease, self._lease = self._lease, None
+        return None if lease is None else lease.release
+
+
+class Turns(Generic[Answer]):
+    """Takes turns for each question, and remembers the answers that were asked for last.
+
+    A failure is told to the one who computed, and to those who waited where it is certain for all of them;
+    else each of those computes once on their own behalf, all at the same time. Nobody is told of one that
+    came before they asked. Where whoever computes gives up, another one has the turn. Safe among the tasks
+    of one event loop.
+
+    Args:
+        store: its leases keep other processes out; None for this process alone.
+        kind: what is computed.
+        memory: how much is remembered, in the unit of `size`.
+        size: of one answer; 1 unless told.
+        certain: whether a failure would be the same for whoever asks.
+    """
+
+    def __init__(
+        self,
+        store: Store | None,
+        kind: str,
+        *,
+        memory: int,
+        size: Callable[[Answer], int] = lambda answer: 1,
+        certain: Callable[[Exception], bool] = lambda error: False,
+    ) -> None:
+        self._store = store
+        self._kind = kind
+        self._memory = memory
+        self._size = size
+        self._certain = certain
+        self._remembered: OrderedDict[str, Answer] = OrderedDict()
+        self._held = 0
+        self._pending: dict[str, asyncio.Future[Answer | Exception | None]] = {}
+
+    @asynccontextmanager
+    async def turn(self, asked: str) -> AsyncIterator[Turn[Answer]]:
+        """A turn for a question: with its answer, or to compute one.
+
+        Raises:
+            Exception: what another task failed of, where that is certain.
+        """
+        waited = False
+        while (answer := self._again(asked)) is None and (others := self._pending.get(asked)) is not None:
+            came = await asyncio.shield(others)  # whoever gives up waiting does not take it from the others
+            if isinstance(came, Exception):
+                if self._certain(came):
+                    raise came
+                waited = True
+                break
+        if answer is not None:
+            yield Turn(answer)
+            return
+        pending = None if waited else asyncio.get_running_loop().create_future()
+        if pending is not None:
+            self._pending[asked] = pending
+        came = None
+        try:
+            turn = Turn[Answer](None, await self._lease(asked))
+            try:
+                yield turn
+            finally:
+                if (release := turn.handed_over()) is not None:
+                    release()
+            came = turn.answer
+            self._remember(asked, turn.answer)
+        except Exception as error:
+            came = error
+            raise
+        finally:
+            if pending is not None:
+                del self._pending[asked]
+                pending.set_result(came)
+
+    async def _lease(self, asked: str) -> Lease | None:
+        """The right to compute; None where processes can't be kept apart, or one takes too long."""
+        store = self._store
+        if store is None or not store.leases:
+            return None
+        lease = store.lease(self._kind, asked)
+        until = asyncio.get_running_loop().time() + MOST_WAIT_S
+        while lease is None and asyncio.get_running_loop().time() < until:
+            await asyncio.sleep(LOOK_EVERY_S)
+            lease = store.lease(self._kind, asked)
+        return lease
+
+    def _again(self, asked: str) -> Answer | None:
+        if asked in self._remembered:
+            self._remembered.move_to_end(asked)
+        return self._remembered.get(asked)
+
+    def _remember(self, asked: str, answer: Answer | None) -> None:
+        if answer is None:
+            return
+        if asked in self._remembered:
+            self._held -= self._size(self._remembered[asked])
+        self._remembered[asked] = answer
+        self._held += self._size(answer)
+        while self._held > self._memory:
+            _, oldest = self._remembered.popitem(last=False)
+            self._held -= self._size(oldest)

@@ -1,0 +1,115 @@
+"""Prompts that labels are read after, and their token ids once somebody needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from cache.keys import Part
+from cache.store import Store
+from tgi_stack.answers.tokens import TokenAnswers
+from tgi_stack.images import VERSION as image_version  # noqa: N811
+from tgi_stack.prompting import prompts
+from tgi_stack.prompting.labels import Ending, Prover
+from tgi_stack.prompting.profile import Profile
+from tgi_stack.types import PreparedImage
+
+Encoded = tuple[tuple[int, ...], Ending]
+
+
+@dataclass(frozen=True)
+class PromptContext:
+    """What stands before the token that labels are read from.
+
+    `parts` and `system` are what was said in the prompt's turns, for servers that render images themselves.
+    `frame` is the prompt without its body; None for a prompt of the user's own.
+    """
+
+    encoder: PromptEncoder
+    prompt: str
+    frame: str | None = None
+    parts: tuple[str | PreparedImage, ...] = ()
+    system: str = ""
+
+    @cached_property
+    def _encoded(self) -> Encoded:
+        return self.encoder.encode(self)
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """The ids of the prompt."""
+        return self._encoded[0]
+
+    @property
+    def ending(self) -> Ending:
+        """The prompt's last words, which are all that labels could merge with, and their ids."""
+        return self._encoded[1]
+
+    def fits(self, tokens: int) -> bool:
+        """Whether the prompt is shorter; a token is a byte at least, so that few have to be counted."""
+        if len(self.prompt) < tokens and len(self.prompt.encode("utf-8", "surrogatepass")) < tokens:
+            return True
+        return len(self.token_ids) < tokens
+
+    def described(self) -> dict[str, Part]:
+        """What an answer here depends on, for its key."""
+        images = [part for part in self.parts if isinstance(part, PreparedImage)]
+        seen = " ".join([f"{i.sha256}:{i.sent_width}x{i.sent_height}" for i in images])
+        version = image_version if seen else ""
+        return {"prompt": self.prompt, "system": self.system, "images": seen, "image_version": version}
+
+
+class PromptEncoder:
+    """Writes the prompts of one model that labels are read after, and encodes them and the labels.
+
+    Args:
+        store: where token ids are kept.
+    """
+
+    def __init__(self, profile: Profile, store: Store | None) -> None:
+        self.profile = profile
+        self.prover = Prover(profile.tokenizer.encode)
+        self._tokens = TokenAnswers(store, profile.tokenizer)
+        self._endings = {system: self._turn_ending(system) for system in ("", prompts.JUDGE)}
+
+    def _turn_ending(self, system: str) -> Ending:
+        tail = self.profile.tail(system)
+        return tail, self.profile.tokenizer.encode(tail)
+
+    def turn(self, body: str, images: Sequence[PreparedImage] = (), *, system: str = "") -> PromptContext:
+        """The context after a turn with this body, made harmless; images stand at its marks.
+
+        Raises:
+            TextError: `text.too_long`, see `Profile.refuse_hopeless`.
+        """
+        profile, grid = self.profile, self.profile.grid
+        visual = [grid.tokens(i.sent_width, i.sent_height) for i in images] if grid is not None else []
+        prompt, frame = profile.render(body, visual, system=system)
+        parts: list[str | PreparedImage] = []
+        if images:
+            texts = profile.tokenizer.harmless(body).split(prompts.IMAGE_MARK)
+            parts = [texts[0]]
+            for image, text in zip(images, texts[1:], strict=True):
+                parts += [image, text]
+        return PromptContext(self, prompt, frame, tuple(parts), system)
+
+    def verbatim(self, prompt: str) -> PromptContext:
+        """The context after a prompt of the user's own.
+
+        Raises:
+            TextError: `text.too_long`, see `Profile.refuse_hopeless`.
+        """
+        self.profile.refuse_hopeless(prompt)
+        return PromptContext(self, prompt)
+
+    def encode(self, context: PromptContext) -> Encoded:
+        """The ids of a prompt, and its last words with theirs.
+
+        Raises:
+            TextError: see `Tokenizer.encode_prompt`.
+        """
+        if context.frame is None:
+            return self.profile.tokenizer.encode_with_ending(context.prompt)
+        ids = self._tokens.encode_prompt(context.prompt, context.frame)
+        return ids, self._endings[context.system]

@@ -1,0 +1,117 @@
+"""Images as they are asked about: each content prepared once, in processes of their own, and kept.
+
+An `ImageFile` stands for an image whose pixels nobody has needed yet: keys are made of its digest.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cache.kept import Kept
+from cache.keys import Keys
+from cache.store import Store
+from cache.turns import Turns
+from tgi_stack.answers.keys import recipe
+from tgi_stack.errors import is_certain
+from tgi_stack.images.grid import Grid
+from tgi_stack.images.pool import ImagePool
+from tgi_stack.settings import Settings
+from tgi_stack.types import PreparedImage
+
+REMEMBERED_BYTES = 64 * 2**20
+UNNAMED = "{image}"  # stands for the name in what is told of an image whose content several rows may hold
+
+
+class ImageCodec:
+    """An image with its pixels."""
+
+    @staticmethod
+    def encode(image: PreparedImage) -> bytes:
+        head = json.dumps(measures(image)).encode()
+        return struct.pack("<I", len(head)) + head + image.jpeg
+
+    @staticmethod
+    def decode(payload: bytes) -> PreparedImage:
+        (length,) = struct.unpack_from("<I", payload)
+        return of_measures(payload[4 + length :], json.loads(payload[4 : 4 + length]))
+
+
+def measures(image: PreparedImage) -> dict[str, Any]:
+    """All of an image but its pixels."""
+    names = ("sha256", "width", "height", "sent_width", "sent_height", "flags")
+    return {name: getattr(image, name) for name in names}
+
+
+def of_measures(jpeg: bytes, known: dict[str, Any]) -> PreparedImage:
+    """The image that was measured."""
+    return PreparedImage(jpeg, **known | {"flags": tuple(known["flags"])})
+
+
+def without_pixels(image: PreparedImage | None) -> PreparedImage | None:
+    """What is left of an image in a record."""
+    return None if image is None else replace(image, jpeg=b"")
+
+
+class PreparedImages:
+    """Prepares images for one grid, by the digests of their files and by how they are prepared.
+
+    Args:
+        store: where prepared images are kept.
+    """
+
+    def __init__(self, grid: Grid, settings: Settings, store: Store | None) -> None:
+        self._grid = grid
+        self._settings = settings
+        self._pool = ImagePool()
+        self._keys = Keys("image", recipe(grid, settings))
+        self._kept: Kept[PreparedImage] = Kept(store, "image", ImageCodec)
+        self._turns: Turns[PreparedImage] = Turns(
+            store, "image", memory=REMEMBERED_BYTES, size=lambda image: len(image.jpeg), certain=is_certain
+        )
+
+    def key(self, sha256: str) -> str:
+        """Under which key the image that a file with this digest becomes is kept."""
+        return self._keys.key(sha256=sha256)
+
+    async def prepared(self, content: bytes, sha256: str) -> PreparedImage:
+        """What is sent in place of a file with these bytes.
+
+        Raises:
+            ImageError: see `images.prepare`; it speaks of the image as UNNAMED.
+        """
+        key = self.key(sha256)
+        if (known := self._kept.known(key)) is not None:
+            return known
+        async with self._turns.turn(key) as turn:
+            if turn.answer is None and turn.leased:
+                turn.answer = self._kept.known(key, again=True)
+            if turn.answer is None:
+                turn.answer = await self._pool.prepare(
+                    content,
+                    UNNAMED,
+                    self._grid,
+                    max_side_px=self._settings.max_side,
+                    allow_truncated=self._settings.allow_truncated,
+                )
+                self._kept.keep(key, turn.answer, turn)
+            return turn.answer
+
+    async def aclose(self) -> None:
+        """Ends the processes that decode images."""
+        await self._pool.aclose()
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """The bytes of an image's file, prepared where somebody must see them."""
+
+    sha256: str
+    content: bytes
+    images: PreparedImages
+
+    async def prepared(self) -> PreparedImage:
+        """See `PreparedImages.prepared`."""
+        return await self.images.prepared(self.content, self.sha256)

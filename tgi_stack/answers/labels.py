@@ -1,0 +1,107 @@
+"""Label readings by their prompts: any part of the labels that were read is answered without asking again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from cache.kept import Kept
+from cache.keys import Keys, Part
+from cache.store import Store
+from cache.turns import Turn
+from tgi_stack.answers.audit_questions import AuditQuestions
+from tgi_stack.answers.identities import Identities
+from tgi_stack.answers.keys import of_identity
+from tgi_stack.answers.questions import LabelQuestion
+from tgi_stack.answers.tables import STOOD_IN, LabelTable
+from tgi_stack.settings import Settings
+from tgi_stack.types import Identity, LabelScores, ScoreRequest
+
+
+class LabelAnswers:
+    """What is kept of readings, of the one who is asked and of whoever stands in for it.
+
+    What another gave in the place of who was asked is kept under that one's identity too.
+
+    Attributes:
+        misses_stand_in: whether somebody stood in before, and it is not known who would now.
+    """
+
+    def __init__(self, store: Store | None, identity: Identity, settings: Settings) -> None:
+        # Another read tells TGI's mass; other engines know it anyway.
+        self._shared = of_identity(identity) | {
+            "label_mass": settings.label_mass and identity.engine == "tgi"
+        }
+        self._keys = Keys("labels", self._shared)
+        self._stand_in: Keys | None = None
+        self._identity = identity
+        self._fallback = settings.fallback
+        self._kept: Kept[LabelTable] = Kept(store, "labels", LabelTable)
+        self._questions = AuditQuestions(store)
+        allowed = settings.fallback in (None, "torch")
+        self.misses_stand_in = allowed and store is not None and Identities(store).stood_in(identity)
+
+    def tell_stand_in(self, by: Identity | None) -> None:
+        """Who answers what the one who is asked can't; telling it may take seconds."""
+        self.misses_stand_in = False
+        if by is not None and self._stand_in is None:
+            stand_in = json.dumps(asdict(by), sort_keys=True)
+            self._stand_in = Keys("labels", {**self._shared, "stand_in": stand_in})
+
+    def asked(self, question: LabelQuestion) -> str:
+        """What equal questions have in common: rows that ask other labels don't wait for each other."""
+        return f"{_own(self._keys, question.context.described(), question.labels)} {self._fallback}"
+
+    def known(self, question: LabelQuestion, *, again: bool = False) -> LabelScores | None:
+        """The reading that is kept, or None; looking `again` is not counted as a miss."""
+        parts, labels = question.context.described(), question.labels
+        scores = self._known(self._keys, parts, labels, again=again, stood_in=False)
+        if scores is None and self._stand_in is not None:
+            scores = self._known(self._stand_in, parts, labels, again=True, stood_in=True)
+        return scores
+
+    def _known(
+        self, keys: Keys, parts: Mapping[str, Part], labels: tuple[str, ...], *, again: bool, stood_in: bool
+    ) -> LabelScores | None:
+        table = self._kept.known(keys.key(**parts), again=again)
+        if table is None:
+            return None
+        if not self._tells(table, labels, stood_in=stood_in):
+            table = self._kept.known(_own(keys, parts, labels), again=True)
+            if table is None or not self._tells(table, labels, stood_in=stood_in):
+                return None
+        return table.scores(labels)
+
+    def _tells(self, found: LabelTable, labels: tuple[str, ...], *, stood_in: bool) -> bool:
+        # A label that stands twice is an error, which is computed.
+        if (STOOD_IN in found.flags) != stood_in or len(set(labels)) != len(labels):
+            return False
+        return found.holds(labels, self._fallback)
+
+    def keep(
+        self, question: LabelQuestion, asked: ScoreRequest, scores: LabelScores, turn: Turn[LabelScores]
+    ) -> None:
+        """Keeps a new reading, joined with what is known of its prompt, or each in its place.
+
+        Args:
+            asked: the first read, which is all where each label is one token.
+        """
+        if scores.stand_in is not None:
+            self.tell_stand_in(scores.stand_in)
+        keys = self._keys if scores.stand_in is None else self._stand_in or self._keys
+        parts = question.context.described()
+        key = keys.key(**parts)
+        found, known = LabelTable.of(question.labels, scores), self._kept.known(key, again=True)
+        whole = found if known is None else found.with_more(known)
+        if whole is not None:
+            self._kept.keep(key, whole, turn)
+        else:
+            self._kept.keep(_own(keys, parts, question.labels), found, turn)
+        if asked.labels and not asked.parts and scores.stand_in is None:
+            self._questions.keep(key, self._identity, asked)
+
+
+def _own(keys: Keys, parts: Mapping[str, Part], labels: tuple[str, ...]) -> str:
+    """The key for readings of a prompt that are no one table."""
+    return keys.key(**parts, labels=json.dumps(labels))

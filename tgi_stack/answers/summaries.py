@@ -1,0 +1,77 @@
+"""Summaries by what is asked, about which bytes, and how they are sampled."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+
+from cache.kept import Kept
+from cache.keys import Keys
+from cache.store import Store
+from cache.turns import Turn
+from tgi_stack.answers.audit_questions import AuditQuestions
+from tgi_stack.answers.images import measures, of_measures
+from tgi_stack.answers.keys import of_identity, recipe
+from tgi_stack.answers.questions import SummaryQuestion
+from tgi_stack.images.grid import Grid
+from tgi_stack.settings import Settings
+from tgi_stack.types import Caption, CaptionRequest, Identity
+
+
+class SummaryCodec:
+    """A caption and the measures of what was seen for it, without the pixels."""
+
+    @staticmethod
+    def encode(caption: Caption) -> bytes:
+        seen = None if caption.image is None else measures(caption.image)
+        told = asdict(replace(caption, image=None))
+        del told["image"], told["from_cache"]
+        return json.dumps([told, seen], ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+    @staticmethod
+    def decode(payload: bytes) -> Caption:
+        told, seen = json.loads(payload.decode("utf-8", "surrogatepass"))
+        image = None if seen is None else of_measures(b"", seen)
+        return Caption(**told | {"attempts": 0}, image=image, from_cache=True)
+
+
+class SummaryAnswers:
+    """What is kept of summaries.
+
+    Attributes:
+        keeps: whether an answer is one to keep: another draw each time is not.
+    """
+
+    def __init__(
+        self, store: Store | None, identity: Identity, settings: Settings, grid: Grid | None
+    ) -> None:
+        sampled = settings.temperature > 0
+        shared = of_identity(identity) | {
+            "max_new_tokens": settings.max_new_tokens,
+            "temperature": settings.temperature,
+            "seed": settings.seed if sampled else None,
+        }
+        seen = {} if grid is None else recipe(grid, settings)
+        self._keys = Keys("summary", shared | seen)
+        self._images = None if grid is None else Keys("image", seen)
+        self._identity = identity
+        self._kept: Kept[Caption] = Kept(store, "summary", SummaryCodec)
+        self._questions = AuditQuestions(None if sampled else store)
+        self.keeps = not sampled or settings.seed is not None
+
+    def asked(self, question: SummaryQuestion) -> str:
+        """The key of a question: its turn's body and the digest of its image's file."""
+        return self._keys.key(body=question.body, image=question.sha256)
+
+    def known(self, question: SummaryQuestion, *, again: bool = False) -> Caption | None:
+        """The summary that is kept, or None; looking `again` is not counted as a miss."""
+        return self._kept.known(self.asked(question), again=again)
+
+    def keep(
+        self, question: SummaryQuestion, asked: CaptionRequest, caption: Caption, turn: Turn[Caption]
+    ) -> None:
+        """Keeps a new summary, and of some what was asked."""
+        key, sha256 = self.asked(question), question.sha256
+        image = None if sha256 is None or self._images is None else self._images.key(sha256=sha256)
+        self._questions.keep(key, self._identity, asked, image)
+        self._kept.keep(key, caption, turn)

@@ -1,0 +1,93 @@
+"""A backend that remembers: what is known is not asked again, and equal questions are asked once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cache.store import Store
+from cache.turns import Turns
+from tgi_stack.answers.images import without_pixels
+from tgi_stack.answers.labels import LabelAnswers
+from tgi_stack.answers.questions import LabelQuestion, SummaryQuestion
+from tgi_stack.answers.summaries import SummaryAnswers
+from tgi_stack.backends.base import Backend, Replaced
+from tgi_stack.concurrency import together
+from tgi_stack.errors import AnswerError, is_certain
+from tgi_stack.settings import Settings
+from tgi_stack.types import Caption, LabelScores
+
+REMEMBERED = 4096  # answers in memory, for equal questions at the same time
+
+
+class CachedBackend:
+    """Stands before a backend and asks it what is not known.
+
+    A question is prepared where its answer is not known: its prompt is encoded, its labels are proven, its
+    image is decoded.
+
+    Args:
+        store: where answers are kept; None to remember them in memory alone.
+        cache_only: the cache alone answers; nothing is prepared, and whoever stands behind is not asked.
+    """
+
+    def __init__(
+        self, inner: Backend, store: Store | None, settings: Settings, *, cache_only: bool = False
+    ) -> None:
+        self.identity = inner.identity
+        self.profile = inner.profile
+        self.max_concurrency = inner.max_concurrency
+        self.cache_only = cache_only
+        self._inner = inner
+        self._labels = LabelAnswers(store, inner.identity, settings)
+        self._summaries = SummaryAnswers(store, inner.identity, settings, inner.profile.grid)
+        self._scores: Turns[LabelScores] = Turns(store, "labels", memory=REMEMBERED, certain=is_certain)
+        self._captions: Turns[Caption] = Turns(store, "summary", memory=REMEMBERED, certain=is_certain)
+
+    async def score(self, question: LabelQuestion) -> LabelScores:
+        """The labels' logarithms; of labels of several tokens by the chain rule over their prefix tree.
+
+        Raises:
+            RowError: see `LabelQuestion.prepared`, and what the backend raises.
+        """
+        labels, inner = self._labels, self._inner
+        known = labels.known(question)
+        if known is None and labels.misses_stand_in and isinstance(inner, Replaced):
+            labels.tell_stand_in(await inner.stand_in())
+            known = labels.known(question, again=True)
+        if known is not None:
+            return known
+        self._refuse_to_ask()
+        async with self._scores.turn(labels.asked(question)) as turn:
+            if turn.answer is None and turn.leased:
+                turn.answer = labels.known(question, again=True)
+            if turn.answer is None:
+                asked = question.prepared(several_tokens=inner.takes_tokens)
+                turn.answer = asked.joined(await together(*map(inner.score, asked.requests)))
+                labels.keep(question, asked.requests[0], turn.answer, turn)
+            return turn.answer
+
+    async def caption(self, question: SummaryQuestion) -> Caption:
+        """The summary, with its image as far as it is known.
+
+        Raises:
+            RowError: see `SummaryQuestion.prepared`, and what the backend raises.
+        """
+        summaries, inner = self._summaries, self._inner
+        if summaries.keeps and (known := summaries.known(question)) is not None:
+            return known
+        self._refuse_to_ask()
+        if not summaries.keeps:
+            request = await question.prepared()
+            return replace(await inner.caption(request), image=without_pixels(request.image))
+        async with self._captions.turn(summaries.asked(question)) as turn:
+            if turn.answer is None and turn.leased:
+                turn.answer = summaries.known(question, again=True)
+            if turn.answer is None:
+                request = await question.prepared()
+                turn.answer = replace(await inner.caption(request), image=without_pixels(request.image))
+                summaries.keep(question, request, turn.answer, turn)
+            return turn.answer
+
+    def _refuse_to_ask(self) -> None:
+        if self.cache_only:
+            raise AnswerError("offline.miss", "not in the cache")
