@@ -12,9 +12,8 @@ import pytest
 
 from cache.store import Store
 from tgi_stack.answers.contexts import PromptContext, PromptEncoder
-from tgi_stack.answers.images import PreparedImages
+from tgi_stack.answers.images import ImageFile, PreparedImages
 from tgi_stack.answers.questions import LabelQuestion, SummaryQuestion, SummaryWriter
-from tgi_stack.answers.tokens import TokenAnswers
 from tgi_stack.backends.cached import CachedBackend
 from tgi_stack.images.grid import Grid
 from tgi_stack.prompting.profile import Profile
@@ -87,13 +86,13 @@ class Asked:
         image: str = "b",
     ) -> int:
         engine = Engine(identity, grid)
-        writer = SummaryWriter(engine.profile, chosen, TokenAnswers(None, TOKENIZER))
+        writer = SummaryWriter(engine.profile, chosen, None)
         question = SummaryQuestion(body, PreparedImage(b"jpeg", image, 56, 56, 56, 56), writer)
         return self._count(engine, CachedBackend(engine, self._store, chosen).caption(question))
 
     def image(self, chosen: Settings, grid: Grid = GRID, sha256: str = "sha") -> int:
         images = Decoder(grid, chosen, self._store)
-        return self._count(images, images.prepared(b"", sha256))
+        return self._count(images, images.prepared(ImageFile(sha256, b"", images)))
 
     def _count(self, computing: Any, answer: Any) -> int:
         asyncio.run(answer)

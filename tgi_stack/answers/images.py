@@ -50,6 +50,15 @@ def of_measures(jpeg: bytes, known: dict[str, Any]) -> PreparedImage:
     return PreparedImage(jpeg, **known | {"flags": tuple(known["flags"])})
 
 
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """The bytes of an image's file, their digest, and who prepares it where somebody must see it."""
+
+    sha256: str
+    content: bytes
+    images: PreparedImages
+
+
 def without_pixels(image: PreparedImage | None) -> PreparedImage | None:
     """What is left of an image in a record."""
     return None if image is None else replace(image, jpeg=b"")
@@ -76,13 +85,13 @@ class PreparedImages:
         """Under which key the image that a file with this digest becomes is kept."""
         return self._keys.key(sha256=sha256)
 
-    async def prepared(self, content: bytes, sha256: str) -> PreparedImage:
-        """What is sent in place of a file with these bytes.
+    async def prepared(self, file: ImageFile) -> PreparedImage:
+        """What is sent in place of a file.
 
         Raises:
             ImageError: see `images.prepare`; it speaks of the image as UNNAMED.
         """
-        key = self.key(sha256)
+        key = self.key(file.sha256)
         if (known := self._kept.known(key)) is not None:
             return known
         async with self._turns.turn(key) as turn:
@@ -90,7 +99,7 @@ class PreparedImages:
                 turn.answer = self._kept.known(key, again=True)
             if turn.answer is None:
                 turn.answer = await self._pool.prepare(
-                    content,
+                    file.content,
                     UNNAMED,
                     self._grid,
                     max_side_px=self._settings.max_side,
@@ -102,16 +111,3 @@ class PreparedImages:
     async def aclose(self) -> None:
         """Ends the processes that decode images."""
         await self._pool.aclose()
-
-
-@dataclass(frozen=True, slots=True)
-class ImageFile:
-    """The bytes of an image's file, prepared where somebody must see them."""
-
-    sha256: str
-    content: bytes
-    images: PreparedImages
-
-    async def prepared(self) -> PreparedImage:
-        """See `PreparedImages.prepared`."""
-        return await self.images.prepared(self.content, self.sha256)

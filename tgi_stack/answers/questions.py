@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
+from cache.store import Store
 from tgi_stack.answers.contexts import PromptContext
 from tgi_stack.answers.images import ImageFile
 from tgi_stack.answers.tokens import TokenAnswers
@@ -130,7 +131,9 @@ class SummaryQuestion:
             ImageError: see `PreparedImages.prepared`.
             TextError: `text.too_long`; see `Tokenizer.encode_prompt`.
         """
-        image = await self.image.prepared() if isinstance(self.image, ImageFile) else self.image
+        image = self.image
+        if isinstance(image, ImageFile):
+            image = await image.images.prepared(image)
         return self.writer.request(self.body, image)
 
 
@@ -138,13 +141,13 @@ class SummaryWriter:
     """Writes the requests for summaries of one model.
 
     Args:
-        tokens: encodes prompts.
+        store: where token ids are kept.
     """
 
-    def __init__(self, profile: Profile, settings: Settings, tokens: TokenAnswers) -> None:
+    def __init__(self, profile: Profile, settings: Settings, store: Store | None) -> None:
         self._profile = profile
         self._settings = settings
-        self._tokens = tokens
+        self._tokens = TokenAnswers(store, profile.tokenizer)
 
     def request(self, body: str, image: PreparedImage | None) -> CaptionRequest:
         """A turn as a request; see `SummaryQuestion.prepared`."""

@@ -62,7 +62,8 @@ class CachedBackend:
                 turn.answer = labels.known(question, again=True)
             if turn.answer is None:
                 asked = question.prepared(several_tokens=inner.takes_tokens)
-                turn.answer = asked.joined(await together(*map(inner.score, asked.requests)))
+                reads = await together(*map(inner.score, asked.requests))
+                turn.answer = asked.joined(reads)
                 labels.keep(question, asked.requests[0], turn.answer, turn)
             return turn.answer
 

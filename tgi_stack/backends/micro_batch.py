@@ -59,7 +59,7 @@ class MicroBatcher(Generic[Request, Answer]):
         lanes: int | None = 1,
     ) -> None:
         self._run = run
-        self._size = size
+        self.size = size
         self._key = key
         self._linger_s = linger_s
         self._lanes = lanes
@@ -82,7 +82,7 @@ class MicroBatcher(Generic[Request, Answer]):
             if self._lanes is None or len(self._busy) < self._lanes:
                 self._busy.add(asyncio.create_task(self._work()))
         batch.entries.append((request, future))
-        if len(batch.entries) >= self._size:
+        if len(batch.entries) >= self.size:
             self._close(batch)
             batch.full.set()
         return await future

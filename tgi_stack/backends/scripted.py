@@ -68,7 +68,10 @@ class ScriptedBackend:
         self.profile = Profile(tokenizer, closes_thinking=kind == "text", context=65_536, grid=grid)
 
     async def score(self, request: ScoreRequest) -> LabelScores:
-        number = await self._number(number_of(request.token_ids))
+        number = number_of(request.token_ids)
+        if self._script.delay_s:
+            await asyncio.sleep(self._script.delay_s)
+        self._refuse(number)
         logprobs = label_logprobs(number, request.label_ids)
         return LabelScores(
             logprobs, "vocabulary", distributions.mass(logprobs), True, ROUTE, len(request.token_ids)
@@ -76,19 +79,19 @@ class ScriptedBackend:
 
     async def caption(self, request: CaptionRequest) -> Caption:
         seen = b"" if request.image is None else request.image.jpeg
-        number = await self._number(number_of(request.token_ids, seen))
+        number = number_of(request.token_ids, seen)
+        if self._script.delay_s:
+            await asyncio.sleep(self._script.delay_s)
+        self._refuse(number)
         text = f"Scripted summary {number:x}."
         return Caption(text, "stop", ROUTE, len(request.token_ids), len(text.split()))
 
     async def aclose(self) -> None:
         pass
 
-    async def _number(self, number: int) -> int:
-        if self._script.delay_s:
-            await asyncio.sleep(self._script.delay_s)
+    def _refuse(self, number: int) -> None:
         if self._script.fail_every and number % self._script.fail_every == 0:
             raise RowError("scripted.failure", "the script says so")
-        return number
 
 
 def number_of(token_ids: Sequence[int], image: bytes = b"") -> int:

@@ -69,7 +69,7 @@ class ImageSource:
         """
         file = await self.read(content, name)
         with told_of(name):
-            return await file.prepared()
+            return await self._images.prepared(file)
 
     async def aclose(self) -> None:
         """Ends the processes that decode images."""

@@ -8,7 +8,6 @@ from typing import Any
 from cache.store import Store
 from tgi_stack.answers.images import ImageFile
 from tgi_stack.answers.questions import SummaryQuestion, SummaryWriter
-from tgi_stack.answers.tokens import TokenAnswers
 from tgi_stack.backends.base import Backend
 from tgi_stack.backends.cached import CachedBackend
 from tgi_stack.errors import ImageError, UsageError
@@ -18,7 +17,7 @@ from tgi_stack.prompting import prompts
 from tgi_stack.rows.schema import summarize_row
 from tgi_stack.scoring.caption_flags import caption_flags
 from tgi_stack.settings import Settings
-from tgi_stack.types import PreparedImage, SummarizeRow
+from tgi_stack.types import Caption, PreparedImage, SummarizeRow
 
 MAX_KNOWN_TOKENS = 512  # of the title, and of the text: a description, not a book
 
@@ -49,11 +48,9 @@ class Summarize:
         self._backend = CachedBackend(backend, store, settings, cache_only=replay)
         self._settings = settings
         self._template = template
-        profile = backend.profile
-        self._writer = SummaryWriter(profile, settings, TokenAnswers(store, profile.tokenizer))
-        self._images = (
-            None if profile.grid is None else ImageSource(profile.grid, settings, base, store, at_once=replay)
-        )
+        self._writer = SummaryWriter(backend.profile, settings, store)
+        grid = backend.profile.grid
+        self._images = None if grid is None else ImageSource(grid, settings, base, store, at_once=replay)
 
     def job(self) -> Job[SummarizeRow]:
         """The job that `run` runs."""
@@ -73,26 +70,27 @@ class Summarize:
         image: ImageFile | None = None
         if row.image is not None and self._images is not None:
             image = await self._images.read(row.image, row.image_name)
-        return await self.ask(row.title, row.text, image, row.image_name)
+        question, cut = self._question(row.title, row.text, image)
+        with told_of(row.image_name):
+            caption = await self._backend.caption(question)
+        return self._record(caption, cut)
 
-    async def ask(
-        self, title: str | None, text: str | None, image: ImageFile | PreparedImage | None, name: str = ""
-    ) -> dict[str, Any]:
-        """The fields of the record for what is known of an item.
+    async def ask(self, title: str | None, text: str | None, image: PreparedImage) -> dict[str, Any]:
+        """The fields of the record for an image that is prepared already."""
+        question, cut = self._question(title, text, image)
+        return self._record(await self._backend.caption(question), cut)
 
-        Args:
-            name: what to call the image in messages.
-        """
+    def _question(
+        self, title: str | None, text: str | None, image: ImageFile | PreparedImage | None
+    ) -> tuple[SummaryQuestion, bool]:
+        """What is asked, and whether what is known of the item was cut."""
         title, title_cut = self._shorten(title)
         text, text_cut = self._shorten(text)
-        question = SummaryQuestion(self._body(title, text), image, self._writer)
-        with told_of(name):
-            caption = await self._backend.caption(question)
+        return SummaryQuestion(self._body(title, text), image, self._writer), title_cut or text_cut
+
+    def _record(self, caption: Caption, cut: bool) -> dict[str, Any]:
         image = caption.image
-        flags = [
-            *(() if image is None else image.flags),
-            *(["text.truncated"] if title_cut or text_cut else []),
-        ]
+        flags = [*(() if image is None else image.flags), *(["text.truncated"] if cut else [])]
         identity = self._backend.identity
         return {
             "summary": caption.text,
