@@ -11,6 +11,7 @@ import contextlib
 import gzip
 import io
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -50,6 +51,7 @@ class Loopback:
     grammars: bool = True
     reads_ids: bool = True  # vLLM's logprob_token_ids
     half: bool = False  # logarithms in bf16, as TGI gives them
+    kernels: bool = True  # without TGI's attention kernels `top_tokens` passes the grammar over
     poison: bytes | None = None  # a request that holds it kills the server, which is started again
     url: str = ""
     port: int = 0
@@ -149,6 +151,7 @@ class Loopback:
             return {
                 "model_id": self.model,
                 "model_sha": None,
+                "max_input_tokens": 4095,
                 "max_total_tokens": 4096,
                 "version": "3.3.6-dev0",
                 "sha": "dfb3fbe",
@@ -214,7 +217,7 @@ class Loopback:
             raise RefusedError(422, {"error": "Input validation error: grammar is not supported"})
         assert self.logits is not None
         logits = np.array(self.logits(ids))
-        if "grammar" in asked:
+        if "grammar" in asked and self.kernels:
             labels = asked["grammar"]["value"].strip("()").replace("\\", "").split("|")
             kept = [
                 i for text, i in VOCABULARY.items() if text and any(one.startswith(text) for one in labels)
@@ -226,7 +229,10 @@ class Loopback:
         order = np.argsort(-logprobs, kind="stable")
         last = logprobs[order[min(count, len(order)) - 1]]
         top = [int(id) for id in order if logprobs[id] >= last and np.isfinite(logprobs[id])]
-        return [{"id": id, "text": "", "logprob": float(logprobs[id]), "special": False} for id in top]
+        return [
+            {"id": id, "text": TOKENIZER.decode([id]), "logprob": float(logprobs[id]), "special": False}
+            for id in top
+        ]
 
     def _chat(self, asked: dict[str, Any], id: str) -> dict[str, Any]:
         if "logprob_token_ids" in asked:
@@ -245,7 +251,8 @@ class Loopback:
         ids = TOKENIZER.encode(frame)
         text = f"Scripted summary {number_of(ids, jpeg):x}."
         message = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop", "index": 0}
-        usage = {"prompt_tokens": len(ids), "completion_tokens": len(text.split())}
+        tokens = min(len(text.split()), asked.get("max_completion_tokens", 128))
+        usage = {"prompt_tokens": len(ids), "completion_tokens": tokens}
         return {"id": id, "model": self.model, "choices": [message], "usage": usage}
 
     def _chat_scores(self, asked: dict[str, Any], id: str) -> dict[str, Any]:
@@ -266,8 +273,9 @@ class Loopback:
         return {"id": id, "model": self.model, "choices": [choice], "usage": usage}
 
     def _generate(self, inputs: str, asked: dict[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
-        ids = TOKENIZER.encode(inputs)
-        text, top = f"Scripted summary {number_of(ids):x}.", []
+        prompt, counted, jpegs = seen_by_tgi(inputs)
+        ids = TOKENIZER.encode(prompt)
+        text, top = f"Scripted summary {number_of(ids, jpegs):x}.", []
         if self.logits is not None and asked.get("top_n_tokens"):
             top = self._top_of_tgi(ids, asked)
         elif "grammar" in asked:
@@ -283,8 +291,34 @@ class Loopback:
             "prefill": [],
             "tokens": top[:1],
         }
-        headers = {"x-prompt-tokens": str(len(ids) + self.tokens_more)}
+        headers = {"x-prompt-tokens": str(counted + self.tokens_more)}
+        text = inputs + text if asked.get("return_full_text") else text
         return headers, {"generated_text": text, "details": details | ({"top_tokens": [top]} if top else {})}
+
+
+LINK = re.compile(r"!\[\]\(([^)]*)\)")
+
+
+def seen_by_tgi(inputs: str) -> tuple[str, int, bytes]:
+    """The prompt that a model is given, how many tokens TGI counts of it, and the pictures in it.
+
+    A picture is counted as one token for each 196 of its pixels, between quotes.
+    """
+    prompt = counted = inputs
+    jpegs = b""
+    for link in LINK.findall(inputs):
+        if not link.startswith("data:"):
+            message = f"Input validation error: Could not fetch image: {link}"
+            raise RefusedError(422, {"error": message, "error_type": "validation"})
+        jpeg = base64.b64decode(link.partition("base64,")[2])
+        width, height = Image.open(io.BytesIO(jpeg)).size
+        pads = prompts.IMAGE_PAD * (width * height // 196)
+        seen = prompts.place_images(prompts.IMAGE_MARK, [GRID.tokens(width, height)])
+        prompt = prompt.replace(f"![]({link})", seen, 1)
+        quoted = f'{prompts.VISION_START}"{pads}"{prompts.VISION_END}'
+        counted = counted.replace(f"![]({link})", quoted, 1)
+        jpegs += jpeg
+    return prompt, len(TOKENIZER.encode(counted)), jpegs
 
 
 class RefusedError(Exception):
@@ -347,6 +381,8 @@ async def _play(fault: Fault, writer: asyncio.StreamWriter, body: bytes, headers
                 writer.write(bytes([byte]))
                 await writer.drain()
                 await asyncio.sleep(0.1)
+    elif fault == "no headers":
+        await _send(writer, 200, body)
     elif fault == "gzip":
         await _send(writer, 200, gzip.compress(bytes(50_000_000)), headers | {"Content-Encoding": "gzip"})
     elif fault in ("twice", "late"):

@@ -112,7 +112,7 @@ class RowError(FastqwenError):
 
 
 # Of the servers' refusals those that a question gets wherever, and whenever, it is asked.
-_CERTAIN = frozenset({"server.refused", "server.poison", "offline.miss", "dry.miss"})
+_CERTAIN = frozenset({"server.refused", "server.mismatch", "server.poison", "offline.miss", "dry.miss"})
 
 
 def is_certain(error: Exception) -> bool:

@@ -12,7 +12,8 @@ from jsonschema import Draft202012Validator
 from tests.conftest import ROOT
 from tests.loopback import TOKENIZER, Loopback
 from tgi_stack.backends.servers.protocols import tgi, vllm
-from tgi_stack.backends.servers.protocols.reply import ForeignReplyError, ReplyError, error_text, shown
+from tgi_stack.backends.servers.protocols.numbers import ReplyError
+from tgi_stack.backends.servers.protocols.reply import ForeignReplyError, MismatchError, error_text, shown
 from tgi_stack.prompting import prompts
 from tgi_stack.types import CaptionRequest, PreparedImage, ScoreRequest
 
@@ -108,7 +109,7 @@ def vllm_reply(top: dict[str, Any] | None = None, prompt_tokens: int | None = No
 
 def read_tgi(body: bytes, tokens: int = len(IDS)) -> list[float]:
     needed = dict(zip(LABEL_IDS, LABELS, strict=True))
-    found = tgi.parse_top(body, {"x-prompt-tokens": str(tokens)}, REQUEST, SEED, needed)
+    found = tgi.parse_top(body, {"x-prompt-tokens": str(tokens)}, REQUEST, SEED, needed).found
     return [found[id] for id in LABEL_IDS]
 
 
@@ -135,7 +136,6 @@ def test_what_is_no_logarithm_is_no_score(value: Any) -> None:  # S05
     [
         vllm_reply(id="cmpl-m"),
         vllm_reply(model="other"),
-        vllm_reply(prompt_tokens=len(IDS) + 1),
     ],
 )
 def test_another_requests_answer_is_known_by_it(body: bytes) -> None:  # S08, C10
@@ -146,8 +146,13 @@ def test_another_requests_answer_is_known_by_it(body: bytes) -> None:  # S08, C1
 def test_another_seed_or_count_is_another_requests_answer() -> None:  # S08
     with pytest.raises(ForeignReplyError):
         read_tgi(tgi_reply(seed=5))
-    with pytest.raises(ForeignReplyError):
+
+
+def test_another_count_is_another_tokenizer() -> None:  # C10
+    with pytest.raises(MismatchError):
         read_tgi(tgi_reply(), tokens=len(IDS) + 1)
+    with pytest.raises(MismatchError):
+        read_vllm(vllm_reply(prompt_tokens=len(IDS) + 1))
 
 
 @pytest.mark.parametrize(

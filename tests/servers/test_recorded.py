@@ -18,7 +18,7 @@ from tests.live.record import (
 )
 from tgi_stack.backends.servers import retry
 from tgi_stack.backends.servers.protocols import vllm
-from tgi_stack.backends.servers.protocols.reply import ForeignReplyError, error_text, gauge
+from tgi_stack.backends.servers.protocols.reply import ForeignReplyError, MismatchError, error_text, gauge
 from tgi_stack.backends.servers.retry import Decision
 
 FOLDER = ROOT / "tests" / "payloads" / "vllm-0.32.0"
@@ -50,7 +50,7 @@ def test_a_read_of_labels() -> None:
     assert vllm.read_labels(found, LABEL_IDS) == pytest.approx((-8.975430, -5.366055, -3.436367), abs=1e-5)
     with pytest.raises(ForeignReplyError, match="came for"):
         vllm.parse_tops(body("scores"), [request], "tiny", "another")
-    with pytest.raises(ForeignReplyError, match="prompt tokens"):
+    with pytest.raises(MismatchError, match="prompt tokens"):
         vllm.parse_tops(body("scores"), [score_request("short")], "tiny", NAME)
 
 

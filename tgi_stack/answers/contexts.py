@@ -95,11 +95,13 @@ class PromptEncoder:
         return PromptContext(self, prompt, frame, tuple(parts), system)
 
     def verbatim(self, prompt: str) -> PromptContext:
-        """The context after a prompt of the user's own.
+        """The context after a prompt of the user's own, in which no image has a place.
 
         Raises:
-            TextError: `text.too_long`, see `Profile.refuse_hopeless`.
+            TextError: `text.too_long`, see `Profile.refuse_hopeless`; `text.image_marks`.
         """
+        prompt = prompts.without_links(prompt)
+        prompts.refuse_image_marks(prompt)
         self.profile.refuse_hopeless(prompt)
         return PromptContext(self, prompt)
 

@@ -64,9 +64,9 @@ class LabelQuestion:
         context = self.context
         if not context.token_ids:
             raise TextError("text.empty", "the prompt is empty")
-        length, most = len(context.token_ids) + label_tokens - 1, context.encoder.profile.context
-        if length >= most:
-            raise TextError("text.too_long", f"{length} tokens; the context is {most}")
+        length, most = len(context.token_ids) + label_tokens - 1, context.encoder.profile.room(1)
+        if length > most:
+            raise TextError("text.too_long", f"{length} tokens; a prompt may have {most}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +157,11 @@ class SummaryWriter:
             visual = [profile.grid.tokens(image.sent_width, image.sent_height)]
         prompt, frame = profile.render(prompts.IMAGE_MARK * len(visual) + body, visual)
         ids = self._tokens.encode_prompt(prompt, frame)
-        if len(ids) + settings.max_new_tokens > profile.context:
+        if len(ids) > (room := profile.room(settings.max_new_tokens)):
             raise TextError(
                 "text.too_long",
-                f"{len(ids)} prompt tokens and {settings.max_new_tokens} new ones exceed "
-                f"the context of {profile.context}",
+                f"{len(ids)} prompt tokens; before {settings.max_new_tokens} new ones (--max-new-tokens) "
+                f"there is room for {room}, in a context of {profile.context}",
             )
         return CaptionRequest(
             prompt, body, ids, image, settings.max_new_tokens, settings.temperature, settings.seed

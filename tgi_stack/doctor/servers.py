@@ -14,11 +14,13 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from tgi_stack.backends.servers.backend import ServedBackend
-from tgi_stack.backends.servers.connect import METRICS_S, WORK, access, checked_url, describe, open_served
+from tgi_stack.backends.servers.connect import METRICS_S, WORK, access, describe, open_served
 from tgi_stack.backends.servers.probes import downloads, label_request, picture_request
 from tgi_stack.backends.servers.protocols import vllm
-from tgi_stack.backends.servers.protocols.reply import ReplyError, Served, error_text, gauge
+from tgi_stack.backends.servers.protocols.numbers import ReplyError
+from tgi_stack.backends.servers.protocols.reply import Served, error_text, gauge
 from tgi_stack.backends.servers.transport import Transport, TransportError
+from tgi_stack.backends.servers.urls import checked_url
 from tgi_stack.doctor import machine
 from tgi_stack.doctor.check import Line
 from tgi_stack.errors import FastqwenError

@@ -95,13 +95,13 @@ class Prompts:
         return self._encoder.turn(body, images, system=system)
 
     def _fits(self, context: PromptContext) -> bool:
-        return context.fits(self._encoder.profile.context)
+        return context.fits(self._encoder.profile.room(1) + 1)
 
     def _too_long(self, context: PromptContext) -> TextError:
         return TextError(
             "text.too_long",
-            f"{len(context.token_ids)} tokens without any history; the context is "
-            f"{self._encoder.profile.context}; lower --max-item-tokens, or rank in windows: --window 10",
+            f"{len(context.token_ids)} tokens without any history; a prompt may have "
+            f"{self._encoder.profile.room(1)}; lower --max-item-tokens, or rank in windows: --window 10",
         )
 
 

@@ -16,18 +16,30 @@ from tgi_stack.prompting.tokenizer import Tokenizer
 class Profile:
     """What a job has to know of a model to write prompts for it.
 
-    `context` is in tokens; `grid` is None for a model that reads no images.
+    `context` is in tokens, prompt and answer together; `longest_prompt` where prompts have a limit of
+    their own. `grid` is None for a model that reads no images.
     """
 
     tokenizer: Tokenizer
     closes_thinking: bool
     context: int
     grid: Grid | None
+    longest_prompt: int | None = None
+
+    def room(self, new_tokens: int) -> int:
+        """The longest prompt, in tokens, after which so many can follow."""
+        room = self.context - new_tokens
+        return room if self.longest_prompt is None else min(room, self.longest_prompt)
 
     def described(self) -> dict[str, Any]:
         """All but the tokenizer, as JSON; `of` gives it back."""
         grid = None if self.grid is None else asdict(self.grid)
-        return {"closes_thinking": self.closes_thinking, "context": self.context, "grid": grid}
+        return {
+            "closes_thinking": self.closes_thinking,
+            "context": self.context,
+            "grid": grid,
+            "longest_prompt": self.longest_prompt,
+        }
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, described: Mapping[str, Any]) -> Profile:
@@ -35,7 +47,8 @@ class Profile:
         grid = described["grid"]
         if grid is not None:
             grid = Grid(**grid | {"mean": tuple(grid["mean"]), "std": tuple(grid["std"])})
-        return cls(tokenizer, described["closes_thinking"], described["context"], grid)
+        longest = described.get("longest_prompt")
+        return cls(tokenizer, described["closes_thinking"], described["context"], grid, longest)
 
     def turn(self, body: str, visual: Sequence[int] = (), *, system: str = "") -> tuple[str, tuple[int, ...]]:
         """One user turn with a body made harmless, and its token ids.

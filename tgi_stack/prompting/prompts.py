@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from tgi_stack.errors import PromptFileError
+from tgi_stack.errors import PromptFileError, TextError
 from tgi_stack.types import Item
 
 VERSION = 2
@@ -23,6 +23,7 @@ TURN_END = "<|im_end|>"
 VISION_START = "<|vision_start|>"
 VISION_END = "<|vision_end|>"
 IMAGE_PAD = "<|image_pad|>"
+VIDEO_PAD = "<|video_pad|>"
 CLOSED_THINKING = "<think>\n\n</think>\n\n"
 
 ZERO_WIDTH_SPACE = "\u200b"
@@ -190,6 +191,20 @@ def one_line(text: str | None) -> str:
 def without_marks(text: str) -> str:
     """Text in which no image has a place."""
     return text.replace(IMAGE_MARK, REPLACEMENT)
+
+
+def without_links(prompt: str) -> str:
+    """A prompt of the user's own, in which no server finds an image to fetch: see `Neutraliser`."""
+    return prompt.replace("![](", f"!{ZERO_WIDTH_SPACE}[](")
+
+
+def refuse_image_marks(prompt: str) -> None:
+    """Raises TextError for a prompt that says that images stand in it: none come with it."""
+    for mark in (IMAGE_PAD, VIDEO_PAD):
+        if mark in prompt:
+            raise TextError(
+                "text.image_marks", f"the prompt holds {mark}, and no image comes with it; leave it out"
+            )
 
 
 # -- prompt files --------------------------------------------------------------------------------------

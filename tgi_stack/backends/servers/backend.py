@@ -6,40 +6,41 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from tgi_stack.backends.servers import retry
+from tgi_stack.backends.servers.blame import ATTEMPTS, Blame, Row
 from tgi_stack.backends.servers.endpoints import Endpoint, Pool
 from tgi_stack.backends.servers.label_routes import TgiReads, VllmReads
 from tgi_stack.backends.servers.protocols import tgi, vllm
-from tgi_stack.backends.servers.protocols.reply import Call, ForeignReplyError, ReplyError, error_text
+from tgi_stack.backends.servers.protocols.numbers import ReplyError
+from tgi_stack.backends.servers.protocols.reply import (
+    Call,
+    ForeignReplyError,
+    MismatchError,
+    error_text,
+    shown,
+)
 from tgi_stack.backends.servers.question import Answer, Question, seed_of
 from tgi_stack.backends.servers.retry import Budget, Decision
 from tgi_stack.backends.servers.transport import Reply, Transport, TransportError
-from tgi_stack.errors import AnswerError, WrongServerError
+from tgi_stack.errors import AnswerError, ServerError, WrongServerError
 from tgi_stack.prompting.labels import Prover
 from tgi_stack.prompting.profile import Profile
 from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, ScoreRequest
 
-ATTEMPTS = 10  # of 10,000 rows with three of ten attempts failing, none fails for it
-CONTAGIOUS = 3  # attempts at a 424
 BAD_REPLIES = 3  # of one row, before it fails
 DEATHS = 2  # of a server, with one row in flight
+MISMATCHES = 3  # rows in a row whose tokens are counted otherwise, and none as it should be
+SMALL_BYTES = 1400  # a request of one packet, which any path lets through
 BASE_S, PER_TOKEN_S = 60.0, 0.1  # an attempt's deadline, by the tokens it asks for
 ROW_S = 1800.0
 HEALTH_S = 5.0
-
-
-@dataclass
-class _Row:
-    """What has happened to a question so far."""
-
-    attempts: int = 0
-    pauses: int = 0
-    bad_replies: int = 0
-    silent: bool = False
-    alone: bool = False
-    deaths: tuple[str, ...] = ()
+KEY_WANTED = "the server wants a key: give it in FASTQWEN_API_KEY or --api-key-file"
+PIXEL_LIMITS = (
+    "the server makes pictures larger or smaller than the checkpoint says: start it without pixel limits of "
+    "its own (--mm-processor-kwargs), or ask for smaller pictures with --max-side"
+)
 
 
 class ServedBackend:
@@ -68,6 +69,8 @@ class ServedBackend:
         self._rng = rng or random.SystemRandom()
         self._clock = clock
         self._suspects = asyncio.Lock()
+        self._blame = Blame(clock)
+        self._mismatches: dict[bool, int] = {}  # by whether pictures stand in the question
         self._reads: VllmReads | TgiReads
         if identity.engine == "tgi":
             prover = Prover(profile.tokenizer.encode)
@@ -84,7 +87,8 @@ class ServedBackend:
         return await self._reads.score(request)
 
     async def caption(self, request: CaptionRequest) -> Caption:
-        found, attempts = await self._ask(Question(self._caption_call(request), self._caption_parse(request)))
+        call, parse = self._caption_call(request), self._caption_parse(request)
+        found, attempts = await self._ask(Question(call, parse, pictures=request.image is not None))
         return replace(found, attempts=attempts)
 
     async def aclose(self) -> None:
@@ -116,36 +120,41 @@ class ServedBackend:
 
     async def _ask(self, question: Question[Answer]) -> tuple[Answer, int]:
         """The answer, and how many attempts it took."""
-        row = _Row()
+        row = Row()
         until = self._clock() + ROW_S
         self._budget.earn()
-        while True:
-            if row.deaths or row.alone:  # one at a time: the next failure is its own or nobody's
-                async with self._suspects:
+        try:
+            while True:
+                if row.deaths or row.alone:  # one at a time: the next failure is its own or nobody's
+                    async with self._suspects:
+                        answer = await self._once(question, row)
+                else:
                     answer = await self._once(question, row)
-            else:
-                answer = await self._once(question, row)
-            if answer is not None:
-                return answer, row.attempts
-            if self._clock() > until:
-                raise AnswerError("server.deadline", f"no answer within {ROW_S:.0f} s", (), row.attempts)
-            await self._pause(row)
+                if answer is not None:
+                    return answer, row.attempts
+                if self._clock() > until:
+                    raise AnswerError("server.deadline", f"no answer within {ROW_S:.0f} s", (), row.attempts)
+                await self._pause(row)
+        finally:
+            self._blame.ended(row)
 
-    async def _once(self, question: Question[Answer], row: _Row) -> Answer | None:
+    async def _once(self, question: Question[Answer], row: Row) -> Answer | None:
         endpoint = await self._pool.acquire()
         try:
             return await self._attempt(question, endpoint, row)
         finally:
             self._pool.release(endpoint)
 
-    async def _pause(self, row: _Row) -> None:
+    async def _pause(self, row: Row) -> None:
         """Before a row is sent again. An empty budget slows retries down; it does not lose rows."""
         if row.pauses:
             if not self._budget.take():
                 row.pauses += 1
             await self._pool.sleep(retry.pause_s(row.pauses, self._pool.rng))
+        elif row.throttled:
+            await self._pool.sleep(retry.pause_s(row.throttled, self._pool.rng))
 
-    async def _attempt(self, question: Question[Answer], endpoint: Endpoint, row: _Row) -> Answer | None:
+    async def _attempt(self, question: Question[Answer], endpoint: Endpoint, row: Row) -> Answer | None:
         """One try: the answer, or None for another one.
 
         Raises:
@@ -158,42 +167,49 @@ class ServedBackend:
         try:
             reply = await self._transport.post(endpoint.url, call, BASE_S + PER_TOKEN_S * call.tokens)
         except TransportError as error:
-            await self._unanswered(error, endpoint, row)
+            await self._unanswered(error, endpoint, row, question)
             return None
         if reply.status != 200:
-            self._refused(reply, endpoint, row, sent_at)
+            await self._refused(reply, endpoint, row, sent_at, question)
             return None
         try:
             answer = question.parse(endpoint, name, reply)
         except ReplyError as error:
             reply.discard()
-            self._misread(error, endpoint, row)
+            await self._misread(error, endpoint, row, question)
             return None
         self._pool.answered(endpoint)
+        self._blame.answered(row)
+        self._mismatches[question.pictures] = -1  # one was right: it is not all of them
         return answer
 
-    async def _unanswered(self, error: TransportError, endpoint: Endpoint, row: _Row) -> None:
+    async def _unanswered(
+        self, error: TransportError, endpoint: Endpoint, row: Row, question: Question[Answer]
+    ) -> None:
         decision = retry.of_transport(error.kind, silent_before=row.silent)
         reason = str(error)
         if decision is Decision.ASIDE:
             self._pool.set_aside(endpoint, reason)
-        elif decision is Decision.DOWN:
+        elif decision in (Decision.DOWN, Decision.HERE):
             row.attempts -= 1  # nothing was sent
-            self._pool.gone(endpoint, reason)
+            if decision is Decision.DOWN:
+                self._pool.gone(endpoint, reason)
+            else:
+                self._pool.short_of_handles(endpoint, reason)
         elif decision is Decision.FREE:
             row.silent = True
         elif error.kind in ("silent", "broken") and await self._is_dead(endpoint):
             self._died(endpoint, row, reason)
         else:
-            self._again(endpoint, row, f"server.{error.kind}", reason)
+            await self._again(endpoint, row, f"server.{error.kind}", error.kind, reason, question)
 
     async def _is_dead(self, endpoint: Endpoint) -> bool:
         try:
             return (await self._transport.get(f"{endpoint.url}/health", HEALTH_S)).status != 200
-        except TransportError:
-            return True
+        except TransportError as error:
+            return error.kind != "handles"
 
-    def _died(self, endpoint: Endpoint, row: _Row, reason: str) -> None:
+    def _died(self, endpoint: Endpoint, row: Row, reason: str) -> None:
         """The server went while it had this row: once may be chance, alone and again it is not."""
         self._pool.gone(endpoint, reason)
         row.deaths += (f"{endpoint.url}: {reason}",)
@@ -203,49 +219,101 @@ class ServedBackend:
                 "server.poison", f"the server died each time it was asked: {evidence}", (), row.attempts
             )
 
-    def _refused(self, reply: Reply, endpoint: Endpoint, row: _Row, sent_at: float) -> None:
+    async def _refused(
+        self, reply: Reply, endpoint: Endpoint, row: Row, sent_at: float, question: Question[Answer]
+    ) -> None:
         decision = retry.of_status(reply.status)
-        reason = f"status {reply.status}: {error_text(reply.body)}"
+        reason = status_line(reply)
         if decision is Decision.ROW:
             message = f"{endpoint.url} refuses it, {reason}"
             raise AnswerError("server.refused", message, (), row.attempts)
-        if decision is Decision.ASIDE:
-            self._pool.set_aside(endpoint, reason)
-        elif decision is Decision.THROTTLED:
-            after_s = retry.retry_after_s(reply.headers.get("Retry-After"))
+        if decision is Decision.THROTTLED:
+            row.throttled += 1
+            after_s = retry.retry_after_s(reply.headers.get("Retry-After"), reply.headers.get("Date"))
             self._pool.throttled(endpoint, sent_at, after_s)
-        else:
+        elif decision is Decision.TRANSIENT or await self._pool.is_right(endpoint, reason):
             # A 424 may be the fault of another request in the same batch.
-            row.alone = reply.status == 424 and row.attempts == CONTAGIOUS - 1
-            most = CONTAGIOUS if reply.status == 424 else ATTEMPTS
-            self._again(endpoint, row, "server.failed", reason, most)
+            kind = str(reply.status)
+            type = "server.failed" if decision is Decision.TRANSIENT else "server.refused"
+            row.alone = kind == "424" and row.met.get(kind, 0) >= 1
+            await self._again(endpoint, row, type, kind, reason, question)
+        elif endpoint.state == "up":
+            self._pool.gone(endpoint, reason)
 
-    def _misread(self, error: ReplyError, endpoint: Endpoint, row: _Row) -> None:
+    async def _misread(
+        self, error: ReplyError, endpoint: Endpoint, row: Row, question: Question[Answer]
+    ) -> None:
+        if isinstance(error, MismatchError):
+            self._mismatched(error, endpoint, row, question.pictures)
         if isinstance(error, ForeignReplyError):
-            self._again(endpoint, row, "server.foreign_response", str(error))
+            await self._again(endpoint, row, "server.foreign_response", "foreign", str(error), question)
             return
         row.bad_replies += 1
-        # As many attempts as there were, and those that are left of the replies that may be bad.
-        most = row.attempts + BAD_REPLIES - row.bad_replies
-        self._again(endpoint, row, "server.bad_response", str(error), most)
-
-    def _again(self, endpoint: Endpoint, row: _Row, type: str, reason: str, most: int = ATTEMPTS) -> None:
-        """Another try is due, or the row has had enough of them."""
-        self._pool.failed(endpoint, reason)
+        self._pool.failed(endpoint, str(error))
         row.pauses += 1
-        if row.attempts >= most and self._alive():
-            raise AnswerError(type, f"{endpoint.url}, {row.attempts} attempts: {reason}", (), row.attempts)
+        if row.bad_replies >= BAD_REPLIES and self._alive():
+            raise self._given_up("server.bad_response", endpoint, row, str(error))
+
+    def _mismatched(self, error: MismatchError, endpoint: Endpoint, row: Row, pictures: bool) -> None:
+        """It would be counted so each time: the row fails at once, and the run where all rows would.
+
+        Raises:
+            AnswerError, ServerError: see above.
+        """
+        cause = f"{error}; {PIXEL_LIMITS}" if pictures else str(error)
+        met = self._mismatches.get(pictures, 0)
+        if met >= 0:
+            self._mismatches[pictures] = met = met + 1
+            if met == 1:
+                self._pool.say(f"{endpoint.url}: {cause}")
+        if met >= MISMATCHES:
+            raise ServerError(f"{endpoint.url}: so it is with each row so far: {cause}")
+        raise AnswerError("server.mismatch", f"{endpoint.url}: {cause}", (), row.attempts)
+
+    async def _again(
+        self, endpoint: Endpoint, row: Row, type: str, kind: str, reason: str, question: Question[Answer]
+    ) -> None:
+        """Another try is due, or the row has had enough of them: it is to blame, or out of luck.
+
+        Raises:
+            AnswerError: the latter.
+        """
+        self._pool.failed(endpoint, reason)
+        self._blame.failed(row, kind)
+        row.pauses += 1
+        if row.attempts >= ATTEMPTS and self._alive():
+            raise self._given_up(type, endpoint, row, reason)
+        if row.met[kind] < self._blame.most(row, kind, in_company=question.in_company):
+            return
+        answers = self._blame.others_answered(row) or await self._pool.is_right(endpoint, reason)
+        if answers and self._alive():
+            if kind == "slow":
+                reason += "; small ones are answered: does the path to it drop large ones (a proxy, the MTU)?"
+            raise self._given_up(type, endpoint, row, reason)
+
+    def _given_up(self, type: str, endpoint: Endpoint, row: Row, reason: str) -> AnswerError:
+        return AnswerError(type, f"{endpoint.url}, {row.attempts} attempts: {reason}", (), row.attempts)
 
     def _alive(self) -> bool:
-        """Whether some endpoint answers others: only then is it the row's own fault."""
-        return any(endpoint.state == "up" for endpoint in self._pool.endpoints)
+        """Whether some endpoint answers others, as far as is known: only then is it the row's own fault."""
+        return any(endpoint.state != "aside" and not endpoint.said_gone for endpoint in self._pool.endpoints)
+
+
+def status_line(reply: Reply) -> str:
+    """A refusal in a line."""
+    reason = f"status {reply.status}: {error_text(reply.body)}"
+    if reply.status in (401, 403):
+        return f"{reason}; {KEY_WANTED}"
+    if 300 <= reply.status < 400:
+        return f"{reason}; it points elsewhere, to {shown(reply.headers.get('Location', '').encode())}"
+    return reason
 
 
 async def check(transport: Transport, endpoint: Endpoint, profile: Profile) -> None:
     """Asks an endpoint something whose answer is known: how many tokens a text has.
 
     Raises:
-        WrongServerError: it refuses, or its tokenizer is not the profile's.
+        WrongServerError: it refuses, its tokenizer is not the profile's, or the answer is another question's.
         TransportError, ReplyError: it does not answer as it should.
     """
     text = "A red mug, 12 cups: 中文 émigré\n\n  three  spaces\tand <nothing> else."
@@ -257,13 +325,13 @@ async def check(transport: Transport, endpoint: Endpoint, profile: Profile) -> N
     )
     reply = await transport.post(endpoint.url, call, BASE_S)
     if retry.of_status(reply.status) is Decision.ASIDE:
-        raise WrongServerError(f"{endpoint.url}: status {reply.status}: {error_text(reply.body)}")
+        raise WrongServerError(f"{endpoint.url}: {status_line(reply)}")
     if reply.status != 200:
         raise ReplyError(f"status {reply.status}: {error_text(reply.body)}")
     try:
         if is_tgi:
-            tgi.parse_count(reply.body, reply.headers, tokens)
+            tgi.parse_count(reply.body, reply.headers, text, tokens, seed_of(name))
         else:
             vllm.parse_count(reply.body, endpoint.served.model, name, tokens)
-    except ForeignReplyError as error:
+    except (ForeignReplyError, MismatchError) as error:
         raise WrongServerError(f"{endpoint.url}: {error}") from error

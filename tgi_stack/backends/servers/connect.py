@@ -5,19 +5,28 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import resource
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from tgi_stack.backends.servers.backend import ServedBackend, check
+from tgi_stack.backends.servers.backend import ServedBackend, check, status_line
 from tgi_stack.backends.servers.endpoints import FIRST, Endpoint, Limit, Pool
 from tgi_stack.backends.servers.protocols import tgi, vllm
-from tgi_stack.backends.servers.protocols.reply import ReplyError, Served, error_text, gauge
-from tgi_stack.backends.servers.transport import Transport, TransportError
-from tgi_stack.errors import NoEngineError, ServerError, SettingsError, WrongServerError
-from tgi_stack.hub import Checkpoint, Say, locate_files, locate_tokenizer
+from tgi_stack.backends.servers.protocols.numbers import ReplyError
+from tgi_stack.backends.servers.protocols.reply import Served, gauge
+from tgi_stack.backends.servers.transport import Reply, Transport, TransportError
+from tgi_stack.backends.servers.urls import checked_url
+from tgi_stack.errors import (
+    MachineError,
+    NoEngineError,
+    ServerError,
+    SettingsError,
+    UsageError,
+    WrongServerError,
+)
+from tgi_stack.hub import TOKENIZER, Checkpoint, Say, locate_files, locate_tokenizer
 from tgi_stack.images.grid import Grid
 from tgi_stack.prompting import prompts
 from tgi_stack.prompting.profile import Profile
@@ -32,6 +41,8 @@ MOST_IN_FLIGHT = 1024
 GROUP = 8  # prompts in a request to vLLM
 CREW = 256
 METRICS_S = 5.0
+FILES_TO_COME = 12  # that a run opens later: its output, the ledger, the cache, probes of the servers
+UNKNOWN_HOST_S = 5.0  # a name may come up with its container
 COMMIT = re.compile("[0-9a-f]{7,40}")
 PROOFS = 5  # attempts: a server that others use may be busy or hurt for a moment
 # What each dialect's /metrics calls the requests that run, and those that wait.
@@ -98,8 +109,8 @@ async def _open(
     _refuse_differences(urls, served)
     first = served[0]
     profile = _profile(first, settings, kind, say)
-    most = settings.concurrency or MOST_IN_FLIGHT
-    first_limit = settings.concurrency or FIRST
+    most = min(settings.concurrency or MOST_IN_FLIGHT, _bearable(settings.concurrency or FIRST, say))
+    first_limit = min(most, settings.concurrency or FIRST)
     endpoints = [
         Endpoint(url, one, Limit(most, time.monotonic, first_limit))
         for url, one in zip(urls, served, strict=True)
@@ -125,6 +136,32 @@ async def _open(
     return ServedBackend(
         transport, pool, identity, profile, crew, group_size=group_size, with_mass=settings.label_mass
     )
+
+
+def _bearable(wanted: int, say: Say) -> int:
+    """How many connections this process may hold besides its other files.
+
+    Raises:
+        MachineError: none.
+    """
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if soft == resource.RLIM_INFINITY:
+        return MOST_IN_FLIGHT
+    room = soft - _open_files() - FILES_TO_COME
+    if room < 1:
+        raise MachineError(
+            f"this process may open {soft} files, and none is left for a connection; raise it: ulimit -n 1024"
+        )
+    if room < wanted:
+        say(f"this process may open {soft} files (ulimit -n): {room} requests at once")
+    return room
+
+
+def _open_files() -> int:
+    try:
+        return len(os.listdir("/dev/fd"))
+    except OSError:
+        return FILES_TO_COME
 
 
 def _identity(
@@ -168,41 +205,17 @@ def _common(urls: list[str], what: str, values: list[str]) -> str:
     return identities.UNKNOWN if identities.UNKNOWN in values else values[0]
 
 
-def checked_url(url: str) -> str:
-    """An endpoint's URL without its last slash; raises SettingsError for what is none."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise SettingsError(f"--endpoint {url[:80]}: give a URL such as http://127.0.0.1:8080")
-    if parts.username or parts.password:
-        raise SettingsError("--endpoint: no user or password in a URL; a key goes into FASTQWEN_API_KEY")
-    if parts.query or parts.fragment:
-        raise SettingsError(f"--endpoint {url[:80]}: only a host, a port and a path")
-    return url.rstrip("/")
-
-
 async def _find(
     transport: Transport, url: str, engine: str, wanted: str | None, patience_s: float, say: Say
 ) -> Served:
     """The model that is wanted of an endpoint, or its only one."""
-    until = time.monotonic() + patience_s
-    told = False
-    while True:
-        try:
-            models = await describe(transport, url)
-            break
-        except (TransportError, ReplyError) as error:
-            if time.monotonic() >= until:
-                raise NoEngineError(
-                    f"{url} did not answer in {patience_s:.0f} s ({error}); start servers with: make up; "
-                    "or compute in process: --engine torch"
-                ) from error
-            if not told and patience_s > DEFAULT_PATIENCE_S:
-                say(f"waiting up to {patience_s:.0f} s for {url} ({error})")
-                told = True
-            await asyncio.sleep(0.5)
+    models = await _answering(transport, url, patience_s, say)
     if engine not in ("auto", models[0].dialect):
         raise WrongServerError(f"{url} is {models[0].dialect}, not {engine}")
     named = [model for model in models if wanted is None or model.goes_by(wanted)]
+    if len(named) > 1:  # a model rather than its adapters, a name rather than a root
+        named = [model for model in named if model.parent is None] or named
+        named = [model for model in named if model.model == wanted] or named
     if len(named) == 1:
         return named[0]
     names = ", ".join(model.model for model in models)
@@ -211,23 +224,65 @@ async def _find(
     raise WrongServerError(f"{url} does not hold {wanted}; it has {names}")
 
 
+async def _answering(transport: Transport, url: str, patience_s: float, say: Say) -> list[Served]:
+    """What an endpoint says it is, once it answers.
+
+    Raises:
+        NoEngineError: it does not in time.
+        WrongServerError: what it says, or what keeps it from answering, will not pass by waiting.
+    """
+    began, told = time.monotonic(), False
+    while True:
+        try:
+            return await describe(transport, url)
+        except (TransportError, ReplyError) as error:
+            kind = error.kind if isinstance(error, TransportError) else ""
+            if kind == "unsafe":
+                raise WrongServerError(f"{url}: {error}") from error
+            if kind == "handles":
+                raise MachineError(f"{url}: {error}; raise the limit: ulimit -n 1024") from error
+            spent = time.monotonic() - began
+            if spent >= (min(patience_s, UNKNOWN_HOST_S) if kind == "nowhere" else patience_s):
+                raise NoEngineError(
+                    f"{url} did not answer in {spent:.0f} s ({error}); start servers with: make up; "
+                    "or compute in process: --engine torch"
+                ) from error
+            if not told and patience_s > DEFAULT_PATIENCE_S:
+                say(f"waiting up to {patience_s:.0f} s for {url} ({error})")
+                told = True
+            await asyncio.sleep(0.5)
+
+
 async def describe(transport: Transport, url: str) -> list[Served]:
     """What an endpoint says it is: TGI by `/info`, vLLM by `/v1/models` and `/version`.
 
     Raises:
-        WrongServerError: a refused key.
+        WrongServerError: a refused key, or a server that has neither's routes.
         TransportError, ReplyError: no answer, or none of either's.
     """
     info = await transport.get(f"{url}/info", DESCRIBE_S)
+    _refuse_hopeless(url, info)
     if info.status == 200:
         return tgi.described(info.body)
     models = await transport.get(f"{url}/v1/models", DESCRIBE_S)
-    if models.status in (401, 403):
-        raise WrongServerError(f"{url} refuses the key; give one in FASTQWEN_API_KEY or --api-key-file")
+    _refuse_hopeless(url, models)
+    if models.status in (404, 405, 501) and info.status in (404, 405, 501):
+        raise WrongServerError(
+            f"{url}: neither TGI nor vLLM answers there ({status_line(models)}); "
+            "is it the server's own address, without a path?"
+        )
     if models.status != 200:
-        raise ReplyError(f"status {models.status}: {error_text(models.body)}")
+        raise ReplyError(status_line(models))
     version = await transport.get(f"{url}/version", DESCRIBE_S)
+    if version.status != 200:
+        raise ReplyError(f"/version: {status_line(version)}")
     return vllm.described(models.body, version.body)
+
+
+def _refuse_hopeless(url: str, reply: Reply) -> None:
+    """Raises WrongServerError for what waiting does not change: a refused key, a redirect."""
+    if reply.status in (401, 403) or 300 <= reply.status < 400:
+        raise WrongServerError(f"{url}: {status_line(reply)}")
 
 
 def _refuse_differences(urls: list[str], served: list[Served]) -> None:
@@ -253,20 +308,34 @@ async def _prove(transport: Transport, endpoint: Endpoint, profile: Profile) -> 
 
 def _profile(served: Served, settings: Settings, kind: str, say: Say) -> Profile:
     """From the small files of the model: here, in the hub's cache, or downloaded after a line."""
-    name = settings.model_for(kind) or served.root
-    local = Path(served.root)
-    if name != "tiny" and (local / "tokenizer.json").is_file():
-        folder = local
-    else:
-        folder = locate_files(name, kind, settings.revision, say)
-    files = Checkpoint(name, settings.revision or "unknown", folder)
-    path = files.tokenizer_file
+    folder = _files(served, settings, kind, say)
+    path = folder / TOKENIZER
     if settings.tokenizer is not None:
         path = locate_tokenizer(settings.tokenizer, kind, say)
     sees = (folder / "preprocessor_config.json").is_file()
     return Profile(
         tokenizer=Tokenizer(path),
-        closes_thinking=prompts.closes_thinking(files.chat_template),
+        closes_thinking=prompts.closes_thinking(Checkpoint("", "", folder).chat_template),
         context=served.context,
         grid=Grid.from_checkpoint(folder) if sees else None,
+        longest_prompt=served.longest_prompt,
     )
+
+
+def _files(served: Served, settings: Settings, kind: str, say: Say) -> Path:
+    """The folder with the model's small files.
+
+    Where a tokenizer is given --model may be a name of the operator's, and the server's root a path of
+    another machine: the tokenizer's own folder has to do then.
+    """
+    wanted = settings.model_for(kind)
+    local = Path(served.root)
+    if wanted != "tiny" and (local / TOKENIZER).is_file():
+        return local
+    for name in dict.fromkeys(name for name in (wanted, served.root, served.model) if name):
+        try:
+            return locate_files(name, kind, settings.revision, say)
+        except (UsageError, MachineError):
+            if settings.tokenizer is None:
+                raise
+    return locate_tokenizer(settings.tokenizer or served.model, kind, say).parent

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import resource
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from tgi_stack.backends.servers.protocols.reply import Served
-from tgi_stack.backends.servers.retry import pause_s
-from tgi_stack.errors import ServerError
+from tgi_stack.backends.servers.retry import pause_s, throttled_s
+from tgi_stack.errors import MachineError, ServerError
 
 CUT = 0.7
 YIELD = 0.8
@@ -23,7 +24,8 @@ LOOK_EVERY_S = 1.0
 GROW = 1.25
 LEAST_GAIN = 1.03  # of throughput, for which more requests in flight are worth it
 FIRST = 32
-FAILURES_TO_STOP = 8  # in a row: from then on only probes are sent
+FAILURES_TO_STOP = 8  # in a row: it is asked something with a known answer before anything else is sent
+SHORT_TO_STOP = 40  # times in a row without a file handle, though nothing was in flight
 
 LOG = logging.getLogger("fastqwen")
 Clock = Callable[[], float]
@@ -72,6 +74,11 @@ class Limit:
         if self._best == float("inf"):
             self._best = 0.0
 
+    def shortened(self, most: int) -> None:
+        """No more than so many from now on: this process can't hold more."""
+        self._most = max(1, min(self._most, most))
+        self.allowed = min(self.allowed, float(self._most))
+
     def throttled(self, sent_at: float) -> None:
         """Told to send less, about a request of that time; what was out at the last cut is one burst."""
         if sent_at >= self._cut_at:
@@ -92,7 +99,13 @@ class Endpoint:
     failures: int = 0
     paused_until: float = 0.0
     down_since: float = 0.0
-    throttles: int = 0
+    throttles: int = 0  # in a row
+    said_gone: bool = False
+
+    def takes(self, now: float) -> bool:
+        """Whether a request may go there: after refusals for too much ever fewer, until an answer comes."""
+        room = max(1, int(self.limit.allowed) >> min(self.throttles, 10))
+        return self.state == "up" and self.outstanding < room and self.paused_until <= now
 
 
 @dataclass
@@ -117,6 +130,8 @@ class Pool:
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _probing: set[asyncio.Task[None]] = field(default_factory=set)
     _watching: asyncio.Task[None] | None = None
+    _short: int = 0  # of file handles, times in a row
+    _told_short: bool = False
 
     async def acquire(self) -> Endpoint:
         """The endpoint to send the next request to, once one takes it; to be given to `release`.
@@ -128,11 +143,7 @@ class Pool:
             self._watching = asyncio.create_task(self._watch(self.crowd))
         while True:
             now = self.clock()
-            ready = [
-                e
-                for e in self.endpoints
-                if e.state == "up" and e.outstanding < int(e.limit.allowed) and e.paused_until <= now
-            ]
+            ready = [endpoint for endpoint in self.endpoints if endpoint.takes(now)]
             if ready:
                 chosen = min(ready, key=lambda e: e.outstanding / e.limit.allowed)
                 chosen.outstanding += 1
@@ -168,7 +179,7 @@ class Pool:
 
     def answered(self, endpoint: Endpoint) -> None:
         """An answer was right."""
-        endpoint.failures = endpoint.throttles = 0
+        endpoint.failures = endpoint.throttles = self._short = 0
         before = int(endpoint.limit.allowed)
         endpoint.limit.answered(endpoint.outstanding)
         _log(endpoint, before)
@@ -180,21 +191,52 @@ class Pool:
         _log(endpoint, before)
         if self.clock() >= endpoint.paused_until:  # the rest of a burst says nothing new
             endpoint.throttles += 1
-            pause = after_s if after_s is not None else pause_s(min(endpoint.throttles, 3), self.rng)
+            pause = throttled_s(after_s, endpoint.throttles, self.rng)
             endpoint.paused_until = self.clock() + pause
 
+    def short_of_handles(self, endpoint: Endpoint, detail: str) -> None:
+        """This process could not open a connection: half as many from now on, which is said once.
+
+        Raises:
+            MachineError: not one can be opened any more.
+        """
+        self._short += 1
+        most = max(1, sum(one.outstanding for one in self.endpoints) // 2)
+        if not self._told_short:
+            self._told_short = True
+            self.say(
+                f"{detail}: this process may open {_handles()} files (ulimit -n); {most} requests at once"
+            )
+        if self._short > SHORT_TO_STOP:
+            raise MachineError(
+                f"{detail}: this process may open {_handles()} files; raise it: ulimit -n 1024"
+            )
+        for one in self.endpoints:
+            one.limit.shortened(most)
+        endpoint.paused_until = self.clock() + throttled_s(None, 1, self.rng)
+
     def failed(self, endpoint: Endpoint, reason: str) -> None:
-        """An attempt failed for a reason of the endpoint's; after several in a row only probes are sent."""
+        """An attempt failed, whosever fault that is; after several in a row it is found out."""
         endpoint.failures += 1
         if endpoint.failures >= FAILURES_TO_STOP:
             self.gone(endpoint, reason)
 
+    async def is_right(self, endpoint: Endpoint, reason: str) -> bool:
+        """Whether the endpoint answers the probe; set aside, for `reason`, where it refuses that as well."""
+        try:
+            await self.probe(endpoint)
+        except ServerError:
+            self.set_aside(endpoint, reason)
+            return False
+        except Exception:  # noqa: BLE001  # whatever it is, it is no right answer
+            return False
+        return True
+
     def gone(self, endpoint: Endpoint, reason: str) -> None:
-        """The endpoint does not answer: it is asked again until it does."""
+        """The endpoint does not answer: only probes are sent until it does."""
         if endpoint.state != "up":
             return
         endpoint.state, endpoint.reason, endpoint.down_since = "down", reason, self.clock()
-        self.say(f"{endpoint.url} is gone ({reason}); trying to reach it")
         task = asyncio.create_task(self._revive(endpoint))
         self._probing.add(task)
         task.add_done_callback(self._probing.discard)
@@ -207,6 +249,12 @@ class Pool:
         self._notify()
 
     async def _revive(self, endpoint: Endpoint) -> None:
+        if await self.is_right(endpoint, endpoint.reason):
+            self._up(endpoint)  # it was the rows' fault
+            return
+        if endpoint.state == "down":
+            endpoint.said_gone = True
+            self.say(f"{endpoint.url} is gone ({endpoint.reason}); trying to reach it")
         times = 0
         while endpoint.state == "down":
             # Half a second to two: first success has to follow recovery at once.
@@ -219,9 +267,12 @@ class Pool:
             except Exception as error:  # noqa: BLE001  # whatever it is, it is not back
                 endpoint.reason = str(error)
             else:
-                endpoint.state, endpoint.failures = "up", 0
                 self.say(f"{endpoint.url} is back")
-                self._notify()
+                self._up(endpoint)
+
+    def _up(self, endpoint: Endpoint) -> None:
+        endpoint.state, endpoint.failures, endpoint.said_gone = "up", 0, False
+        self._notify()
 
     async def _watch(self, crowd: Callable[[Endpoint], Awaitable[tuple[float, float] | None]]) -> None:
         """Makes room on a server where the requests of others wait."""
@@ -262,6 +313,10 @@ class Pool:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _handles() -> int:
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def _log(endpoint: Endpoint, before: int) -> None:

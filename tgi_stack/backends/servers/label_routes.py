@@ -7,14 +7,15 @@ grammar allows, in groups where it shows too few tokens at once; without grammar
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 
 from tgi_stack.backends.micro_batch import MicroBatcher
 from tgi_stack.backends.servers.endpoints import Endpoint
 from tgi_stack.backends.servers.protocols import tgi, vllm
+from tgi_stack.backends.servers.protocols.numbers import NOT_SEEN, ReplyError, refuse_excess
 from tgi_stack.backends.servers.protocols.reply import Call
 from tgi_stack.backends.servers.question import Answer, Ask, Question, seed_of
 from tgi_stack.backends.servers.transport import Reply
@@ -29,6 +30,10 @@ LINGER_S = 0.003  # of a group that is not full
 MOST_GRAMMARS = 32  # that TGI keeps; one more is compiled anew each time, while everybody waits
 UNLIKELY = (177, 178, 188, 189, 190)  # parts of characters, which no answer begins with
 FOR_THE_MASS = 128  # likeliest tokens: one label among them is enough
+# Two reads of one prompt differ by a step of its logits: 1/8 in bf16, between 16 and 32.
+MASS_ROUNDING = 0.25
+
+LOG = logging.getLogger("fastqwen")
 
 Found = Mapping[int, float]
 
@@ -46,7 +51,7 @@ def bounded(request: ScoreRequest, found: Found, route: str, dtype: str | None, 
             f"no label is among the {len(found)} likeliest tokens that the server shows; "
             "let it show more, or use --fallback torch",
         )
-    floor = min(found.values())
+    floor = min(found.values())  # of those that were seen: what was masked bounds nothing
     logprobs = tuple(found.get(id, floor) for id in request.label_ids)
     exact = len(seen) == len(logprobs)
     mass = distributions.mass(logprobs) if exact else None
@@ -61,6 +66,21 @@ def bounded(request: ScoreRequest, found: Found, route: str, dtype: str | None, 
         (*flags, *distributions.tie_flags([found[id] for id in seen], dtype)),
         attempts,
     )
+
+
+def refuse_impossible(logprobs: Sequence[float], attempts: int) -> None:
+    """Looks at a reading that was put together from several replies, each of them sound.
+
+    Raises:
+        AnswerError: their numbers can't be of one distribution.
+    """
+    try:
+        refuse_excess(logprobs)
+        if min(logprobs) < NOT_SEEN:
+            raise ReplyError("a label of no probability beside the others")
+    except ReplyError as error:
+        message = f"replies that don't agree: {error}"
+        raise AnswerError("server.bad_response", message, (), attempts) from error
 
 
 class VllmReads:
@@ -132,7 +152,7 @@ class VllmReads:
             found = vllm.parse_chat_top(reply.body, request, endpoint.served.model, name)
             return vllm.read_labels(found, request.label_ids)
 
-        logprobs, attempts = await self._ask(Question(call, parse))
+        logprobs, attempts = await self._ask(Question(call, parse, pictures=bool(request.images)))
         return self._scores(request, logprobs, attempts)
 
     async def _likeliest(self, request: ScoreRequest) -> LabelScores:
@@ -157,7 +177,7 @@ class VllmReads:
         def parse(endpoint: Endpoint, name: str, reply: Reply) -> Answer:
             return read(vllm.parse_tops(reply.body, requests, endpoint.served.model, name))
 
-        return Question(call, parse)
+        return Question(call, parse, in_company=self._batcher.size > 1)
 
     def _scores(self, request: ScoreRequest, logprobs: tuple[float, ...], attempts: int) -> LabelScores:
         tokens = len(request.token_ids)
@@ -166,9 +186,10 @@ class VllmReads:
     def _whole(self, reads: Sequence[LabelScores]) -> LabelScores:
         """One reading of all labels, from those of at most MAX_LABELS each."""
         logprobs = tuple(value for read in reads for value in read.logprobs)
+        attempts = sum(read.attempts for read in reads)
+        refuse_impossible(logprobs, attempts)
         mass = distributions.mass(logprobs)
         flags = (*distributions.mass_flags(mass), *distributions.tie_flags(logprobs, self._dtype))
-        attempts = sum(read.attempts for read in reads)
         return replace(reads[0], logprobs=logprobs, label_mass=mass, flags=flags, attempts=attempts)
 
     async def aclose(self) -> None:
@@ -193,6 +214,10 @@ def _cut(request: ScoreRequest) -> list[ScoreRequest]:
         )
         for place in places
     ]
+
+
+class _GrammarIgnoredError(Exception):
+    """A server without TGI's attention kernels: it shows the likeliest tokens, whatever the grammar."""
 
 
 class TgiReads:
@@ -232,6 +257,9 @@ class TgiReads:
                 if groups:
                     return await self._by_grammar(request, groups)
                 found, attempts = await self._likeliest(request, most)
+            except _GrammarIgnoredError as error:
+                LOG.info("%s; its likeliest tokens are read", error)
+                self._takes_grammars = False
             except AnswerError as error:
                 self._learn(str(error))
                 if (groups, most) == (self._groups(request.labels), self._most):
@@ -266,6 +294,7 @@ class TgiReads:
             shift = found[anchor] - reads[0][0][anchor]
             raw |= {id: value - shift for id, value in found.items() if id not in raw}
         logprobs = distributions.among([raw[id] for id in request.label_ids])
+        refuse_impossible(logprobs, sum(attempts for _, attempts in reads))
         values = [value for found, _ in reads for value in found.values()]
         scores = LabelScores(
             logprobs,
@@ -285,8 +314,12 @@ class TgiReads:
         """The logarithms of those of the request's labels that are in the group."""
         needed = {ids[label]: label for label in group if label in ids}
         question = self._question(request, allowed(group), group, needed)
-        found, attempts = await self._ask(question)
-        return {id: found[id] for id in needed}, attempts
+        top, attempts = await self._ask(question)
+        if top.strange is not None:
+            raise _GrammarIgnoredError(
+                f"the server shows {top.strange[:40]!r}, which the grammar does not allow"
+            )
+        return {id: top.found[id] for id in needed}, attempts
 
     async def _over_vocabulary(self, request: ScoreRequest, scores: LabelScores) -> LabelScores:
         """The same reading with its mass, from a label that is among the likeliest tokens too."""
@@ -298,7 +331,11 @@ class TgiReads:
             most = len(logprobs) * math.exp(min(found.values()))
             return replace(scores, attempts=attempts, flags=scores.flags + distributions.mass_flags(most))
         best = max(seen, key=logprobs.__getitem__)
-        log_mass = min(0.0, found[best] - logprobs[best])
+        log_mass = found[best] - logprobs[best]
+        if log_mass > MASS_ROUNDING:
+            message = "a label is likelier among all tokens than among the labels: replies that don't agree"
+            raise AnswerError("server.bad_response", message, (), attempts)
+        log_mass = min(0.0, log_mass)
         return replace(
             scores,
             logprobs=tuple(value + log_mass for value in scores.logprobs),
@@ -309,7 +346,10 @@ class TgiReads:
         )
 
     async def _likeliest(self, request: ScoreRequest, top_n: int) -> tuple[dict[int, float], int]:
-        return await self._ask(self._question(request, top_n))
+        top, attempts = await self._ask(self._question(request, top_n))
+        if not top.found:
+            raise AnswerError("server.bad_response", "the server shows no token", (), attempts)
+        return top.found, attempts
 
     def _question(
         self,
@@ -317,12 +357,12 @@ class TgiReads:
         top_n: int,
         grammar: Sequence[str] = (),
         needed: Mapping[int, str] | None = None,
-    ) -> Question[dict[int, float]]:
+    ) -> Question[tgi.Top]:
         def call(endpoint: Endpoint, name: str) -> Call:
             return tgi.score_call(request, seed_of(name), top_n, grammar)
 
-        def parse(endpoint: Endpoint, name: str, reply: Reply) -> dict[int, float]:
-            return parse_top(reply.body, reply.headers, request, seed_of(name))
+        def parse(endpoint: Endpoint, name: str, reply: Reply) -> tgi.Top:
+            seed = seed_of(name)
+            return tgi.parse_top(reply.body, reply.headers, request, seed, needed or {}, grammar)
 
-        parse_top = partial(tgi.parse_top, needed=needed or {})
-        return Question(call, parse)
+        return Question(call, parse, pictures=bool(request.images))

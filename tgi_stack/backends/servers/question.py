@@ -18,10 +18,13 @@ class Question(Generic[Answer]):
     """How to ask one question in an endpoint's dialect, and what to make of the reply.
 
     `call` and `parse` are given the endpoint and a name drawn for the attempt: 14 hexadecimal digits.
+    `pictures` stand in it; `in_company` where prompts share a request, and are asked one by one if it fails.
     """
 
     call: Callable[[Endpoint, str], Call]
     parse: Callable[[Endpoint, str, Reply], Answer]
+    pictures: bool = False
+    in_company: bool = False
 
 
 class Ask(Protocol):

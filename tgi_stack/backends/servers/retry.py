@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from enum import Enum
 
 FIRST_S, MOST_S = 0.25, 8.0
@@ -14,10 +16,11 @@ class Decision(Enum):
     """What a failed attempt asks for."""
 
     ROW = "the row fails: the server refuses this very request"
-    ASIDE = "the endpoint is set aside: it will refuse every request"
+    ASIDE = "the endpoint is set aside, if it refuses a request with a known answer too"
     DOWN = "the endpoint is gone for now: the attempt does not count"
     THROTTLED = "the server has too much to do: later, and less"
     FREE = "an idle connection had ended: again at once, once"
+    HERE = "this process has no file handle left: fewer at once, and the attempt does not count"
     TRANSIENT = "again, after a pause, a few times"
 
 
@@ -30,29 +33,55 @@ def of_status(status: int) -> Decision:
         return Decision.THROTTLED
     if status in (401, 403, 404, 405, 501) or 300 <= status < 400:
         return Decision.ASIDE
-    if status in (408, 424, 425) or status >= 500:
+    if status in (408, 424, 425) or status >= 500 or status < 300:
         return Decision.TRANSIENT
     return Decision.ROW
 
 
 def of_transport(kind: str, *, silent_before: bool) -> Decision:
     """The decision for a `TransportError`."""
-    if kind == "refused":
+    if kind in ("refused", "nowhere"):
         return Decision.DOWN
     if kind == "unsafe":
         return Decision.ASIDE
+    if kind == "handles":
+        return Decision.HERE
     if kind == "silent" and not silent_before:
         return Decision.FREE
     return Decision.TRANSIENT
 
 
-def retry_after_s(value: str | None) -> float | None:
-    """A Retry-After header in seconds, capped; dates are passed over, since clocks differ."""
+def retry_after_s(value: str | None, date: str | None = None) -> float | None:
+    """A Retry-After header in seconds, 0 for what has passed, capped; None for what is neither form.
+
+    Args:
+        date: the same reply's Date, which a date is read against: the server's clock need not be ours.
+    """
     try:
         found = float(value or "")
     except ValueError:
-        return None
+        until, now = _moment(value), _moment(date)
+        if until is None or now is None:
+            return None
+        found = float((until - now).total_seconds())
     return min(max(found, 0.0), MAX_RETRY_AFTER_S) if found == found else None
+
+
+def _moment(value: str | None) -> datetime | None:
+    try:
+        found = parsedate_to_datetime(value or "")
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+
+
+def throttled_s(after_s: float | None, times: int, rng: random.Random) -> float:
+    """How long an endpoint rests that asked for it the `times`-th time in a row, from 1.
+
+    What it names, but never less than a floor of our own that doubles each time: 0 is named by mistake.
+    """
+    floor = min(MOST_S, FIRST_S * float(1 << min(times - 1, 10)))
+    return max(after_s, floor) if after_s is not None else floor * rng.uniform(1.0, 1.5)
 
 
 def pause_s(times: int, rng: random.Random) -> float:

@@ -8,7 +8,9 @@ cut short.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import socket
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,18 +23,22 @@ from aiohttp.client_reqrep import ClientResponse
 from tgi_stack import __version__
 from tgi_stack.backends.servers.protocols.reply import Call
 from tgi_stack.errors import SettingsError
+from tgi_stack.redaction import keep_secret, redact
 
 CONNECT_S = 5.0
 IDLE_S = 4.0  # vLLM closes idle connections after 5
 MAX_REPLY_BYTES = 8 * 2**20
+NO_HANDLES = (errno.EMFILE, errno.ENFILE)
+_NO_ADDRESS = getattr(socket, "EAI_NODATA", socket.EAI_NONAME)
 
 
 class TransportError(Exception):
     """No whole reply came.
 
     Attributes:
-        kind: `refused` (no connection), `silent` (it ended before a byte came), `broken` (it ended in the
-            middle), `slow` (the deadline), `large`, `unsafe` (TLS).
+        kind: `refused` (no connection), `nowhere` (the host has no address), `handles` (this process may open
+            no more files), `silent` (it ended before a byte came), `broken` (it ended in the middle), `slow`
+            (the deadline), `large`, `unsafe` (TLS).
     """
 
     def __init__(self, kind: str, detail: str) -> None:
@@ -112,6 +118,7 @@ class Transport:
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_S, ssl=_trust(ca_file))
         headers = {"Accept-Encoding": "identity", "User-Agent": f"fastqwen/{__version__}"}
         if api_key is not None:
+            keep_secret(api_key)
             headers["Authorization"] = f"Bearer {api_key}"
         self._session = aiohttp.ClientSession(
             connector=connector,
@@ -134,8 +141,6 @@ class Transport:
             TransportError: no whole reply came within `deadline_s` seconds.
         """
         headers = {"Content-Type": "application/json", **call.headers}
-        if call.alone:
-            headers["Connection"] = "close"
         data = json.dumps(call.body, ensure_ascii=False).encode("utf-8", "backslashreplace")
         return await self._send("POST", base + call.path, data, headers, deadline_s)
 
@@ -156,16 +161,20 @@ class Transport:
                 discard = response.discard  # type: ignore[attr-defined]  # a _Response
                 return Reply(response.status, response.headers, await _body(response), discard)
         except TimeoutError as error:
-            raise TransportError("slow", f"no whole answer within {deadline_s:.0f} s") from error
+            sent = f" to a request of {len(data):,} bytes" if data else ""
+            raise TransportError("slow", f"no whole answer within {deadline_s:.0f} s{sent}") from error
         except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError) as error:
-            raise TransportError("unsafe", f"TLS: {error}") from error
+            raise _unsafe(error) from error
         except aiohttp.ClientConnectorError as error:
-            raise TransportError("refused", error.strerror or str(error)) from error
+            raise _unconnected(error) from error
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
             kind = "broken" if began else "silent"
             raise TransportError(kind, str(error) or type(error).__name__) from error
         except (aiohttp.ClientError, ValueError) as error:
-            raise TransportError("broken", str(error) or type(error).__name__) from error
+            raise TransportError("broken", redact(str(error)) or type(error).__name__) from error
+        except OSError as error:
+            kind = "handles" if error.errno in NO_HANDLES else "broken"
+            raise TransportError(kind, error.strerror or str(error)) from error
         finally:
             self._pulse.deadlines.discard(deadline)
 
@@ -173,6 +182,26 @@ class Transport:
         """Closes all connections."""
         self._pulse.stop()
         await self._session.close()
+
+
+def _unconnected(error: aiohttp.ClientConnectorError) -> TransportError:
+    """What a connection that did not come about is called."""
+    cause = error.os_error
+    if cause.errno in NO_HANDLES:
+        return TransportError("handles", cause.strerror or str(cause))
+    if isinstance(cause, socket.gaierror) and cause.errno in (socket.EAI_NONAME, _NO_ADDRESS):
+        return TransportError("nowhere", f"no such host as {error.host}")
+    return TransportError("refused", error.strerror or str(error))
+
+
+def _unsafe(error: aiohttp.ClientError) -> TransportError:
+    """What a failed TLS handshake is called; one that was cut short is no connection, no more."""
+    cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        why = f"the certificate can't be verified ({cause.verify_message})"
+        return TransportError("unsafe", f"TLS: {why}; name who signed it with --ca-file FILE.pem")
+    cut = isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError | ConnectionError)
+    return TransportError("refused" if cut else "unsafe", f"TLS: {cause}; is it a server of https?")
 
 
 async def _body(response: ClientResponse) -> bytes:

@@ -8,27 +8,33 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-SHOWN_BYTES = 200
+from tgi_stack.backends.servers.protocols.numbers import ReplyError
+from tgi_stack.redaction import redact
+
+SHOWN = 200  # characters
+READ_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
     """One request, as a path and a JSON body.
 
-    `tokens` is how many the server computes at most, from which its deadline follows; `alone` asks for a
-    connection of its own, where nothing in the reply could prove whose it is.
+    `tokens` is how many the server computes at most, from which its deadline follows.
     """
 
     path: str
     body: dict[str, Any]
     tokens: int
     headers: dict[str, str] = field(default_factory=dict)
-    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A model that an endpoint says it has; `context` in tokens, prompt and answer together."""
+    """A model that an endpoint says it has.
+
+    `context` in tokens, prompt and answer together; `longest_prompt` where the prompt has a limit of its own;
+    `parent` the name of the model that an adapter is of.
+    """
 
     dialect: str
     model: str
@@ -36,18 +42,20 @@ class Served:
     version: str
     context: int
     revision: str | None = None
+    longest_prompt: int | None = None
+    parent: str | None = None
 
     def goes_by(self, name: str) -> bool:
         """Whether a --model argument means this one."""
         return name in (self.model, self.root) or name == self.root.rstrip("/").rpartition("/")[2]
 
 
-class ReplyError(ValueError):
-    """A reply that is not what was asked for; the connection it came by is not used again."""
-
-
 class ForeignReplyError(ReplyError):
     """A sound reply, to another request."""
+
+
+class MismatchError(ReplyError):
+    """The reply to this very request, of a server that counts its tokens otherwise: it will each time."""
 
 
 def json_object(body: bytes) -> dict[str, Any]:
@@ -57,7 +65,7 @@ def json_object(body: bytes) -> dict[str, Any]:
         ReplyError: it holds none.
     """
     try:
-        value = json.loads(body)
+        value = json.loads(body, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise ReplyError(f"no JSON: {shown(body)}") from error
     if not isinstance(value, dict):
@@ -65,44 +73,65 @@ def json_object(body: bytes) -> dict[str, Any]:
     return value
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; of a name that stands twice nobody can tell which value is meant."""
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise ValueError("a name that stands twice")
+    return made
+
+
+def an_object(value: Any) -> dict[str, Any]:
+    """Raises ReplyError for what is none."""
+    if not isinstance(value, dict):
+        raise ReplyError(f"{type(value).__name__} where an object belongs")
+    return value
+
+
+def a_list(value: Any, length: int | None = None) -> list[Any]:
+    """Raises ReplyError for what is none, or none of this length."""
+    if not isinstance(value, list):
+        raise ReplyError(f"{type(value).__name__} where a list belongs")
+    if length is not None and len(value) != length:
+        raise ReplyError(f"{length} were asked for, not {len(value)}")
+    return value
+
+
+def a_text(value: Any) -> str:
+    """Raises ReplyError for what is none."""
+    if not isinstance(value, str):
+        raise ReplyError(f"{type(value).__name__} where a text belongs")
+    return value
+
+
 def error_text(body: bytes) -> str:
     """What an error reply says, whatever its form: TGI's text, vLLM's object, a proxy's page."""
     try:
-        found = json.loads(body).get("error")
-    except (ValueError, AttributeError, RecursionError):
+        found = json.loads(body)
+    except (ValueError, RecursionError):
         return shown(body)
-    if isinstance(found, dict):
-        found = found.get("message")
+    for name in ("error", "message"):
+        if isinstance(found, dict):
+            found = found.get(name)
     return shown(found.encode("utf-8", "replace")) if isinstance(found, str) else shown(body)
 
 
 def shown(body: bytes) -> str:
-    """The beginning of what a server sent, fit for a line of text; TGI sends whole images back."""
-    text = body[:SHOWN_BYTES].decode("utf-8", "replace")
-    text = "".join(c if c.isprintable() else " " for c in text)
-    return f"{text}..." if len(body) > SHOWN_BYTES else text or "(nothing)"
+    """The beginning of what a server sent, fit for a line of text; TGI sends whole images back.
 
-
-def logprob(value: Any) -> float:
-    """A logarithm of a probability.
-
-    Raises:
-        ReplyError: null, NaN, above 0: servers write those for what they could not compute.
+    Secrets are blotted out before it is cut: half of one would not be known for one.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value) or value > 1e-3:
-        raise ReplyError(f"{value!r} is no logarithm of a probability")
-    return min(float(value), 0.0)
-
-
-def count(value: Any) -> int:
-    """A number of tokens."""
-    if type(value) is not int or value < 0:
-        raise ReplyError(f"{value!r} is no number of tokens")
-    return value
+    text = redact(body[:READ_BYTES].decode("utf-8", "replace"))
+    text, more = text[:SHOWN], len(text) > SHOWN
+    text = "".join(c if c.isprintable() else " " for c in text)
+    return f"{text}..." if more else text or "(nothing)"
 
 
 def gauge(metrics: bytes, name: str) -> float | None:
     """The sum of a gauge in Prometheus' text format, or None where it is not there."""
     line = re.compile(rb"^" + re.escape(name.encode()) + rb"(?:\{[^}\n]*\})? ([0-9.eE+]+)$", re.MULTILINE)
-    found = [float(value) for value in line.findall(metrics)]
-    return sum(found) if found else None
+    try:
+        found = [float(value) for value in line.findall(metrics)]
+    except ValueError:  # a value of that alphabet that is no number
+        return None
+    return sum(found) if found and math.isfinite(sum(found)) else None

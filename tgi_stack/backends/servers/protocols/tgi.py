@@ -1,8 +1,8 @@
 """TGI's dialect: a rendered prompt to `/generate`, never its chat route, which thinks and penalises unasked.
 
-A label read samples (`do_sample`) without a temperature, which leaves the distribution as it is and has TGI
-echo the request's seed: a random one proves whose answer a reply is. Greedy text has no such echo, so it gets
-a connection of its own. TGI counts prompt tokens in the header `x-prompt-tokens`.
+Each reply proves that it is to its own request. A label read samples (`do_sample`) without a temperature,
+which leaves the distribution as it is and has TGI repeat the request's seed, a random one. A text comes with
+its prompt before it (`return_full_text`), images included. The header `x-prompt-tokens` counts the tokens.
 """
 
 from __future__ import annotations
@@ -10,29 +10,49 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from pydantic import ValidationError
-from text_generation.types import Details, Grammar, GrammarType, Parameters, Response, Token
+from text_generation.types import Grammar, GrammarType, Parameters
 
+from tgi_stack.backends.servers.protocols.numbers import ReplyError, count, distribution
 from tgi_stack.backends.servers.protocols.reply import (
     Call,
     ForeignReplyError,
-    ReplyError,
+    MismatchError,
     Served,
+    a_list,
+    a_text,
+    an_object,
     json_object,
-    logprob,
 )
+from tgi_stack.errors import TextError
+from tgi_stack.prompting.prompts import IMAGE_PAD
 from tgi_stack.types import Caption, CaptionRequest, PreparedImage, ScoreRequest
 
 ROUTE = "tgi.grammar"
 GROUPS_ROUTE = "tgi.grammar.groups"
 OPEN_ROUTE = "tgi.top_n"
 SEED_BITS = 53  # JSON numbers are exact that far
+PATCH = 14 * 14  # pixels for each of which TGI counts a token
+COUNT = "x-prompt-tokens"
+OTHER_PROMPT = "the answer does not begin with the prompt that was sent: it is to another one"
 _SPECIAL = re.compile(r"([\\.+*?()|\[\]{}^$])")
 _REASONS = {"eos_token": "stop", "stop_sequence": "stop", "length": "length"}
-_MOST = re.compile(r"`top_n_tokens` must be >= 0 and <= (\d+)")
+_MOST = re.compile(r"`top_n_tokens` must be >= 0 and <= (\d{1,9})\b")
+
+
+@dataclass(frozen=True, slots=True)
+class Top:
+    """The logarithms of the first token's likeliest ones, by their ids.
+
+    `strange` is the text of one that the grammar does not allow: without TGI's attention kernels the
+    likeliest tokens of the whole vocabulary are shown, whatever the grammar.
+    """
+
+    found: dict[int, float]
+    strange: str | None = None
 
 
 def score_call(request: ScoreRequest, seed: int, top_n: int, grammar: Sequence[str] = ()) -> Call:
@@ -59,29 +79,38 @@ def parse_top(
     request: ScoreRequest,
     seed: int,
     needed: Mapping[int, str] = MappingProxyType({}),
-) -> dict[int, float]:
-    """The logarithms of the first token's likeliest ones, by their ids.
+    grammar: Sequence[str] = (),
+) -> Top:
+    """What stands in the place of the answer's first token.
 
     Args:
-        needed: the ids that have to be among them, with what to call them.
+        needed: the ids that have to be there, with what to call them, unless the grammar was passed over.
 
     Raises:
         ReplyError: a label that is missing, a number that is none.
         ForeignReplyError: another request's answer.
+        MismatchError: another count of the prompt's tokens.
     """
-    details = _details(body)[1]
-    if details.seed != seed:
-        raise ForeignReplyError(f"the answer of seed {details.seed} came for seed {seed}")
-    if not request.images:  # of images TGI counts other tokens than the model reads
-        _prove_count(headers, len(request.token_ids))
-    first = _first(details.top_tokens)
-    found = {token.id: logprob(token.logprob) for token in first}
-    if len(found) != len(first):
-        raise ReplyError("a token that stands twice")
+    details = an_object(json_object(body).get("details"))
+    _prove_seed(details, seed)
+    _prove_count(headers, _counted(request.token_ids, request.prompt, request.images))
+    (first,) = a_list(details.get("top_tokens"), 1)
+    tokens = [an_object(token) for token in a_list(first)]
+    found = distribution((count(token.get("id")), token.get("logprob")) for token in tokens)
+    if grammar:
+        for token in tokens:
+            if token["id"] not in needed and _is_strange(a_text(token.get("text")), grammar):
+                return Top(found, token["text"])
     missing = [label for id, label in needed.items() if id not in found]
     if missing:
-        raise ReplyError(f"no logprob of label {missing[0]!r}")
-    return found
+        raise ReplyError(f"no logprob of label {missing[0]!r}, or one of what was masked")
+    return Top(found)
+
+
+def _is_strange(text: str, grammar: Sequence[str]) -> bool:
+    """Whether a token begins none of a grammar's labels; parts of characters can't be told."""
+    text = text.strip()
+    return bool(text) and "\ufffd" not in text and not any(x.strip().startswith(text) for x in grammar)
 
 
 def most_of(refusal: str) -> int | None:
@@ -97,7 +126,6 @@ def refuses_grammars(refusal: str) -> bool:
 
 def caption_call(request: CaptionRequest) -> Call:
     """The prompt as it was rendered, with the image as a data URI in its place."""
-    prompt = _with_images(request.prompt, () if request.image is None else (request.image,))
     sampled = request.temperature > 0
     parameters = Parameters(
         do_sample=sampled,
@@ -105,57 +133,81 @@ def caption_call(request: CaptionRequest) -> Call:
         seed=request.seed,
         max_new_tokens=request.max_new_tokens,
         details=True,
+        return_full_text=True,
     )
     tokens = len(request.token_ids) + request.max_new_tokens
-    return Call("/generate", _body(prompt, parameters), tokens, alone=True)
+    return Call("/generate", _body(_asked(request), parameters), tokens)
 
 
 def parse_caption(body: bytes, headers: Mapping[str, str], request: CaptionRequest) -> Caption:
-    """The text; see `parse_score` for what is raised."""
-    text, details = _details(body)
-    if request.image is None:  # of an image TGI counts other tokens than the model reads
-        _prove_count(headers, len(request.token_ids))
-    reason = _REASONS[details.finish_reason.value]
-    return Caption(text.strip(), reason, "generate", len(request.token_ids), details.generated_tokens)
+    """The text, once the prompt and the image before it are those that were sent; see `parse_top`."""
+    reply = json_object(body)
+    whole, details = a_text(reply.get("generated_text")), an_object(reply.get("details"))
+    asked = _asked(request)
+    if not whole.startswith(asked):
+        raise ForeignReplyError(
+            "the answer does not begin with the prompt that was sent: it is to another one"
+        )
+    if request.seed is not None and request.temperature > 0:
+        _prove_seed(details, request.seed)
+    images = () if request.image is None else (request.image,)
+    _prove_count(headers, _counted(request.token_ids, request.prompt, images))
+    reason = _REASONS.get(str(details.get("finish_reason")))
+    if reason is None:
+        raise ReplyError(f"finish_reason {str(details.get('finish_reason'))[:40]!r}")
+    text, generated = whole[len(asked) :], count(details.get("generated_tokens"))
+    if generated > request.max_new_tokens:
+        raise ReplyError(f"{generated} tokens where {request.max_new_tokens} were asked for")
+    return Caption(text.strip(), reason, "generate", len(request.token_ids), generated)
 
 
 _IMAGE = re.compile(r"<\|vision_start\|>(?:<\|image_pad\|>)+<\|vision_end\|>")
 
 
+def _asked(request: CaptionRequest) -> str:
+    return _with_images(request.prompt, () if request.image is None else (request.image,))
+
+
 def _with_images(prompt: str, images: Sequence[PreparedImage]) -> str:
-    """TGI puts the vision tokens around and in place of a link itself."""
+    """TGI puts the vision tokens around and in place of a link itself.
+
+    Raises:
+        TextError: another number of places than of images.
+    """
+    places = len(_IMAGE.findall(prompt))
+    if places != len(images):
+        message = f"the prompt holds the marks of {places} images, and {len(images)} come with it"
+        raise TextError("text.image_marks", message)
     links = (f"![](data:image/jpeg;base64,{base64.b64encode(i.jpeg).decode('ascii')})" for i in images)
-    replaced, times = _IMAGE.subn(lambda match: next(links, ""), prompt)
-    if times != len(images):
-        raise ValueError(f"the prompt has {times} places for {len(images)} images")
-    return replaced
+    return _IMAGE.sub(lambda match: next(links), prompt) if places else prompt
+
+
+def _counted(token_ids: Sequence[int], prompt: str, images: Sequence[PreparedImage]) -> int:
+    """How many tokens TGI counts: for an image one a patch, and the quotes that it writes around them."""
+    visual = sum(image.sent_width * image.sent_height // PATCH + 2 for image in images)
+    return len(token_ids) + visual - (prompt.count(IMAGE_PAD) if images else 0)
 
 
 def _body(prompt: str, parameters: Parameters) -> dict[str, Any]:
     return {"inputs": prompt, "parameters": parameters.model_dump(mode="json", exclude_none=True)}
 
 
-def _details(body: bytes) -> tuple[str, Details]:
-    value = json_object(body)
-    try:
-        reply = Response.model_validate(value)
-    except ValidationError as error:
-        place = ".".join(map(str, error.errors()[0]["loc"]))
-        raise ReplyError(f"{place}: {error.errors()[0]['msg']}") from error
-    return reply.generated_text, reply.details
-
-
-def _first(top_tokens: Sequence[Sequence[Token]] | None) -> Sequence[Token]:
-    if not top_tokens or len(top_tokens) != 1:
-        raise ReplyError("no top_tokens of one token")
-    return top_tokens[0]
+def _prove_seed(details: dict[str, Any], seed: int) -> None:
+    found = details.get("seed")
+    if type(found) is not int or found != seed:
+        raise ForeignReplyError(f"the answer of seed {str(found)[:40]} came for seed {seed}")
 
 
 def _prove_count(headers: Mapping[str, str], prompt_tokens: int) -> None:
-    found = headers.get("x-prompt-tokens")
-    if found is not None and found != str(prompt_tokens):
+    found = headers.get(COUNT)
+    if found is None:
         raise ForeignReplyError(
-            f"the server counted {found[:20]} prompt tokens, not {prompt_tokens}: another tokenizer"
+            f"no header {COUNT}: a proxy takes TGI's headers away, or answers in its place; let them pass"
+        )
+    if found != str(prompt_tokens):
+        raise MismatchError(
+            f"the server counted {found[:20]} prompt tokens where {prompt_tokens} were sent: another "
+            "tokenizer, or pictures of other patches"
         )
 
 
@@ -165,22 +217,37 @@ def _prove_count(headers: Mapping[str, str], prompt_tokens: int) -> None:
 def described(info: bytes) -> list[Served]:
     """The model of `/info`."""
     found = json_object(info)
-    model, context = found.get("model_id"), found.get("max_total_tokens")
-    if not isinstance(model, str) or type(context) is not int:
-        raise ReplyError("no model_id, or no max_total_tokens")
+    model, context = a_text(found.get("model_id")), count(found.get("max_total_tokens"))
+    most = found.get("max_input_tokens")
     # The version of the last releases was never raised: the build tells them apart.
-    build = found.get("sha") or found.get("docker_label") or ""
-    version = f"{found.get('version')} {str(build)[:12]}".strip()
-    return [Served("tgi", model, model, version, context, found.get("model_sha") or None)]
+    build = str(found.get("sha") or found.get("docker_label") or "")[:12]
+    version = f"{str(found.get('version'))[:40]} {build}".strip()
+    revision = found.get("model_sha")
+    return [
+        Served(
+            "tgi",
+            model,
+            model,
+            version,
+            context,
+            revision=revision if isinstance(revision, str) and revision else None,
+            longest_prompt=None if most is None else count(most),
+        )
+    ]
 
 
 def count_call(text: str, seed: int) -> Call:
-    """A text of which the server counts the tokens."""
-    parameters = Parameters(do_sample=True, seed=seed, max_new_tokens=1, details=True)
+    """A text of which the server counts the tokens, and which it repeats."""
+    parameters = Parameters(do_sample=True, seed=seed, max_new_tokens=1, details=True, return_full_text=True)
     return Call("/generate", _body(text, parameters), 64)
 
 
-def parse_count(body: bytes, headers: Mapping[str, str], tokens: int) -> None:
-    """Raises ReplyError unless the server counts as many tokens."""
-    _details(body)
+def parse_count(body: bytes, headers: Mapping[str, str], text: str, tokens: int, seed: int) -> None:
+    """Raises ReplyError unless the reply is to this text, and the server counts as many tokens."""
+    reply = json_object(body)
+    _prove_seed(an_object(reply.get("details")), seed)
+    if not a_text(reply.get("generated_text")).startswith(text):
+        raise ForeignReplyError(
+            "the answer does not begin with the prompt that was sent: it is to another one"
+        )
     _prove_count(headers, tokens)

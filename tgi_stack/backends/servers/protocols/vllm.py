@@ -11,23 +11,24 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from tgi_stack.backends.servers.protocols.numbers import MOST, ReplyError, count, distribution
 from tgi_stack.backends.servers.protocols.reply import (
     Call,
     ForeignReplyError,
-    ReplyError,
+    MismatchError,
     Served,
-    count,
+    a_list,
+    a_text,
+    an_object,
     json_object,
-    logprob,
 )
-from tgi_stack.scoring import distributions
 from tgi_stack.types import Caption, CaptionRequest, PreparedImage, ScoreRequest
 
 ROUTE = "vllm.logprob_token_ids"
 TOP_ROUTE = "vllm.top_logprobs"
 MAX_LABELS = 128  # vLLM's limit on logprob_token_ids
-MINUS_INFINITY = -9999.0  # how vLLM writes it
-_MOST = re.compile(r"logprobs of \d+, which is greater than max allowed: (\d+)")
+_MOST = re.compile(r"logprobs of \d+, which is greater than max allowed: (\d{1,9})\b")
+_TOKEN_ID = re.compile(r"token_id:(0|[1-9][0-9]{0,9})", re.ASCII)
 
 Tops = list[dict[int, float]]
 
@@ -58,51 +59,40 @@ def parse_tops(body: bytes, requests: list[ScoreRequest], model: str, name: str)
     Raises:
         ReplyError: fewer or more than were asked for, a number that is none.
         ForeignReplyError: another request's answer.
+        MismatchError: another count of the prompt's tokens.
     """
     reply = json_object(body)
     wanted = sum(len(request.token_ids) for request in requests)
     _prove(reply, f"cmpl-{name}", model, wanted)
-    choices = reply.get("choices")
-    if not isinstance(choices, list) or len(choices) != len(requests):
-        raise ReplyError(f"{len(requests)} prompts were asked, not {_length(choices)}")
-    by_index: dict[Any, dict[str, Any]] = {choice.get("index"): choice for choice in map(_object, choices)}
+    choices = [an_object(choice) for choice in a_list(reply.get("choices"), len(requests))]
+    by_index = {count(choice.get("index")): choice for choice in choices}
     if by_index.keys() != set(range(len(requests))):
-        raise ReplyError(f"choices of index {sorted(map(str, by_index))}")
+        raise ReplyError(f"choices of index {sorted(by_index)}")
     return [_top(by_index[index]) for index in range(len(requests))]
 
 
 def _top(choice: dict[str, Any]) -> dict[int, float]:
-    try:
-        (found,) = choice["logprobs"]["top_logprobs"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ReplyError("no logprobs of one token") from error
-    if not isinstance(found, dict):
-        raise ReplyError("no logprobs of one token")
-    return {_token_id(name): logprob(value) for name, value in found.items()}
+    (found,) = a_list(an_object(choice.get("logprobs")).get("top_logprobs"), 1)
+    return distribution((_token_id(name), value) for name, value in an_object(found).items())
 
 
 def _token_id(name: Any) -> int:
-    head, _, digits = str(name).partition(":")
-    if head != "token_id" or not digits.isdecimal():
+    found = _TOKEN_ID.fullmatch(name) if isinstance(name, str) else None
+    if found is None or int(found[1]) > MOST:
         raise ReplyError(f"{str(name)[:40]!r} is no token id")
-    return int(digits)
+    return int(found[1])
 
 
 def read_labels(found: dict[int, float], label_ids: Sequence[int]) -> tuple[float, ...]:
     """The labels' logarithms.
 
     Raises:
-        ReplyError: one is missing or minus infinity, or their probabilities add up to more than 1.
+        ReplyError: one is missing, or was not seen (see `numbers.NOT_SEEN`).
     """
     missing = [id for id in label_ids if id not in found]
     if missing:
-        raise ReplyError(f"no logprob of token {missing[0]}")
-    logprobs = tuple(found[id] for id in label_ids)
-    if min(logprobs) <= MINUS_INFINITY:
-        raise ReplyError("a label of probability 0 to the last digit is no reading")
-    if (mass := distributions.mass(logprobs, capped=False)) > 1.05:
-        raise ReplyError(f"probabilities that add up to {mass:.3f}")
-    return logprobs
+        raise ReplyError(f"no logprob of token {missing[0]}, or one of what was masked")
+    return tuple(found[id] for id in label_ids)
 
 
 def most_of(refusal: str) -> int | None:
@@ -128,14 +118,10 @@ def parse_chat_top(body: bytes, request: ScoreRequest, model: str, name: str) ->
     """The logarithms that came for the next token, by token id; see `parse_tops` for what is raised."""
     reply = json_object(body)
     _prove(reply, f"chatcmpl-{name}", model, len(request.token_ids))
-    try:
-        (choice,) = reply["choices"]
-        (first,) = choice["logprobs"]["content"]
-        return {_token_id(entry["token"]): logprob(entry["logprob"]) for entry in first["top_logprobs"]}
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, ReplyError):
-            raise
-        raise ReplyError("no logprobs of one token") from error
+    choice = an_object(a_list(reply.get("choices"), 1)[0])
+    first = an_object(a_list(an_object(choice.get("logprobs")).get("content"), 1)[0])
+    entries = [an_object(entry) for entry in a_list(first.get("top_logprobs"))]
+    return distribution((_token_id(entry.get("token")), entry.get("logprob")) for entry in entries)
 
 
 def _chat(
@@ -172,64 +158,58 @@ def parse_caption(body: bytes, request: CaptionRequest, model: str, name: str) -
     """The text; see `parse_tops` for what is raised."""
     reply = json_object(body)
     usage = _prove(reply, f"chatcmpl-{name}", model, len(request.token_ids))
-    try:
-        (choice,) = reply["choices"]
-        text, reason = choice["message"]["content"], choice["finish_reason"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ReplyError("no choice with a text and a finish_reason") from error
-    if not isinstance(text, str) or reason not in ("stop", "length"):
-        raise ReplyError(f"a text of {type(text).__name__}, finish_reason {reason!r}")
-    return Caption(
-        text.strip(), reason, "chat", len(request.token_ids), count(usage.get("completion_tokens"))
-    )
+    choice = an_object(a_list(reply.get("choices"), 1)[0])
+    text, reason = a_text(an_object(choice.get("message")).get("content")), choice.get("finish_reason")
+    if reason not in ("stop", "length"):
+        raise ReplyError(f"finish_reason {str(reason)[:40]!r}")
+    generated = count(usage.get("completion_tokens"))
+    if generated > request.max_new_tokens:
+        raise ReplyError(f"{generated} tokens where {request.max_new_tokens} were asked for")
+    return Caption(text.strip(), reason, "chat", len(request.token_ids), generated)
 
 
 def _prove(reply: dict[str, Any], id: str, model: str, prompt_tokens: int) -> dict[str, Any]:
     """The reply's usage, once the reply is known to be to this very request."""
     if reply.get("id") != id:
-        raise ForeignReplyError(f"the answer of {str(reply.get('id'))[:80]!r} came for {id!r}")
+        raise ForeignReplyError(
+            f"the answer of {str(reply.get('id'))[:80]!r} came for {id!r}: a proxy answers in the server's "
+            "place, or takes the header X-Request-Id away"
+        )
     if reply.get("model") != model:
         raise ForeignReplyError(f"an answer of model {str(reply.get('model'))[:80]!r}, not {model!r}")
-    usage = _object(reply.get("usage"))
+    usage = an_object(reply.get("usage"))
     found = count(usage.get("prompt_tokens"))
     if found != prompt_tokens:
-        raise ForeignReplyError(
+        raise MismatchError(
             f"the server counted {found} prompt tokens where {prompt_tokens} were sent: "
             "another tokenizer, template or image size"
         )
     return usage
 
 
-def _object(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ReplyError(f"{type(value).__name__} where an object belongs")
-    return value
-
-
-def _length(value: Any) -> str:
-    return str(len(value)) if isinstance(value, list) else type(value).__name__
-
-
 # -- who is there --------------------------------------------------------------------------------------
 
 
 def described(models: bytes, version: bytes) -> list[Served]:
-    """The models that `/v1/models` lists, with what `/version` says."""
-    release = json_object(version).get("version")
-    listed = json_object(models).get("data")
-    if not isinstance(listed, list) or not listed or not isinstance(release, str):
-        raise ReplyError("no list of models, or no version")
-    return [
-        Served("vllm", str(entry["id"]), str(entry.get("root") or entry["id"]), release, _context(entry))
-        for entry in map(_object, listed)
-        if "id" in entry
-    ]
+    """The models that `/v1/models` lists, with what `/version` says.
 
-
-def _context(entry: dict[str, Any]) -> int:
-    found = entry.get("max_model_len")
-    if type(found) is not int or found < 1:
-        raise ReplyError(f"max_model_len {found!r}")
+    An adapter's card has no length of its own: its parent's counts. A card without any is left out.
+    """
+    release = a_text(json_object(version).get("version"))[:40]
+    cards = [an_object(card) for card in a_list(json_object(models).get("data"))]
+    lengths = {str(card.get("id")): card.get("max_model_len") for card in cards}
+    found = []
+    for card in cards:
+        name, parent = card.get("id"), card.get("parent")
+        length = card.get("max_model_len")
+        if length is None and isinstance(parent, str):
+            length = lengths.get(parent)
+        if isinstance(name, str) and name and length is not None:
+            root = card.get("root") if isinstance(card.get("root"), str) else None
+            of = parent if isinstance(parent, str) and parent in lengths and parent != name else None
+            found.append(Served("vllm", name, root or name, release, count(length), parent=of))
+    if not found:
+        raise ReplyError("no list of models with a max_model_len")
     return found
 
 

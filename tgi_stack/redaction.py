@@ -1,0 +1,51 @@
+"""Blots out secrets in what is printed or recorded: this process's keys, and what URLs hold of them."""
+
+from __future__ import annotations
+
+import json
+import re
+from urllib.parse import quote
+
+BLOT = "***"
+LEAST = 4  # characters of a secret: shorter ones stand in ordinary words
+SAFE_ANYWHERE = 8  # from so many on a secret is blotted out inside of words too
+
+_NAMES = (
+    r"(?:api[-_]?key|apikey|access[-_]?key|key|token|access[-_]?token|auth[-_]?token|id[-_]?token|"
+    r"refresh[-_]?token|secret|client[-_]?secret|password|passwd|pwd|pass|auth|authorization|credential|"
+    r"credentials|signature|sig|sas|session|subscription[-_]?key|code|x-[a-z-]*(?:signature|credential|token))"
+)
+# The last @ before the path ends the user's part: passwords hold any other character.
+_USER = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]*:/{1,3})[^\s/?#\"'<>]*@", re.IGNORECASE)
+_QUERY = re.compile(rf"(?P<name>[?&;#]{_NAMES}=)[^\s&;#\"'<>]+", re.IGNORECASE)
+_BEARER = re.compile(r"(?P<name>\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
+
+_secrets: dict[str, re.Pattern[str]] = {}
+
+
+def keep_secret(value: str | None) -> None:
+    """From now on this value is blotted out wherever this process prints or records it."""
+    if value is None or len(value) < LEAST or value in _secrets:
+        return
+    forms = {value, json.dumps(value)[1:-1], quote(value, safe=""), quote(value)}
+    inside = "|".join(map(re.escape, sorted(forms, key=len, reverse=True)))
+    edge = r"" if len(value) >= SAFE_ANYWHERE else r"(?<![A-Za-z0-9])"
+    end = r"" if len(value) >= SAFE_ANYWHERE else r"(?![A-Za-z0-9])"
+    _secrets[value] = re.compile(f"{edge}(?:{inside}){end}", re.IGNORECASE)
+
+
+def without_secrets(text: str) -> str:
+    """A text of others without this process's own keys; all else in it is theirs and stays."""
+    for pattern in list(_secrets.values()):
+        text = pattern.sub(BLOT, text)
+    return text
+
+
+def redact(text: str) -> str:
+    """A message without secrets: this process's keys, users and passwords in URLs, keys in queries."""
+    text = without_secrets(text)
+    if "@" in text:
+        text = _USER.sub(rf"\g<scheme>{BLOT}@", text)
+    if "=" in text:
+        text = _QUERY.sub(rf"\g<name>{BLOT}", text)
+    return _BEARER.sub(rf"\g<name>{BLOT}", text)
