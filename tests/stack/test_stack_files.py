@@ -13,7 +13,8 @@ from tests import nvidia_smi
 from tests.conftest import ROOT
 from tgi_stack.backends.servers.protocols.reply import Served
 from tgi_stack.errors import DiskError, UsageError
-from tgi_stack.stack.files import identities, keys, plan_files
+from tgi_stack.stack.files import keys, plan_files
+from tgi_stack.stack.files.declared import Declared, declared
 from tgi_stack.stack.files.plan_files import Folder
 from tgi_stack.stack.planning import gpus, plan
 from tgi_stack.stack.planning.request import Request
@@ -175,16 +176,16 @@ def served(model: str = "Qwen/Qwen3-0.6B", dialect: str = "tgi") -> Served:
 def test_identities_are_known_for_stack_urls(folder: Folder) -> None:
     place = (written(folder).path / "stack.json",)
     for url in ("http://127.0.0.1:8080", "http://localhost:8080"):
-        told = identities.of(url, served(), place)
-        assert (told.quantization, told.dtype) == ("none", "fp16")
-        assert len(told.revision) == 40
+        found = declared(url, served(), place)
+        assert (found.quantization, found.dtype) == ("none", "fp16")
+        assert len(found.revision) == 40
 
 
 def test_a_changed_server_gets_no_identity(folder: Folder) -> None:
     place = (written(folder).path / "stack.json",)
-    nothing = identities.Told()
-    assert identities.of("http://gpu:8080", served(), place) == nothing
-    assert identities.of("http://127.0.0.1:8080", served("Qwen/Qwen3-8B"), place) == nothing
-    assert identities.of("http://127.0.0.1:8080", served(dialect="vllm"), place) == nothing
+    nothing = Declared()
+    assert declared("http://gpu:8080", served(), place) == nothing
+    assert declared("http://127.0.0.1:8080", served("Qwen/Qwen3-8B"), place) == nothing
+    assert declared("http://127.0.0.1:8080", served(dialect="vllm"), place) == nothing
     place[0].write_text(json.dumps({"servers": [{"url": 3}]}))
-    assert identities.of("http://127.0.0.1:8080", served(), place) == nothing
+    assert declared("http://127.0.0.1:8080", served(), place) == nothing

@@ -32,7 +32,7 @@ from tgi_stack.prompting import prompts
 from tgi_stack.prompting.profile import Profile
 from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.settings import Settings
-from tgi_stack.stack.files import identities
+from tgi_stack.stack.files.declared import UNKNOWN, declared
 from tgi_stack.types import Identity
 
 DESCRIBE_S = 10.0
@@ -172,7 +172,7 @@ def _identity(
     Raises:
         WrongServerError: endpoints that differ, or another commit than the settings name.
     """
-    told = [identities.of(url, one) for url, one in zip(urls, served, strict=True)]
+    told = [declared(url, one) for url, one in zip(urls, served, strict=True)]
     revision = _common(
         urls, "revision", [one.revision or said.revision for one, said in zip(served, told, strict=True)]
     )
@@ -181,12 +181,12 @@ def _identity(
         raise WrongServerError(f"{urls[0]} holds revision {revision}, not {named}")
     quantization = _common(urls, "quantisation", [one.quantization for one in told])
     expected = settings.quantization
-    if expected is not None and quantization not in (identities.UNKNOWN, expected):
+    if expected is not None and quantization not in (UNKNOWN, expected):
         raise WrongServerError(f"{urls[0]} was started with quantisation {quantization}, not {expected}")
     return Identity(
         engine=served[0].dialect,
         model=model,
-        revision=named if revision == identities.UNKNOWN else revision,
+        revision=named if revision == UNKNOWN else revision,
         quantization=quantization,
         dtype=_common(urls, "dtype", [one.dtype for one in told]),
         tokenizer=tokenizer,
@@ -198,11 +198,11 @@ def _identity(
 def _common(urls: list[str], what: str, values: list[str]) -> str:
     """What all endpoints have; unknown where one of them is not known."""
     for url, value in zip(urls, values, strict=True):
-        if identities.UNKNOWN not in (value, values[0]) and value != values[0]:
+        if UNKNOWN not in (value, values[0]) and value != values[0]:
             raise WrongServerError(
                 f"{what} of {urls[0]} is {values[0]}, of {url} {value}; endpoints of a run hold the same"
             )
-    return identities.UNKNOWN if identities.UNKNOWN in values else values[0]
+    return UNKNOWN if UNKNOWN in values else values[0]
 
 
 async def _find(

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import urlsplit
-
-from tgi_stack.backends.servers.protocols.reply import Served
 
 FILE = "stack.json"
 UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Declared:
     """What stack.json says of a server."""
 
     revision: str = UNKNOWN
@@ -22,13 +21,26 @@ class Told:
     dtype: str = UNKNOWN
 
 
+class Answering(Protocol):
+    """What a server that answers says of itself."""
+
+    @property
+    def dialect(self) -> str:
+        """The engine: `tgi` or `vllm`."""
+        ...
+
+    def goes_by(self, name: str) -> bool:
+        """Whether a model's name means the one that it holds."""
+        ...
+
+
 def places() -> tuple[Path, ...]:
     """Where stack.json may be: ./docker, and the clone that this code runs from."""
     return (Path("docker") / FILE, Path(__file__).resolve().parents[3] / "docker" / FILE)
 
 
-def of(url: str, served: Served, files: tuple[Path, ...] | None = None) -> Told:
-    """What is told of the server at a URL of this host.
+def declared(url: str, served: Answering, files: tuple[Path, ...] | None = None) -> Declared:
+    """What stack.json declares of the server at a URL of this host.
 
     Nothing where another engine or model answers there by now: the file may be old.
     """
@@ -39,10 +51,10 @@ def of(url: str, served: Served, files: tuple[Path, ...] | None = None) -> Told:
                 same = _place(str(entry["url"])) == _place(url) and entry["engine"] == served.dialect
                 if same and served.goes_by(entry["model"]):
                     revision = entry["revision"] if entry["revision"] != "main" else UNKNOWN
-                    return Told(revision, entry["quantization"], entry["dtype"])
+                    return Declared(revision, entry["quantization"], entry["dtype"])
         except (OSError, ValueError, KeyError, TypeError):
             continue
-    return Told()
+    return Declared()
 
 
 def _place(url: str) -> tuple[str | None, int | None, str]:
