@@ -90,10 +90,11 @@ test-gpu: setup ## the engine's tests on a CUDA GPU (make setup TORCH=cuda first
 test-wheel: setup ## build the wheel, install it with [torch] in an empty environment elsewhere, summarise with it
 	$(BIN)/python tools/try_wheel.py
 
-quality: setup ## check style and types
+quality: setup ## check style, types and who imports whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 style: setup ## mend style
 	$(BIN)/ruff check --fix .
