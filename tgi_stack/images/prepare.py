@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import importlib.util
 import io
-import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from cache.keys import digest
 from tgi_stack.errors import ImageError
-from tgi_stack.images import jpeg
+from tgi_stack.images import colour, colour_tags, depth, jpeg
 from tgi_stack.images.files import HEIF_BRANDS
 from tgi_stack.images.grid import Grid, fit
 from tgi_stack.types import PreparedImage
@@ -58,7 +57,7 @@ def prepare(
     """
     try:
         stream = jpeg.read(content, name) if content.startswith(_JPEG) else None
-        with _open(content if stream is None else stream.data, name) as image:
+        with _open(_cleaned(content, stream), name) as image:
             found = _File(content, name, image, stream)
             return _prepared(found, grid, max_side_px, allow_truncated)
     except ImageError:
@@ -67,6 +66,14 @@ def prepare(
         raise ImageError("image.corrupt", f"{name}: {error or type(error).__name__}") from error
 
 
+def _cleaned(content: bytes, stream: jpeg.Stream | None) -> bytes:
+    """A file as Pillow is to read it."""
+    if stream is not None:
+        return stream.data
+    return colour_tags.without_colours(content) if content.startswith(_PNG) else content
+
+
+_PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
 
 
@@ -82,7 +89,6 @@ class _File(NamedTuple):
 def _prepared(file: _File, grid: Grid, max_side_px: int | None, allow_truncated: bool) -> PreparedImage:
     content, name, image, stream = file
     flags: tuple[str, ...] = ("image.frames",) if _has_frames(file) else ()
-    profile = image.info.get("icc_profile")
     if stream is not None:
         profile = stream.profile
         turn = _TURNS.get(_orientation(image))
@@ -93,11 +99,14 @@ def _prepared(file: _File, grid: Grid, max_side_px: int | None, allow_truncated:
     else:
         fit(*image.size, grid, max_side_px)  # an aspect that is refused is, before anything is decoded
         decoded = _decode(image, name)
+        profile = colour_tags.profile_of(image, content)
         turn = _TURNS.get(_orientation(decoded))  # Pillow has turned a TIFF by itself, and says so here
         width, height = decoded.size[::-1] if turn in _SWAPPING else decoded.size
-    upright = _plain(decoded if turn is None else decoded.transpose(turn))
+    plain = depth.to_8_bits(decoded, content)
+    upright = plain if turn is None else plain.transpose(turn)
     size = fit(width, height, grid, max_side_px)
-    sent = _to_srgb(_resized(upright, size), profile)
+    sent, usable = _in_srgb(upright, profile, size, is_grey=depth.is_grey(image))
+    flags += () if usable else (colour.IGNORED,)
     sent.info.clear()  # a comment would be written again
     buffer = io.BytesIO()
     sent.save(buffer, "JPEG", quality=JPEG_QUALITY)
@@ -148,7 +157,7 @@ def _open(content: bytes, name: str) -> Iterator[ImageFile.ImageFile]:
         try:
             image = Image.open(io.BytesIO(content), formats=formats)
         except UnidentifiedImageError as error:
-            raise ImageError(
+            raise depth.told(content, name) or ImageError(
                 "image.unrecognised", f"{name} begins with {content[:8]!r}; not a known image format"
             ) from error
         except Image.DecompressionBombError as error:
@@ -225,26 +234,22 @@ def _decode(image: ImageFile.ImageFile, name: str) -> Image.Image:
 # -- pixels --------------------------------------------------------------------------------------------
 
 
-def _plain(image: Image.Image) -> Image.Image:
-    """RGB or CMYK; alpha laid on white, 16-bit and float greys scaled (a plain conversion cuts them)."""
-    if image.mode.startswith("I;16"):
-        return _scaled(image.convert("I"), 0, 65535)
-    if image.mode == "I":
-        return _scaled(image, 0, 65535)  # 16 bits in 32, as scanners write them
-    if image.mode == "F":
-        low, high = image.getextrema()
-        if not (math.isfinite(low) and math.isfinite(high)):  # type: ignore[arg-type]  # one band: two numbers
-            raise ImageError("image.corrupt", "its pixels are not all finite numbers")
-        return _scaled(image, float(low), float(high))  # type: ignore[arg-type]
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-    return image if image.mode in ("RGB", "CMYK") else image.convert("RGB")
+def _in_srgb(
+    plain: Image.Image, profile: bytes | None, size: tuple[int, int], *, is_grey: bool
+) -> tuple[Image.Image, bool]:
+    """The RGB image in sRGB, resized, what is clear in it white; and whether its profile could be used.
 
-
-def _scaled(image: Image.Image, low: float, high: float) -> Image.Image:
-    scale = 255.0 / ((high - low) or 1.0)
-    return image.convert("F").point(lambda value: value * scale - low * scale).convert("L").convert("RGB")
+    A picture is resized before its colours are converted, which is cheaper. One that is clear in places is
+    laid on white by the colours that are seen, so it is converted first.
+    """
+    if plain.mode == "RGBA":
+        seen, usable = colour.to_srgb(plain.convert("RGB"), profile, is_grey=is_grey)
+        seen.putalpha(plain.getchannel("A"))
+        white = Image.new("RGBA", seen.size, "white")
+        return _resized(Image.alpha_composite(white, seen).convert("RGB"), size), usable
+    if plain.mode == "L" and profile is None:
+        plain = plain.convert("RGB")
+    return colour.to_srgb(_resized(plain, size), profile, is_grey=is_grey)
 
 
 def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -258,23 +263,3 @@ def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
         image = image.reduce(factor)
     resized: Image.Image = pic_scale.resize(image, size, pic_scale.Resampling.LANCZOS)
     return resized
-
-
-def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """sRGB by the file's own colour profile; one that is broken or of other bands counts for nothing."""
-    if profile:
-        with suppress(ImageCms.PyCMSError, OSError, ValueError, TypeError):
-            transform = _transform(profile, image.mode)
-            if transform is None:
-                return image
-            return ImageCms.applyTransform(image, transform) or image
-    return image.convert("RGB")
-
-
-@lru_cache(maxsize=32)
-def _transform(profile: bytes, mode: str) -> Any:
-    """What brings pixels of a profile to sRGB; None for sRGB itself."""
-    source = ImageCms.getOpenProfile(io.BytesIO(profile))
-    if mode == "RGB" and "sRGB" in ImageCms.getProfileDescription(source):
-        return None
-    return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
