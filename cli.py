@@ -592,13 +592,17 @@ def cache_clear(cache_dir: CacheDir = None, config: ConfigFile = None, debug: De
 @cache_app.command(name="export")
 def cache_export(
     file: Annotated[Path, typer.Argument(metavar="FILE", show_default=False)],
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
     cache_dir: CacheDir = None,
     config: ConfigFile = None,
     debug: Debug = False,
 ) -> None:
     """All entries in one file, sealed by the key that FASTQWEN_CACHE_KEY_FILE names, if any."""
     with _store(cache_dir, config, debug) as store:
-        talk.print(f"{cache_admin.export(store, file):,} entries in {file}", markup=False)
+        talk.print(
+            f"{cache_admin.export(store, file, force=force, reads=[config or Path(settings.FILE)]):,} entries in {file}",
+            markup=False,
+        )
 
 
 @cache_app.command(name="import")

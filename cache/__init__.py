@@ -1,7 +1,8 @@
 """Remembers bytes by what they mean; knows nothing of models, HTTP or torch."""
 
 from cache.keys import Keys, digest
+from cache.kinds import Kind, register
 from cache.memo import Memo
 from cache.store import Store
 
-__all__ = ["Keys", "Memo", "Store", "digest"]
+__all__ = ["Keys", "Kind", "Memo", "Store", "digest", "register"]

@@ -14,12 +14,12 @@ import threading
 from pathlib import Path
 from typing import IO
 
-from cache import paths
+from cache import forks, paths
 
 _NUMBER = struct.Struct("<Q")
 
 
-class User:
+class ActiveJob:
     """One running job; safe among its threads."""
 
     def __init__(self, folder: Path) -> None:
@@ -50,7 +50,7 @@ class User:
             written = os.pwrite(self._file, self._new, self._told)
             written -= written % _NUMBER.size  # a part of a number is written over
             if not written:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
             self._told += written
             del self._new[:written]
 
@@ -58,7 +58,7 @@ class User:
         """The job is over."""
         with contextlib.suppress(OSError):
             self._path.unlink()
-        os.close(self._file)
+        forks.close(self._file)
 
 
 def _registered(folder: Path) -> tuple[Path, int]:
@@ -70,14 +70,17 @@ def _registered(folder: Path) -> tuple[Path, int]:
             file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             continue
-        fcntl.flock(file, fcntl.LOCK_EX)
-        if os.fstat(file).st_nlink:
-            return path, file
+        # Whoever cleans up holds a new file for a moment, and for ever where it is stopped then.
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(file).st_nlink:
+                forks.close_in_child(file)
+                return path, file
         os.close(file)
 
 
-class InUse:
-    """The entries that running jobs have written or read, as `User.number_of` gives them."""
+class ActiveJobs:
+    """The entries that running jobs have written or read, as `ActiveJob.number_of` gives them."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -7,25 +7,24 @@ else zeros.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import hmac
 import io
 import json
-import os
 import re
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import zstandard
 
-from cache import codecs
-from cache.errors import BundleError, CacheError, DamagedError
-from cache.store import KINDS, Store
+from cache import atomic, codecs, kinds
+from cache.errors import BundleError, CacheError, DamagedError, RefusedBundleError
+from cache.kinds import Kind
+from cache.store import Store
 
 NAME = "fastqwen cache bundle"
 MAX_VALUE_BYTES = 2**28
@@ -46,33 +45,46 @@ class Imported:
     forged: int
 
 
-def export_bundle(store: Store, path: Path, team_key: bytes | None) -> int:
+def export_bundle(
+    store: Store,
+    path: Path,
+    team_key: bytes | None,
+    *,
+    force: bool = False,
+    reads: Sequence[Path] = (),
+) -> int:
     """Writes all entries to one file; how many there were. The file appears when it is whole.
 
+    Args:
+        force: whether a file that is there is replaced.
+        reads: files that are read for it, besides the cache's own: none of them is replaced.
+
     Raises:
-        BundleError: the file can't be written.
+        RefusedBundleError: the file is there already, or is one of those that are read.
+        BundleError: it can't be written.
     """
-    written = path.with_name(path.name + ".tmp")
-    count = 0
     try:
-        with written.open("wb") as file, zstandard.ZstdCompressor(level=3).stream_writer(file) as out:
-            out.write(json.dumps(_header(team_key)).encode() + b"\n")
-            for kind, key, payload in store.entries():
-                if payload is None or _KEY.fullmatch(key) is None:
-                    continue
-                letter, blob = KINDS[kind].encode(), codecs.seal(KINDS[kind], payload)
-                number = bytes.fromhex(key)
-                out.write(
-                    _ENTRY.pack(letter, number, len(blob), _seal(team_key, letter, number, blob)) + blob
-                )
-                count += 1
-            out.write(_ENTRY.pack(_END, NO_SEAL, count, _seal(team_key, _END, NO_SEAL, str(count).encode())))
-        os.replace(written, path)
+        with atomic.replacing(path, force=force, reads=(*reads, *store.files())) as file:
+            return _write_entries(store, file, team_key)
+    except atomic.RefusedError as error:
+        raise RefusedBundleError(str(error)) from error
     except OSError as error:
-        raise BundleError(f"{path}: {error.strerror}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            written.unlink()
+        raise BundleError(f"{error.filename or path}: {error.strerror}") from error
+
+
+def _write_entries(store: Store, file: IO[bytes], team_key: bytes | None) -> int:
+    count = 0
+    with zstandard.ZstdCompressor(level=3).stream_writer(file, closefd=False) as out:
+        out.write(json.dumps(_header(team_key)).encode() + b"\n")
+        for name, key, payload in store.entries():
+            if payload is None or _KEY.fullmatch(key) is None:
+                continue
+            kind = kinds.named(name)
+            letter, blob = kind.letter.encode(), codecs.seal(kind.letter, payload)
+            number = bytes.fromhex(key)
+            out.write(_ENTRY.pack(letter, number, len(blob), _seal(team_key, letter, number, blob)) + blob)
+            count += 1
+        out.write(_ENTRY.pack(_END, NO_SEAL, count, _seal(team_key, _END, NO_SEAL, str(count).encode())))
     return count
 
 
@@ -90,7 +102,6 @@ def import_bundle(store: Store, path: Path, team_key: bytes | None) -> Imported:
             "this, or choose another --cache-dir"
         )
     unkept = store.unkept
-    kinds = {letter.encode(): kind for kind, letter in KINDS.items()}
     entries = new = damaged = forged = 0
     for letter, number, seal, blob in _entries(path, team_key):
         entries += 1
@@ -98,14 +109,14 @@ def import_bundle(store: Store, path: Path, team_key: bytes | None) -> Imported:
             forged += 1
             continue
         try:
-            kind = kinds[letter]
-            payload = codecs.unseal(KINDS[kind], blob)
-        except (KeyError, DamagedError):
+            kind = _kind_of(letter)
+            payload = codecs.unseal(kind.letter, blob)
+        except DamagedError:
             damaged += 1
             continue
         key = number.hex()
-        if store.get(kind, key, again=True) is None:
-            store.put(kind, key, payload)
+        if store.get(kind.name, key, again=True) is None:
+            store.put(kind.name, key, payload)
             new += 1
             if new % FLUSH_EVERY == 0:
                 store.flush()
@@ -153,6 +164,13 @@ def _entries(path: Path, team_key: bytes | None) -> Iterator[tuple[bytes, bytes,
             else "it is no bundle, or cut short"
         )
         raise BundleError(f"{path}: {reason}") from error
+
+
+def _kind_of(letter: bytes) -> Kind:
+    kind = kinds.of_letter(letter.decode("latin-1"))
+    if kind is None:
+        raise DamagedError("a kind that nobody registered")
+    return kind
 
 
 def _check(path: Path, line: bytes, team_key: bytes | None) -> None:

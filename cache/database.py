@@ -16,19 +16,22 @@ import errno
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import diskcache
 
-from cache import paths
+from cache import forks, paths
 from cache.errors import CacheError, DamagedError
+from cache.patience import Patience
 
 WAL_MENDED = (3, 51, 3)
-BUSY_S = 2.0
+BUSY_S = 2.0  # that a lookup waits for processes that run
+ASK_S = 0.1  # that SQLite waits, before those are looked at
 TURN_S = 20.0  # that a writer waits for its turn among other processes
-TRIES = 3  # of a transaction that others' readers keep from its end
+TRIES = 3  # times BUSY_S, of a transaction that others' readers keep from its end
 PAGE = 64  # entries read at a time
 DATABASE = "cache.db"
 # SQLITE_ERROR too: the queries here are fixed, so that it is the tables that are not as they were made.
@@ -84,7 +87,7 @@ def _code(error: Exception) -> int:
     return int(getattr(error, "sqlite_errorcode", -1)) & 0xFF
 
 
-def open_database(folder: Path) -> diskcache.Cache:
+def open_for_writing(folder: Path) -> diskcache.Cache:
     """A database to write to, made where there is none; takes a tenth of a second.
 
     Raises:
@@ -94,7 +97,7 @@ def open_database(folder: Path) -> diskcache.Cache:
     try:
         cache = diskcache.Cache(
             str(folder),
-            timeout=BUSY_S,
+            timeout=ASK_S,
             disk=PlainDisk,
             disk_min_file_size=2**62,
             eviction_policy="none",
@@ -112,7 +115,7 @@ def open_database(folder: Path) -> diskcache.Cache:
     return cache
 
 
-class Shelf:
+class Database:
     """One database: read by a connection that only reads, written through diskcache once there is need.
 
     All methods raise sqlite3.Error or OSError where it can't be read or written.
@@ -122,9 +125,11 @@ class Shelf:
         together: how many lookups share a lock; whoever raises it calls `release` before waiting.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, patience: Patience | None = None) -> None:
         self.inode = inode_of(folder)
         self._folder = folder
+        self._file = folder / DATABASE
+        self._patience = patience or Patience()
         self._reader = _connect(folder)
         self.together = 1
         self._left = 0  # lookups that the lock is still held for
@@ -178,9 +183,36 @@ class Shelf:
         try:
             return self._reader.execute(query, values)
         except sqlite3.OperationalError as error:
-            if not _takes_back(self._folder, error):
+            if not _is_busy(error) and not _takes_back(self._folder, error):
                 raise
-            return self._reader.execute(query, values)
+            return self._looked_again(query, values)
+
+    def _looked_again(self, query: str, values: tuple[object, ...]) -> sqlite3.Cursor:
+        until = time.monotonic() + BUSY_S
+        while True:
+            try:
+                return self._reader.execute(query, values)
+            except sqlite3.OperationalError as error:
+                if not _is_busy(error):
+                    raise
+                self._patience.check(self._file)
+                if time.monotonic() > until:
+                    raise
+
+    def found_beside(self, key: str) -> bytes | None:
+        """The blob as the file has it, whoever holds a lock; None where it can't be told.
+
+        For readers who can't wait for a writer that stands still. A part of its change may be there: so the
+        row is looked up again by its number, and must be of this key. Who asks checks the digest.
+        """
+        url = f"{self._file.absolute().as_uri()}?mode=ro&immutable=1"
+        with contextlib.closing(sqlite3.connect(url, uri=True)) as connection:
+            row = connection.execute("SELECT rowid FROM Cache WHERE key = ?", (key,)).fetchone()
+            query = "SELECT key, value, raw FROM Cache WHERE rowid = ?"
+            found = None if row is None else connection.execute(query, row).fetchone()
+        if found is None or found[0] != key or found[2] != 1 or type(found[1]) is not bytes:
+            return None
+        return found[1]
 
     def entries(self) -> Iterator[tuple[str, object]]:
         """All keys and blobs; between pages the database is free for writers."""
@@ -205,14 +237,17 @@ class Shelf:
         return self._change(lambda cache: sum(cache.delete(name) for name in names()))
 
     def _change(self, change: Callable[[diskcache.Cache], int]) -> int:
-        with paths.alone(self._folder / "writing", TURN_S):
-            for left in reversed(range(TRIES)):
+        self._patience.refuse(self._file)
+        with paths.alone(self._folder / "writing", TURN_S, self._patience):
+            until = time.monotonic() + TRIES * BUSY_S
+            while True:
                 try:
-                    return self._changed(change)
+                    with forks.CHANGING:
+                        return self._changed(change)
                 except (sqlite3.Error, TimeoutError) as error:
-                    if not left or not _is_busy(error):
+                    if not _is_busy(error) or time.monotonic() > until:
                         raise
-        raise AssertionError("the last try returns or raises")
+                    self._patience.check(self._file)
 
     def _changed(self, change: Callable[[diskcache.Cache], int]) -> int:
         try:
@@ -229,8 +264,8 @@ class Shelf:
     def _opened(self) -> diskcache.Cache:
         cache = getattr(self._mine, "cache", None)
         if cache is None:
-            _refuse_locked(self._folder)
-            cache = self._mine.cache = open_database(self._folder)
+            refuse_locked(self._folder)
+            cache = self._mine.cache = open_for_writing(self._folder)
         return cache
 
     def let_go(self) -> None:
@@ -261,14 +296,14 @@ def _takes_back(folder: Path, error: sqlite3.OperationalError) -> bool:
     """
     if _code(error) != sqlite3.SQLITE_READONLY or not paths.may_write(folder, DATABASE):
         return False
-    with contextlib.closing(sqlite3.connect(folder / DATABASE, timeout=BUSY_S)) as connection:
+    with contextlib.closing(sqlite3.connect(folder / DATABASE, timeout=ASK_S)) as connection:
         connection.execute("SELECT 1 FROM Cache LIMIT 1").fetchone()
     return True
 
 
-def _refuse_locked(folder: Path) -> None:
+def refuse_locked(folder: Path) -> None:
     """Raises OperationalError where others use the database; diskcache would wait for them a minute."""
-    with contextlib.closing(sqlite3.connect(folder / DATABASE, timeout=BUSY_S)) as connection:
+    with contextlib.closing(sqlite3.connect(folder / DATABASE, timeout=ASK_S)) as connection:
         connection.execute("BEGIN EXCLUSIVE")
         connection.rollback()
 
@@ -277,8 +312,10 @@ def _connect(folder: Path) -> sqlite3.Connection:
     """A connection that only reads."""
     url = f"{(folder / DATABASE).absolute().as_uri()}?mode=ro"
     if (folder / DATABASE).exists() and not os.access(folder / DATABASE, os.R_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))  # which SQLite would not say
-    connection = sqlite3.connect(url, uri=True, timeout=BUSY_S, check_same_thread=False)
+        raise PermissionError(
+            errno.EACCES, os.strerror(errno.EACCES), str(folder / DATABASE)
+        )  # which SQLite would not say
+    connection = sqlite3.connect(url, uri=True, timeout=ASK_S, check_same_thread=False)
     try:
         connection.execute("SELECT 1 FROM Cache LIMIT 1").fetchone()
     except sqlite3.OperationalError as error:

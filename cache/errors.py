@@ -11,5 +11,9 @@ class DamagedError(Exception):
     """Bytes that are not what was stored."""
 
 
+class RefusedBundleError(CacheError):
+    """A bundle that must not be written where it was to be."""
+
+
 class BundleError(CacheError):
     """A bundle that can't be read, or whose entries are not what they say."""

@@ -9,8 +9,8 @@ from itertools import groupby
 from operator import attrgetter
 from typing import NamedTuple
 
-from cache.active_jobs import InUse, User
-from cache.database import Shelf
+from cache.active_jobs import ActiveJob, ActiveJobs
+from cache.database import Database
 
 BATCH = 64
 
@@ -26,13 +26,13 @@ class Held(NamedTuple):
 
 
 class Old(NamedTuple):
-    """An entry, when it was stored, what it is for `User`, and where it lies."""
+    """An entry, when it was stored, what it is for `ActiveJob`, and where it lies."""
 
     at: float
     name: str
     number: int
     place: int
-    shelf: Shelf
+    database: Database
 
 
 class Room:
@@ -72,20 +72,20 @@ class Room:
         return self._volume() <= self._most
 
 
-def oldest(shelves: Iterable[Shelf], until: float) -> list[Old]:
-    """The entries of all shelves that were stored before a time, the oldest first."""
+def oldest(databases: Iterable[Database], until: float) -> list[Old]:
+    """The entries of all databases that were stored before a time, the oldest first."""
     query = "SELECT store_time, key FROM Cache WHERE raw = 1 AND store_time <= ?"
     found = []
-    for place, shelf in enumerate(shelves):
-        for at, name in shelf.rows(query, until):
+    for place, database in enumerate(databases):
+        for at, name in database.rows(query, until):
             try:
-                found.append(Old(at, name, User.number_of(name), place, shelf))
+                found.append(Old(at, name, ActiveJob.number_of(name), place, database))
             except (ValueError, TypeError, IndexError):  # no key of ours
                 continue
     return sorted(found, key=attrgetter("at"))
 
 
-def remove(entries: Sequence[Old], enough: Callable[[], bool], in_use: InUse) -> int:
+def remove(entries: Sequence[Old], enough: Callable[[], bool], in_use: ActiveJobs) -> int:
     """Removes entries that nobody uses, in order, until it is enough; how many there were."""
     removed = 0
     for start in range(0, len(entries), BATCH):
@@ -94,10 +94,10 @@ def remove(entries: Sequence[Old], enough: Callable[[], bool], in_use: InUse) ->
         batch = sorted(entries[start : start + BATCH], key=attrgetter("place"))
         for _, group in groupby(batch, key=attrgetter("place")):
             here = list(group)
-            removed += here[0].shelf.remove(partial(_free, here, in_use))
+            removed += here[0].database.remove(partial(_free, here, in_use))
     return removed
 
 
-def _free(entries: Sequence[Old], in_use: InUse) -> list[str]:
+def _free(entries: Sequence[Old], in_use: ActiveJobs) -> list[str]:
     taken = in_use.now()
     return [one.name for one in entries if one.number not in taken]

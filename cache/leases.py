@@ -1,50 +1,78 @@
 """Who computes: of several processes that want the same value one does, and the others wait for it.
 
 A lease is a lock on a byte of a file that stands for the key: taking one writes nothing, and it ends with its
-process. Two keys may share a byte; then one waits without need, and not for ever (`MOST_WAIT_S`).
+process. Two keys may share a byte; then one waits without need, and not for ever (`MOST_WAIT_S`). A process
+that stands still keeps nobody waiting for long (`Patience`).
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import struct
 from pathlib import Path
 
 from cache import paths
+from cache.patience import Patience
 
 MOST_WAIT_S = 120.0
 BYTES_A_KIND = 2**32
+_FLOCK = struct.Struct("hhqqi4x")  # struct flock of Linux
 
 
 class Lease:
-    """The right to compute one value, until it is given back."""
+    """The right to compute one value, until it is given back.
 
-    def __init__(self, leases: Leases, offset: int) -> None:
+    Args:
+        leases: where it was taken; None for one that keeps nobody out.
+    """
+
+    def __init__(self, leases: Leases | None = None, offset: int = 0) -> None:
         self._leases = leases
         self._offset = offset
 
     def release(self) -> None:
         """Gives it back; safe from any thread."""
-        self._leases._release(self._offset)
+        if self._leases is not None:
+            self._leases._release(self._offset)
 
 
 class Leases:
     """The leases of one cache; safe among the threads of a process."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, patience: Patience | None = None) -> None:
         paths.touch(path)
+        self._path = path
+        self._patience = patience or Patience()
         self._file: int | None = os.open(path, os.O_RDWR | os.O_CLOEXEC)
 
     def take(self, letter: str, key: str) -> Lease | None:
-        """A lease, or None while another process has it."""
+        """A lease, or None while another process has it.
+
+        Raises:
+            StandsStillError: that process stands still.
+        """
         if self._file is None:
             return None
         offset = ord(letter) * BYTES_A_KIND + int(key[:8], 16)
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, offset)
         except OSError:
+            pid = self._holder(self._file, offset)
+            if pid > 0:
+                self._patience.check_process(pid, self._path)
             return None
         return Lease(self, offset)
+
+    @staticmethod
+    def _holder(file: int, offset: int) -> int:
+        """The process that has a lease; 0 or less where it can't be told."""
+        asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, offset, 1, 0)
+        try:
+            kind, *_, pid = _FLOCK.unpack(fcntl.fcntl(file, fcntl.F_GETLK, asked))
+        except (OSError, struct.error):
+            return 0
+        return 0 if kind == fcntl.F_UNLCK else int(pid)
 
     def _release(self, offset: int) -> None:
         if self._file is not None:

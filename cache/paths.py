@@ -13,8 +13,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from cache import forks
 from cache.codecs import FORMAT
 from cache.errors import CacheError
+from cache.patience import CHECK_EVERY_S, Patience
 
 # SQLite's locks do not hold on these; see its own documentation of corruption.
 NETWORK = frozenset(
@@ -22,6 +24,7 @@ NETWORK = frozenset(
     | {"fuse.glusterfs", "fuse.s3fs", "fuse.rclone", "fuse.gcsfuse"}
 )
 TURN_EVERY_S = 0.001
+COUNTS_S = 1.0  # that a run waits at its end to add its counts
 MOUNTS = Path("/proc/self/mounts")
 
 
@@ -69,27 +72,40 @@ def make(folder: Path, database: Path) -> None:
 
 
 @contextlib.contextmanager
-def alone(path: Path, patience_s: float) -> Iterator[None]:
+def alone(path: Path, most_s: float, patience: Patience) -> Iterator[None]:
     """One process after the other; SQLite's own waiting lets some wait for seconds.
 
     Raises:
-        OSError: the turn did not come within `patience_s` seconds.
+        OSError: the turn did not come within `most_s` seconds.
+        StandsStillError: the process whose turn it is stands still.
     """
     touch(path)
     handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    forks.close_in_child(handle)
     try:
-        until = time.monotonic() + patience_s
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    raise OSError(errno.ETIMEDOUT, "another process writes to it all the time") from None
-                time.sleep(TURN_EVERY_S)
+        _wait_for_lock(handle, path, most_s, patience)
         yield
     finally:
-        os.close(handle)
+        fcntl.flock(handle, fcntl.LOCK_UN)
+        forks.close(handle)
+
+
+def _wait_for_lock(handle: int, path: Path, most_s: float, patience: Patience) -> None:
+    began = checked = time.monotonic()
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            now = time.monotonic()
+            if now - began > most_s:
+                reason = "another process writes to it all the time"
+                raise OSError(errno.ETIMEDOUT, reason, str(path)) from None
+            if checked == began or now - checked >= CHECK_EVERY_S:
+                checked = now
+                patience.check(path)
+            time.sleep(TURN_EVERY_S)
+        else:
+            return
 
 
 def may_write(folder: Path, name: str) -> bool:
@@ -166,11 +182,9 @@ def set_aside(folder: Path, name: str) -> Path:
     return aside
 
 
-def add_counts(path: Path, counts: Counter[str]) -> None:
-    """Adds to the counts in a file that several processes add to."""
-    touch(path)
-    with path.open("r+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+def add_counts(path: Path, counts: Counter[str], patience: Patience) -> None:
+    """Adds to the counts in a file that several processes add to; raises as `alone` does."""
+    with alone(path, COUNTS_S, patience), path.open("r+b") as file:
         try:
             known = Counter(json.loads(file.read() or b"{}"))
         except ValueError:

@@ -7,8 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cache import paths
-from cache.database import DATABASE, TURN_S, Shelf, inode_of, is_damage, open_database
+from cache.database import (
+    DATABASE,
+    TURN_S,
+    Database,
+    inode_of,
+    is_damage,
+    open_for_writing,
+    refuse_locked,
+)
 from cache.errors import CacheError, DamagedError
+from cache.patience import Patience
 
 Warn = Callable[[str], None]
 
@@ -25,7 +34,7 @@ def is_made(folder: Path) -> bool:
         raise CacheError(f"{folder}: {error.strerror}; choose another --cache-dir") from error
 
 
-def open_shelf(folder: Path, warn: Warn, *, offline: bool) -> Shelf:
+def open_database(folder: Path, warn: Warn, patience: Patience, *, offline: bool) -> Database:
     """The database of a folder.
 
     Raises:
@@ -34,29 +43,45 @@ def open_shelf(folder: Path, warn: Warn, *, offline: bool) -> Shelf:
     try:
         damaged = inode_of(folder)
         try:
-            return _opened(folder)
+            return _opened(folder, patience)
         except (sqlite3.Error, DamagedError) as error:
             if not is_damage(error):
                 raise
-            return rebuilt(folder, damaged, error, warn, offline=offline)
+            return rebuilt(folder, damaged, error, warn, patience, offline=offline)
     except (sqlite3.Error, OSError, DamagedError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise CacheError(f"{folder / DATABASE}: {reason}; choose another --cache-dir") from error
 
 
-def _opened(folder: Path) -> Shelf:
-    database, made = folder / DATABASE, folder / "made"
-    if made.exists():
-        if not database.exists() or database.stat().st_size == 0:
-            raise DamagedError("it is empty")
-        return Shelf(folder)
-    paths.make(folder, database)
-    open_database(folder).close()
-    paths.touch(made)
-    return Shelf(folder)
+def _opened(folder: Path, patience: Patience) -> Database:
+    database = folder / DATABASE
+    if not (folder / "made").exists():
+        paths.make(folder, database)
+        with paths.alone(folder / "writing", TURN_S, patience):
+            _make(folder)
+    elif not database.exists() or database.stat().st_size == 0:
+        raise DamagedError("it is empty")
+    return Database(folder, patience)
 
 
-def rebuilt(folder: Path, damaged: int | None, error: Exception, warn: Warn, *, offline: bool) -> Shelf:
+def _make(folder: Path) -> None:
+    """Makes the tables, for whoever has the turn to write."""
+    if not (folder / "made").exists():
+        paths.make(folder, folder / DATABASE)
+        refuse_locked(folder)
+        open_for_writing(folder).close()
+        paths.touch(folder / "made")
+
+
+def rebuilt(
+    folder: Path,
+    damaged: int | None,
+    error: Exception,
+    warn: Warn,
+    patience: Patience,
+    *,
+    offline: bool,
+) -> Database:
     """Sets a damaged database (by its inode) aside, unless another process has; and makes it anew.
 
     Raises:
@@ -67,11 +92,12 @@ def rebuilt(folder: Path, damaged: int | None, error: Exception, warn: Warn, *, 
             f"{folder / DATABASE} is damaged ({error}); without --offline it is set aside and rebuilt"
         ) from error
     try:
-        with paths.alone(folder / "writing", TURN_S):
+        with paths.alone(folder / "writing", TURN_S, patience):
             if inode_of(folder) == damaged:
                 aside = paths.set_aside(folder, DATABASE)
                 warn(f"{folder / DATABASE} was damaged ({error}); it is set aside as {aside.name}")
-            return _opened(folder)
+            _make(folder)
+        return _opened(folder, patience)
     except OSError as failure:
         raise CacheError(
             f"{folder / DATABASE} is damaged ({error}) and can't be set aside ({failure.strerror}); "

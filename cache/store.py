@@ -4,42 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from cache import codecs, paths, recovery
-from cache.active_jobs import InUse, User
-from cache.database import DATABASE, Shelf, is_damage
+from cache import codecs, kinds, paths, recovery
+from cache.active_jobs import ActiveJob, ActiveJobs
+from cache.database import DATABASE, Database, is_damage
 from cache.errors import CacheError, DamagedError
 from cache.eviction import Held, Room, oldest, remove
+from cache.kinds import Kind
 from cache.leases import Lease, Leases
+from cache.patience import Patience, StandsStillError
 from cache.writer import Writer
 
-KINDS = {
-    "labels": "L",
-    "summary": "S",
-    "tokens": "T",
-    "image": "I",
-    "identity": "D",
-    "tokenizer": "V",
-    "question": "Q",
-}
-# Kept apart, so that small answers stay close together.
-LARGE = frozenset({KINDS["image"], KINDS["tokenizer"]})
-STAYING = frozenset({"identity", "tokenizer"})  # without them no offline run; they go by `clear` alone
 PATIENCE = 3  # lookups that waited too long, before the run goes on without the cache for a while
 PAUSE_S = 60.0
 
 Say = Callable[[str], None]
 Found = TypeVar("Found")
-
-
-def _shelf_of(name: str) -> str:
-    return "large" if name[0] in LARGE else "small"
 
 
 class Store:
@@ -62,44 +49,55 @@ class Store:
         self._said: set[str] = set()
         self._slow = 0
         self._paused_until = 0.0
+        self._patience = Patience()
+        self._process = os.getpid()
         self._closed = False
         self._room = (
-            None if limit is None else Room(limit, self.volume, lambda to: self._collect(to_bytes=to))
+            None
+            if limit is None
+            else Room(limit, self.volume, lambda to: self._collect(kinds.staying(), to_bytes=to))
         )
         self._offline = offline
         self._root = paths.prepare(directory, offline=offline)
-        self._shelves: dict[str, Shelf] = {}
-        for name in ("small", "large"):
+        self._databases: dict[str, Database] = {}
+        for name in kinds.DATABASES:
             # Offline nothing is made: a cache that is not there is one that knows nothing.
             if not offline or recovery.is_made(self._root / name):
-                self._shelves[name] = self._open(name)
+                self._databases[name] = self._open(name)
         # Databases that are there are written to when the first value comes: a warm run writes nothing.
-        self.writable = all(paths.may_write(self._root / name, DATABASE) for name in ("small", "large"))
+        self.writable = all(paths.may_write(self._root / name, DATABASE) for name in kinds.DATABASES)
         if not self.writable and not offline:
             self._warn(f"the cache in {directory} can only be read here; nothing new is kept")
         self._leases = self._leasing() if self.writable and not offline else None
-        self._user = self._registered() if self.writable else None
+        self._job = self._registered() if self.writable else None
         keeps = self._leases is not None
         self._writer = Writer(self._write, self._not_written, self._let_go) if keeps else None
 
+    def __reduce__(self) -> str:
+        raise TypeError(f"the cache in {self.directory} can't be pickled; open it in the other process")
+
+    def _refuse_fork(self) -> None:
+        if self._process != os.getpid():
+            raise CacheError(f"the cache in {self.directory} was opened before a fork; open it in the child")
+
     # -- opening -----------------------------------------------------------------------------------------
 
-    def _registered(self) -> User | None:
+    def _registered(self) -> ActiveJob | None:
         try:
-            return User(self._root / "users")
+            return ActiveJob(self._root / "users")
         except OSError:
             return None
 
     def _leasing(self) -> Leases:
         try:
-            return Leases(self._root / "leases")
+            return Leases(self._root / "leases", self._patience)
         except OSError as error:
-            for shelf in self._shelves.values():
-                shelf.close()
+            for database in self._databases.values():
+                database.close()
             raise CacheError(f"{self._root}: {error.strerror}; choose another --cache-dir") from error
 
-    def _open(self, name: str) -> Shelf:
-        return recovery.open_shelf(self._root / name, self._warn, offline=self._offline)
+    def _open(self, name: str) -> Database:
+        return recovery.open_database(self._root / name, self._warn, self._patience, offline=self._offline)
 
     def _warn(self, line: str, once: str = "") -> None:
         """Says a line, unless it or another about the same was said."""
@@ -115,15 +113,17 @@ class Store:
         Raises:
             CacheError: offline, it can't be told whether there is one.
         """
-        name = KINDS[kind] + key
-        if self._user is not None:
+        self._refuse_fork()
+        stored = kinds.named(kind)
+        name = stored.letter + key
+        if self._job is not None:
             with contextlib.suppress(OSError):  # told with the next one
-                self._user.uses(name)
+                self._job.uses(name)
         blob = self._writer.pending(name) if self._writer is not None else None
         try:
             if blob is None:
-                blob = self._read(_shelf_of(name), lambda shelf: shelf.get(name))
-            payload = None if blob is None else codecs.unseal(KINDS[kind], blob)
+                blob = self._blob(stored, name)
+            payload = None if blob is None else codecs.unseal(stored.letter, blob)
         except DamagedError as error:
             self.counts[f"{kind} damaged"] += 1
             self._warn(f"the cache's entry {name[:13]} is damaged ({error}) and is passed over")
@@ -134,25 +134,42 @@ class Store:
         self.counts[f"{kind} hits"] += 1
         return payload
 
+    def _blob(self, kind: Kind, name: str) -> bytes | None:
+        try:
+            return self._read(kind.database, lambda database: database.get(name))
+        except StandsStillError as error:  # offline, where a miss would be untrue
+            blob = self._beside(kind, name)
+            if blob is None:
+                raise CacheError(f"the cache in {self.directory} can't be read: {error}") from error
+            self._not_waited_for(error)
+            return blob
+
+    def _beside(self, kind: Kind, name: str) -> bytes | None:
+        with contextlib.suppress(sqlite3.Error, OSError, KeyError):
+            return self._databases[kind.database].found_beside(name)
+        return None
+
     def not_understood(self, kind: str, *, again: bool = False) -> None:
         """The hit that was counted last was none to the one who asked."""
         self.counts[f"{kind} hits"] -= 1
         self.counts[f"{kind} misses"] += not again
 
-    def _read(self, place: str, look: Callable[[Shelf], Found]) -> Found | None:
-        """What a look into a shelf finds; None where it can't be told, which offline is an error."""
+    def _read(self, place: str, look: Callable[[Database], Found]) -> Found | None:
+        """What a look into a database finds; None where it can't be told, which offline is an error."""
         if time.monotonic() < self._paused_until:
             return None
         for left in reversed(range(PATIENCE if self._offline else 1)):
-            shelf = self._shelves.get(place)
-            if shelf is None:
+            database = self._databases.get(place)
+            if database is None:
                 return None
             try:
-                return look(shelf)
+                return look(database)
             except (sqlite3.Error, OSError) as error:
                 if is_damage(error):
-                    self._lost(place, shelf, error)
+                    self._lost(place, database, error)
                     return None
+                if self._offline and isinstance(error, StandsStillError):
+                    raise
                 if self._offline and not left:
                     raise CacheError(
                         f"the cache in {self.directory} can't be read ({error}); run it again later"
@@ -163,20 +180,31 @@ class Store:
     def _slowed(self, error: Exception) -> None:
         if self._offline:
             return
+        if isinstance(error, StandsStillError):
+            self._not_waited_for(error)
+            self._slow = PATIENCE
+        else:
+            self._warn_of_slow(error)
+        self._slow += 1
+        if self._slow >= PATIENCE:
+            self._slow, self._paused_until = 0, time.monotonic() + PAUSE_S
+
+    def _not_waited_for(self, error: StandsStillError) -> None:
+        """Says once of a process what it holds, whatever else it holds."""
+        self._warn(f"{error}; this run goes on without waiting for it", once=f"process {error.pid}")
+
+    def _warn_of_slow(self, error: Exception) -> None:
         self._warn(
             f"the cache in {self.directory} is busy or can't be read ({error}); what is not found is "
             "computed anew",
             once="slow",
         )
-        self._slow += 1
-        if self._slow >= PATIENCE:
-            self._slow, self._paused_until = 0, time.monotonic() + PAUSE_S
 
-    def _lost(self, name: str, shelf: Shelf, error: Exception) -> None:
+    def _lost(self, name: str, database: Database, error: Exception) -> None:
         """A database that is damaged in the middle of a run."""
         try:
-            self._shelves[name] = recovery.rebuilt(
-                self._root / name, shelf.inode, error, self._warn, offline=self._offline
+            self._databases[name] = recovery.rebuilt(
+                self._root / name, database.inode, error, self._warn, self._patience, offline=self._offline
             )
         except (CacheError, sqlite3.Error) as failure:
             if self._offline:
@@ -184,16 +212,18 @@ class Store:
             self._warn(f"{failure}; what can't be read is computed anew", once=f"lost {name}")
             return
         with contextlib.suppress(sqlite3.Error):
-            shelf.close()
+            database.close()
 
     def put(self, kind: str, key: str, payload: bytes, then: Callable[[], None] | None = None) -> None:
         """Keeps a value; `then` is called once others can read it, or it can't be written."""
+        self._refuse_fork()
+        stored = kinds.named(kind)
         if self._writer is None or self._closed:
             self.unkept += 1
             if then is not None:
                 then()
             return
-        if not self._writer.put(KINDS[kind] + key, codecs.seal(KINDS[kind], payload), then):
+        if not self._writer.put(stored.letter + key, codecs.seal(stored.letter, payload), then):
             self.unkept += 1
             self._warn(f"the cache in {self.directory} is written too slowly; some answers are not kept")
 
@@ -202,17 +232,19 @@ class Store:
         if not self._has_room():
             self.unkept += len(entries)
             return
-        if self._user is not None:
+        if self._job is not None:
             with self._not_fatal():
-                self._user.uses(*entries)
-        groups: dict[str, list[tuple[str, bytes]]] = {"small": [], "large": []}
+                self._job.uses(*entries)
+        groups: dict[str, list[tuple[str, bytes]]] = {name: [] for name in kinds.DATABASES}
         for name, blob in entries.items():
-            groups[_shelf_of(name)].append((name, blob))
-        for shelf, group in groups.items():
+            kind = kinds.of_letter(name[0])
+            if kind is not None:
+                groups[kind.database].append((name, blob))
+        for database, group in groups.items():
             if group:
                 self.unkept += len(group)
                 with self._not_fatal():
-                    self._shelves[shelf].write(group)
+                    self._databases[database].write(group)
                     self.unkept -= len(group)
         self._has_room()
 
@@ -233,18 +265,30 @@ class Store:
             self._not_written(error)
 
     def _not_written(self, error: Exception) -> None:
+        if isinstance(error, StandsStillError):
+            self._not_waited_for(error)
+            return
         line = f"the cache in {self.directory} can't be written ({error!s}); answers are not kept"
         self._warn(line, once="not written")
 
     def _let_go(self) -> None:
         """Closes what the calling thread has written with."""
-        for shelf in list(self._shelves.values()):
+        for database in list(self._databases.values()):
             with contextlib.suppress(sqlite3.Error):
-                shelf.let_go()
+                database.let_go()
 
     def lease(self, kind: str, key: str) -> Lease | None:
-        """The right to compute a value, unless another process has it; see `Leases`."""
-        return None if self._leases is None else self._leases.take(KINDS[kind], key)
+        """The right to compute a value, unless another process has it; see `Leases`.
+
+        A process that stands still keeps nobody from it.
+        """
+        if self._leases is None:
+            return None
+        try:
+            return self._leases.take(kinds.named(kind).letter, key)
+        except StandsStillError as error:
+            self._not_waited_for(error)
+            return Lease()
 
     @property
     def leases(self) -> bool:
@@ -264,69 +308,75 @@ class Store:
 
     def read_together(self, lookups: int) -> None:
         """Has so many lookups share a lock, which costs more than one; `release` it before waiting."""
-        for shelf in self._shelves.values():
-            shelf.together = lookups
+        for database in self._databases.values():
+            database.together = lookups
 
     def release(self) -> None:
         """Lets other processes write, until the next lookup."""
-        for shelf in list(self._shelves.values()):
+        for database in list(self._databases.values()):
             with contextlib.suppress(sqlite3.Error):
-                shelf.release()
+                database.release()
 
     def close(self) -> None:
         """Writes what is left; adds to the counts that stay."""
-        if self._closed:
+        if self._closed or self._process != os.getpid():
             return
         self._closed = True
         self.release()
         if self._writer is not None:
             self._writer.close()
-        for shelf in self._shelves.values():
+        for database in self._databases.values():
             with contextlib.suppress(sqlite3.Error):
-                shelf.close()
+                database.close()
         if self._leases is not None:
             self._leases.close()
-        if self._user is not None:
-            self._user.close()
+        if self._job is not None:
+            self._job.close()
             self._keep_counts()
 
     # -- looking after it --------------------------------------------------------------------------------
 
     def volume(self) -> int:
         """Bytes that the databases have on disk."""
-        return sum(shelf.volume() for shelf in list(self._shelves.values()))
+        return sum(database.volume() for database in list(self._databases.values()))
+
+    def files(self) -> list[Path]:
+        """All files that the cache has."""
+        return [file for file in self._root.rglob("*") if file.is_file()]
 
     def kept(self) -> list[Held]:
         """What there is of each kind."""
         self.flush()
-        names = {letter: kind for kind, letter in KINDS.items()}
         query = (
             "SELECT substr(key, 1, 1), COUNT(*), SUM(LENGTH(value)), MIN(store_time), MAX(store_time) "
             "FROM Cache GROUP BY 1"
         )
-        rows = [row for shelf in list(self._shelves.values()) for row in shelf.rows(query)]
-        return [Held(names[row[0]], *row[1:]) for row in rows if row[0] in names]
+        rows = [row for database in list(self._databases.values()) for row in database.rows(query)]
+        return [Held(kind.name, *row[1:]) for row in rows if (kind := kinds.of_letter(row[0])) is not None]
 
     def entries(self) -> Iterator[tuple[str, str, bytes | None]]:
         """Kind, key and value of all entries; None for a value whose digest does not hold."""
         self.flush()
-        names = {letter: kind for kind, letter in KINDS.items()}
-        for shelf in list(self._shelves.values()):
-            for name, blob in shelf.entries():
-                kind = names.get(str(name)[:1])
+        for database in list(self._databases.values()):
+            for name, blob in database.entries():
+                kind = kinds.of_letter(str(name)[:1])
                 if kind is None:
                     continue
                 try:
-                    yield kind, name[1:], codecs.unseal(KINDS[kind], blob)
+                    yield kind.name, name[1:], codecs.unseal(kind.letter, blob)
                 except DamagedError:
-                    yield kind, name[1:], None
+                    yield kind.name, name[1:], None
 
     def keys(self, kind: str) -> list[str]:
         """The keys of all entries of a kind; raises as `get` does."""
         self.flush()
-        letter = KINDS[kind]
+        stored = kinds.named(kind)
         query = "SELECT key FROM Cache WHERE raw = 1 AND key >= ? AND key < ?"
-        names = self._read(_shelf_of(letter), lambda shelf: shelf.rows(query, letter, chr(ord(letter) + 1)))
+        bounds = stored.letter, chr(ord(stored.letter) + 1)
+        try:
+            names = self._read(stored.database, lambda database: database.rows(query, *bounds))
+        except StandsStillError as error:
+            raise CacheError(f"the cache in {self.directory} can't be read: {error}") from error
         return [name[1:] for (name,) in names or ()]
 
     def all_of(self, kind: str) -> list[tuple[str, bytes]]:
@@ -344,14 +394,14 @@ class Store:
         Returns:
             How many went, and how many bytes the databases are smaller.
         """
-        return self._cleaned(STAYING, older_than_s, to_bytes)
+        return self._cleaned(kinds.staying(), older_than_s, to_bytes)
 
     def clear(self) -> int:
         """Removes all entries that no running job uses."""
         return self._cleaned(frozenset())[0]
 
     def _cleaned(
-        self, staying: Iterable[str], older_than_s: float | None = None, to_bytes: int | None = None
+        self, staying: frozenset[str], older_than_s: float | None = None, to_bytes: int | None = None
     ) -> tuple[int, int]:
         if not self.writable:
             raise CacheError(
@@ -366,22 +416,25 @@ class Store:
 
     def _collect(
         self,
-        staying: Iterable[str] = STAYING,
+        staying: frozenset[str],
         older_than_s: float | None = None,
         to_bytes: int | None = None,
     ) -> tuple[int, int]:
         before = self.volume()
-        shelves = list(self._shelves.values())
-        in_use = InUse(self._root / "users")
-        taken, letters = in_use.now(), {KINDS[kind] for kind in staying}
-        found = oldest(shelves, time.time() - (older_than_s or 0.0))
-        free = [one for one in found if one.name[0] not in letters and one.number not in taken]
+        databases = list(self._databases.values())
+        in_use = ActiveJobs(self._root / "users")
+        taken = in_use.now()
+        found = oldest(databases, time.time() - (older_than_s or 0.0))
+        free = [one for one in found if one.name[0] not in staying and one.number not in taken]
         enough = (lambda: False) if to_bytes is None else (lambda: self.volume() <= to_bytes)
         return remove(free, enough, in_use), max(0, before - self.volume())
 
+    def _shrink(self, to_bytes: int) -> None:
+        self._collect(kinds.staying(), to_bytes=to_bytes)
+
     def _keep_counts(self) -> None:
         with contextlib.suppress(OSError, ValueError):
-            paths.add_counts(self._root / "counts.json", self.counts)
+            paths.add_counts(self._root / "counts.json", self.counts, self._patience)
 
     def lifetime_counts(self) -> Counter[str]:
         """The counts of all runs so far."""

@@ -25,17 +25,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cache import codecs, paths
-from cache.active_jobs import InUse, User
+from cache.active_jobs import ActiveJob, ActiveJobs
 from cache.bundle import export_bundle, import_bundle
-from cache.database import Shelf, journal_mode, open_database
+from cache.database import Database, journal_mode, open_for_writing
 from cache.errors import BundleError, CacheError, DamagedError
 from cache.eviction import Room, oldest, remove
 from cache.keys import Keys, digest
+from cache.kinds import Kind, register
 from cache.leases import Leases
 from cache.memo import Memo
-from cache.store import KINDS, Store
+from cache.store import Store
 from tgi_stack.answers import cache_admin
 from tgi_stack.answers.audit import Reasked
+from tgi_stack.answers.kinds import KINDS
 from tgi_stack.errors import MachineError
 
 KEYS = [digest(b"%d" % number) for number in range(1000)]
@@ -231,7 +233,7 @@ def test_a_planted_pickle_is_never_opened(
     store.put("labels", KEYS[1], b"mine")
     store.flush()
     assert store.get("labels", KEYS[1]) == b"mine"
-    cache = open_database(tmp_path / "cache" / "v1" / "small")
+    cache = open_for_writing(tmp_path / "cache" / "v1" / "small")
     for wrong in ({"a": 1}, (1,), True, None):
         with pytest.raises(TypeError):
             cache.set("key", wrong)
@@ -394,7 +396,7 @@ def test_it_is_read_where_it_can_not_be_written(
 
 
 READ = (
-    "import sys; from pathlib import Path; from cache.store import Store; "
+    "import sys; from pathlib import Path; import tgi_stack.answers; from cache.store import Store; "
     "s = Store(Path(sys.argv[1]), lambda line: print(line, file=sys.stderr)); "
     "print((s.get('labels', sys.argv[2]) or b'-').decode(), s.writable); "
     "s.put('labels', sys.argv[2], b'x'); s.close()"
@@ -509,7 +511,7 @@ def test_the_writer_outlives_what_it_did_not_expect(
 
     with monkeypatch.context() as patch:
         patch.setattr("os.pwrite", full)
-        patch.setattr(store._shelves["small"], "write", odd)
+        patch.setattr(store._databases["small"], "write", odd)
         store.put("labels", KEYS[0], b"x", lambda: released.append(1))
         store.flush()
     store.put("labels", KEYS[1], b"later", lambda: released.append(2))
@@ -517,12 +519,12 @@ def test_the_writer_outlives_what_it_did_not_expect(
     assert released == [1, 2]
     assert store.get("labels", KEYS[1]) == b"later"
     assert len(said) == 1
-    names = {User.number_of("L" + key) for key in KEYS[:2]}
-    assert InUse(store.directory / "v1" / "users").now() == names
+    names = {ActiveJob.number_of("L" + key) for key in KEYS[:2]}
+    assert ActiveJobs(store.directory / "v1" / "users").now() == names
 
 
 def test_a_part_of_a_number_shifts_none_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    user = User(tmp_path / "users")
+    user = ActiveJob(tmp_path / "users")
     whole = os.pwrite
     with monkeypatch.context() as patch:
         patch.setattr("os.pwrite", lambda file, data, at: whole(file, bytes(data[:11]), at))
@@ -532,7 +534,7 @@ def test_a_part_of_a_number_shifts_none_after_it(tmp_path: Path, monkeypatch: py
         with pytest.raises(OSError, match="No space"):
             user.uses("L" + KEYS[5])
     user.uses("L" + KEYS[6])
-    assert InUse(tmp_path / "users").now() == {User.number_of("L" + key) for key in KEYS[:7]}
+    assert ActiveJobs(tmp_path / "users").now() == {ActiveJob.number_of("L" + key) for key in KEYS[:7]}
     user.close()
 
 
@@ -544,13 +546,13 @@ def test_a_file_that_was_removed_before_it_was_locked_is_made_anew(
 
     def late(file: Any, how: int) -> None:
         if how == fcntl.LOCK_EX and not done:
-            done.append(InUse(folder).now())  # somebody cleans up, just then
+            done.append(ActiveJobs(folder).now())  # somebody cleans up, just then
         lock(file, how)
 
     monkeypatch.setattr("fcntl.flock", late)
-    user = User(folder)
+    user = ActiveJob(folder)
     user.uses("L" + KEYS[0])
-    assert InUse(folder).now() == {User.number_of("L" + KEYS[0])}
+    assert ActiveJobs(folder).now() == {ActiveJob.number_of("L" + KEYS[0])}
     user.close()
 
 
@@ -565,8 +567,8 @@ def test_what_a_job_only_reads_stays_too(make: Callable[..., Store]) -> None:
 
 def test_what_is_read_while_others_are_removed_stays(make: Callable[..., Store], tmp_path: Path) -> None:
     filled(make, 300)
-    shelf, reading = Shelf(database(tmp_path).parent), make()
-    found = oldest([shelf], time.time())
+    opened, reading = Database(database(tmp_path).parent), make()
+    found = oldest([opened], time.time())
     batches = 0
 
     def enough() -> bool:
@@ -575,11 +577,11 @@ def test_what_is_read_while_others_are_removed_stays(make: Callable[..., Store],
         assert reading.get("labels", found[64 * (batches - 1)].name[1:])  # one of those that are next
         return False
 
-    removed = remove(found, enough, InUse(tmp_path / "cache" / "v1" / "users"))
+    removed = remove(found, enough, ActiveJobs(tmp_path / "cache" / "v1" / "users"))
     assert (batches, removed) == (5, 295)
     assert all(reading.get("labels", found[64 * place].name[1:]) for place in range(5))
-    shelf.let_go()
-    shelf.close()
+    opened.let_go()
+    opened.close()
 
 
 def test_a_whole_database_that_can_not_be_opened_is_left_where_it_is(
@@ -766,7 +768,7 @@ def test_killed_writers_leave_whole_values_or_none(make: Callable[..., Store], t
 
 
 PUT = (
-    "import os, sys; from pathlib import Path; from cache.store import Store\n"
+    "import os, sys; from pathlib import Path; import tgi_stack.answers; from cache.store import Store\n"
     "store = Store(Path(sys.argv[1]), lambda line: os.write(2, line.encode()))\n"
     "for key in sys.argv[2:]:\n"
     "    store.put('labels', key, key.encode() * 20)\n"
@@ -1090,4 +1092,8 @@ def test_a_bundle_that_is_cut_short_is_an_error(bundle: Path, tmp_path: Path, cu
 
 
 def test_each_kind_has_a_letter_of_its_own() -> None:
-    assert len(set(KINDS.values())) == len(KINDS)
+    with pytest.raises(ValueError, match="another kind"):
+        register(Kind("another", "L"))
+    with pytest.raises(ValueError, match="another kind"):
+        register(Kind("labels", "X"))
+    register(*KINDS)

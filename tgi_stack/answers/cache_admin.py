@@ -15,7 +15,7 @@ from typing import Any
 from cache import paths
 from cache.bundle import Imported, export_bundle, import_bundle
 from cache.database import is_damage, is_full, journal_mode
-from cache.errors import BundleError, CacheError
+from cache.errors import BundleError, CacheError, RefusedBundleError
 from cache.store import Store
 from tgi_stack.errors import InputError, MachineError, SettingsError, UsageError
 from tgi_stack.settings import Settings, bytes_of
@@ -230,10 +230,23 @@ def _seconds(text: str | None) -> float | None:
     return float(found[1]) * {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 604_800}[found[2]]
 
 
-def export(store: Store, path: Path) -> int:
-    """See `bundle.export_bundle`."""
+def export(store: Store, path: Path, *, force: bool, reads: Iterable[Path | None] = ()) -> int:
+    """See `bundle.export_bundle`.
+
+    Args:
+        reads: files that were read before, such as the configuration; the team's key is added.
+
+    Raises:
+        UsageError: the file is there already, or is one of those that are read.
+        MachineError: it can't be written.
+    """
+    named = os.environ.get("FASTQWEN_CACHE_KEY_FILE")
+    all_read = [one for one in reads if one is not None] + ([] if named is None else [Path(named)])
     with _usable(store):
-        return export_bundle(store, path, _team_key())
+        try:
+            return export_bundle(store, path, _team_key(), force=force, reads=all_read)
+        except RefusedBundleError as error:
+            raise UsageError(str(error)) from error
 
 
 def take_in(store: Store, path: Path) -> Imported:

@@ -1,0 +1,39 @@
+"""What a forked child must not share with its parent: locked files and half-made changes.
+
+A lock of `flock` belongs to an open file: a child that keeps the file keeps the lock. So such files are
+closed in the child. No process forks while a transaction is being written: the child could take it back too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+
+CHANGING = threading.RLock()  # held while a database is changed; whoever forks waits for it
+_locked: set[int] = set()
+
+
+def close_in_child(descriptor: int) -> None:
+    """Has a forked child close a file."""
+    _locked.add(descriptor)
+
+
+def close(descriptor: int) -> None:
+    """Closes a file that a forked child would have closed."""
+    _locked.discard(descriptor)
+    os.close(descriptor)
+
+
+def _in_child() -> None:
+    global CHANGING
+    CHANGING = threading.RLock()
+    for descriptor in _locked:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+    _locked.clear()
+
+
+os.register_at_fork(
+    before=lambda: CHANGING.acquire(), after_in_parent=lambda: CHANGING.release(), after_in_child=_in_child
+)

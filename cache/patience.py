@@ -1,0 +1,135 @@
+"""How long to wait for a process that holds a lock: a moment, where it stands still.
+
+A process that runs is waited for. One that is stopped, frozen or gone (its children keep its locks) does not
+go on by itself: what all of its locks cost a waiter together is `MOST_S`. The kernel's list of locks tells
+who holds one; where it tells nothing (other systems than Linux, other containers) nobody is known to stand still.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+MOST_S = 1.0  # for all that a process holds, from the moment that it is seen to stand still
+CHECK_EVERY_S = 0.05
+LOCKS = Path("/proc/locks")
+SHOWN_WORDS = 3  # of a command: its program, script and command, and nothing that may be secret
+
+
+class StandsStillError(OSError):
+    """A process that stands still holds what is needed.
+
+    Attributes:
+        pid: the process.
+    """
+
+    def __init__(self, pid: int, path: Path) -> None:
+        self.pid = pid
+        command = _command(pid)
+        state = f"({command}) stands still" if command else "is gone, one of its children stays"
+        line = (
+            f"process {pid} on {socket.gethostname()} {state} and holds {path}; "
+            f"let it go on (kill -CONT {pid}) or end it"
+        )
+        super().__init__(errno.ETIMEDOUT, line)
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+@dataclass
+class _Watched:
+    still: bool
+    checked_at: float
+    since: float
+
+
+@dataclass
+class Patience:
+    """What is known of the processes that one waiter waits for; safe among threads."""
+
+    _watched: dict[int, _Watched] = field(default_factory=dict)
+
+    def check(self, path: Path) -> None:
+        """To be called while a file can't be locked.
+
+        Raises:
+            StandsStillError: a process that holds it has stood still for too long.
+        """
+        for pid in holders(path):
+            self.check_process(pid, path)
+
+    def check_process(self, pid: int, path: Path) -> None:
+        """As `check`, where the holder of `path` is known."""
+        now = time.monotonic()
+        seen = self._watched.get(pid)
+        if seen is None or now - seen.checked_at >= CHECK_EVERY_S:
+            still = pid != os.getpid() and stands_still(pid)
+            since = seen.since if seen is not None and seen.still else now
+            seen = self._watched[pid] = _Watched(still, now, since)
+        if seen.still and now - seen.since >= MOST_S:
+            raise StandsStillError(pid, path)
+
+    def refuse(self, path: Path) -> None:
+        """To be called before a file is locked.
+
+        Raises:
+            StandsStillError: a process that stood still for too long holds it.
+        """
+        if any(seen.still for seen in list(self._watched.values())):
+            self.check(path)
+
+
+def holders(path: Path) -> list[int]:
+    """The processes that hold a lock on a file, of either kind; none where it can't be told."""
+    try:
+        lines, about = LOCKS.read_text().splitlines(), path.stat()
+    except OSError:
+        return []
+    exact: set[int] = set()
+    alike: set[int] = set()  # layered file systems have another device than their files say
+    for words in map(str.split, lines):
+        if "->" in words or len(words) < 6:  # one who waits
+            continue
+        major, minor, inode = words[5].split(":")
+        if int(inode) == about.st_ino:
+            alike.add(int(words[4]))
+            if (int(major, 16), int(minor, 16)) == (os.major(about.st_dev), os.minor(about.st_dev)):
+                exact.add(int(words[4]))
+    return sorted(pid for pid in exact or alike if pid > 0)
+
+
+def stands_still(pid: int) -> bool:
+    """Whether a process is stopped, traced, frozen or gone."""
+    try:
+        content = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return LOCKS.exists()
+    except OSError:
+        return False
+    return content.rpartition(")")[2].split()[0] in ("T", "t") or _is_frozen(pid)
+
+
+def _is_frozen(pid: int) -> bool:
+    try:
+        group = Path(f"/proc/{pid}/cgroup").read_text().rpartition("0::/")[2].strip()
+        return "frozen 1" in Path("/sys/fs/cgroup", group, "cgroup.events").read_text()
+    except OSError:
+        return False
+
+
+def _command(pid: int) -> str:
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return ""
+    shown = []
+    for word in words[:SHOWN_WORDS]:
+        if word.startswith("-") or "://" in word:
+            break
+        shown.append("".join(c if c.isprintable() else "?" for c in word.rpartition("/")[2]))
+    return " ".join(shown)
