@@ -599,10 +599,9 @@ def cache_export(
 ) -> None:
     """All entries in one file, sealed by the key that FASTQWEN_CACHE_KEY_FILE names, if any."""
     with _store(cache_dir, config, debug) as store:
-        talk.print(
-            f"{cache_admin.export(store, file, force=force, reads=[config or Path(settings.FILE)]):,} entries in {file}",
-            markup=False,
-        )
+        reads = [config or Path(settings.FILE)]
+        count = cache_admin.export(store, file, force=force, reads=reads)
+        talk.print(f"{count:,} entries in {file}", markup=False)
 
 
 @cache_app.command(name="import")

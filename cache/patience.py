@@ -2,7 +2,8 @@
 
 A process that runs is waited for. One that is stopped, frozen or gone (its children keep its locks) does not
 go on by itself: what all of its locks cost a waiter together is `MOST_S`. The kernel's list of locks tells
-who holds one; where it tells nothing (other systems than Linux, other containers) nobody is known to stand still.
+who holds one; where it tells nothing (other systems than Linux, other containers) nobody is known to stand
+still.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ class Patience:
         """As `check`, where the holder of `path` is known."""
         now = time.monotonic()
         seen = self._watched.get(pid)
-        if seen is None or now - seen.checked_at >= CHECK_EVERY_S:
+        # Before anybody is passed over, it is looked at again: it may have gone on just now.
+        if seen is None or seen.still or now - seen.checked_at >= CHECK_EVERY_S:
             still = pid != os.getpid() and stands_still(pid)
             since = seen.since if seen is not None and seen.still else now
             seen = self._watched[pid] = _Watched(still, now, since)
