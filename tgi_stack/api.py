@@ -66,6 +66,9 @@ class PartialFailure(FastqwenError):  # noqa: N818  # the name that users know
 class _Engine:
     """A backend of one kind in a thread's event loop, opened at first use.
 
+    A forked child opens its own at its first use, unless torch computes. Pickled are the options alone, and
+    with them a key that stands there: the other process opens its own too.
+
     Args:
         options: settings by their names in Python (`engine`, `model`, `endpoint`, ...), over variables and
             `fastqwen.toml` as on the command line.
@@ -77,15 +80,22 @@ class _Engine:
         unknown = options.keys() - Settings.model_fields.keys()
         if unknown:
             raise UsageError(f"unknown option {min(unknown)!r}; they are named as in fastqwen.toml")
+        self._options = options
         self.settings = settings_of.load(options)
+        self._closed = False
+        self._start()
+
+    def _start(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fastqwen", daemon=True)
         self._thread.start()
         self._backend: Backend | None = None
         self._store: Store | None = None
         self._opening = asyncio.Lock()
-        self._closed = False
         self._process = os.getpid()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _made, (type(self), self._options)
 
     def __enter__(self) -> Any:
         return self
@@ -117,7 +127,26 @@ class _Engine:
         if self._closed:
             what.close()
             raise UsageError("this engine was closed")
+        try:
+            self._leave_parent()
+        except UsageError:
+            what.close()
+            raise
         return asyncio.run_coroutine_threadsafe(what, self._loop)
+
+    def _leave_parent(self) -> None:
+        """In a forked child: leaves what is the parent's alone, and starts anew."""
+        with _forks.lock:
+            if self._process == os.getpid():
+                return
+            if self._backend is not None and self._backend.identity.engine == "torch":
+                raise UsageError(
+                    "torch does not go on in a forked child; make the engine in the child, or start "
+                    'the child with multiprocessing.get_context("spawn")'
+                )
+            # What is collected would be closed, and its connections are the parent's too.
+            _forks.inherited.append((self._loop, self._thread, self._backend, self._store, self._opening))
+            self._start()
 
     async def _opened(self) -> Backend:
         async with self._opening:
@@ -133,12 +162,13 @@ class _Engine:
         stop = asyncio.Event()
         done = self._submit(self._produce(prepare, records, stop))
         done.add_done_callback(lambda _: records.put(None))
+        process = os.getpid()
         try:
-            while (record := records.get()) is not None:
+            while (record := _forks.next_of(records, process)) is not None:
                 yield record
             done.result()
         finally:
-            if not self._closed:
+            if not self._closed and process == os.getpid():
                 self._loop.call_soon_threadsafe(stop.set)
 
     async def _produce(
@@ -166,6 +196,33 @@ class _Engine:
                 yield record
         finally:
             await asyncio.to_thread(records.close)  # type: ignore[attr-defined]  # a generator
+
+
+class _Forks:
+    """What forked children must not use, and a lock of their own."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.inherited: list[tuple[Any, ...]] = []
+        os.register_at_fork(after_in_child=self._in_child)
+
+    def _in_child(self) -> None:
+        self.lock = threading.Lock()
+
+    @staticmethod
+    def next_of(records: queue.Queue[Record | None], process: int) -> Record | None:
+        """The next record of a run, which goes on in the process that began it alone."""
+        if process != os.getpid():
+            raise UsageError("this run was begun before a fork; begin another one in the child")
+        return records.get()
+
+
+_forks = _Forks()
+
+
+def _made(engine: type[_Engine], options: dict[str, Any]) -> _Engine:
+    """What was pickled, opened anew at its first use."""
+    return engine(**options)
 
 
 class _Run:
@@ -322,13 +379,12 @@ class Reranker(_Engine):
 # -- the seed's functions ------------------------------------------------------------------------------
 
 _KEPT: dict[str, Reranker] = {}
-_KEEPING = threading.Lock()
 
 
 def _kept(options: dict[str, Any]) -> Reranker:
     """One engine for equal options, as long as the process lives."""
     key = repr((os.getpid(), sorted(options.items())))
-    with _KEEPING:
+    with _forks.lock:
         if key not in _KEPT:
             _KEPT[key] = Reranker(**options)
             atexit.register(_close, key)

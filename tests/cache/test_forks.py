@@ -1,0 +1,139 @@
+"""A fork: the child keeps no lock of its parent's, and uses nothing that is not its own."""
+
+from __future__ import annotations
+
+import fcntl
+import multiprocessing
+import os
+import pickle
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import tgi_stack.answers  # noqa: F401  # registers the kinds
+from cache import forks, paths
+from cache.active_jobs import ActiveJobs
+from cache.errors import CacheError
+from cache.keys import digest
+from cache.patience import Patience
+from cache.store import Store
+
+KEY = digest(b"key")
+
+
+@contextmanager
+def forked() -> Iterator[int]:
+    """A child that does nothing until it is killed."""
+    child = os.fork()
+    if child == 0:
+        try:
+            time.sleep(600)
+        finally:
+            os._exit(0)
+    try:
+        yield child
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def in_child(ask: Callable[[], object]) -> str:
+    """What a forked child got, or the error that it met."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(writing, str(ask()).encode())
+        except Exception as error:  # noqa: BLE001  # told to the parent
+            os.write(writing, f"{type(error).__name__}: {error}".encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as file:
+        found = file.read()
+    os.waitpid(child, 0)
+    return found
+
+
+def test_a_child_does_not_keep_a_job_active(tmp_path: Path) -> None:
+    store = Store(tmp_path / "cache", print)
+    store.get("labels", KEY)
+    users = tmp_path / "cache" / "v1" / "users"
+    with forked():
+        assert len(ActiveJobs(users).now()) == 1
+        store._job = None  # the job dies, its child lives on
+        for descriptor in list(forks._locked):
+            forks.close(descriptor)
+        assert ActiveJobs(users).now() == set()
+    store.close()
+
+
+def test_a_child_does_not_keep_the_turn(tmp_path: Path) -> None:
+    path = tmp_path / "writing"
+    with paths.alone(path, 1.0, Patience()):
+        child = forked()
+        child.__enter__()
+        descriptor = next(iter(forks._locked))
+        os.close(os.dup(descriptor))
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+    with paths.alone(path, 0.0, Patience()):
+        pass
+    child.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize(
+    "use", [lambda store: store.get("labels", KEY), lambda store: store.put("labels", KEY, b"x")]
+)
+def test_a_store_refuses_work_in_a_child(tmp_path: Path, use: Callable[[Store], object]) -> None:
+    store = Store(tmp_path / "cache", print)
+    store.put("labels", KEY, b"value")
+    assert "CacheError" in in_child(lambda: use(store))
+    assert "open it in the child" in in_child(lambda: use(store))
+    assert in_child(store.close) == "None"
+    assert store.get("labels", KEY) == b"value"
+    store.close()
+
+
+def test_a_child_opens_a_store_of_its_own(tmp_path: Path) -> None:
+    store = Store(tmp_path / "cache", print)
+    store.put("labels", KEY, b"value")
+    store.flush()
+
+    def ask() -> bytes | None:
+        mine = Store(tmp_path / "cache", print)
+        mine.put("labels", digest(b"another"), b"of the child")
+        found = mine.get("labels", KEY)
+        mine.close()
+        return found
+
+    assert in_child(ask) == "b'value'"
+    assert store.get("labels", digest(b"another")) == b"of the child"
+    store.close()
+
+
+def test_forks_beside_a_writer_lose_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path / "cache", print)
+    keys = [digest(b"%d" % number) for number in range(300)]
+    for place, key in enumerate(keys):
+        store.put("labels", key, key.encode())
+        if place % 30 == 0:
+            process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(0,))
+            process.start()
+            process.join()
+            assert process.exitcode == 0
+    store.close()
+    again = Store(tmp_path / "cache", print)
+    assert [again.get("labels", key) for key in keys] == [key.encode() for key in keys]
+    again.close()
+
+
+def test_a_store_says_why_it_is_not_pickled(tmp_path: Path) -> None:
+    store = Store(tmp_path / "cache", print)
+    with pytest.raises(TypeError, match="can't be pickled; open it in the other process"):
+        pickle.dumps(store)
+    store.close()
+    assert issubclass(CacheError, Exception)
