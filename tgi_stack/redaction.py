@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from urllib.parse import quote
 
 BLOT = "***"
@@ -15,10 +16,12 @@ _NAMES = (
     r"refresh[-_]?token|secret|client[-_]?secret|password|passwd|pwd|pass|auth|authorization|credential|"
     r"credentials|signature|sig|sas|session|subscription[-_]?key|code|x-[a-z-]*(?:signature|credential|token))"
 )
-# The last @ before the path ends the user's part: passwords hold any other character.
-_USER = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]*:/{1,3})[^\s/?#\"'<>]*@", re.IGNORECASE)
+# The last @ ends the user's part: passwords hold any other character, slashes too where nobody escaped them.
+_USER = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]*:/{1,3})[^\s\"'<>]*@", re.IGNORECASE)
 _QUERY = re.compile(rf"(?P<name>[?&;#]{_NAMES}=)[^\s&;#\"'<>]+", re.IGNORECASE)
 _BEARER = re.compile(r"(?P<name>\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
+
+_OF_URLS = frozenset({"--endpoint", "--proxy", "--cache-tier", "--ray-address", "--adopt", "--against"})
 
 _secrets: dict[str, re.Pattern[str]] = {}
 
@@ -32,6 +35,39 @@ def keep_secret(value: str | None) -> None:
     edge = r"" if len(value) >= SAFE_ANYWHERE else r"(?<![A-Za-z0-9])"
     end = r"" if len(value) >= SAFE_ANYWHERE else r"(?![A-Za-z0-9])"
     _secrets[value] = re.compile(f"{edge}(?:{inside}){end}", re.IGNORECASE)
+
+
+def without_secrets_in(body: bytes) -> bytes:
+    """What a server sent, without the keys that it was sent."""
+    if not _secrets:
+        return body
+    lower = body.lower()
+    if not any(secret.lower().encode() in lower for secret in _secrets):
+        return body
+    return without_secrets(body.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+
+
+def redact_url(url: str) -> str:
+    """What is meant as a URL, whether it is one or not: all before its last @ may be a password."""
+    user, at, rest = url.rpartition("@")
+    if at:
+        scheme, mark, _ = user.partition("://")
+        url = f"{scheme}://{BLOT}@{rest}" if mark else f"{BLOT}@{rest}"
+    return redact(url)
+
+
+def redact_command(words: Sequence[str]) -> list[str]:
+    """A command line as it may be recorded."""
+    said = []
+    for before, word in zip(["", *words], words, strict=False):
+        name, mark, value = word.partition("=")
+        if before in _OF_URLS:
+            said.append(redact_url(word))
+        elif mark and name in _OF_URLS:
+            said.append(f"{name}={redact_url(value)}")
+        else:
+            said.append(redact(word))
+    return said
 
 
 def without_secrets(text: str) -> str:

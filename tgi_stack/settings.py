@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tgi_stack.errors import SettingsError
+from tgi_stack.redaction import redact
 
 FILE = "fastqwen.toml"
 DEFAULT_ENDPOINTS = {"text": "http://127.0.0.1:8080", "vision": "http://127.0.0.1:8081"}
@@ -154,7 +155,9 @@ def load(
         if not first["loc"]:
             raise SettingsError(first["msg"].removeprefix("Value error, ")) from error
         name = str(first["loc"][0])
-        raise SettingsError(f"--{name.replace('_', '-')}: {first['msg']} (got {first['input']!r})") from error
+        raise SettingsError(
+            f"--{name.replace('_', '-')}: {first['msg']} (got {redact(repr(first['input']))})"
+        ) from error
 
 
 def _from_file(file: Path | None) -> dict[str, Any]:

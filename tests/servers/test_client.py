@@ -10,6 +10,7 @@ import pytest
 
 from tgi_stack.backends.micro_batch import MicroBatcher
 from tgi_stack.backends.servers import retry
+from tgi_stack.backends.servers.blame import ATTEMPTS, OWN, UNSURE, Blame, Row
 from tgi_stack.backends.servers.endpoints import Endpoint, Limit, Pool
 from tgi_stack.backends.servers.protocols.reply import Served
 from tgi_stack.backends.servers.retry import Budget, Decision
@@ -61,11 +62,70 @@ def test_one_ended_idle_connection_is_no_failure() -> None:  # S12
         ("9999", 30.0),
         ("nan", None),
         (None, None),
+        ("0.4", 0.4),
         ("Wed, 21 Oct 2015", None),
+        ("Wed, 21 Oct 2015 07:28:10 GMT", 10.0),
+        ("Wed, 21 Oct 2015 07:27:00 GMT", 0.0),
+        ("Wed, 21 Oct 2015 09:28:05 +0200", 5.0),
+        ("Thu, 22 Oct 2015 07:28:00 GMT", 30.0),
+        ("Mon, 01 Jan 0001 00:00:00 GMT", 0.0),
     ],
 )
-def test_retry_after_is_capped_dates_are_ignored(value: str | None, seconds: float | None) -> None:  # S30
-    assert retry.retry_after_s(value) == seconds
+def test_retry_after_is_read_and_capped(value: str | None, seconds: float | None) -> None:  # S30
+    assert retry.retry_after_s(value, "Wed, 21 Oct 2015 07:28:00 GMT") == seconds
+
+
+def test_a_date_without_the_servers_own_is_none() -> None:  # S30
+    assert retry.retry_after_s("Wed, 21 Oct 2015 07:28:10 GMT") is None
+    assert retry.retry_after_s("Wed, 21 Oct 2015 07:28:10 GMT", "soon") is None
+
+
+@pytest.mark.parametrize("named", [None, 0.0, 0.01])
+def test_a_pause_has_a_floor_that_doubles(named: float | None) -> None:
+    rng = random.Random(3)
+    pauses = [retry.throttled_s(named, times, rng) for times in range(1, 12)]
+    assert all(pause >= floor for pause, floor in zip(pauses, (0.25, 0.5, 1, 2, 4, 8, 8), strict=False))
+    assert max(pauses) <= 12.0
+    assert retry.throttled_s(30.0, 1, rng) == 30.0
+
+
+def test_after_refusals_fewer_are_sent() -> None:
+    clock = Clock()
+    endpoint = Endpoint("http://h", SERVED, Limit(64, clock, first=32))
+    endpoint.throttles, endpoint.outstanding = 3, 4
+    assert not endpoint.takes(clock.now)
+    endpoint.outstanding = 3
+    assert endpoint.takes(clock.now)
+    endpoint.throttles, endpoint.outstanding = 9, 0
+    assert endpoint.takes(clock.now)
+
+
+def failed(blame: Blame, row: Row, kind: str = "500", times: int = 1) -> int:
+    for _ in range(times):
+        blame.failed(row, kind)
+    return blame.most(row, kind, in_company=False)
+
+
+def test_a_row_that_fails_alone_is_to_blame() -> None:
+    blame, row = Blame(Clock()), Row()
+    assert failed(blame, row) == UNSURE  # nobody else was answered meanwhile
+    blame.answered(Row())
+    assert blame.most(row, "500", in_company=False) == OWN
+    assert failed(blame, row, "408") == ATTEMPTS
+    assert failed(blame, row, "424") == 3
+
+
+def test_rows_that_fail_alike_are_asked_again() -> None:
+    clock = Clock()
+    blame, row, other = Blame(clock), Row(), Row()
+    failed(blame, row)
+    failed(blame, other)
+    blame.answered(Row())
+    assert blame.most(row, "500", in_company=False) == UNSURE
+    blame.answered(other)  # it got over it: a storm
+    assert blame.most(row, "500", in_company=False) == ATTEMPTS
+    clock.now += 60
+    assert blame.most(row, "500", in_company=False) == OWN
 
 
 def test_pauses_grow_are_jittered_and_bounded() -> None:

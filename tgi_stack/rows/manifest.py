@@ -17,6 +17,7 @@ from typing import Any
 from tgi_stack import __version__, images
 from tgi_stack.errors import DiskError, UsageError
 from tgi_stack.prompting import prompts
+from tgi_stack.redaction import redact_command
 from tgi_stack.rows.ledger import sha256_of, write_json
 from tgi_stack.rows.reader import SPOOLED, File, Folder, Parts, Source
 from tgi_stack.settings import Settings
@@ -122,7 +123,7 @@ class Manifest:
         return cls(
             out,
             {
-                "command": command,
+                "command": redact_command(command),
                 "fastqwen": __version__,
                 "state": "running",
                 "asked": asked,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from tgi_stack.backends.servers import retry
-from tgi_stack.backends.servers.blame import ATTEMPTS, Blame, Row
+from tgi_stack.backends.servers.blame import ATTEMPTS, OWN, Blame, Row
 from tgi_stack.backends.servers.endpoints import Endpoint, Pool
 from tgi_stack.backends.servers.label_routes import TgiReads, VllmReads
 from tgi_stack.backends.servers.protocols import tgi, vllm
@@ -251,7 +251,8 @@ class ServedBackend:
         row.bad_replies += 1
         self._pool.failed(endpoint, str(error))
         row.pauses += 1
-        if row.bad_replies >= BAD_REPLIES and self._alive():
+        most = OWN if question.in_company else BAD_REPLIES  # in company it is asked alone after that
+        if row.bad_replies >= most and self._alive():
             raise self._given_up("server.bad_response", endpoint, row, str(error))
 
     def _mismatched(self, error: MismatchError, endpoint: Endpoint, row: Row, pictures: bool) -> None:

@@ -31,6 +31,7 @@ from tgi_stack.images.grid import Grid
 from tgi_stack.prompting import prompts
 from tgi_stack.prompting.profile import Profile
 from tgi_stack.prompting.tokenizer import Tokenizer
+from tgi_stack.redaction import keep_secret
 from tgi_stack.settings import Settings
 from tgi_stack.stack.files.declared import UNKNOWN, declared
 from tgi_stack.types import Identity
@@ -74,6 +75,8 @@ def access(settings: Settings, environ: Mapping[str, str] = os.environ) -> Acces
             raise SettingsError(f"--api-key-file {settings.api_key_file}: can't be read as text") from error
     if key is not None and (not key or not key.isascii() or not key.isprintable() or " " in key):
         raise SettingsError("the API key is empty or holds characters that no header takes")
+    for secret in (key, environ.get("HF_TOKEN")):
+        keep_secret(secret)
     return Access(key, settings.ca_file)
 
 

@@ -23,7 +23,7 @@ from aiohttp.client_reqrep import ClientResponse
 from tgi_stack import __version__
 from tgi_stack.backends.servers.protocols.reply import Call
 from tgi_stack.errors import SettingsError
-from tgi_stack.redaction import keep_secret, redact
+from tgi_stack.redaction import redact, without_secrets_in
 
 CONNECT_S = 5.0
 IDLE_S = 4.0  # vLLM closes idle connections after 5
@@ -118,7 +118,6 @@ class Transport:
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_S, ssl=_trust(ca_file))
         headers = {"Accept-Encoding": "identity", "User-Agent": f"fastqwen/{__version__}"}
         if api_key is not None:
-            keep_secret(api_key)
             headers["Authorization"] = f"Bearer {api_key}"
         self._session = aiohttp.ClientSession(
             connector=connector,
@@ -159,7 +158,8 @@ class Transport:
             ):
                 began = True
                 discard = response.discard  # type: ignore[attr-defined]  # a _Response
-                return Reply(response.status, response.headers, await _body(response), discard)
+                body = without_secrets_in(await _body(response))
+                return Reply(response.status, response.headers, body, discard)
         except TimeoutError as error:
             sent = f" to a request of {len(data):,} bytes" if data else ""
             raise TransportError("slow", f"no whole answer within {deadline_s:.0f} s{sent}") from error

@@ -8,7 +8,7 @@ import re
 from urllib.parse import urlsplit
 
 from tgi_stack.errors import SettingsError
-from tgi_stack.redaction import redact
+from tgi_stack.redaction import redact_url
 
 LOG = logging.getLogger("fastqwen")
 SHOWN = 80
@@ -19,6 +19,7 @@ _ROUTES = re.compile(
     r"invocations|vertex|models)/*$",
     re.IGNORECASE,
 )
+_PLAIN = re.compile(r"https?://(?:\[[0-9a-fA-F:.]*\]?|[\w.-]+)(?::\d+)?(?:/.*)?", re.ASCII)
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)", re.IGNORECASE | re.ASCII)
 
 
@@ -28,13 +29,15 @@ def checked_url(url: str) -> str:
     Raises:
         SettingsError: no URL, or one of a host or a port that can't exist.
     """
-    shown = redact(url)[:SHOWN]
+    shown = redact_url(url)[:SHOWN]
     like = "give a URL such as http://127.0.0.1:8080"
     try:
         parts = urlsplit(url)
         port, host = parts.port, parts.hostname
     except ValueError as error:
-        raise SettingsError(f"--endpoint {shown}: no URL ({redact(str(error))[:SHOWN]}); {like}") from error
+        # What Python says of a port, and what stands in its place, may be a part of a password.
+        named = f" {shown}" if _PLAIN.fullmatch(shown) else ""
+        raise SettingsError(f"--endpoint{named}: no URL, or no port from 1 to 65535; {like}") from error
     if parts.scheme not in ("http", "https") or not host:
         raise SettingsError(f"--endpoint {shown}: {like}")
     if parts.username is not None or parts.password is not None:
@@ -44,7 +47,7 @@ def checked_url(url: str) -> str:
     if port == 0:
         raise SettingsError(f"--endpoint {shown}: no server has port 0; {like}")
     if not url.isprintable() or " " in url or "\\" in url or not _may_exist(host):
-        raise SettingsError(f"--endpoint {shown}: {redact(host)[:SHOWN]!r} can't be a host's name; {like}")
+        raise SettingsError(f"--endpoint {shown}: {host[:SHOWN]!r} can't be a host's name; {like}")
     return _without_route(url.rstrip("/"))
 
 
@@ -55,7 +58,7 @@ def _without_route(url: str) -> str:
         rest = rest[: found.start()]
     shorter = f"{scheme}://{rest.rstrip('/')}"
     if shorter != url:
-        LOG.warning("%s: the end that clients add themselves is cut off: %s", redact(url), redact(shorter))
+        LOG.warning("%s: the end that clients add themselves is cut off: %s", url, shorter)
     return shorter
 
 

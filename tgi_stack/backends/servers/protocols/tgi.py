@@ -29,6 +29,7 @@ from tgi_stack.backends.servers.protocols.reply import (
 )
 from tgi_stack.errors import TextError
 from tgi_stack.prompting.prompts import IMAGE_PAD
+from tgi_stack.redaction import without_secrets
 from tgi_stack.types import Caption, CaptionRequest, PreparedImage, ScoreRequest
 
 ROUTE = "tgi.grammar"
@@ -158,7 +159,7 @@ def parse_caption(body: bytes, headers: Mapping[str, str], request: CaptionReque
     text, generated = whole[len(asked) :], count(details.get("generated_tokens"))
     if generated > request.max_new_tokens:
         raise ReplyError(f"{generated} tokens where {request.max_new_tokens} were asked for")
-    return Caption(text.strip(), reason, "generate", len(request.token_ids), generated)
+    return Caption(without_secrets(text.strip()), reason, "generate", len(request.token_ids), generated)
 
 
 _IMAGE = re.compile(r"<\|vision_start\|>(?:<\|image_pad\|>)+<\|vision_end\|>")

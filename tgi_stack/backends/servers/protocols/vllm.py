@@ -22,6 +22,7 @@ from tgi_stack.backends.servers.protocols.reply import (
     an_object,
     json_object,
 )
+from tgi_stack.redaction import without_secrets
 from tgi_stack.types import Caption, CaptionRequest, PreparedImage, ScoreRequest
 
 ROUTE = "vllm.logprob_token_ids"
@@ -165,7 +166,7 @@ def parse_caption(body: bytes, request: CaptionRequest, model: str, name: str) -
     generated = count(usage.get("completion_tokens"))
     if generated > request.max_new_tokens:
         raise ReplyError(f"{generated} tokens where {request.max_new_tokens} were asked for")
-    return Caption(text.strip(), reason, "chat", len(request.token_ids), generated)
+    return Caption(without_secrets(text.strip()), reason, "chat", len(request.token_ids), generated)
 
 
 def _prove(reply: dict[str, Any], id: str, model: str, prompt_tokens: int) -> dict[str, Any]:
