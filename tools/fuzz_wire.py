@@ -214,20 +214,24 @@ def logits(ids: Any) -> Any:
     return np.random.default_rng(len(ids)).normal(size=TOKENIZER.size, scale=4.0)
 
 
+OF_TGI: list[dict[str, Any]] = [
+    {},
+    {"logits": logits},
+    {"logits": logits, "half": True},
+    {"logits": logits, "kernels": False},
+]
+OF_VLLM: list[dict[str, Any]] = [{}, {"logits": logits, "reads_ids": False, "max_top_n": 20}]
+
+
 def cases(spoiler: Spoiler) -> list[Callable[[], Coroutine[Any, Any, object]]]:
     """All that is asked of servers, each as one case."""
     scores, captions = requests()
     made: list[Callable[[], Coroutine[Any, Any, object]]] = []
-    for options in (
-        {},
-        {"logits": logits},
-        {"logits": logits, "half": True},
-        {"logits": logits, "kernels": False},
-    ):
+    for options in OF_TGI:
         wire = Wire(Loopback("tgi", max_top_n=20, **options), spoiler)
         made += [_tgi(wire, request, mass) for request in scores for mass in ("logits" in options, False)]
         made += [_caption(wire, request) for request in captions]
-    for options in ({}, {"logits": logits, "reads_ids": False, "max_top_n": 20}):
+    for options in OF_VLLM:
         wire = Wire(Loopback("vllm", **options), spoiler)
         made += [_vllm(wire, request) for request in scores]
         made += [_caption(wire, request) for request in captions]
