@@ -246,6 +246,13 @@ def probs(
     switches: Switches,
     llm_batch_size: LlmBatchSize = None,
     labels: Annotated[str | None, typer.Option(metavar="A,B,...", help="For rows that bring none.")] = None,
+    label_prefix: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="What stands before each label, such as a space.")
+    ] = None,
+    merging_labels: Annotated[
+        str | None,
+        typer.Option(metavar="refuse|read", help="Labels that are one token with the prompt's end."),
+    ] = None,
     chat: Annotated[
         bool | None, typer.Option("--chat", help="The prompt as one user turn, made harmless.")
     ] = None,

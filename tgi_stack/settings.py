@@ -76,6 +76,8 @@ class Settings(BaseModel):
     fallback: Literal["torch", "bounds", "fail"] | None = None
 
     labels: tuple[str, ...] | None = Field(None, min_length=1)
+    label_prefix: str = Field("", max_length=64)
+    merging_labels: Literal["refuse", "read"] = "refuse"
     chat: bool = False
 
     cache_dir: Path | None = None

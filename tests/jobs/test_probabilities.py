@@ -203,6 +203,38 @@ def test_labels_of_several_tokens_by_the_chain_rule(
     assert read_records(tmp_path / "g.jsonl")[0]["error"]["type"] == "label.not_one_token"
 
 
+MERGES_WITH_B = "The letter after this one is A"  # AB is a token of tiny's vocabulary
+
+
+@pytest.mark.parametrize("dialect", ["torch", "vllm"])
+def test_merging_labels_refused_prefixed_or_read(
+    fastqwen: Fastqwen, tmp_path: Path, logits: Any, tokenizer: Tokenizer, dialect: str
+) -> None:
+    rows = write_rows(tmp_path / "p.jsonl", {"prompt": MERGES_WITH_B, "num_candidates": 2})
+    assert tokenizer.encode(MERGES_WITH_B + "B") != (*tokenizer.encode(MERGES_WITH_B), *tokenizer.encode("B"))
+    cache = {"FASTQWEN_NO_CACHE": "0", "FASTQWEN_CACHE_DIR": str(tmp_path / "cache")}
+    with serve("vllm", logits=logits) as server:
+        engine = TORCH if dialect == "torch" else use(server)
+
+        def asked(*options: str, check: int = 0) -> dict[str, Any]:
+            done = fastqwen("probs", rows, *engine, *options, check=check, **cache)
+            return dict(json.loads(done.stdout))
+
+        read = asked("--merging-labels", "read")
+        refused = asked(check=1)  # not from what was read before
+        prefixed = asked("--label-prefix", "\n")
+        assert asked("--merging-labels", "read")["from_cache"]
+    assert refused["error"]["type"] == "label.merges"
+    assert read["labels"] == ["A", "B"]
+    assert "label.merges" in read["flags"]
+    values = logits(tokenizer.encode(MERGES_WITH_B))
+    own = np.exp(values[[*tokenizer.encode("A"), *tokenizer.encode("B")]] - values.max())
+    # fp32 in both; see docs/probabilities.md.
+    assert read["probabilities"] == pytest.approx(own / own.sum(), abs=1e-5)
+    assert prefixed["labels"] == ["\nA", "\nB"]
+    assert "label.merges" not in prefixed["flags"]
+
+
 def test_more_labels_than_vllm_reads_at_once(
     fastqwen: Fastqwen, tmp_path: Path, logits: Any, tokenizer: Tokenizer
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from tgi_stack.errors import LabelError
 from tgi_stack.prompting.labels import Prover, allowed, branches, chained, default_labels, grammars, trace
 from tgi_stack.prompting.tokenizer import Tokenizer
+from tgi_stack.tiny import TINY
 
 
 @pytest.mark.parametrize("count", [1, 2, 9, 10, 20, 26, 27, 52, 53, 100])
@@ -48,6 +51,65 @@ def test_what_can_not_be_read_is_refused(
     with pytest.raises(LabelError) as caught:
         Prover(tokenizer.encode).ids(labels, (prompt, tokenizer.encode(prompt)))
     assert caught.value.type == type
+
+
+@pytest.fixture(scope="module")
+def merging() -> Tokenizer:
+    """The tiny vocabulary with the merges of a colon and a capital that Qwen's own has."""
+    content = json.loads((TINY / "text" / "tokenizer.json").read_text())
+    merges, vocabulary = content["model"]["merges"], content["model"]["vocab"]
+    for letter in "ABCDEFGHIJKLMNOPQRST":
+        merges[merges.index(["A", letter])] = [":", letter]
+        vocabulary[":" + letter] = vocabulary.pop("A" + letter)
+    return Tokenizer.of(json.dumps(content).encode())
+
+
+def ending(tokenizer: Tokenizer, prompt: str) -> tuple[str, tuple[int, ...]]:
+    return tokenizer.encode_with_ending(prompt)[1]
+
+
+@pytest.mark.parametrize("prompt", ["Which one? Answer:", "It is: A", "B", "AB:", "Pick ::", "x S"])
+@pytest.mark.parametrize("label", ["A", "B", "T", "S"])
+def test_the_cures_that_are_named_work(merging: Tokenizer, prompt: str, label: str) -> None:
+    def reads(prompt: str, label: str) -> bool:
+        try:
+            return bool(Prover(merging.encode).paths((label,), ending(merging, prompt)))
+        except LabelError as error:
+            told.append(str(error))
+            return False
+
+    told: list[str] = []
+    if not reads(prompt, label):
+        assert ("--label-prefix ' '" in told[0]) == reads(prompt, " " + label)
+        assert ("line break" in told[0]) == reads(prompt + "\n", label)
+        assert "--merging-labels read" in told[0]
+
+
+def test_a_colon_and_a_letter_merge(merging: Tokenizer) -> None:
+    with pytest.raises(LabelError, match=r"'A' .*--label-prefix ' ', or .* line break"):
+        Prover(merging.encode).paths(("A", "B"), ending(merging, "Which one? Answer:"))
+
+
+def test_merging_labels_are_read_as_their_own_tokens(merging: Tokenizer) -> None:
+    prover, place = Prover(merging.encode), ending(merging, "Answer:")
+    assert prover.merge(("A", "Z"), place)
+    assert not prover.merge(("Y", "Z"), place)  # no merge of the vocabulary holds them
+    assert prover.paths(("A", "Z"), place, merging=True) == (merging.encode("A"), merging.encode("Z"))
+    with pytest.raises(LabelError, match="merges"):
+        prover.paths(("A", "Z"), place)
+    with pytest.raises(LabelError, match="empty"):
+        prover.paths(("",), place, merging=True)
+
+
+@pytest.mark.parametrize("count", [1, 26, 52, 60])
+def test_default_labels_behind_a_prefix(tokenizer: Tokenizer, count: int) -> None:
+    labels = default_labels(count, tokenizer.encode, " ")
+    assert len(set(labels)) == count
+    assert all(label.startswith(" ") and label[1:].isalpha() for label in labels)
+    prover = Prover(tokenizer.encode)
+    assert len(prover.paths(labels, ("x:", tokenizer.encode("x:")))) == count
+    if count <= 52:
+        assert prover.alphabet(labels) == default_labels(52, tokenizer.encode, " ")
 
 
 def test_labels_are_literal(tokenizer: Tokenizer) -> None:

@@ -57,7 +57,9 @@ class PromptContext:
         images = [part for part in self.parts if isinstance(part, PreparedImage)]
         seen = " ".join([f"{i.sha256}:{i.sent_width}x{i.sent_height}" for i in images])
         version = image_version if seen else ""
-        return {"prompt": self.prompt, "system": self.system, "images": seen, "image_version": version}
+        known = {"prompt": self.prompt, "system": self.system, "images": seen, "image_version": version}
+        # An answer of labels that merge is none where those are refused.
+        return {**known, "merging": "read"} if self.encoder.merging else known
 
 
 class PromptEncoder:
@@ -65,10 +67,12 @@ class PromptEncoder:
 
     Args:
         store: where token ids are kept.
+        merging: whether a label that merges with the end of a prompt is read as its own tokens.
     """
 
-    def __init__(self, profile: Profile, store: Store | None) -> None:
+    def __init__(self, profile: Profile, store: Store | None, *, merging: bool = False) -> None:
         self.profile = profile
+        self.merging = merging
         self.prover = Prover(profile.tokenizer.encode)
         self._tokens = TokenAnswers(store, profile.tokenizer)
         self._endings = {system: self._turn_ending(system) for system in ("", prompts.JUDGE)}

@@ -44,7 +44,8 @@ class LabelQuestion:
         """
         context, labels = self.context, self.labels
         whole = (context.prompt, context.token_ids)
-        paths = context.encoder.prover.paths(labels, context.ending, whole)
+        encoder = context.encoder
+        paths = encoder.prover.paths(labels, context.ending, whole, merging=encoder.merging)
         self._refuse_length(max(map(len, paths)))
         if set(map(len, paths)) == {1}:
             return LabelRequests((self._request((), tuple([path[0] for path in paths]), labels),), paths)

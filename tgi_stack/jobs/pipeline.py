@@ -36,7 +36,7 @@ MOST_AT_ONCE = 16_384
 OWN_FILES = 128  # of the run itself: input, output, cache, image processes
 
 FLAG_NOTES = {
-    "labels.spaced_likelier": ": with a space before them the labels are likelier; try ' A' in place of 'A'",
+    "labels.spaced_likelier": ": with a space before them the labels are likelier; try --label-prefix ' '",
 }
 
 AnyRow = TypeVar("AnyRow", bound=Row)

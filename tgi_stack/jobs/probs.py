@@ -29,7 +29,7 @@ class Probs:
     ) -> None:
         self._backend = CachedBackend(backend, store, settings, cache_only=replay)
         self._settings = settings
-        self._reader = LabelReader(self._backend, store)
+        self._reader = LabelReader(self._backend, store, merging=settings.merging_labels == "read")
 
     def job(self) -> Job[ProbsRow]:
         """The job that `run` runs."""
@@ -42,7 +42,11 @@ class Probs:
         """The fields of the row's record."""
         encoder, given = self._reader.encoder, row.labels
         context = encoder.turn(row.prompt) if self._settings.chat else encoder.verbatim(row.prompt)
-        labels = encoder.prover.default(given) if isinstance(given, int) else given
+        prefix = self._settings.label_prefix
+        if isinstance(given, int):
+            labels = encoder.prover.default(given, prefix)
+        else:
+            labels = tuple(prefix + label for label in given)
         scores = await self._reader.read(context, labels)
         spaced = await self._reader.spaced_is_likelier(context, labels, scores)
         identity = self._backend.identity

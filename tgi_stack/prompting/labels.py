@@ -20,14 +20,20 @@ PAIRS = tuple(a + b for a in string.ascii_uppercase for b in string.ascii_upperc
 LONGEST_REMEMBERED = 256  # characters of an ending
 REMEMBERED = 10_000  # sets of labels in their places; they are few where prompts end alike
 
+MERGES = "label.merges"  # of an error, and of a flag
+
 Encode = Callable[[str], tuple[int, ...]]
 Ending = tuple[str, tuple[int, ...]]
 
 
-def default_labels(count: int, encode: Encode) -> tuple[str, ...]:
+def default_labels(count: int, encode: Encode, prefix: str = "") -> tuple[str, ...]:
     """The first `count` labels: A-Z and a-z up to 52, from 53 on two-letter capitals alone.
 
-    Only pairs that are one token of the vocabulary are taken (Qwen's has 552).
+    Only pairs that are one token of the vocabulary are taken (Qwen's has 552); behind a prefix, those that
+    are one with it, as far as there are enough.
+
+    Args:
+        prefix: what stands before each.
 
     Raises:
         LabelError: `label.too_many` where the vocabulary has not so many.
@@ -35,8 +41,10 @@ def default_labels(count: int, encode: Encode) -> tuple[str, ...]:
     if count < 1:
         raise LabelError("label.none", "there is no candidate to label")
     if count <= len(LETTERS):
-        return tuple(LETTERS[:count])
-    pairs = tuple(pair for pair in PAIRS if len(encode(pair)) == 1)
+        return tuple(prefix + letter for letter in LETTERS[:count])
+    pairs = tuple(prefix + pair for pair in PAIRS if len(encode(prefix + pair)) == 1)
+    if count > len(pairs):
+        pairs = tuple(prefix + pair for pair in PAIRS if len(encode(pair)) == 1)
     if count > len(pairs):
         raise LabelError(
             "label.too_many",
@@ -46,9 +54,12 @@ def default_labels(count: int, encode: Encode) -> tuple[str, ...]:
 
 
 def trace(
-    labels: Sequence[str], prompt: str, prompt_ids: Sequence[int], encode: Encode
+    labels: Sequence[str], prompt: str, prompt_ids: Sequence[int], encode: Encode, *, merging: bool = False
 ) -> tuple[tuple[int, ...], ...]:
     """The token ids of each label right after the prompt: one or more.
+
+    Args:
+        merging: whether a label that merges with the end of the prompt is read as its own tokens there.
 
     Raises:
         LabelError: `label.duplicate`; `label.merges` where a label is no tokens of its own there;
@@ -58,7 +69,7 @@ def trace(
         twice = next(label for label in labels if list(labels).count(label) > 1)
         raise LabelError("label.duplicate", f"label {twice!r} stands twice")
     known = tuple(prompt_ids)
-    paths = {_path(label, prompt, known, encode): label for label in labels}
+    paths = {_path(label, prompt, known, encode, merging=merging): label for label in labels}
     if len(paths) != len(labels):
         raise LabelError("label.duplicate", "two labels are the same tokens of this vocabulary")
     for path, label in paths.items():
@@ -72,13 +83,30 @@ def trace(
     return tuple(paths)
 
 
-def _path(label: str, prompt: str, prompt_ids: tuple[int, ...], encode: Encode) -> tuple[int, ...]:
+def _path(
+    label: str, prompt: str, prompt_ids: tuple[int, ...], encode: Encode, *, merging: bool
+) -> tuple[int, ...]:
     ids = encode(prompt + label)
     if len(ids) > len(prompt_ids) and ids[: len(prompt_ids)] == prompt_ids:
         return ids[len(prompt_ids) :]
-    raise LabelError(
-        "label.merges",
-        f"label {label!r} can't be read here: it merges with the end of the prompt; use other labels",
+    if not label:
+        raise LabelError(MERGES, "an empty label can't be read; give each label a text")
+    if merging and (own := encode(label)):
+        return own
+    raise LabelError(MERGES, _merges(label, prompt, prompt_ids, encode))
+
+
+def _merges(label: str, prompt: str, prompt_ids: tuple[int, ...], encode: Encode) -> str:
+    """What is wrong with a label that merges, and what to write instead: only what works here."""
+    cures = ["--merging-labels read, which reads its own token there"]
+    broken = encode(prompt + "\n")
+    if encode(f"{prompt}\n{label}")[: len(broken)] == broken:
+        cures.insert(0, "end the prompt with a line break (a space there merges as well)")
+    if encode(f"{prompt} {label}")[: len(prompt_ids)] == prompt_ids:
+        cures.insert(0, "put a space before each label: --label-prefix ' '")
+    return (
+        f"label {label!r} can't be read here: it merges with the end of the prompt, {prompt[-12:]!r}; "
+        f"{', or '.join(cures)}"
     )
 
 
@@ -165,49 +193,68 @@ class Prover:
 
     def __init__(self, encode: Encode) -> None:
         self._encode = encode
-        self._known: dict[tuple[tuple[str, ...], Ending], tuple[tuple[int, ...], ...]] = {}
-        self._defaults: dict[int, tuple[str, ...]] = {}
+        self._known: dict[tuple[tuple[str, ...], Ending, bool], tuple[tuple[int, ...], ...]] = {}
+        self._defaults: dict[tuple[int, str], tuple[str, ...]] = {}
 
-    def default(self, count: int) -> tuple[str, ...]:
+    def default(self, count: int, prefix: str = "") -> tuple[str, ...]:
         """See `default_labels`."""
-        if count not in self._defaults:
-            self._defaults[count] = default_labels(count, self._encode)
-        return self._defaults[count]
+        key = (count, prefix)
+        if key not in self._defaults:
+            self._defaults[key] = default_labels(count, self._encode, prefix)
+        return self._defaults[key]
 
     def alphabet(self, labels: tuple[str, ...]) -> tuple[str, ...]:
         """All default labels of the kind that `labels` are the first of; else themselves."""
-        if labels == tuple(LETTERS[: len(labels)]):
-            return tuple(LETTERS)
+        prefix = labels[0].removesuffix(LETTERS[0])
+        prefix = "" if prefix.isalnum() else prefix  # two letters are a label of their own
+        letters = tuple(prefix + letter for letter in LETTERS)
+        if labels == letters[: len(labels)]:
+            return letters
         if labels == PAIRS[:1] + labels[1:]:
             pairs = self._pairs()
             return pairs if labels == pairs[: len(labels)] else labels
         return labels
 
     def _pairs(self) -> tuple[str, ...]:
-        if -1 not in self._defaults:
-            self._defaults[-1] = tuple(pair for pair in PAIRS if len(self._encode(pair)) == 1)
-        return self._defaults[-1]
+        if (-1, "") not in self._defaults:
+            self._defaults[-1, ""] = tuple(pair for pair in PAIRS if len(self._encode(pair)) == 1)
+        return self._defaults[-1, ""]
 
     def paths(
-        self, labels: tuple[str, ...], ending: Ending, whole: Ending | None = None
+        self, labels: tuple[str, ...], ending: Ending, whole: Ending | None = None, *, merging: bool = False
     ) -> tuple[tuple[int, ...], ...]:
         """The labels' token ids after a prompt, one or more each.
 
         Args:
+            merging: see `trace`.
             ending: the last words of the prompt, and their ids.
             whole: the prompt itself, for a tokenizer in which its ending alone reads otherwise.
 
         Raises:
             LabelError: see `trace`.
         """
-        key = (labels, ending)
+        key = (labels, ending, merging)
         if len(ending[0]) > LONGEST_REMEMBERED:
-            return self._trace(labels, ending, whole)
+            return self._trace(labels, ending, whole, merging=merging)
         if key not in self._known:
             if len(self._known) >= REMEMBERED:
                 self._known.clear()
-            self._known[key] = self._trace(labels, ending, whole)
+            self._known[key] = self._trace(labels, ending, whole, merging=merging)
         return self._known[key]
+
+    def merge(self, labels: tuple[str, ...], ending: Ending, whole: Ending | None = None) -> bool:
+        """Whether one of the labels merges with the end of the prompt; see `paths`.
+
+        Raises:
+            LabelError: see `paths`.
+        """
+        read = self.paths(labels, ending, whole, merging=True)
+        try:
+            return self.paths(labels, ending, whole) != read
+        except LabelError as error:
+            if error.type != MERGES:
+                raise
+            return True
 
     def ids(self, labels: tuple[str, ...], ending: Ending, whole: Ending | None = None) -> tuple[int, ...]:
         """The labels' token ids after a prompt, where each has to be one token; see `paths`."""
@@ -216,11 +263,11 @@ class Prover:
         return tuple(path[0] for path in paths)
 
     def _trace(
-        self, labels: tuple[str, ...], ending: Ending, whole: Ending | None
+        self, labels: tuple[str, ...], ending: Ending, whole: Ending | None, *, merging: bool
     ) -> tuple[tuple[int, ...], ...]:
         try:
             return trace(labels, *ending, self._encode)
-        except LabelError:
-            if whole is None:
+        except LabelError as error:
+            if whole is None and not (merging and error.type == MERGES):
                 raise
-            return trace(labels, *whole, self._encode)
+            return trace(labels, *(whole or ending), self._encode, merging=merging)
