@@ -57,9 +57,10 @@ class PromptContext:
         images = [part for part in self.parts if isinstance(part, PreparedImage)]
         seen = " ".join([f"{i.sha256}:{i.sent_width}x{i.sent_height}" for i in images])
         version = image_version if seen else ""
-        known = {"prompt": self.prompt, "system": self.system, "images": seen, "image_version": version}
+        known: dict[str, Part] = {"prompt": self.prompt, "system": self.system, "images": seen}
+        known["image_version"] = version
         # An answer of labels that merge is none where those are refused.
-        return {**known, "merging": "read"} if self.encoder.merging else known
+        return known | {"merging": "read"} if self.encoder.merging else known
 
 
 class PromptEncoder:

@@ -9,6 +9,7 @@ from tgi_stack.backends.base import Backend
 from tgi_stack.backends.cached import CachedBackend
 from tgi_stack.jobs.label_reader import LabelReader
 from tgi_stack.jobs.pipeline import Job
+from tgi_stack.prompting.vocabulary import refuse_missing_marks
 from tgi_stack.rows.reader import RawRow
 from tgi_stack.rows.schema import probs_row
 from tgi_stack.scoring import distributions
@@ -27,6 +28,8 @@ class Probs:
     def __init__(
         self, backend: Backend, settings: Settings, store: Store | None = None, *, replay: bool = False
     ) -> None:
+        if settings.chat:
+            refuse_missing_marks(backend.profile.tokenizer, "the tokenizer", images=False)
         self._backend = CachedBackend(backend, store, settings, cache_only=replay)
         self._settings = settings
         self._reader = LabelReader(self._backend, store, merging=settings.merging_labels == "read")

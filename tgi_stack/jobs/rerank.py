@@ -18,6 +18,7 @@ from tgi_stack.jobs.pipeline import Job
 from tgi_stack.jobs.ranking import Listwise, Outcome, Pointwise, Ranker, Reading
 from tgi_stack.jobs.rerank_prompts import Candidate, Prompts, Query
 from tgi_stack.prompting import prompts
+from tgi_stack.prompting.vocabulary import refuse_missing_marks
 from tgi_stack.rows import schema
 from tgi_stack.rows.reader import Source
 from tgi_stack.scoring import distributions
@@ -56,6 +57,7 @@ class Rerank:
         *,
         replay: bool = False,
     ) -> None:
+        refuse_missing_marks(backend.profile.tokenizer, "the tokenizer", images=settings.item_images)
         prompts.check_template(template, settings.instruction, prompts.RERANK_PLACEHOLDERS)
         self._backend = CachedBackend(backend, store, settings, cache_only=replay)
         self._settings = settings

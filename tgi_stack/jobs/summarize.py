@@ -14,6 +14,7 @@ from tgi_stack.errors import ImageError, UsageError
 from tgi_stack.jobs.image_source import ImageSource, told_of
 from tgi_stack.jobs.pipeline import Job
 from tgi_stack.prompting import prompts
+from tgi_stack.prompting.vocabulary import refuse_missing_marks
 from tgi_stack.rows.schema import summarize_row
 from tgi_stack.scoring.caption_flags import caption_flags
 from tgi_stack.settings import Settings
@@ -44,6 +45,9 @@ class Summarize:
     ) -> None:
         if backend.profile.grid is None and not settings.allow_text_only:
             raise UsageError(f"{backend.identity.model} reads no images; use a Qwen-VL model")
+        refuse_missing_marks(
+            backend.profile.tokenizer, "the tokenizer", images=backend.profile.grid is not None
+        )
         prompts.check_template(template, settings.instruction, prompts.SUMMARY_PLACEHOLDERS)
         self._backend = CachedBackend(backend, store, settings, cache_only=replay)
         self._settings = settings

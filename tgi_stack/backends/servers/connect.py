@@ -26,11 +26,12 @@ from tgi_stack.errors import (
     UsageError,
     WrongServerError,
 )
-from tgi_stack.hub import TOKENIZER, Checkpoint, Say, locate_files, locate_tokenizer
+from tgi_stack.hub import TOKENIZER, Checkpoint, Say, locate_files, locate_tokenizer, read_json
 from tgi_stack.images.grid import Grid
 from tgi_stack.prompting import prompts
 from tgi_stack.prompting.profile import Profile
 from tgi_stack.prompting.tokenizer import Tokenizer
+from tgi_stack.prompting.vocabulary import refuse_another_vocabulary
 from tgi_stack.redaction import keep_secret
 from tgi_stack.settings import Settings
 from tgi_stack.stack.files.declared import UNKNOWN, declared
@@ -315,9 +316,11 @@ def _profile(served: Served, settings: Settings, kind: str, say: Say) -> Profile
     path = folder / TOKENIZER
     if settings.tokenizer is not None:
         path = locate_tokenizer(settings.tokenizer, kind, say)
+    tokenizer = Tokenizer(path)
+    refuse_another_vocabulary(tokenizer, str(path), read_json(folder / "config.json") or {})
     sees = (folder / "preprocessor_config.json").is_file()
     return Profile(
-        tokenizer=Tokenizer(path),
+        tokenizer=tokenizer,
         closes_thinking=prompts.closes_thinking(Checkpoint("", "", folder).chat_template),
         context=served.context,
         grid=Grid.from_checkpoint(folder) if sees else None,

@@ -22,6 +22,7 @@ from tgi_stack.images.grid import Grid
 from tgi_stack.prompting import prompts
 from tgi_stack.prompting.profile import Profile
 from tgi_stack.prompting.tokenizer import Tokenizer
+from tgi_stack.prompting.vocabulary import refuse_another_vocabulary
 from tgi_stack.scoring import distributions
 from tgi_stack.settings import Settings
 from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, ScoreRequest
@@ -146,9 +147,7 @@ def _profile(checkpoint: Checkpoint, settings: Settings, say: Say) -> Profile:
     if settings.tokenizer is not None:
         path = locate_tokenizer(settings.tokenizer, "text", say)
     tokenizer = Tokenizer(path)
-    vocabulary = int(config.get("text_config", config)["vocab_size"])
-    if tokenizer.size > vocabulary:
-        raise UsageError(f"{path} has {tokenizer.size:,} tokens, {checkpoint.name} only {vocabulary:,}")
+    refuse_another_vocabulary(tokenizer, str(path), config)
     return Profile(
         tokenizer=tokenizer,
         closes_thinking=prompts.closes_thinking(checkpoint.chat_template),

@@ -1,0 +1,53 @@
+"""Whether a tokenizer is the one of its model: found out before the first row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tgi_stack.errors import UsageError
+from tgi_stack.prompting import prompts
+from tgi_stack.prompting.tokenizer import Tokenizer
+
+
+def refuse_another_vocabulary(tokenizer: Tokenizer, name: str, config: Mapping[str, Any]) -> None:
+    """Raises UsageError for a tokenizer that is not of the model which a config.json describes.
+
+    Args:
+        name: where the tokenizer was read.
+    """
+    if str(config.get("model_type")).startswith("qwen"):
+        refuse_missing_marks(tokenizer, name, images="image_token_id" in config)
+    for text, id in tokenizer.declared.items():
+        if tokenizer.added_tokens.get(text) != id:
+            found = tokenizer.added_tokens.get(text)
+            raise UsageError(
+                f"{name} says id {id} of {text}, which is read as {found}: tokens are missing before it; "
+                "give the model's own"
+            )
+    text_config = config.get("text_config")
+    size = (text_config if isinstance(text_config, dict) else config).get("vocab_size")
+    if isinstance(size, int) and tokenizer.size > size:
+        raise UsageError(f"{name} has {tokenizer.size:,} tokens, the model only {size:,}; give its own")
+    image, mark = config.get("image_token_id"), tokenizer.encode(prompts.IMAGE_PAD)
+    if isinstance(image, int) and len(mark) == 1 and mark[0] != image:
+        raise UsageError(
+            f"{name} gives {prompts.IMAGE_PAD} the id {mark[0]}, config.json {image}; give the model's own"
+        )
+
+
+def refuse_missing_marks(tokenizer: Tokenizer, name: str, *, images: bool) -> None:
+    """Raises UsageError for a tokenizer that lacks a mark of the turns that are written for a model.
+
+    Args:
+        name: what to call it in the message.
+        images: whether images will stand in them.
+    """
+    marks = [prompts.TURN_START, prompts.TURN_END]
+    marks += [prompts.VISION_START, prompts.IMAGE_PAD, prompts.VISION_END] if images else []
+    missing = [mark for mark in marks if len(tokenizer.encode(mark)) != 1]
+    if missing:
+        raise UsageError(
+            f"{name} lacks {' and '.join(missing)}, which prompts for this model need; "
+            "give the model's own: --tokenizer PATH"
+        )
