@@ -31,7 +31,7 @@ from tgi_stack.answers import cache_admin
 from tgi_stack.answers.cache_admin import open_store, store_of
 from tgi_stack.backends.open import bench, draw_bench, examine_endpoints, open_backend, open_stack
 from tgi_stack.bench import show
-from tgi_stack.bench.checkpoint import Kept
+from tgi_stack.bench.checkpoint import Checkpoint
 from tgi_stack.commands.options import (
     AwaitedServers,
     CacheDir,
@@ -455,7 +455,7 @@ def bench_engine(
     }
     with _reporting(debug):
         chosen = settings.load(flags, file=config)
-        kept = Kept(out)
+        kept = Checkpoint(out)
         with _ended_by_signals():
             try:
                 bench(chosen, order, _say, kept)

@@ -1,4 +1,4 @@
-"""Images a second per core, beside the seed's recipe in the same run, and how far apart the pixels are.
+"""Images a second per core, beside the optimisation guide's recipe, and how far apart the pixels are.
 
     python benchmarks/images.py [--side 1500] [--repeats 12] [--images FOLDER]
 
@@ -71,7 +71,7 @@ def encoded(image: Image.Image, quality: int) -> bytes:
 
 
 def recipe(content: bytes) -> bytes:
-    """What the seed does with an image."""
+    """What the optimisation guide does with an image."""
     image = Image.open(io.BytesIO(content)).convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
     return encoded(image, 90)
 

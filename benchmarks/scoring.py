@@ -52,7 +52,7 @@ class Variant:
 
 @torch.inference_mode()
 def one_by_one(model: Any, requests: Sequence[ScoreRequest]) -> list[Any]:
-    """The seed: a prompt at a time, logits of every position."""
+    """The optimisation guide: a prompt at a time, logits of every position."""
     values = []
     for request in requests:
         logits = model(torch.tensor([request.token_ids], device=model.device), use_cache=False).logits[0, -1]
@@ -62,7 +62,7 @@ def one_by_one(model: Any, requests: Sequence[ScoreRequest]) -> list[Any]:
 
 @torch.inference_mode()
 def padded(model: Any, requests: Sequence[ScoreRequest], size: int = 32) -> None:
-    """The seed's batch: padded, logits of every position."""
+    """The optimisation guide's batch: padded, logits of every position."""
     for start in range(0, len(requests), size):
         part = requests[start : start + size]
         longest = max(len(request.token_ids) for request in part)

@@ -1,4 +1,4 @@
-"""fastqwen from Python: the seed's `predict_probs`, and the jobs as objects that yield records.
+"""fastqwen from Python: the optimisation guide's `predict_probs`, and the jobs as objects that yield records.
 
 An engine lives in a thread with an event loop of its own, so that the plain methods work anywhere: in
 scripts, in notebooks, inside a running event loop. `arun` and `apredict_probs` are for those who await.
@@ -376,7 +376,7 @@ class Reranker(_Engine):
         raise PartialFailure(results, dict(sorted(errors.items())))
 
 
-# -- the seed's functions ------------------------------------------------------------------------------
+# -- the optimisation guide's functions ----------------------------------------------------------------------
 
 _KEPT: dict[str, Reranker] = {}
 

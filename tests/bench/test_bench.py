@@ -22,7 +22,7 @@ from rich.console import Console
 from tests.conftest import ROOT
 from tests.loopback import serve
 from tgi_stack.bench import chart, child, roofline, show, workload
-from tgi_stack.bench.checkpoint import Kept
+from tgi_stack.bench.checkpoint import Checkpoint
 from tgi_stack.bench.run import Order, bench
 from tgi_stack.bench.tasks import Sizes
 from tgi_stack.engine.models import shapes
@@ -31,7 +31,7 @@ from tgi_stack.errors import UsageError
 from tgi_stack.settings import load
 
 SMALL = Sizes(prompts=10, longest=80, images=2, new_tokens=4, checked=4)
-BASELINE = "one at a time (the seed today)"
+BASELINE = "one at a time (the optimisation guide today)"
 
 
 def measured(only: str, kinds: tuple[str, ...], **flags: Any) -> dict[str, dict[str, Any]]:
@@ -123,9 +123,9 @@ def _lives(session: int) -> bool:
 
 def test_an_unwritable_place_for_figures_is_refused_early(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is no file"):
-        Kept(tmp_path)
+        Checkpoint(tmp_path)
     with pytest.raises(FileNotFoundError):
-        Kept(tmp_path / "missing" / "b.json")
+        Checkpoint(tmp_path / "missing" / "b.json")
 
 
 def test_a_row_that_nobody_knows_is_refused() -> None:

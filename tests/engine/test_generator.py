@@ -15,7 +15,7 @@ import torch
 from tests.conftest import CATALOGUE, network_that
 from tests.engine.test_engine import GRID, caption_requests
 from tgi_stack.engine import caption
-from tgi_stack.engine.generator import Writer
+from tgi_stack.engine.generator import Generator
 from tgi_stack.engine.layers.ops import Ops
 from tgi_stack.engine.models import compat
 from tgi_stack.engine.models.decoder import Decoder
@@ -43,7 +43,7 @@ def generated(vision_model: Any, tokenizer: Tokenizer, requests: list[CaptionReq
 
 
 class Made:
-    """A writer, and the decoders it asked for."""
+    """A generator, and the decoders it asked for."""
 
     def __init__(
         self,
@@ -64,10 +64,10 @@ class Made:
             return decoder(network, Tower(model, GRID), image_token, slots, rows, **options)
 
         ends = caption.end_ids(model)
-        self.writer = Writer(make, lambda rows: slots, tokenizer, ends, CPU, image_token, 16)
+        self.generator = Generator(make, lambda rows: slots, tokenizer, ends, CPU, image_token, 16)
 
     def answers(self, requests: list[CaptionRequest]) -> list[Caption]:
-        futures: list[Future[Caption]] = [self.writer.submit(request) for request in requests]
+        futures: list[Future[Caption]] = [self.generator.submit(request) for request in requests]
         return [future.result(PATIENCE_S) for future in futures]
 
 
@@ -81,7 +81,7 @@ def made(vision_model: Any, tokenizer: Tokenizer) -> Iterator[Any]:
 
     yield make
     for one in writers:
-        one.writer.close()
+        one.generator.close()
 
 
 @pytest.mark.parametrize("slots", [1, 3, 32])
@@ -195,7 +195,7 @@ def test_samples_without_a_seed_differ(made: Any, requests: list[CaptionRequest]
 
 def test_a_cancelled_request_is_not_begun(made: Any, requests: list[CaptionRequest]) -> None:
     one = made(1)
-    first, second, third = (one.writer.submit(request) for request in requests[:3])
+    first, second, third = (one.generator.submit(request) for request in requests[:3])
     assert second.cancel() or second.done()
     assert first.result(PATIENCE_S)
     assert third.result(PATIENCE_S)
@@ -203,8 +203,8 @@ def test_a_cancelled_request_is_not_begun(made: Any, requests: list[CaptionReque
 
 def test_who_waits_when_it_closes_is_told(made: Any, requests: list[CaptionRequest]) -> None:
     one = made(1)
-    futures = [one.writer.submit(request) for request in requests]
-    one.writer.close()
+    futures = [one.generator.submit(request) for request in requests]
+    one.generator.close()
     for future in futures:
         with suppress(CancelledError):
             assert future.result(PATIENCE_S)

@@ -15,12 +15,12 @@ import torch
 from tests.conftest import network_that
 from tests.engine.test_engine import score_requests
 from tgi_stack.engine import score
-from tgi_stack.engine.cuda_graph import Replay
-from tgi_stack.engine.layers.linear import FP8, Rows8
+from tgi_stack.engine.cuda_graph import CapturedForward
+from tgi_stack.engine.label_scores import whole
+from tgi_stack.engine.layers.linear import FP8, RowScaledFp8
 from tgi_stack.engine.layers.ops import Ops
 from tgi_stack.engine.models.network import Network, supports
 from tgi_stack.engine.packing import pack
-from tgi_stack.engine.reading import whole
 from tgi_stack.engine.runtime import prepare_compiler
 from tgi_stack.engine.scorer import GROW_AFTER, Options, Scorer
 from tgi_stack.engine.switches import COMPILERS
@@ -142,7 +142,7 @@ def test_graphs_of_larger_packs_are_freed(
 ) -> None:
     network, _ = network_that(text_model, fails={1: 1})
     scorer = Scorer(network, Options(1024, most=1))
-    recorded = scorer.replay = Replay(network, 1024)  # which no prompt here fills alone
+    recorded = scorer.replay = CapturedForward(network, 1024)  # which no prompt here fills alone
     assert apart(scorer.score(requests), alone) <= 1e-5
     assert scorer.replay is not recorded
     one = next(iter(pack([[1] * 500], 512)))
@@ -205,7 +205,7 @@ def test_compiled_layers_are_compiled_once_for_a_size(
 def test_rows_in_fp8_keep_their_own_scale() -> None:
     x = torch.randn(5, 64) * torch.tensor([[1e-3], [1.0], [50.0], [1e4], [0.0]])
     rows = Ops().rows8(x)
-    assert isinstance(rows, Rows8)
+    assert isinstance(rows, RowScaledFp8)
     assert rows.values.dtype is FP8
     back = rows.values.float() * rows.scales
     assert (back - x).abs().amax(1).le(x.abs().amax(1) / 16).all()

@@ -1,4 +1,4 @@
-"""The seed's switches on this machine: each works or is refused, with the reason, before weights load."""
+"""The optimisation guide's switches: each works here or is refused before weights load, with the reason."""
 
 from __future__ import annotations
 

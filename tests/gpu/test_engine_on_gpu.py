@@ -14,15 +14,15 @@ from tests.conftest import CATALOGUE
 from tests.engine.test_engine import GRID, caption_requests, score_requests
 from tgi_stack.bench import workload
 from tgi_stack.engine import caption, score
-from tgi_stack.engine.kernels import dispatch
+from tgi_stack.engine.kernels import triton_launch
 from tgi_stack.engine.kernels.kernel_check import trial
 from tgi_stack.engine.kv_cache import SlotCache
+from tgi_stack.engine.label_scores import Reading, whole
 from tgi_stack.engine.layers.linear import FP8, FP8_MAX
 from tgi_stack.engine.loader import load
 from tgi_stack.engine.models import by_transformers
 from tgi_stack.engine.models.shapes import random_model
 from tgi_stack.engine.placement import choose
-from tgi_stack.engine.reading import Reading, whole
 from tgi_stack.engine.runtime import Runtime
 from tgi_stack.engine.scorer import Options, Scorer
 from tgi_stack.engine.switches import Switches
@@ -46,7 +46,7 @@ def runtime(kind: str, tokenizer: Tokenizer, dtype: str = "bf16", **switches: An
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_the_kernels_compute_what_torch_computes(shape: tuple[int, int, int]) -> None:
-    assert dispatch.AVAILABLE
+    assert triton_launch.AVAILABLE
     assert trial(torch.device("cuda:0"), torch.bfloat16, shape, 1024) is None
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from tgi_stack.bench import workload
-from tgi_stack.engine.kernels import hopper
+from tgi_stack.engine.kernels import hopper_launch
 from tgi_stack.engine.kernels.kernel_check import trial_on_hopper
 from tgi_stack.engine.layers import attention
-from tgi_stack.engine.layers.linear import BLOCK, FP8, Blocks8, Fused8
+from tgi_stack.engine.layers.linear import BLOCK, FP8, BlockScaledFp8, FusedFp8Linear
 from tgi_stack.engine.layers.ops import HopperOps, Ops, ops_for
 from tgi_stack.engine.models.network import Network
 from tgi_stack.engine.models.shapes import random_model
@@ -21,7 +21,7 @@ DEVICE = torch.device("cuda:0")
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(
-        not torch.cuda.is_available() or torch.cuda.get_device_capability() != hopper.CAPABILITY,
+        not torch.cuda.is_available() or torch.cuda.get_device_capability() != hopper_launch.CAPABILITY,
         reason="no Hopper GPU here",
     ),
 ]
@@ -54,10 +54,10 @@ def test_the_trial_finds_no_fault(shape: tuple[int, int, int], fp8: bool) -> Non
 def test_products_are_those_of_torch(rows: int, inner: int, outer: int) -> None:
     x, weight = draw(rows, inner), draw(2 * outer, inner) / inner**0.5
     gate, up = (x.float() @ weight.float().T).chunk(2, dim=1)
-    assert off(hopper.gated(x, weight), torch.nn.functional.silu(gate) * up) < 5e-3
+    assert off(hopper_launch.gated(x, weight), torch.nn.functional.silu(gate) * up) < 5e-3
 
 
-def values_of(x: Blocks8) -> torch.Tensor:
+def values_of(x: BlockScaledFp8) -> torch.Tensor:
     blocks = x.values.float().view(len(x.values), -1, BLOCK) * x.scales.T[:, :, None]
     return blocks.flatten(1)
 
@@ -65,20 +65,20 @@ def values_of(x: Blocks8) -> torch.Tensor:
 @pytest.mark.parametrize("rows", [1, 130, 4_225])
 @pytest.mark.parametrize(("inner", "outer"), [(1024, 3072), (2560, 1024), (96, 256)])
 def test_products_in_fp8_are_those_of_torch(rows: int, inner: int, outer: int) -> None:
-    x, matrix = Ops().rows8(draw(rows, inner)), Fused8(draw(2 * outer, inner) / inner**0.5)
+    x, matrix = Ops().rows8(draw(rows, inner)), FusedFp8Linear(draw(2 * outer, inner) / inner**0.5)
     exact = (x.values.float() * x.scales) @ (matrix.weight.float() * matrix.scales.T).T
     gate, up = exact.chunk(2, dim=1)
-    found = values_of(hopper.gated8(x, matrix.weight, matrix.blocks))
+    found = values_of(hopper_launch.gated8(x, matrix.weight, matrix.blocks))
     assert off(found, torch.nn.functional.silu(gate) * up) < 3e-2  # e4m3 rounds to 2^-4 of a value
 
 
 @pytest.mark.parametrize("rows", [1, 130, 4_225])
 @pytest.mark.parametrize(("inner", "outer"), [(3072, 1024), (256, 136), (2048, 2560)])
 def test_products_are_added_to_the_residual(rows: int, inner: int, outer: int) -> None:
-    x = Blocks8(draw(rows, inner).to(FP8), draw(inner // BLOCK, rows).abs().float())
-    matrix, residual = Fused8(draw(outer, inner) / inner**0.5), draw(rows, outer)
+    x = BlockScaledFp8(draw(rows, inner).to(FP8), draw(inner // BLOCK, rows).abs().float())
+    matrix, residual = FusedFp8Linear(draw(outer, inner) / inner**0.5), draw(rows, outer)
     exact = residual.float() + values_of(x) @ (matrix.weight.float() * matrix.scales.T).T
-    hopper.add_product8(residual, x, matrix.weight, matrix.blocks)
+    hopper_launch.add_product8(residual, x, matrix.weight, matrix.blocks)
     assert off(residual, exact) < 5e-3
 
 
@@ -121,5 +121,5 @@ def test_rows_that_no_segment_covers_are_not_seen() -> None:
     q, k, v = torch.split(rows, [16, 8, 8], dim=1)
     lengths = np.array([150, 50], dtype=np.int32)
     starts = np.array([0, 150], dtype=np.int32)
-    parts = attention.segments(starts, lengths, None, DEVICE, tile=hopper.positions(2))
+    parts = attention.segments(starts, lengths, None, DEVICE, tile=hopper_launch.positions(2))
     assert attention.by_hopper(q, k, v, parts)[:200].isfinite().all()

@@ -1,4 +1,4 @@
-"""fastqwen from Python: the seed's functions, inside and outside event loops, and records to iterate."""
+"""fastqwen from Python: the optimisation guide's functions, with and without an event loop, and records."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ import yaml  # comes with huggingface-hub
 from tests import nvidia_smi
 from tests.conftest import ROOT
 from tests.server_options import TGI_OPTIONS, TGI_VARIABLES, VLLM_OPTIONS, VLLM_VARIABLES
-from tgi_stack.stack.files.plan_files import ALL_PROFILES, Folder
+from tgi_stack.stack.files.docker_folder import ALL_PROFILES, DockerFolder
 from tgi_stack.stack.files.rendering import OTHER_IMAGES
 from tgi_stack.stack.planning import gpus, plan
 from tgi_stack.stack.planning.engines import ENGINES
@@ -60,7 +60,7 @@ def planned(folder: Path, request: Request, table: str) -> Services:
     """The services as a plan's variables make them."""
     for name in ("compose.yml", "pins.json"):
         shutil.copy(FILE.parent / name, folder)
-    Folder(folder).write(plan.make(request, gpus.parse(table)), ("gateway", "observe"))
+    DockerFolder(folder).write(plan.make(request, gpus.parse(table)), ("gateway", "observe"))
     found: Services = rendered(folder)["services"]
     return found
 
@@ -311,7 +311,7 @@ def test_a_named_image_is_the_one_run(tmp_path: Path) -> None:
 def test_pinned_images_are_named_by_digest(tmp_path: Path) -> None:
     for name in ("compose.yml", "pins.json"):
         shutil.copy(FILE.parent / name, tmp_path)
-    folder = Folder(tmp_path)
+    folder = DockerFolder(tmp_path)
     pins = folder.pins()
     digest = "sha256:" + "ab" * 32
     pins.images["vllm/vllm-openai:v0.33.0"] = digest

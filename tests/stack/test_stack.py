@@ -16,7 +16,7 @@ from tests.conftest import CATALOGUE, ROOT, Fastqwen, read_records, write_rows
 from tests.fake_programs import StandIn, programs
 from tests.loopback import listening
 from tests.probe_server import Obedient
-from tgi_stack.stack.files.plan_files import Folder
+from tgi_stack.stack.files.docker_folder import DockerFolder
 
 __all__ = ["programs"]
 
@@ -39,19 +39,19 @@ def nvidia(programs: Path) -> StandIn:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Folder:
+def folder(tmp_path: Path) -> DockerFolder:
     shutil.copytree(
         ROOT / "docker", tmp_path / "docker", ignore=shutil.ignore_patterns(".env", "stack.json", "secrets")
     )
-    return Folder(tmp_path / "docker")
+    return DockerFolder(tmp_path / "docker")
 
 
 @pytest.fixture
-def servers(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Obedient]]:
+def servers(folder: DockerFolder, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Obedient]]:
     """Both servers, and plans that name them and the model they hold, so that `up` finds them there."""
-    write = Folder.write
+    write = DockerFolder.write
 
-    def naming(self: Folder, plan: Any, extras: tuple[str, ...], name: str | None = None) -> None:
+    def naming(self: DockerFolder, plan: Any, extras: tuple[str, ...], name: str | None = None) -> None:
         write(self, plan, extras, name)
         rename(self, made)
 
@@ -60,11 +60,11 @@ def servers(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[st
             "text": stack.enter_context(listening(Obedient("tgi"))),
             "vision": stack.enter_context(listening(Obedient("vllm"))),
         }
-        monkeypatch.setattr(Folder, "write", naming)
+        monkeypatch.setattr(DockerFolder, "write", naming)
         yield made
 
 
-def rename(folder: Folder, servers: dict[str, Obedient]) -> None:
+def rename(folder: DockerFolder, servers: dict[str, Obedient]) -> None:
     written = folder.written
     assert written is not None
     for server in written["servers"]:
@@ -85,7 +85,7 @@ Up = Callable[..., Any]
 
 
 @pytest.fixture
-def up(fastqwen: Fastqwen, folder: Folder) -> Up:
+def up(fastqwen: Fastqwen, folder: DockerFolder) -> Up:
     """`fastqwen stack up` on ports that nobody is likely to hold."""
 
     def run(*arguments: str, check: int = 0) -> Any:
@@ -157,7 +157,7 @@ def test_unservable_models_are_refused_with_the_reason(up: Up, docker: StandIn, 
 
 
 def test_a_port_that_another_program_holds_is_told(
-    fastqwen: Fastqwen, folder: Folder, docker: StandIn, nvidia: StandIn
+    fastqwen: Fastqwen, folder: DockerFolder, docker: StandIn, nvidia: StandIn
 ) -> None:
     with listening(Obedient("tgi")) as other:
         asked = ("--docker-dir", folder.path, "--text-port", str(other.port), "--vision-port", "47081")
@@ -172,7 +172,7 @@ def test_a_port_that_another_program_holds_is_told(
 
 
 def test_up_starts_both_and_twice_is_harmless(
-    up: Up, docker: StandIn, nvidia: StandIn, servers: dict[str, Obedient], folder: Folder
+    up: Up, docker: StandIn, nvidia: StandIn, servers: dict[str, Obedient], folder: DockerFolder
 ) -> None:
     started = docker.play(" ps ", "[]")
     done = up()
@@ -214,7 +214,7 @@ def test_a_running_stack_is_not_changed_silently(
 
 
 def test_the_gateway_comes_beside_what_runs(
-    up: Up, docker: StandIn, nvidia: StandIn, servers: dict[str, Obedient], folder: Folder
+    up: Up, docker: StandIn, nvidia: StandIn, servers: dict[str, Obedient], folder: DockerFolder
 ) -> None:
     up()
     docker.play(" ps ", UP)
@@ -262,20 +262,20 @@ def test_dockers_refusal_is_told_in_one_line(
 
 @pytest.fixture
 def planned(
-    folder: Folder, docker: StandIn, nvidia: StandIn, servers: dict[str, Obedient], fastqwen: Fastqwen
-) -> Folder:
+    folder: DockerFolder, docker: StandIn, nvidia: StandIn, servers: dict[str, Obedient], fastqwen: Fastqwen
+) -> DockerFolder:
     fastqwen("stack", "plan", "--docker-dir", folder.path)
     docker.play(" ps ", UP)
     return folder
 
 
-def test_wait_ends_when_both_answer(fastqwen: Fastqwen, planned: Folder) -> None:
+def test_wait_ends_when_both_answer(fastqwen: Fastqwen, planned: DockerFolder) -> None:
     done = fastqwen("stack", "wait", "--docker-dir", planned.path, "--timeout", "20")
     assert done.stderr.count("answers,") == 2
 
 
 def test_wait_names_server_reason_and_last_lines(
-    fastqwen: Fastqwen, planned: Folder, servers: dict[str, Obedient], docker: StandIn
+    fastqwen: Fastqwen, planned: DockerFolder, servers: dict[str, Obedient], docker: StandIn
 ) -> None:
     servers["vision"].stop()
     docker.play(" ps ", running(("text", "running", "healthy"), ("vision-vllm", "restarting", "starting")))
@@ -289,7 +289,7 @@ def test_wait_names_server_reason_and_last_lines(
 
 def test_a_lack_of_memory_gets_several_starts(
     fastqwen: Fastqwen,
-    planned: Folder,
+    planned: DockerFolder,
     servers: dict[str, Obedient],
     docker: StandIn,
     monkeypatch: pytest.MonkeyPatch,
@@ -305,14 +305,16 @@ def test_a_lack_of_memory_gets_several_starts(
 
 
 def test_a_server_that_answers_wrongly_is_not_up(
-    fastqwen: Fastqwen, planned: Folder, servers: dict[str, Obedient]
+    fastqwen: Fastqwen, planned: DockerFolder, servers: dict[str, Obedient]
 ) -> None:
     servers["text"].contrary = True
     done = fastqwen("stack", "wait", "--docker-dir", planned.path, "--timeout", "0.5", check=4)
     assert "asked to write C, it would write A" in done.stderr
 
 
-def test_a_server_not_yet_healthy_is_awaited(fastqwen: Fastqwen, planned: Folder, docker: StandIn) -> None:
+def test_a_server_not_yet_healthy_is_awaited(
+    fastqwen: Fastqwen, planned: DockerFolder, docker: StandIn
+) -> None:
     docker.play(" ps ", running(("text", "running", "starting"), ("vision-vllm", "running", "healthy")))
     done = fastqwen("stack", "wait", "--docker-dir", planned.path, "--timeout", "0.3", check=4)
     assert "its health check has not passed yet" in done.stderr
@@ -322,7 +324,7 @@ def test_a_server_not_yet_healthy_is_awaited(fastqwen: Fastqwen, planned: Folder
 
 
 def test_jobs_work_without_a_further_setting(
-    fastqwen: Fastqwen, tmp_path: Path, planned: Folder, servers: dict[str, Obedient]
+    fastqwen: Fastqwen, tmp_path: Path, planned: DockerFolder, servers: dict[str, Obedient]
 ) -> None:
     """`docker/` lies in the current folder, so the identity comes from its stack.json."""
     endpoints = {
@@ -340,7 +342,7 @@ def test_jobs_work_without_a_further_setting(
 
 
 def test_status_says_of_each_server_whether_it_answers(
-    fastqwen: Fastqwen, planned: Folder, servers: dict[str, Obedient]
+    fastqwen: Fastqwen, planned: DockerFolder, servers: dict[str, Obedient]
 ) -> None:
     done = fastqwen("stack", "status", "--docker-dir", planned.path)
     assert done.stdout.count("ok: ") == 2
@@ -351,7 +353,7 @@ def test_status_says_of_each_server_whether_it_answers(
 
 
 def test_down_removes_containers_and_leaves_volumes(
-    fastqwen: Fastqwen, planned: Folder, docker: StandIn
+    fastqwen: Fastqwen, planned: DockerFolder, docker: StandIn
 ) -> None:
     fastqwen("stack", "down", "--docker-dir", planned.path)
     call = docker.calls[-1]
@@ -361,13 +363,13 @@ def test_down_removes_containers_and_leaves_volumes(
     assert " -v" not in call
 
 
-def test_down_without_docker_is_told(fastqwen: Fastqwen, folder: Folder, programs: Path) -> None:
+def test_down_without_docker_is_told(fastqwen: Fastqwen, folder: DockerFolder, programs: Path) -> None:
     assert "docker is not on PATH" in fastqwen("stack", "down", "--docker-dir", folder.path, check=3).stderr
 
 
 @pytest.mark.parametrize("command", ["wait", "status"])
 def test_without_a_plan_wait_refuses(
-    fastqwen: Fastqwen, folder: Folder, programs: Path, command: str
+    fastqwen: Fastqwen, folder: DockerFolder, programs: Path, command: str
 ) -> None:
     done = fastqwen("stack", command, "--docker-dir", folder.path, check=2)
     assert "nothing is planned yet; make up" in done.stderr
@@ -376,7 +378,9 @@ def test_without_a_plan_wait_refuses(
 # -- plan ----------------------------------------------------------------------------------------------------
 
 
-def test_a_plan_for_assumed_gpus_writes_nothing(fastqwen: Fastqwen, folder: Folder, programs: Path) -> None:
+def test_a_plan_for_assumed_gpus_writes_nothing(
+    fastqwen: Fastqwen, folder: DockerFolder, programs: Path
+) -> None:
     done = fastqwen("stack", "plan", "--docker-dir", folder.path, "--assume-gpus", "24,24", "--replicas", "2")
     assert [line.split(":")[0] for line in done.stdout.splitlines()] == [
         "vision",
@@ -387,7 +391,9 @@ def test_a_plan_for_assumed_gpus_writes_nothing(fastqwen: Fastqwen, folder: Fold
     assert folder.written is None
 
 
-def test_settings_and_stack_name_the_same_models(fastqwen: Fastqwen, folder: Folder, programs: Path) -> None:
+def test_settings_and_stack_name_the_same_models(
+    fastqwen: Fastqwen, folder: DockerFolder, programs: Path
+) -> None:
     done = fastqwen(
         "stack",
         "plan",
@@ -401,7 +407,11 @@ def test_settings_and_stack_name_the_same_models(fastqwen: Fastqwen, folder: Fol
 
 
 def test_pin_writes_what_hub_and_registry_say(
-    fastqwen: Fastqwen, folder: Folder, docker: StandIn, nvidia: StandIn, monkeypatch: pytest.MonkeyPatch
+    fastqwen: Fastqwen,
+    folder: DockerFolder,
+    docker: StandIn,
+    nvidia: StandIn,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     digest = "sha256:" + "cd" * 32
     docker.play("imagetools inspect", f"{digest}\n")
@@ -416,7 +426,11 @@ def test_pin_writes_what_hub_and_registry_say(
 
 
 def test_a_registry_without_digests_leaves_the_pins(
-    fastqwen: Fastqwen, folder: Folder, docker: StandIn, nvidia: StandIn, monkeypatch: pytest.MonkeyPatch
+    fastqwen: Fastqwen,
+    folder: DockerFolder,
+    docker: StandIn,
+    nvidia: StandIn,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before = folder.pins()
     docker.play("imagetools inspect", stderr="ERROR: vllm/x: not found, manifest unknown\n", status=1)
@@ -426,7 +440,7 @@ def test_a_registry_without_digests_leaves_the_pins(
     assert folder.pins() == before
 
 
-def test_wait_works_without_docker(fastqwen: Fastqwen, planned: Folder, docker: StandIn) -> None:
+def test_wait_works_without_docker(fastqwen: Fastqwen, planned: DockerFolder, docker: StandIn) -> None:
     docker.play("compose", stderr=NO_DAEMON, status=1)
     done = fastqwen("stack", "wait", "--docker-dir", planned.path, "--timeout", "20")
     assert done.stderr.count("answers,") == 2

@@ -13,9 +13,9 @@ from tests import nvidia_smi
 from tests.conftest import ROOT
 from tgi_stack.backends.servers.protocols.reply import Served
 from tgi_stack.errors import DiskError, UsageError
-from tgi_stack.stack.files import keys, plan_files
+from tgi_stack.stack.files import docker_folder, keys
 from tgi_stack.stack.files.declared import Declared, declared
-from tgi_stack.stack.files.plan_files import Folder
+from tgi_stack.stack.files.docker_folder import DockerFolder
 from tgi_stack.stack.planning import gpus, plan
 from tgi_stack.stack.planning.request import Request
 from tgi_stack.stack.running import faults
@@ -24,20 +24,20 @@ KEY = "0123456789abcdef0123"
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Folder:
+def folder(tmp_path: Path) -> DockerFolder:
     for name in ("compose.yml", "pins.json", "fetch.py", "tgi.sh", "vllm.sh"):
         shutil.copy(ROOT / "docker" / name, tmp_path)
     for name in ("caddy", "grafana", "prometheus"):
         shutil.copytree(ROOT / "docker" / name, tmp_path / name)
-    return Folder(tmp_path)
+    return DockerFolder(tmp_path)
 
 
-def written(folder: Folder, request: Request | None = None) -> Folder:
+def written(folder: DockerFolder, request: Request | None = None) -> DockerFolder:
     folder.write(plan.make(request or Request(), gpus.parse(nvidia_smi.TWO_L4)), ())
     return folder
 
 
-def test_the_identity_of_each_server_is_written(folder: Folder) -> None:
+def test_the_identity_of_each_server_is_written(folder: DockerFolder) -> None:
     found = written(folder).written
     assert found is not None
     vision, text = found["servers"]
@@ -48,26 +48,26 @@ def test_the_identity_of_each_server_is_written(folder: Folder) -> None:
     assert found["request"] == Request().as_dict()
 
 
-def test_a_plan_of_another_version_is_none(folder: Folder) -> None:
+def test_a_plan_of_another_version_is_none(folder: DockerFolder) -> None:
     assert folder.written is None
     for content in ("", "[]", '{"version": 99}', "{"):
         (folder.path / "stack.json").write_text(content)
         assert folder.written is None
 
 
-def test_a_model_without_a_pin_is_of_main(folder: Folder) -> None:
+def test_a_model_without_a_pin_is_of_main(folder: DockerFolder) -> None:
     found = written(folder, Request(vision_model="Qwen/Qwen3-VL-8B-Instruct-FP8")).written
     assert found is not None
     assert found["servers"][0]["revision"] == "main"
 
 
-def test_a_broken_file_of_pins_is_told(folder: Folder) -> None:
+def test_a_broken_file_of_pins_is_told(folder: DockerFolder) -> None:
     (folder.path / "pins.json").write_text("{}")
     with pytest.raises(UsageError, match=r"pins\.json: .*; restore it"):
         folder.pins()
 
 
-def test_extras_are_added_to_a_plan_that_stays(folder: Folder) -> None:
+def test_extras_are_added_to_a_plan_that_stays(folder: DockerFolder) -> None:
     found = written(folder).written
     assert found is not None
     folder.add_extras(found, ("gateway",))
@@ -79,14 +79,14 @@ def test_extras_are_added_to_a_plan_that_stays(folder: Folder) -> None:
 
 def test_a_folder_without_a_compose_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no compose\.yml in .*--docker-dir"):
-        plan_files.locate(tmp_path)
-    assert plan_files.locate(None).path == ROOT / "docker"
+        docker_folder.locate(tmp_path)
+    assert docker_folder.locate(None).path == ROOT / "docker"
 
 
 # -- secrets -----------------------------------------------------------------------------------------------
 
 
-def test_secrets_are_open_in_containers_alone(folder: Folder) -> None:
+def test_secrets_are_open_in_containers_alone(folder: DockerFolder) -> None:
     folder.secrets.mkdir()
     (folder.secrets / "hf_token").write_text("hf_x")
     (folder.secrets / "hf_token").chmod(0o600)
@@ -96,14 +96,14 @@ def test_secrets_are_open_in_containers_alone(folder: Folder) -> None:
     assert (folder.secrets / "hf_token").read_text() == "hf_x"
 
 
-def test_an_unreadable_mounted_file_is_told(folder: Folder) -> None:
+def test_an_unreadable_mounted_file_is_told(folder: DockerFolder) -> None:
     keys.refuse_closed_files(folder.path)
     (folder.path / "caddy" / "Caddyfile").chmod(0o600)
     with pytest.raises(DiskError, match=r"Caddyfile is closed to other users.*chmod -R go\+rX"):
         keys.refuse_closed_files(folder.path)
 
 
-def test_keys_become_what_the_gateway_reads(folder: Folder) -> None:
+def test_keys_become_what_the_gateway_reads(folder: DockerFolder) -> None:
     keys.prepare(folder.path)
     (folder.secrets / "keys").write_text(f"# team\nalice {KEY}a\n\nbob {KEY}b\n")
     assert keys.write_gateway_keys(folder.path) == 2
@@ -123,7 +123,7 @@ def test_keys_become_what_the_gateway_reads(folder: Folder) -> None:
         (f"alice {KEY}\nbob {KEY}\n", "line 2: the key of another user"),
     ],
 )
-def test_a_bad_key_file_shows_no_key(folder: Folder, content: str | None, said: str) -> None:
+def test_a_bad_key_file_shows_no_key(folder: DockerFolder, content: str | None, said: str) -> None:
     keys.prepare(folder.path)
     if content is not None:
         (folder.secrets / "keys").write_text(content)
@@ -173,7 +173,7 @@ def served(model: str = "Qwen/Qwen3-0.6B", dialect: str = "tgi") -> Served:
     return Served(dialect, model, model, "3", 4096)
 
 
-def test_identities_are_known_for_stack_urls(folder: Folder) -> None:
+def test_identities_are_known_for_stack_urls(folder: DockerFolder) -> None:
     place = (written(folder).path / "stack.json",)
     for url in ("http://127.0.0.1:8080", "http://localhost:8080"):
         found = declared(url, served(), place)
@@ -181,7 +181,7 @@ def test_identities_are_known_for_stack_urls(folder: Folder) -> None:
         assert len(found.revision) == 40
 
 
-def test_a_changed_server_gets_no_identity(folder: Folder) -> None:
+def test_a_changed_server_gets_no_identity(folder: DockerFolder) -> None:
     place = (written(folder).path / "stack.json",)
     nothing = Declared()
     assert declared("http://gpu:8080", served(), place) == nothing

@@ -170,7 +170,7 @@ def test_nothing_fits_next_to_what_fills_the_gpu() -> None:
 
 def test_no_gpu_is_a_matter_of_this_machine() -> None:
     with pytest.raises(MachineError, match=r"no driver; .*GPUS=24,24; .*--engine torch"):
-        plan.make(Request(), gpus.Found((), problem="no driver"))
+        plan.make(Request(), gpus.GpuSurvey((), problem="no driver"))
 
 
 @pytest.mark.parametrize(

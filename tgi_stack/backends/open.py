@@ -17,7 +17,7 @@ from tgi_stack.settings import Settings
 from tgi_stack.types import Identity
 
 if TYPE_CHECKING:
-    from tgi_stack.doctor.servers import Line
+    from tgi_stack.doctor.servers import Check
     from tgi_stack.stack.running.commands import Stack
 
 Say = Callable[[str], None]
@@ -86,7 +86,7 @@ async def _opened(settings: Settings, kind: str, say: Say, store: Store | None) 
         return backend
 
 
-def examine_endpoints(settings: Settings, say: Say) -> AsyncIterator[Line]:
+def examine_endpoints(settings: Settings, say: Say) -> AsyncIterator[Check]:
     """See `doctor.examine`; it needs the client of servers."""
     from tgi_stack.doctor.servers import examine
 
@@ -95,7 +95,7 @@ def examine_endpoints(settings: Settings, say: Say) -> AsyncIterator[Line]:
 
 def open_stack(docker_dir: Path | None, say: Say) -> Stack:
     """The servers of this host; they are proven by the client of servers."""
-    from tgi_stack.stack.files.plan_files import locate
+    from tgi_stack.stack.files.docker_folder import locate
     from tgi_stack.stack.running.commands import Stack
 
     return Stack(locate(docker_dir), say)

@@ -1,4 +1,4 @@
-"""The ways that the seed describes, by transformers alone: what everything else is compared with."""
+"""What the optimisation guide describes, by transformers alone: everything else is compared with it."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from tgi_stack.errors import UsageError
 from tgi_stack.rows.ledger import write_json
 
 
-class Kept:
+class Checkpoint:
     """Keeps what it is told last.
 
     Attributes:

@@ -23,7 +23,7 @@ from tgi_stack.backends.servers.connect import open_served
 from tgi_stack.backends.torch import workers
 from tgi_stack.backends.torch.backend import plan
 from tgi_stack.bench import baseline, variants
-from tgi_stack.bench.tasks import Recipe, Task
+from tgi_stack.bench.tasks import Task, TaskBuilder
 from tgi_stack.bench.variants import Variant
 from tgi_stack.engine.loader import VISION_TYPES
 from tgi_stack.engine.models import by_transformers
@@ -44,7 +44,7 @@ Ask = Callable[[Sequence[Any]], Awaitable[list[Any]]]
 
 
 @dataclass(frozen=True)
-class Found:
+class RowFigures:
     """What was measured: answers a second of each timed pass, and what there was beside.
 
     Attributes:
@@ -71,23 +71,25 @@ def run(
     pipe: Connection,
     variant: Variant,
     settings: Settings,
-    task: Task | Recipe,
+    task: Task | TaskBuilder,
     repeats: int,
     only_answers: bool = False,
 ) -> None:
-    """The process's life: measures and sends a `Found`."""
+    """The process's life: measures and sends a `RowFigures`."""
     # Ctrl-C reaches all processes of a terminal; the first one decides when the others end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if torch.cuda._is_in_bad_fork():
-        pipe.send(Found(reason=FORKED_LATE))
+        pipe.send(RowFigures(reason=FORKED_LATE))
         return
     try:
         found = asyncio.run(_measure(variant, settings, task, repeats, only_answers))
     except FastqwenError as error:
-        found = Found(reason=str(error))
+        found = RowFigures(reason=str(error))
     except Exception as error:  # noqa: BLE001  # the table's row says what happened
-        found = Found(reason=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+        found = RowFigures(
+            reason=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        )
     pipe.send(found)
 
 
@@ -100,14 +102,14 @@ def _end_with_parent() -> None:
 
 
 async def _measure(
-    variant: Variant, settings: Settings, given: Task | Recipe, repeats: int, only_answers: bool
-) -> Found:
+    variant: Variant, settings: Settings, given: Task | TaskBuilder, repeats: int, only_answers: bool
+) -> RowFigures:
     began = time.perf_counter()
     ask, close, device, task = await _open(variant, settings, given)
     opened_s = time.perf_counter() - began
     try:
         if only_answers:
-            return Found(answers=tuple(await ask(task.requests[: task.checked])))
+            return RowFigures(answers=tuple(await ask(task.requests[: task.checked])))
         warm = await warm_up(ask, task.requests)
         part, rates = task.requests[: warm.count], list(warm.rates)
         while len(rates) < _passes(repeats, rates, len(part)):
@@ -117,13 +119,13 @@ async def _measure(
         right = _right(task, await ask(task.labelled)) if task.labelled else None
     finally:
         await close()
-    return Found(
+    return RowFigures(
         rates=tuple(rates),
         requests=len(part),
         ready_s=opened_s + max(0.0, warm.seconds - warm.asked / statistics.median(rates)),
         peak_mib=_peak_mib(device, variant),
         answers=tuple(warm.answers[: task.checked]),
-        comparable=not (isinstance(given, Recipe) and given.random_weights),
+        comparable=not (isinstance(given, TaskBuilder) and given.random_weights),
         right=right,
     )
 
@@ -181,21 +183,21 @@ async def warm_up(ask: Ask, requests: Sequence[Any], clock: Callable[[], float] 
 
 
 async def _open(
-    variant: Variant, settings: Settings, given: Task | Recipe
+    variant: Variant, settings: Settings, given: Task | TaskBuilder
 ) -> tuple[Ask, Callable[[], Awaitable[None]], torch.device, Task]:
     """How to ask, how to end, where it computes, and what to ask."""
     cpu = torch.device("cpu")
-    if isinstance(given, Recipe):
+    if isinstance(given, TaskBuilder):
         patience = None if "startup_timeout" in settings.model_fields_set else SERVER_PATIENCE_S
         served = await open_served(settings, given.kind, print_nothing, patience_s=patience)
         task = await given.task(served.profile, served.identity, takes_tokens=served.takes_tokens)
         return _asking(served, task.kind), served.aclose, cpu, task
     found = plan(settings, given.kind, print_nothing)
     device = found.placements[0].device
-    if variant.how in (variants.SEED, variants.PADDED):
+    if variant.how in (variants.ONE_BY_ONE, variants.PADDED):
         sees = found.checkpoint.config.get("model_type") in VISION_TYPES
         model = by_transformers.load(found.checkpoint, sees=sees, placement=found.placements[0])
-        size = 1 if variant.how == variants.SEED else PADDED_SIZE
+        size = 1 if variant.how == variants.ONE_BY_ONE else PADDED_SIZE
         return _alone(model, found.profile, given.kind, size), _nothing, device, given
     backend = workers.open_torch(settings, given.kind, print_nothing)
     return _asking(backend, given.kind), backend.aclose, device, given

@@ -10,8 +10,8 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from tgi_stack.bench import child
-from tgi_stack.bench.child import Found
-from tgi_stack.bench.tasks import Recipe, Task
+from tgi_stack.bench.child import RowFigures
+from tgi_stack.bench.tasks import Task, TaskBuilder
 from tgi_stack.bench.variants import Variant
 from tgi_stack.settings import Settings
 
@@ -21,8 +21,13 @@ _ways = ["forkserver", "spawn"] if sys.platform == "linux" else ["spawn"]
 
 
 def in_process(
-    variant: Variant, settings: Settings, task: Task | Recipe, repeats: int, *, only_answers: bool = False
-) -> Found:
+    variant: Variant,
+    settings: Settings,
+    task: Task | TaskBuilder,
+    repeats: int,
+    *,
+    only_answers: bool = False,
+) -> RowFigures:
     """Measures a row in a process that ends with it.
 
     Args:
@@ -46,19 +51,19 @@ def in_process(
     return found
 
 
-def _received(pipe: Connection, process: BaseProcess) -> Found:
+def _received(pipe: Connection, process: BaseProcess) -> RowFigures:
     try:
         if not pipe.poll(MINUTES_15):
             process.kill()
-            return Found(reason="it took longer than 15 minutes")
+            return RowFigures(reason="it took longer than 15 minutes")
         found = pipe.recv()
     except EOFError:
         process.join()
-        return Found(reason=f"its process ended with status {process.exitcode}")
+        return RowFigures(reason=f"its process ended with status {process.exitcode}")
     except BaseException:  # the run is being stopped: nobody waits for this row
         process.kill()
         raise
     finally:
         process.join(10)
         process.kill()
-    return found if isinstance(found, Found) else Found(reason="no answer")
+    return found if isinstance(found, RowFigures) else RowFigures(reason="no answer")

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tgi_stack.bench.child import Found
+from tgi_stack.bench.child import RowFigures
 from tgi_stack.bench.variants import BASELINE, Variant
 
 
 @dataclass(frozen=True)
-class Line:
-    """One row of the table for one kind of task; see `child.Found`.
+class TableRow:
+    """One row of the table for one kind of task; see `child.RowFigures`.
 
     Attributes:
         apart: the largest difference of a probability from fp32; for summaries None.
@@ -23,8 +23,8 @@ class Line:
 
     kind: str
     variant: Variant
-    found: Found
-    truth: Found
+    found: RowFigures
+    truth: RowFigures
     seconds: float
 
     @property
@@ -60,7 +60,7 @@ class Results:
 
     about: dict[str, Any]
     planned: Sequence[tuple[str, str]]
-    lines: list[Line] = field(default_factory=list)
+    lines: list[TableRow] = field(default_factory=list)
 
     def plain(self) -> dict[str, Any]:
         """All that is known, as JSON takes it; `missing` are the rows that were not reached."""
@@ -68,10 +68,10 @@ class Results:
         missing = [f"{kind}: {name}" for kind, name in self.planned if (kind, name) not in measured]
         return self.about | {"missing": missing, "lines": [self._plain(line) for line in self.lines]}
 
-    def _plain(self, line: Line) -> dict[str, Any]:
+    def _plain(self, line: TableRow) -> dict[str, Any]:
         found, variant = line.found, line.variant
         same = (one.found for one in self.lines if one.kind == line.kind and one.variant is BASELINE)
-        base = next(same, Found())
+        base = next(same, RowFigures())
         rate = statistics.median(found.rates) if found.rates else None
         measured = {
             "kind": line.kind,

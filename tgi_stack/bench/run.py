@@ -1,4 +1,4 @@
-"""`fastqwen bench`: every row of the seed's table, each in a process of its own, in random order."""
+"""`fastqwen bench`: the optimisation guide's table, each row in a process of its own, in random order."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ import transformers
 from tgi_stack import __version__
 from tgi_stack.backends.torch import backend
 from tgi_stack.bench import variants
-from tgi_stack.bench.child import Found, print_nothing
+from tgi_stack.bench.child import RowFigures, print_nothing
 from tgi_stack.bench.process import in_process
-from tgi_stack.bench.results import Line, Results
-from tgi_stack.bench.tasks import CATALOGUE, Recipe, Sizes, Task
+from tgi_stack.bench.results import Results, TableRow
+from tgi_stack.bench.tasks import CATALOGUE, Sizes, Task, TaskBuilder
 from tgi_stack.bench.variants import BASELINE, PLAIN, VARIANTS, Variant
 from tgi_stack.engine.loader import VISION_TYPES
 from tgi_stack.engine.models.shapes import kind_of, random_model
@@ -43,7 +43,7 @@ ON_GPU = Sizes(prompts=2048, longest=1024, images=512, new_tokens=96, checked=32
 VISUAL = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
 # Pictures are of one size, so that a padded batch of them holds no padding.
 TRUTHS = {
-    "text": Variant("fp32, one at a time", variants.SEED),
+    "text": Variant("fp32, one at a time", variants.ONE_BY_ONE),
     "vision": Variant("fp32, in batches", variants.PADDED),
 }
 
@@ -123,8 +123,8 @@ def _rows(settings: Settings, order: Order) -> list[Variant]:
 
 
 def _table(
-    recipe: Recipe, settings: Settings, asked: Settings, rows: list[Variant], order: Order, say: Say
-) -> Iterator[Line]:
+    recipe: TaskBuilder, settings: Settings, asked: Settings, rows: list[Variant], order: Order, say: Say
+) -> Iterator[TableRow]:
     """Measures the rows of one kind of task.
 
     Args:
@@ -140,12 +140,12 @@ def _table(
     for row in rows:
         began = time.monotonic()
         found = _measured(row, settings, asked, task, recipe, order.repeats)
-        yield Line(kind, row, found, truth, time.monotonic() - began)
+        yield TableRow(kind, row, found, truth, time.monotonic() - began)
 
 
 def _measured(
-    row: Variant, settings: Settings, asked: Settings, task: Task, recipe: Recipe, repeats: int
-) -> Found:
+    row: Variant, settings: Settings, asked: Settings, task: Task, recipe: TaskBuilder, repeats: int
+) -> RowFigures:
     if row.how == variants.SERVER:
         # A server of another model is refused, as in any job; where weights are random any model will do.
         model = None if recipe.random_weights else asked.model_for(recipe.kind) or DEFAULT_MODELS[recipe.kind]
@@ -158,25 +158,25 @@ def _measured(
         for name in names:
             switches_of(one, recipe.kind, choose(name, one.dtype))
     except FastqwenError as error:
-        return Found(reason=str(error))
+        return RowFigures(reason=str(error))
     if row.how == variants.DEVICES and len(names) < 2:
-        return Found(reason="there is one GPU here")
+        return RowFigures(reason="there is one GPU here")
     return in_process(row, one, task, repeats)
 
 
-def _told(line: Line) -> str:
+def _told(line: TableRow) -> str:
     found = line.found
     rate = found.reason or f"{statistics.median(found.rates):.2f}/s over {found.requests:,} requests"
     return f"{line.kind}: {line.variant.name}: {rate} ({line.seconds:.0f} s)"
 
 
-def _recipe(settings: Settings, order: Order, kind: str, sizes: Sizes) -> Recipe:
+def _recipe(settings: Settings, order: Order, kind: str, sizes: Sizes) -> TaskBuilder:
     tiny = settings.model == "tiny" and order.random_weights is None and CATALOGUE.is_dir()
     labelled, items = order.labelled, order.items
     if tiny and labelled is None:
         labelled, items = CATALOGUE / "sessions.jsonl", (str(CATALOGUE / "items.jsonl"),)
     catalogue = CATALOGUE if tiny else None
-    return Recipe(kind, sizes, labelled, items, catalogue, order.random_weights is not None)
+    return TaskBuilder(kind, sizes, labelled, items, catalogue, order.random_weights is not None)
 
 
 @contextmanager

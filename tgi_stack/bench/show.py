@@ -36,7 +36,7 @@ def _table(results: Mapping[str, Any], noun: str, lines: Sequence[Mapping[str, A
         "range",
         "over",
         "speed-up",
-        "the seed expects",
+        "the guide expects",
         "peak MiB",
         "memory",
         "ready after s",

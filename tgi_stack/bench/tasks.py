@@ -77,7 +77,7 @@ class Sizes:
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class TaskBuilder:
     """What a task is made of once somebody's prompts are known to be written for.
 
     Attributes:

@@ -1,11 +1,11 @@
-"""The seed's table: each optimisation, what the seed expects of it, and the switches that turn it on here."""
+"""The optimisation guide's table: each optimisation, what it promises, and the switches that turn it on."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
-SEED, PADDED, ENGINE, DEVICES, SERVER = "seed", "padded", "engine", "devices", "server"
+ONE_BY_ONE, PADDED, ENGINE, DEVICES, SERVER = "one by one", "padded", "engine", "devices", "server"
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Variant:
         how: `seed` (one at a time, full logits), `padded` (transformers in batches), `engine` (this
             project's), `devices` (that, on all GPUs), `server`.
         flags: settings beside those of the run.
-        summaries, prompts, memory: what the seed expects, in its words; empty where it says nothing.
+        summaries, prompts, memory: what the guide expects, in its words; empty where it says nothing.
     """
 
     name: str
@@ -27,7 +27,7 @@ class Variant:
     memory: str = ""
 
 
-BASELINE = Variant("one at a time (the seed today)", SEED)
+BASELINE = Variant("one at a time (the optimisation guide today)", ONE_BY_ONE)
 PLAIN = Variant("packed, continuous batches", ENGINE, {}, "", "3-5x", "+30 %")
 VARIANTS = (
     BASELINE,

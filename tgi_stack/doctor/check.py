@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class Check:
     """`state` is `ok`, `warning` or `failure`; `fix` is what to do where it is not ok.
 
     `status` is what a failure makes the command end with: 3 for this machine, 4 for servers.

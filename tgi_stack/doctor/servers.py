@@ -22,7 +22,7 @@ from tgi_stack.backends.servers.protocols.reply import Served, error_text, gauge
 from tgi_stack.backends.servers.transport import Transport, TransportError
 from tgi_stack.backends.servers.urls import checked_url
 from tgi_stack.doctor import machine
-from tgi_stack.doctor.check import Line
+from tgi_stack.doctor.check import Check
 from tgi_stack.errors import FastqwenError
 from tgi_stack.prompting.labels import LETTERS, Prover
 from tgi_stack.prompting.profile import Profile
@@ -30,7 +30,7 @@ from tgi_stack.settings import DEFAULT_ENDPOINTS, Settings
 from tgi_stack.stack.planning.ports import taken
 from tgi_stack.types import Identity
 
-__all__ = ["Line", "examine"]
+__all__ = ["Check", "examine"]
 
 READS = 5
 CANDIDATES = (20, 52)
@@ -39,7 +39,7 @@ ANSWER_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ProbedEndpoint:
     """An endpoint and how to ask it."""
 
     transport: Transport
@@ -49,7 +49,7 @@ class Asked:
     say: Callable[[str], None]
 
 
-async def examine(settings: Settings, say: Callable[[str], None]) -> AsyncIterator[Line]:
+async def examine(settings: Settings, say: Callable[[str], None]) -> AsyncIterator[Check]:
     """This machine, then each endpoint that the settings name, else those where `make up` puts them.
 
     Args:
@@ -62,7 +62,7 @@ async def examine(settings: Settings, say: Callable[[str], None]) -> AsyncIterat
     told: str | None = None
     try:
         for url, kind in _endpoints(settings).items():
-            async for line in _endpoint(Asked(transport, url, kind, settings, downloads(say))):
+            async for line in _endpoint(ProbedEndpoint(transport, url, kind, settings, downloads(say))):
                 yield line
             told = told or await _date(transport, url)
     finally:
@@ -78,7 +78,7 @@ def _endpoints(settings: Settings) -> dict[str, str]:
     )
 
 
-async def _endpoint(asked: Asked) -> AsyncIterator[Line]:
+async def _endpoint(asked: ProbedEndpoint) -> AsyncIterator[Check]:
     try:
         models = await describe(asked.transport, asked.url)
     except (TransportError, ReplyError, FastqwenError) as error:
@@ -86,31 +86,31 @@ async def _endpoint(asked: Asked) -> AsyncIterator[Line]:
         return
     for served in models:
         detail = f"{served.dialect} {served.version}, {served.model}, context {served.context:,}"
-        yield Line("ok", asked.url, detail)
+        yield Check("ok", asked.url, detail)
     async for line in _model(asked, models[0]):
         yield line
     yield await _queue(asked, models[0])
 
 
-def _absent(asked: Asked, error: Exception) -> Line:
+def _absent(asked: ProbedEndpoint, error: Exception) -> Check:
     default = asked.url == DEFAULT_ENDPOINTS[asked.kind] and not asked.settings.names_endpoints
     if default and taken(int(asked.url.rpartition(":")[2])):
         fix = "it is no server of ours: free the port, or make up TEXT_PORT=... VISION_PORT=..."
-        return Line("warning", asked.url, f"taken by another program ({error})", fix)
+        return Check("warning", asked.url, f"taken by another program ({error})", fix)
     if default and importlib.util.find_spec("torch") is not None:
         fix = "start servers with: make up; or compute in process: --engine torch"
-        return Line("warning", asked.url, f"no server, the port is free ({error})", fix)
-    return Line("failure", asked.url, str(error), "start it with: make up")
+        return Check("warning", asked.url, f"no server, the port is free ({error})", fix)
+    return Check("failure", asked.url, str(error), "start it with: make up")
 
 
-async def _model(asked: Asked, served: Served) -> AsyncIterator[Line]:
+async def _model(asked: ProbedEndpoint, served: Served) -> AsyncIterator[Check]:
     """What has to be asked of the model itself."""
     chosen = {"endpoint": (asked.url,), "model": asked.settings.model_for(asked.kind) or served.model}
     try:
         narrowed = asked.settings.model_copy(update=chosen)
         backend = await open_served(narrowed, asked.kind, asked.say, patience_s=0.0)
     except FastqwenError as error:
-        yield Line("failure", f"{asked.url} model", str(error), "docs/servers.md, What to do when")
+        yield Check("failure", f"{asked.url} model", str(error), "docs/servers.md, What to do when")
         return
     try:
         yield _identity(asked.url, backend.identity)
@@ -122,14 +122,14 @@ async def _model(asked: Asked, served: Served) -> AsyncIterator[Line]:
         await backend.aclose()
 
 
-def _identity(url: str, identity: Identity) -> Line:
+def _identity(url: str, identity: Identity) -> Check:
     said = f"revision {identity.revision}, quantisation {identity.quantization}, dtype {identity.dtype}"
     unknown = "unknown" in (identity.revision, identity.quantization, identity.dtype)
     note = "; servers don't tell, docker/stack.json does for those of make up" if unknown else ""
-    return Line("ok", f"{url} identity", said + note)
+    return Check("ok", f"{url} identity", said + note)
 
 
-def _labels(url: str, profile: Profile) -> Line:
+def _labels(url: str, profile: Profile) -> Check:
     """The labels of 20 and of 52 candidates, proven with the served model's tokenizer."""
     what = f"{url} labels"
     tail = profile.tail()
@@ -138,12 +138,12 @@ def _labels(url: str, profile: Profile) -> Line:
         for count in CANDIDATES:
             prover.ids(prover.default(count), (tail, profile.tokenizer.encode(tail)))
     except FastqwenError as error:
-        return Line("failure", what, str(error), "use --tokenizer of the served model, or other --labels")
+        return Check("failure", what, str(error), "use --tokenizer of the served model, or other --labels")
     counts = " and ".join(map(str, CANDIDATES))
-    return Line("ok", what, f"of {counts} candidates, one token each where the answer begins")
+    return Check("ok", what, f"of {counts} candidates, one token each where the answer begins")
 
 
-async def _reads(url: str, backend: ServedBackend) -> Line:
+async def _reads(url: str, backend: ServedBackend) -> Check:
     """Twenty labels after a prompt, several times."""
     what = f"{url} label reads"
     try:
@@ -154,13 +154,13 @@ async def _reads(url: str, backend: ServedBackend) -> Line:
             scores = await backend.score(request)
             spent.append(time.perf_counter() - began)
     except FastqwenError as error:
-        return Line("failure", what, str(error), "the route to probabilities is closed; see docs/servers.md")
+        return Check("failure", what, str(error), "the route to probabilities is closed; see docs/servers.md")
     mass = "unknown" if scores.label_mass is None else f"{scores.label_mass:.3f}"
     took = f"{1000 * statistics.median(spent):.0f} ms a read"
-    return Line("ok", what, f"route {scores.route}, 20 labels, mass {mass}, {took}")
+    return Check("ok", what, f"route {scores.route}, 20 labels, mass {mass}, {took}")
 
 
-async def _image(asked: Asked, served: Served, profile: Profile) -> Line:
+async def _image(asked: ProbedEndpoint, served: Served, profile: Profile) -> Check:
     """The way of one picture: its pixels, those sent, its tokens, and whether the server counts as many."""
     what = f"{asked.url} image"
     request, image = picture_request(profile, *PICTURE, asked.settings.max_side, 1)
@@ -168,7 +168,7 @@ async def _image(asked: Asked, served: Served, profile: Profile) -> Line:
     sent = f"{image.sent_width} x {image.sent_height}"
     way = f"{PICTURE[0]} x {PICTURE[1]} -> {sent} pixels sent -> {tokens} visual tokens"
     if served.dialect == "tgi":
-        return Line("ok", what, f"{way}; TGI tells no count that would show a second resize")
+        return Check("ok", what, f"{way}; TGI tells no count that would show a second resize")
     name = f"doctor-{time.time_ns():x}"
     call = vllm.caption_call(request, served.model, name, closes_thinking=profile.closes_thinking)
     try:
@@ -178,22 +178,22 @@ async def _image(asked: Asked, served: Served, profile: Profile) -> Line:
         vllm.parse_caption(reply.body, request, served.model, name)
     except (TransportError, ReplyError) as error:
         fix = "start the server without --mm-processor-kwargs of its own, or with a larger max_pixels"
-        return Line("failure", what, f"{way}; {error}", fix)
-    return Line("ok", what, f"{way}, as many as the server counts: it does not resize again")
+        return Check("failure", what, f"{way}; {error}", fix)
+    return Check("ok", what, f"{way}, as many as the server counts: it does not resize again")
 
 
-async def _queue(asked: Asked, served: Served) -> Line:
+async def _queue(asked: ProbedEndpoint, served: Served) -> Check:
     running, waiting = WORK[served.dialect]
     what = f"{asked.url} queue"
     fix = "open GET /metrics on the way to the server"
     try:
         reply = await asked.transport.get(f"{asked.url}/metrics", METRICS_S)
     except TransportError as error:
-        return Line("warning", what, f"/metrics: {error}", fix)
+        return Check("warning", what, f"/metrics: {error}", fix)
     at_work, queued = gauge(reply.body, running), gauge(reply.body, waiting)
     if at_work is None or queued is None:
-        return Line("warning", what, f"no {waiting} in /metrics: nobody can yield to others", fix)
-    return Line("ok", what, f"{at_work:.0f} requests run, {queued:.0f} wait")
+        return Check("warning", what, f"no {waiting} in /metrics: nobody can yield to others", fix)
+    return Check("ok", what, f"{at_work:.0f} requests run, {queued:.0f} wait")
 
 
 async def _date(transport: Transport, url: str) -> str | None:

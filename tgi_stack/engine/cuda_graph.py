@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from tgi_stack.engine.kernels import hopper
+from tgi_stack.engine.kernels import hopper_launch
 from tgi_stack.engine.layers import attention
-from tgi_stack.engine.layers.linear import Blocks8
+from tgi_stack.engine.layers.linear import BlockScaledFp8
 from tgi_stack.engine.models.network import Network
 from tgi_stack.engine.packing import Ints, Pack
 
@@ -92,7 +92,7 @@ def laid(one: Pack, rows: int, tile: int) -> Ints:
     return np.concatenate(filled).astype(np.int32)
 
 
-class Replay:
+class CapturedForward:
     """The network's pass over a full pack; its layout is read from memory, so that one graph does for all.
 
     Attention is that of `hopper`: its programs find out on the device how many tiles there are.
@@ -104,7 +104,7 @@ class Replay:
     def __init__(self, network: Network, rows: int) -> None:
         self._network = network
         self._rows = rows
-        self._tile = hopper.positions(network.heads // network.kv_heads)
+        self._tile = hopper_launch.positions(network.heads // network.kv_heads)
         self._recorded: tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor] | None = None
 
     @property
@@ -135,9 +135,13 @@ class Replay:
         network = self._network
         ids, positions, tiles, last = torch.split(layout, sizes_of(self._rows, self._tile))
 
-        def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor | Blocks8:
+        def attend(
+            layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+        ) -> torch.Tensor | BlockScaledFp8:
             scale = attention.LOG2_E * network.head_dim**-0.5
-            return hopper.attend(q, k, v, tiles, self._rows, scale, causal=True, fp8=network.takes_blocks8)
+            return hopper_launch.attend(
+                q, k, v, tiles, self._rows, scale, causal=True, fp8=network.takes_blocks8
+            )
 
         x = network.embedding[ids]
         return network.forward(x, network.rotary.tables(positions), attend, last=last)

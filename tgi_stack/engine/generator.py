@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 
 import torch
 
+from tgi_stack.engine.label_scores import ROUTE
 from tgi_stack.engine.models.decoder import Decoder, Prompt, prompt_of
 from tgi_stack.engine.placement import current
-from tgi_stack.engine.reading import ROUTE
 from tgi_stack.errors import MachineError
 from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.types import Caption, CaptionRequest
@@ -33,7 +33,7 @@ Make = Callable[[int, int], Decoder]
 
 
 @dataclass(eq=False)
-class Job:
+class Generation:
     """A request on its way: its prompt, what was written so far, and who waits for it."""
 
     request: CaptionRequest
@@ -57,7 +57,7 @@ class Job:
         return len(self.request.token_ids) + len(self.written) - 1
 
 
-class Writer:
+class Generator:
     """Writes summaries.
 
     Args:
@@ -87,12 +87,12 @@ class Writer:
         self._device = device
         self._image = (image_token, patch_px)
         self._decoder: Decoder | None = None
-        self._running: dict[int, Job] = {}
-        self._waiting: deque[Job] = deque()
+        self._running: dict[int, Generation] = {}
+        self._waiting: deque[Generation] = deque()
         self._changed = threading.Condition()
         self._closed = False
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="pixels")
-        self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="generator", daemon=True)
         self._thread.start()
 
     def submit(self, request: CaptionRequest) -> Future[Caption]:
@@ -102,7 +102,7 @@ class Writer:
             generator = torch.Generator(self._device)
             drawn = int.from_bytes(os.urandom(6), "big")
             generator.manual_seed(drawn if request.seed is None else request.seed)
-        job = Job(request, self._decoders.submit(self._prepare, request), Future(), generator)
+        job = Generation(request, self._decoders.submit(self._prepare, request), Future(), generator)
         with self._changed:
             self._waiting.append(job)
             self._changed.notify()
@@ -169,9 +169,9 @@ class Writer:
             slots, free = free[: len(jobs)], free[len(jobs) :]
             self._fill(decoder, slots, jobs)
 
-    def _next(self, most: int) -> list[Job]:
+    def _next(self, most: int) -> list[Generation]:
         """Waiting jobs that fit into slots and into one forward pass together; they stay at the front."""
-        jobs: list[Job] = []
+        jobs: list[Generation] = []
         tokens = 0
         with self._changed:
             while self._waiting and len(jobs) < most:
@@ -184,8 +184,8 @@ class Writer:
                     tokens += length
         return jobs
 
-    def _fill(self, decoder: Decoder, slots: Sequence[int], jobs: Sequence[Job]) -> None:
-        ready: list[tuple[int, Job, Prompt]] = []
+    def _fill(self, decoder: Decoder, slots: Sequence[int], jobs: Sequence[Generation]) -> None:
+        ready: list[tuple[int, Generation, Prompt]] = []
         for slot, job in zip(slots, jobs, strict=True):
             try:
                 ready.append((slot, job, job.prompt.result()))
@@ -261,7 +261,9 @@ class Writer:
         self._decoder = None
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-        again = [Job(j.request, j.prompt, j.answer, _again(j, self._device)) for j in self._running.values()]
+        again = [
+            Generation(j.request, j.prompt, j.answer, _again(j, self._device)) for j in self._running.values()
+        ]
         self._running.clear()
         with self._changed:
             self._waiting.extendleft(reversed(again))
@@ -279,7 +281,7 @@ class Writer:
                 job.answer.set_exception(error or CancelledError())
 
 
-def _again(job: Job, device: torch.device) -> torch.Generator | None:
+def _again(job: Generation, device: torch.device) -> torch.Generator | None:
     """A generator at the place where the job's began."""
     if job.generator is None:
         return None

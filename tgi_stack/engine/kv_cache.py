@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from tgi_stack.engine.kernels import dispatch
+from tgi_stack.engine.kernels import triton_launch
 from tgi_stack.engine.layers import attention
 from tgi_stack.engine.models.network import Network
 
@@ -76,7 +76,7 @@ class SlotCache:
         keys, values = self._keys[layer], self._values[layer]
         out = torch.empty(slots, heads * size, dtype=q.dtype, device=q.device)
         group = heads // self._network.kv_heads
-        dispatch.launch(
+        triton_launch.launch(
             "decode", (slots, self._network.kv_heads),
             q, keys, values, out, lengths, q.stride(0), keys.stride(1), keys.stride(0),
             attention.LOG2_E * size**-0.5, GROUP=group, HEADS=heads, SIZE=size,

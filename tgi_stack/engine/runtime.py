@@ -1,4 +1,4 @@
-"""A loaded network with what answers questions by it: the scorer and the writer, as the switches say."""
+"""A loaded network with what answers questions by it: the scorer and the generator, as the switches say."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from tgi_stack.engine import caption, score, score_images
-from tgi_stack.engine.generator import Writer
-from tgi_stack.engine.kernels import dispatch, hopper, kernel_check
+from tgi_stack.engine.generator import Generator
+from tgi_stack.engine.kernels import hopper_launch, kernel_check, triton_launch
 from tgi_stack.engine.kv_cache import SlotCache
+from tgi_stack.engine.label_scores import Reading
 from tgi_stack.engine.layers import attention
 from tgi_stack.engine.layers.ops import Ops, ops_for
 from tgi_stack.engine.models import network
@@ -22,7 +23,6 @@ from tgi_stack.engine.models.decoder import Decoder
 from tgi_stack.engine.models.network import Network
 from tgi_stack.engine.models.vision import Tower
 from tgi_stack.engine.placement import current
-from tgi_stack.engine.reading import Reading
 from tgi_stack.engine.score_images import ImageScorer
 from tgi_stack.engine.scorer import SIZES, Scorer, options_for
 from tgi_stack.engine.switches import Switches
@@ -67,7 +67,7 @@ class Runtime:
         self._switches = switches
         self._tokenizer = tokenizer
         self._grid = grid
-        self._writer: Writer | None = None
+        self._generator: Generator | None = None
         self._image_scorer: ImageScorer | None = None
         self.network: Network | None = None
         self.about = ""
@@ -85,7 +85,7 @@ class Runtime:
 
     @property
     def writes(self) -> bool:
-        """Whether summaries go through `writer`; another model's go through transformers' generate."""
+        """Whether summaries go through `generator`; another model's go through transformers' generate."""
         return self.network is not None and self.model.config.model_type in (QWEN3_VL, "qwen3")
 
     @property
@@ -121,14 +121,14 @@ class Runtime:
         """The text that will follow a prompt; only where `writes`."""
         if self.network is None or self._tokenizer is None:
             raise ValueError("a runtime that writes has a network of its own and a tokenizer")
-        if self._writer is None:
-            self._writer = self._new_writer(self.network, self._tokenizer)
-        return self._writer.submit(request)
+        if self._generator is None:
+            self._generator = self._new_generator(self.network, self._tokenizer)
+        return self._generator.submit(request)
 
     def close(self) -> None:
         """Ends the thread that writes."""
-        if self._writer is not None:
-            self._writer.close()
+        if self._generator is not None:
+            self._generator.close()
 
     def _try_kernels(self) -> None:
         """Kernels that this device can't compile, or computes wrongly, are not used."""
@@ -140,7 +140,7 @@ class Runtime:
         if fault is not None:
             kernel_check.refuse()
             self.about += f"without Triton kernels ({fault}); "
-        elif hopper.usable(self.device, self.model.dtype):
+        elif hopper_launch.usable(self.device, self.model.dtype):
             fp8 = self._switches.weights == "fp8"
             fault = kernel_check.trial_on_hopper(self.device, shape, config.hidden_size, fp8=fp8)
             if fault is not None:
@@ -149,7 +149,7 @@ class Runtime:
 
     def _network(self) -> Network:
         compiled = self._switches.compiled
-        if self.device.type == "cuda" and dispatch.AVAILABLE and self.model.dtype in attention.HALF:
+        if self.device.type == "cuda" and triton_launch.AVAILABLE and self.model.dtype in attention.HALF:
             with current(self.device):
                 self._try_kernels()
         ops = Ops() if compiled else ops_for(self.device)  # the compiler makes kernels of its own
@@ -159,7 +159,7 @@ class Runtime:
             found.compile(SIZES)
         return found
 
-    def _new_writer(self, network: Network, tokenizer: Tokenizer) -> Writer:
+    def _new_generator(self, network: Network, tokenizer: Tokenizer) -> Generator:
         flash = "flash" if self._switches.flash else "auto"
         config = self.model.config
         sees = self._grid is not None
@@ -173,7 +173,7 @@ class Runtime:
             uncaptured=WAITS if getattr(self.model, "is_loaded_in_8bit", False) else "",
             say=self._say,
         )
-        return Writer(
+        return Generator(
             make,
             partial(self._slots, SlotCache.row_bytes(network)),
             tokenizer,

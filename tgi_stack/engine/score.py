@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from tgi_stack.engine.reading import Reading, reading, whole
+from tgi_stack.engine.label_scores import Reading, reading, whole
 from tgi_stack.types import LabelScores, ScoreRequest
 
 

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from tgi_stack.engine.caption import image_arguments
+from tgi_stack.engine.label_scores import Reading, reading
 from tgi_stack.engine.layers import attention
 from tgi_stack.engine.models.decoder import Prompt, prompt_of
 from tgi_stack.engine.models.network import Network
 from tgi_stack.engine.models.vision import Tower
 from tgi_stack.engine.placement import current
-from tgi_stack.engine.reading import Reading, reading
 from tgi_stack.engine.score import read
 from tgi_stack.engine.scorer import label_logprobs
 from tgi_stack.images.grid import Grid

@@ -16,14 +16,14 @@ from functools import partial
 import numpy as np
 import torch
 
-from tgi_stack.engine.cuda_graph import Replay
+from tgi_stack.engine.cuda_graph import CapturedForward
+from tgi_stack.engine.label_scores import Reading, reading, whole
 from tgi_stack.engine.layers import attention
-from tgi_stack.engine.layers.linear import Blocks8
+from tgi_stack.engine.layers.linear import BlockScaledFp8
 from tgi_stack.engine.models import compat
 from tgi_stack.engine.models.network import Network
 from tgi_stack.engine.packing import Pack, pack
 from tgi_stack.engine.placement import current
-from tgi_stack.engine.reading import Reading, reading, whole
 from tgi_stack.errors import MachineError
 from tgi_stack.types import LabelScores, ScoreRequest
 
@@ -81,15 +81,15 @@ class Scorer:
     def __init__(self, network: Network, options: Options) -> None:
         self._network = network
         self.options = options
-        self._attends: Callable[..., torch.Tensor | Blocks8]
+        self._attends: Callable[..., torch.Tensor | BlockScaledFp8]
         self.attention, self._attends = attention.choose(
             network.device, network.dtype, network.head_dim, options.flash
         )
         if self.attention == "hopper" and network.takes_blocks8:
             self._attends = attention.by_hopper8
-        self.replay: Replay | None = None
+        self.replay: CapturedForward | None = None
         if self.attention == "hopper" and options.replay and not options.sizes and network.is_plain:
-            self.replay = Replay(network, options.budget)
+            self.replay = CapturedForward(network, options.budget)
         self._launching = threading.Lock()
         self._budget = options.budget
         self._calm, self._patience, self._grown = 0, GROW_AFTER, False
@@ -160,7 +160,7 @@ class Scorer:
     def _resize(self, budget: int) -> None:
         self.options = replace(self.options, budget=budget)
         if self.replay is not None:  # no pack would fit the one there is, which keeps its memory
-            self.replay = Replay(self._network, budget)
+            self.replay = CapturedForward(self._network, budget)
 
     def _forward(self, one: Pack, label_ids: Sequence[tuple[int, ...]]) -> torch.Tensor:
         """Logarithms of the labels' probabilities, fp32, shape [members, most labels of any]."""

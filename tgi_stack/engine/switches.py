@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 import torch
 
-from tgi_stack.engine.kernels import dispatch
+from tgi_stack.engine.kernels import triton_launch
 from tgi_stack.engine.placement import Placement
 from tgi_stack.errors import MissingPackageError, SettingsError
 from tgi_stack.settings import Settings
@@ -102,7 +102,7 @@ def _check_compiler(switches: Switches, placement: Placement) -> None:
         )
     if placement.device.type == "mps":
         raise SettingsError("--use-torch-compile is not done on Apple GPUs; leave it out")
-    if placement.device.type == "cuda" and not dispatch.AVAILABLE:
+    if placement.device.type == "cuda" and not triton_launch.AVAILABLE:
         raise MissingPackageError("triton", "torch")
     if not any(map(shutil.which, COMPILERS)):
         raise SettingsError("--use-torch-compile needs a C++ compiler on PATH; install g++ or leave it out")

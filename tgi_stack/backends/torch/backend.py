@@ -79,7 +79,7 @@ class LocalBackend:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TorchPlan:
     """What a run of the torch engine comes to, found out before any weights load; one placement a device."""
 
     checkpoint: Checkpoint
@@ -96,7 +96,7 @@ class Plan:
         return BATCHES * sum(sizes)
 
 
-def plan(settings: Settings, kind: str, say: Say) -> Plan:
+def plan(settings: Settings, kind: str, say: Say) -> TorchPlan:
     """The plan for the model that the settings name for `kind` (`text` or `vision`).
 
     Raises:
@@ -125,10 +125,10 @@ def plan(settings: Settings, kind: str, say: Say) -> Plan:
             ]
         ),
     )
-    return Plan(checkpoint, placements, switches, identity, profile, kind)
+    return TorchPlan(checkpoint, placements, switches, identity, profile, kind)
 
 
-def open_local(found: Plan, say: Say) -> LocalBackend:
+def open_local(found: TorchPlan, say: Say) -> LocalBackend:
     """Loads the model of a plan, in this process, on its first device.
 
     Raises:

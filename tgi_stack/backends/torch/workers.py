@@ -20,7 +20,7 @@ from typing import Any
 
 from tgi_stack.backends.base import Backend
 from tgi_stack.backends.lazy import LazyBackend
-from tgi_stack.backends.torch.backend import Plan, open_local, plan
+from tgi_stack.backends.torch.backend import TorchPlan, open_local, plan
 from tgi_stack.backends.torch.worker import CLOSE, SAY, work
 from tgi_stack.engine.placement import devices
 from tgi_stack.errors import FastqwenError, MachineError, UsageError
@@ -111,7 +111,7 @@ def plan_torch(settings: Settings, kind: str, say: Say) -> LazyBackend:
     )
 
 
-def _opened(found: Plan, settings: Settings, say: Say) -> Backend:
+def _opened(found: TorchPlan, settings: Settings, say: Say) -> Backend:
     names = devices(settings.device)
     if len(names) == 1:
         return open_local(found, say)

@@ -1,4 +1,4 @@
-"""The Gluon programs for Hopper; `hopper` launches them.
+"""The Gluon programs for Hopper; `hopper_launch` launches them.
 
 A program holds one processor of the chip to its end. One warp copies tiles into shared memory, which two
 groups of four warps multiply: a ring of buffers with a barrier for "filled" and one for "read" each. What

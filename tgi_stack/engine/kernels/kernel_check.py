@@ -9,9 +9,9 @@ from typing import cast
 import numpy as np
 import torch
 
-from tgi_stack.engine.kernels import dispatch, hopper
+from tgi_stack.engine.kernels import hopper_launch, triton_launch
 from tgi_stack.engine.layers import attention
-from tgi_stack.engine.layers.linear import BLOCK, Blocks8, Fused8
+from tgi_stack.engine.layers.linear import BLOCK, BlockScaledFp8, FusedFp8Linear
 from tgi_stack.engine.layers.ops import Ops, TritonOps
 
 ROWS = 200
@@ -76,8 +76,8 @@ def _hopper(device: torch.device, shape: tuple[int, int, int], hidden: int) -> P
     heads, kv_heads, size = shape
     draw = _drawer(device, torch.bfloat16)
     x, wide = draw(MANY, hidden), draw(2 * hidden, hidden) / hidden**0.5
-    pairs = {"gated": [cast(torch.Tensor, Ops().swiglu(x @ wide.T)), hopper.gated(x, wide)]}
-    if size in hopper.HEAD_DIMS:
+    pairs = {"gated": [cast(torch.Tensor, Ops().swiglu(x @ wide.T)), hopper_launch.gated(x, wide)]}
+    if size in hopper_launch.HEAD_DIMS:
         q, k, v = torch.split(draw(MANY, heads + 2 * kv_heads, size), [heads, kv_heads, kv_heads], dim=1)
         pairs["attend"] = _attended(q, k, v, "hopper", attention.by_hopper)
     return pairs
@@ -89,19 +89,19 @@ def _hopper8(device: torch.device, shape: tuple[int, int, int], hidden: int) -> 
     draw = _drawer(device, torch.bfloat16)
     pairs: Pairs = {}
 
-    def added(x: Blocks8, matrix: Fused8) -> torch.Tensor:
+    def added(x: BlockScaledFp8, matrix: FusedFp8Linear) -> torch.Tensor:
         residual = torch.zeros(MANY, len(matrix.weight), dtype=torch.bfloat16, device=device)
-        hopper.add_product8(residual, x, matrix.weight, matrix.blocks)
+        hopper_launch.add_product8(residual, x, matrix.weight, matrix.blocks)
         return residual
 
-    if hopper.in_blocks(hidden):
+    if hopper_launch.in_blocks(hidden):
         x = Ops().rows8(draw(MANY, hidden))
-        wide, narrow = (Fused8(draw(rows, hidden) / hidden**0.5) for rows in (2 * hidden, hidden))
-        gated = hopper.gated8(x, wide.weight, wide.blocks)
+        wide, narrow = (FusedFp8Linear(draw(rows, hidden) / hidden**0.5) for rows in (2 * hidden, hidden))
+        gated = hopper_launch.gated8(x, wide.weight, wide.blocks)
         pairs["gated8"] = [narrow(Ops().gated(wide, x, fp8=True)), added(gated, narrow)]
     if size == BLOCK:
         q, k, v = torch.split(draw(MANY, heads + 2 * kv_heads, size), [heads, kv_heads, kv_heads], dim=1)
-        out = Fused8(draw(hidden, heads * size) / (heads * size) ** 0.5)
+        out = FusedFp8Linear(draw(hidden, heads * size) / (heads * size) ** 0.5)
         plain, tiled = _parts("hopper", q, k)
         attended = attention.by_sdpa(q, k, v, plain)
         pairs["attend8"] = [out(Ops().rows8(attended)), added(attention.by_hopper8(q, k, v, tiled), out)]
@@ -142,9 +142,9 @@ def _worst(pairs: Pairs) -> str | None:
 
 def refuse() -> None:
     """Has everything computed without the kernels."""
-    dispatch.AVAILABLE = False
+    triton_launch.AVAILABLE = False
 
 
 def refuse_on_hopper() -> None:
     """Has everything computed without the kernels for Hopper."""
-    hopper.AVAILABLE = False
+    hopper_launch.AVAILABLE = False

@@ -1,4 +1,4 @@
-"""The Triton programs themselves; `kernels` launches the small ones, `attention` those of attention.
+"""The Triton programs themselves; `triton_launch` launches the small ones, `attention` those of attention.
 
 All arithmetic is in fp32; a value is rounded once, when it is stored.
 """

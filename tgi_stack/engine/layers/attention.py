@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tgi_stack.engine.kernels import dispatch, hopper
-from tgi_stack.engine.layers.linear import Blocks8
+from tgi_stack.engine.kernels import hopper_launch, triton_launch
+from tgi_stack.engine.layers.linear import BlockScaledFp8
 
 varlen_attn: Any = None
 flash_attn_varlen_func: Any = None
@@ -122,10 +122,10 @@ def choose(
     """
     on_gpu = device.type == "cuda" and dtype in HALF
     whole = head_dim >= 16 and head_dim & (head_dim - 1) == 0
-    on_hopper = hopper.usable(device, dtype) and head_dim in hopper.HEAD_DIMS
+    on_hopper = hopper_launch.usable(device, dtype) and head_dim in hopper_launch.HEAD_DIMS
     options: list[tuple[str, Attention, bool]] = [
         ("hopper", by_hopper, on_hopper and wanted == "auto"),
-        ("triton", by_triton, on_gpu and dispatch.AVAILABLE and whole and wanted == "auto"),
+        ("triton", by_triton, on_gpu and triton_launch.AVAILABLE and whole and wanted == "auto"),
         ("flash_attn", by_flash_attn, on_gpu and flash_attn_varlen_func is not None),
         ("torch varlen", by_varlen, on_gpu and varlen_attn is not None),
         ("sdpa", by_sdpa, True),
@@ -140,7 +140,7 @@ def tile_positions(name: str, group: int) -> int | None:
         group: query heads of a key-value head.
     """
     if name == "hopper":
-        return hopper.positions(group)
+        return hopper_launch.positions(group)
     return TILE // group if name == "triton" else None
 
 
@@ -149,18 +149,18 @@ def by_hopper(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, parts: Segments
     return cast(torch.Tensor, _by_hopper(q, k, v, parts, fp8=False))
 
 
-def by_hopper8(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, parts: Segments) -> Blocks8:
+def by_hopper8(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, parts: Segments) -> BlockScaledFp8:
     """The same with its result in fp8."""
-    return cast(Blocks8, _by_hopper(q, k, v, parts, fp8=True))
+    return cast(BlockScaledFp8, _by_hopper(q, k, v, parts, fp8=True))
 
 
 def _by_hopper(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, parts: Segments, *, fp8: bool
-) -> torch.Tensor | Blocks8:
+) -> torch.Tensor | BlockScaledFp8:
     if parts.tiles is None:
         raise ValueError("segments for the Hopper kernel are made with its tile")
     scale = LOG2_E * q.shape[-1] ** -0.5
-    return hopper.attend(q, k, v, parts.tiles, parts.rows, scale, causal=parts.causal, fp8=fp8)
+    return hopper_launch.attend(q, k, v, parts.tiles, parts.rows, scale, causal=parts.causal, fp8=fp8)
 
 
 def by_triton(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, parts: Segments) -> torch.Tensor:
@@ -169,7 +169,7 @@ def by_triton(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, parts: Segments
         raise ValueError("segments for the Triton kernel are made with its tile")
     tokens, heads, size = q.shape
     out = torch.empty(tokens, heads * size, dtype=q.dtype, device=q.device)
-    dispatch.launch(
+    triton_launch.launch(
         "attend", (len(parts.tiles) - 1, k.shape[1]),
         q, k, v, out, parts.tiles[1:], q.stride(0), k.stride(0), v.stride(0), LOG2_E * size**-0.5,
         GROUP=heads // k.shape[1], HEADS=heads, SIZE=size,

@@ -14,14 +14,14 @@ BLOCK = 128  # rows of a matrix, and columns of activations, that have a scale i
 Pending = torch.Tensor | None
 
 
-class Rows8(NamedTuple):
+class RowScaledFp8(NamedTuple):
     """Activations in fp8, a scale for each row: values shape [tokens, n], scales fp32 [tokens, 1]."""
 
     values: torch.Tensor
     scales: torch.Tensor
 
 
-class Blocks8(NamedTuple):
+class BlockScaledFp8(NamedTuple):
     """Activations in fp8, a scale for each row and `BLOCK` columns: values shape [tokens, n], scales fp32
     [n / BLOCK, tokens].
     """
@@ -30,11 +30,11 @@ class Blocks8(NamedTuple):
     scales: torch.Tensor
 
 
-Activations = torch.Tensor | Rows8 | Blocks8
+Activations = torch.Tensor | RowScaledFp8 | BlockScaledFp8
 
 
-class Matrix(Protocol):
-    """`wants_fp8`: it multiplies what `Rows8` holds."""
+class LinearMap(Protocol):
+    """`wants_fp8`: it multiplies what `RowScaledFp8` holds."""
 
     wants_fp8: bool
 
@@ -47,7 +47,7 @@ class Matrix(Protocol):
         """
 
 
-class Fused:
+class FusedLinear:
     """Plain linear maps of the same input as one; their modules keep their weights as views of it."""
 
     wants_fp8 = False
@@ -70,8 +70,8 @@ class Fused:
         return residual.addmm_(cast(torch.Tensor, x), self.weight.T), None
 
 
-class Fused8:
-    """As `Fused`, in fp8 (Hopper and later).
+class FusedFp8Linear:
+    """As `FusedLinear`, in fp8 (Hopper and later).
 
     Its rows have a scale for each block of `BLOCK`, so that kernels may take it once a tile. A scale for each
     row would gain nothing: numbers have an exponent, and keep their precision down to 2^-14 of the largest.
@@ -92,7 +92,7 @@ class Fused8:
         self.scales = scales[None].contiguous()
 
     def __call__(self, x: Activations) -> torch.Tensor:
-        if not isinstance(x, Rows8):
+        if not isinstance(x, RowScaledFp8):
             raise TypeError("this product needs activations in fp8 with a scale for each row")
         return torch._scaled_mm(
             x.values,
@@ -107,7 +107,7 @@ class Fused8:
         return residual, self(x)
 
 
-class Modules:
+class SeparateLinear:
     """The modules as they are: a quantised model's have their own way to multiply."""
 
     wants_fp8 = False
@@ -123,9 +123,9 @@ class Modules:
         return residual, self(x)
 
 
-def matrix(modules: Sequence[nn.Linear], *, fp8: bool = False) -> Matrix:
+def matrix(modules: Sequence[nn.Linear], *, fp8: bool = False) -> LinearMap:
     """The maps of one input, side by side."""
     if any(type(module) is not nn.Linear or module.bias is not None for module in modules):
-        return Modules(modules)  # bitsandbytes' are subclasses
-    fused = Fused(modules)
-    return Fused8(fused.weight) if fp8 else fused
+        return SeparateLinear(modules)  # bitsandbytes' are subclasses
+    fused = FusedLinear(modules)
+    return FusedFp8Linear(fused.weight) if fp8 else fused

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import torch
 
-from tgi_stack.engine.kernels import dispatch, hopper
+from tgi_stack.engine.kernels import hopper_launch, triton_launch
 from tgi_stack.engine.layers.linear import (
     FP8,
     FP8_MAX,
     Activations,
-    Blocks8,
-    Fused,
-    Fused8,
-    Matrix,
+    BlockScaledFp8,
+    FusedFp8Linear,
+    FusedLinear,
+    LinearMap,
     Pending,
-    Rows8,
+    RowScaledFp8,
 )
 
 Tables = tuple[torch.Tensor, torch.Tensor]
@@ -60,21 +60,21 @@ class Ops:
         product = torch.nn.functional.silu(gate) * up
         return self._quantised(product) if fp8 else product.to(gate_up.dtype)
 
-    def gated(self, matrix: Matrix, x: Activations, *, fp8: bool = False) -> Activations:
+    def gated(self, matrix: LinearMap, x: Activations, *, fp8: bool = False) -> Activations:
         """silu(gate) * up of the products with [gate | up]."""
         return self.swiglu(matrix(x), fp8=fp8)
 
-    def rows8(self, x: torch.Tensor) -> Rows8:
+    def rows8(self, x: torch.Tensor) -> RowScaledFp8:
         """Rows in fp8, each by its own scale."""
         return self._quantised(x.float())
 
-    def add(self, matrix: Matrix, residual: torch.Tensor, x: Activations) -> tuple[torch.Tensor, Pending]:
+    def add(self, matrix: LinearMap, residual: torch.Tensor, x: Activations) -> tuple[torch.Tensor, Pending]:
         """See `Matrix.add`."""
         return matrix.add(residual, x)
 
-    def _quantised(self, x: torch.Tensor) -> Rows8:
+    def _quantised(self, x: torch.Tensor) -> RowScaledFp8:
         scales = x.abs().amax(dim=-1, keepdim=True).clamp(min=1e-12) / FP8_MAX
-        return Rows8((x / scales).clamp(-FP8_MAX, FP8_MAX).to(FP8), scales)
+        return RowScaledFp8((x / scales).clamp(-FP8_MAX, FP8_MAX).to(FP8), scales)
 
 
 class TritonOps(Ops):
@@ -86,7 +86,7 @@ class TritonOps(Ops):
     def add_norm(
         self, x: torch.Tensor, pending: Pending, weight: torch.Tensor, eps: float, *, fp8: bool = False
     ) -> tuple[torch.Tensor, Activations]:
-        return x, dispatch.add_norm(x, pending, weight, eps, fp8=fp8)
+        return x, triton_launch.add_norm(x, pending, weight, eps, fp8=fp8)
 
     def rotate(
         self,
@@ -98,15 +98,15 @@ class TritonOps(Ops):
         eps: float,
     ) -> Triple:
         heads, kv_heads, size = shape
-        dispatch.rotate(qkv, q_norm, k_norm, tables, shape, eps)
+        triton_launch.rotate(qkv, q_norm, k_norm, tables, shape, eps)
         q, k, v = torch.split(qkv.view(len(qkv), -1, size), [heads, kv_heads, kv_heads], dim=1)
         return q, k, v
 
     def swiglu(self, gate_up: torch.Tensor, *, fp8: bool = False) -> Activations:
-        return dispatch.swiglu(gate_up, fp8=fp8)
+        return triton_launch.swiglu(gate_up, fp8=fp8)
 
-    def rows8(self, x: torch.Tensor) -> Rows8:
-        return dispatch.rows8(x)
+    def rows8(self, x: torch.Tensor) -> RowScaledFp8:
+        return triton_launch.rows8(x)
 
 
 class HopperOps(TritonOps):
@@ -114,30 +114,35 @@ class HopperOps(TritonOps):
     add to the residual what a kernel left in fp8.
     """
 
-    def gated(self, matrix: Matrix, x: Activations, *, fp8: bool = False) -> Activations:
-        if fp8 and isinstance(matrix, Fused8) and isinstance(x, Rows8) and hopper.pays8(x, matrix.weight):
-            return hopper.gated8(x, matrix.weight, matrix.blocks)
+    def gated(self, matrix: LinearMap, x: Activations, *, fp8: bool = False) -> Activations:
+        if (
+            fp8
+            and isinstance(matrix, FusedFp8Linear)
+            and isinstance(x, RowScaledFp8)
+            and hopper_launch.pays8(x, matrix.weight)
+        ):
+            return hopper_launch.gated8(x, matrix.weight, matrix.blocks)
         if (
             not fp8
-            and isinstance(matrix, Fused)
+            and isinstance(matrix, FusedLinear)
             and isinstance(x, torch.Tensor)
-            and hopper.pays(x, matrix.weight)
+            and hopper_launch.pays(x, matrix.weight)
         ):
-            return hopper.gated(x, matrix.weight)
+            return hopper_launch.gated(x, matrix.weight)
         return super().gated(matrix, x, fp8=fp8)
 
-    def add(self, matrix: Matrix, residual: torch.Tensor, x: Activations) -> tuple[torch.Tensor, Pending]:
-        if isinstance(matrix, Fused8) and isinstance(x, Blocks8):
-            hopper.add_product8(residual, x, matrix.weight, matrix.blocks)
+    def add(self, matrix: LinearMap, residual: torch.Tensor, x: Activations) -> tuple[torch.Tensor, Pending]:
+        if isinstance(matrix, FusedFp8Linear) and isinstance(x, BlockScaledFp8):
+            hopper_launch.add_product8(residual, x, matrix.weight, matrix.blocks)
             return residual, None
         return super().add(matrix, residual, x)
 
 
 def ops_for(device: torch.device) -> Ops:
     """The kernels where they run, else plain torch."""
-    if device.type != "cuda" or not dispatch.AVAILABLE:
+    if device.type != "cuda" or not triton_launch.AVAILABLE:
         return Ops()
-    return HopperOps() if hopper.usable(device, torch.bfloat16) else TritonOps()
+    return HopperOps() if hopper_launch.usable(device, torch.bfloat16) else TritonOps()
 
 
 def _rms(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:

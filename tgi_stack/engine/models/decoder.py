@@ -1,4 +1,4 @@
-"""Prompts into slots, and slots a token further: what the summaries' loop in `writer` is made of."""
+"""Prefills prompts into slots and decodes one token in each slot: the steps of the loop in `generator`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tgi_stack.engine.caption import pixels
 from tgi_stack.engine.cuda_graph import record
-from tgi_stack.engine.kernels import dispatch
+from tgi_stack.engine.kernels import triton_launch
 from tgi_stack.engine.kv_cache import SlotCache
 from tgi_stack.engine.layers import attention
 from tgi_stack.engine.models.network import Network
@@ -91,7 +91,7 @@ class Decoder:
         self._lengths = torch.zeros(slots, dtype=torch.int32, device=device)
         self._first = torch.arange(slots, device=device) * rows
         self._advance_all: Callable[[], torch.Tensor] | None = None
-        self.whole = device.type == "cuda" and dispatch.AVAILABLE and network.dtype in attention.HALF
+        self.whole = device.type == "cuda" and triton_launch.AVAILABLE and network.dtype in attention.HALF
         if self.whole and network.is_compiled:
             network.compile([slots])
 

@@ -12,7 +12,15 @@ from typing import Any, Protocol, cast
 
 import torch
 
-from tgi_stack.engine.layers.linear import BLOCK, Activations, Blocks8, Matrix, Modules, Pending, matrix
+from tgi_stack.engine.layers.linear import (
+    BLOCK,
+    Activations,
+    BlockScaledFp8,
+    LinearMap,
+    Pending,
+    SeparateLinear,
+    matrix,
+)
 from tgi_stack.engine.layers.ops import HopperOps, Ops
 from tgi_stack.engine.layers.rotary import Rotary
 
@@ -26,7 +34,7 @@ class Attend(Protocol):
 
     def __call__(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
-    ) -> torch.Tensor | Blocks8:
+    ) -> torch.Tensor | BlockScaledFp8:
         """q [tokens, heads, head_dim], k and v [tokens, kv_heads, head_dim] -> [tokens, heads * head_dim].
 
         It may be in fp8 where the network `takes_blocks8`.
@@ -38,13 +46,13 @@ class Layer:
     """The weights of one layer."""
 
     attention_norm: torch.Tensor
-    qkv: Matrix
+    qkv: LinearMap
     q_norm: torch.Tensor
     k_norm: torch.Tensor
-    out: Matrix
+    out: LinearMap
     mlp_norm: torch.Tensor
-    gate_up: Matrix
-    down: Matrix
+    gate_up: LinearMap
+    down: LinearMap
 
 
 class Network:
@@ -103,7 +111,7 @@ class Network:
     @property
     def is_plain(self) -> bool:
         """Whether all products are computed here, and none by the modules of a quantised model."""
-        return not any(isinstance(layer.qkv, Modules) for layer in self.layers)
+        return not any(isinstance(layer.qkv, SeparateLinear) for layer in self.layers)
 
     @property
     def takes_blocks8(self) -> bool:
@@ -161,7 +169,7 @@ def before_attention(
 
 
 def after_attention(
-    ops: Ops, layer: Layer, x: torch.Tensor, rows: torch.Tensor | Blocks8, eps: float
+    ops: Ops, layer: Layer, x: torch.Tensor, rows: torch.Tensor | BlockScaledFp8, eps: float
 ) -> tuple[torch.Tensor, Pending]:
     """The residual after the layer, and what is still to be added to it."""
     attended: Activations = rows
@@ -172,9 +180,9 @@ def after_attention(
     return ops.add(layer.down, x, ops.gated(layer.gate_up, normed, fp8=layer.down.wants_fp8))
 
 
-def _chosen(rows: torch.Tensor | Blocks8, last: torch.Tensor) -> torch.Tensor | Blocks8:
-    if isinstance(rows, Blocks8):
-        return Blocks8(rows.values[last], rows.scales[:, last].contiguous())
+def _chosen(rows: torch.Tensor | BlockScaledFp8, last: torch.Tensor) -> torch.Tensor | BlockScaledFp8:
+    if isinstance(rows, BlockScaledFp8):
+        return BlockScaledFp8(rows.values[last], rows.scales[:, last].contiguous())
     return rows[last]
 
 

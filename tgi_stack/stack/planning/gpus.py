@@ -47,7 +47,7 @@ class Gpu:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class GpuSurvey:
     """The GPUs that can be used; `left_out` says of others why not, `problem` why there are none."""
 
     gpus: tuple[Gpu, ...]
@@ -55,22 +55,22 @@ class Found:
     problem: str | None = None
 
 
-def read() -> Found:
+def read() -> GpuSurvey:
     """Asks nvidia-smi; a host without it, without a driver or without a GPU is no error but a problem."""
     try:
         done = run(["nvidia-smi", f"--query-gpu={','.join(FIELDS)}", "--format=csv,noheader,nounits"])
     except MissingProgramError:
-        return Found((), problem="nvidia-smi is not on PATH: no NVIDIA driver is installed")
+        return GpuSurvey((), problem="nvidia-smi is not on PATH: no NVIDIA driver is installed")
     if done.status or not done.stdout.strip() or "No devices were found" in done.said:
         said = done.said.splitlines()
-        return Found((), problem=f"nvidia-smi: {said[0] if said else f'ended with status {done.status}'}")
+        return GpuSurvey((), problem=f"nvidia-smi: {said[0] if said else f'ended with status {done.status}'}")
     instances = ""
     if any(row[-1] == "Enabled" for row in _rows(done.stdout)):
         instances = run(["nvidia-smi", "-L"]).stdout
     return parse(done.stdout, instances)
 
 
-def parse(table: str, instances: str = "") -> Found:
+def parse(table: str, instances: str = "") -> GpuSurvey:
     """The GPUs in nvidia-smi's comma-separated answer to a query of `FIELDS`, and in its list `-L`."""
     mig = _instances(instances)
     gpus: list[Gpu] = []
@@ -94,7 +94,7 @@ def parse(table: str, instances: str = "") -> Found:
         else:
             gpus.append(one)
     problem = None if gpus else "no GPU can be used: " + "; ".join(left_out)
-    return Found(tuple(gpus), tuple(left_out), problem)
+    return GpuSurvey(tuple(gpus), tuple(left_out), problem)
 
 
 def _capability(cell: str) -> float:
@@ -128,7 +128,7 @@ def _instance(gpu: Gpu, number: str, profile: str, gigabytes: int, uuid: str) ->
     return Gpu(label, uuid, f"{gpu.name} MIG {profile}", usable, usable, gpu.capability, gpu.driver)
 
 
-def assumed(sizes: str) -> Found:
+def assumed(sizes: str) -> GpuSurvey:
     """GPUs that are not there, for a look at a plan: `24,80` is one of 24 GiB and one of 80, both empty.
 
     Raises:
@@ -140,7 +140,7 @@ def assumed(sizes: str) -> Found:
         raise UsageError(f"--assume-gpus {sizes}: give their memory in GiB, such as 24,24") from error
     if not all(1024 <= size <= 1024 * 1024 for size in mib):
         raise UsageError(f"--assume-gpus {sizes}: from 1 to 1024 GiB each")
-    return Found(
+    return GpuSurvey(
         tuple(
             Gpu(str(index), f"GPU-assumed-{index}", f"assumed, {size / 1024:g} GiB", size, size, 9.0, "")
             for index, size in enumerate(mib)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from tgi_stack.errors import MachineError, UsageError
 from tgi_stack.stack.planning import engines, sizes
 from tgi_stack.stack.planning.engines import Engine, Launch
-from tgi_stack.stack.planning.gpus import Found, Gpu
+from tgi_stack.stack.planning.gpus import Gpu, GpuSurvey
 from tgi_stack.stack.planning.request import SHARDS, Request
 from tgi_stack.stack.planning.sizes import MODELS, Model
 
@@ -104,7 +104,7 @@ def _overlap(one: Server, other: Server) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Short:
+class Shortage:
     """A server that found no place: the best GPU had so much too little."""
 
     wanted: Wanted
@@ -118,7 +118,7 @@ class DoesNotFitError(MachineError):
     """The GPUs are too small, too few or too full."""
 
 
-def make(request: Request, found: Found) -> Plan:
+def make(request: Request, found: GpuSurvey) -> Plan:
     """The plan for a request on the GPUs that were found.
 
     Raises:
@@ -166,7 +166,7 @@ def wanted(request: Request, prefill: int) -> dict[str, Wanted]:
     return made
 
 
-def _try(request: Request, gpus: tuple[Gpu, ...]) -> Plan | Short:
+def _try(request: Request, gpus: tuple[Gpu, ...]) -> Plan | Shortage:
     # TGI does not cut a prefill of Qwen3 into chunks: the batch has to hold the longest prompt.
     budgets = [max(tokens, request.max_total_tokens) for tokens in PREFILL_TOKENS]
     for prefill in budgets:
@@ -176,7 +176,7 @@ def _try(request: Request, gpus: tuple[Gpu, ...]) -> Plan | Short:
     return tried
 
 
-def _place(request: Request, gpus: tuple[Gpu, ...], prefill: int) -> Plan | Short:
+def _place(request: Request, gpus: tuple[Gpu, ...], prefill: int) -> Plan | Shortage:
     left = {gpu.uuid: gpu.free_mib - KEPT_FREE_MIB for gpu in gpus}
     placed: list[tuple[str, Wanted, tuple[Gpu, ...]]] = []
     kinds = sorted(wanted(request, prefill).values(), key=lambda one: -one.need_mib(request))
@@ -187,7 +187,7 @@ def _place(request: Request, gpus: tuple[Gpu, ...], prefill: int) -> Plan | Shor
             chosen = _alike([gpu for gpu in ranked if left[gpu.uuid] >= need], request.num_shard)
             if not chosen:
                 best = max(ranked, key=lambda gpu: left[gpu.uuid], default=None)
-                return Short(one, need, best, left[best.uuid] if best else 0, request.num_shard)
+                return Shortage(one, need, best, left[best.uuid] if best else 0, request.num_shard)
             for gpu in chosen:
                 left[gpu.uuid] -= need
             name = one.kind if replica == 0 else f"{one.kind}-{replica + 1}"
@@ -233,7 +233,7 @@ def _shares(
         yield Server(name, one, gpus, need, min(need + more, one.enough_mib(request)))
 
 
-def _shortage(short: Short) -> str:
+def _shortage(short: Shortage) -> str:
     one = short.wanted
     where = "on one GPU" if short.gpus_wanted == 1 else f"on each of {short.gpus_wanted} GPUs"
     need = f"{one.kind}: {one.name} ({one.quantization}) needs {short.need_mib:,} MiB {where}"

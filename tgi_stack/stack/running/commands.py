@@ -7,17 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tgi_stack.doctor.check import Line
+from tgi_stack.doctor.check import Check
 from tgi_stack.errors import FastqwenError, MachineError, ServerError, UsageError
 from tgi_stack.stack.files import keys
-from tgi_stack.stack.files.plan_files import Folder
+from tgi_stack.stack.files.docker_folder import DockerFolder
 from tgi_stack.stack.planning import gpus, plan
 from tgi_stack.stack.planning.ports import refuse_taken_ports
 from tgi_stack.stack.planning.request import Request
 from tgi_stack.stack.programs import Ended
 from tgi_stack.stack.running import docker, faults, pinning
 from tgi_stack.stack.running.docker import Compose
-from tgi_stack.stack.running.ready import prove
+from tgi_stack.stack.running.readiness import prove
 from tgi_stack.stack.running.waiting import NOWHERE, Waiting, asked, entry, states_of, told
 
 Say = Callable[[str], None]
@@ -33,7 +33,7 @@ class Stack:
         say: told, in lines, what is done.
     """
 
-    folder: Folder
+    folder: DockerFolder
     say: Say
 
     # -- plan --------------------------------------------------------------------------------------------
@@ -118,7 +118,7 @@ class Stack:
         lines = docker.examine()
         found = gpus.read()
         if found.problem:
-            lines.append(Line("failure", "GPU", found.problem, "install the NVIDIA driver"))
+            lines.append(Check("failure", "GPU", found.problem, "install the NVIDIA driver"))
         missing = [f"  {line.what}: {line.detail}; {line.fix}" for line in lines if line.state == "failure"]
         if missing:
             raise MachineError(
@@ -164,11 +164,11 @@ class Stack:
 
     # -- status and down ---------------------------------------------------------------------------------
 
-    def status(self) -> list[Line]:
+    def status(self) -> list[Check]:
         """Each server: its container, and whether it answers."""
         return asyncio.run(self._status())
 
-    async def _status(self) -> list[Line]:
+    async def _status(self) -> list[Check]:
         states, lines = states_of(Compose(self.folder)), []
         for server in self._written()["servers"]:
             state = states.get(server["service"], NOWHERE)
@@ -176,9 +176,9 @@ class Stack:
                 took = await prove(*asked(server), self.say)
             except FastqwenError as error:
                 detail = f"{state.state}, {error}"
-                lines.append(Line("failure", entry(server), detail, "make up; make logs"))
+                lines.append(Check("failure", entry(server), detail, "make up; make logs"))
             else:
-                lines.append(Line("ok", entry(server), f"{state.state}, answers in {took:.1f} s"))
+                lines.append(Check("ok", entry(server), f"{state.state}, answers in {took:.1f} s"))
         return lines
 
     def down(self) -> None:

@@ -7,9 +7,9 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tgi_stack.doctor.check import Line
+from tgi_stack.doctor.check import Check
 from tgi_stack.errors import MachineError
-from tgi_stack.stack.files.plan_files import ALL_PROFILES, Folder
+from tgi_stack.stack.files.docker_folder import ALL_PROFILES, DockerFolder
 from tgi_stack.stack.files.rendering import PROJECT
 from tgi_stack.stack.programs import Ended, MissingProgramError, follow, run
 from tgi_stack.stack.running import faults
@@ -18,42 +18,42 @@ INSTALL_DOCKER = "install Docker Engine 24 or later: https://docs.docker.com/eng
 INSTALL_TOOLKIT = f"install the NVIDIA Container Toolkit, then: {faults.CONFIGURE}"
 
 
-def examine() -> list[Line]:
+def examine() -> list[Check]:
     """Whether Docker here can run the servers: the program, the daemon, Compose, the NVIDIA runtime."""
     try:
         info = run(["docker", "info", "--format", "{{json .}}"])
     except MissingProgramError as error:
-        return [Line("failure", "Docker", str(error), INSTALL_DOCKER, 3)]
+        return [Check("failure", "Docker", str(error), INSTALL_DOCKER, 3)]
     except MachineError as error:
-        return [Line("failure", "Docker", str(error), "restart Docker", 3)]
+        return [Check("failure", "Docker", str(error), "restart Docker", 3)]
     found = _json(info.stdout)
     lines = [_daemon(info, found), _compose()]
     if lines[0].state == "ok":
         has = "nvidia" in str(found.get("Runtimes"))
         detail = "runtime nvidia" if has else "Docker has no runtime named nvidia"
         state, fix = ("ok", "") if has else ("failure", INSTALL_TOOLKIT)
-        lines.append(Line(state, "NVIDIA container toolkit", detail, fix, 3))
+        lines.append(Check(state, "NVIDIA container toolkit", detail, fix, 3))
     return lines
 
 
-def _daemon(info: Ended, found: dict[str, object]) -> Line:
+def _daemon(info: Ended, found: dict[str, object]) -> Check:
     # The client prints what it knows of itself also where no daemon answers.
     version = found.get("ServerVersion")
     if info.status == 0 and version:
-        return Line("ok", "Docker", f"engine {version}")
+        return Check("ok", "Docker", f"engine {version}")
     known = faults.diagnose(info.said)
     said = (info.stderr or info.stdout).strip().splitlines()
     detail = known.reason if known else (said[-1] if said else "no daemon answers")
-    return Line("failure", "Docker", detail, known.fix if known else INSTALL_DOCKER, 3)
+    return Check("failure", "Docker", detail, known.fix if known else INSTALL_DOCKER, 3)
 
 
-def _compose() -> Line:
+def _compose() -> Check:
     done = run(["docker", "compose", "version", "--short"])
     version = done.stdout.strip()
     if done.status == 0 and version.lstrip("v")[:1].isdigit():
-        return Line("ok", "Docker Compose", version)
+        return Check("ok", "Docker Compose", version)
     fix = "install the Compose plugin (package docker-compose-plugin)"
-    return Line("failure", "Docker Compose", "docker compose is not there", fix, 3)
+    return Check("failure", "Docker Compose", "docker compose is not there", fix, 3)
 
 
 def _json(text: str) -> dict[str, object]:
@@ -78,7 +78,7 @@ class State:
 class Compose:
     """Compose's commands on the folder's file."""
 
-    folder: Folder
+    folder: DockerFolder
 
     def up(self, services: list[str], say: Callable[[str], None]) -> Ended:
         """Creates and starts services, all that the profiles name without any; those that run stay."""

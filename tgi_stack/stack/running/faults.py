@@ -39,7 +39,7 @@ _KNOWN: tuple[tuple[str, Fault], ...] = (
     ),
     (
         r"could not select device driver|nvidia-container-cli: initialization error"
-        r"|No CUDA GPUs are available|no CUDA-capable device|Found no NVIDIA driver|unknown device: GPU-",
+        r"|No CUDA GPUs are available|no CUDA-capable device|GpuSurvey no NVIDIA driver|unknown device: GPU-",
         Fault("no GPU in the container", "fastqwen doctor says what this host has; then make up again"),
     ),
     (

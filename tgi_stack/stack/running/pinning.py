@@ -8,7 +8,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from tgi_stack.errors import MachineError
-from tgi_stack.stack.files.plan_files import Folder
+from tgi_stack.stack.files.docker_folder import DockerFolder
 from tgi_stack.stack.files.rendering import OTHER_IMAGES, Pins
 from tgi_stack.stack.planning import plan
 from tgi_stack.stack.planning.request import Request
@@ -17,14 +17,14 @@ from tgi_stack.stack.running import docker
 Say = Callable[[str], None]
 
 
-def completed(folder: Folder, request: Request, say: Say) -> Pins:
+def completed(folder: DockerFolder, request: Request, say: Say) -> Pins:
     """The pins with a commit for each model that is asked for; the hub is asked where there is none yet."""
     pins = folder.pins()
     new = {name: commit(name, say) for name in request.models.values() if name not in pins.models}
     return Pins(pins.models | new, pins.images)
 
 
-def renewed(folder: Folder, request: Request, say: Say) -> Pins:
+def renewed(folder: DockerFolder, request: Request, say: Say) -> Pins:
     """The pins as of now: the newest commits of the models, and the digests behind the images' tags."""
     pins = folder.pins()
     models = {name: commit(name, say) for name in request.models.values()}

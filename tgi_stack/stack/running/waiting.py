@@ -11,7 +11,7 @@ from typing import Any
 from tgi_stack.errors import MachineError, RowError, ServerError
 from tgi_stack.stack.running import faults
 from tgi_stack.stack.running.docker import Compose, State
-from tgi_stack.stack.running.ready import prove
+from tgi_stack.stack.running.readiness import prove
 
 LOOK_EVERY_S = 2.0
 RESTARTS_SEEN = 5  # looks at a container that is starting again and again

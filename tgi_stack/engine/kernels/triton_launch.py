@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from tgi_stack.engine.layers.linear import FP8, FP8_MAX, Pending, Rows8
+from tgi_stack.engine.layers.linear import FP8, FP8_MAX, Pending, RowScaledFp8
 
 try:
     import triton
@@ -25,7 +25,7 @@ def launch(name: str, grid: tuple[int, ...], *arguments: Any, **constants: Any) 
 
 def add_norm(
     x: torch.Tensor, pending: Pending, weight: torch.Tensor, eps: float, *, fp8: bool
-) -> torch.Tensor | Rows8:
+) -> torch.Tensor | RowScaledFp8:
     """Adds what is pending to x, in place, and gives the RMS norm of its rows."""
     out, scales = _output(x, x.shape[-1], fp8)
     block = triton.next_power_of_2(x.shape[-1])
@@ -34,7 +34,7 @@ def add_norm(
         x, x if pending is None else pending, weight, out, scales, x.shape[-1], eps,
         BLOCK=block, ADD=pending is not None, FP8_MAX=FP8_MAX, FP8=fp8, num_warps=_warps(block),
     )  # fmt: skip
-    return Rows8(out, scales) if fp8 else out
+    return RowScaledFp8(out, scales) if fp8 else out
 
 
 def rotate(
@@ -54,7 +54,7 @@ def rotate(
     )  # fmt: skip
 
 
-def swiglu(gate_up: torch.Tensor, *, fp8: bool) -> torch.Tensor | Rows8:
+def swiglu(gate_up: torch.Tensor, *, fp8: bool) -> torch.Tensor | RowScaledFp8:
     """silu(gate) * up of rows [gate | up]."""
     width = gate_up.shape[-1] // 2
     out, scales = _output(gate_up, width, fp8)
@@ -71,10 +71,10 @@ def swiglu(gate_up: torch.Tensor, *, fp8: bool) -> torch.Tensor | Rows8:
         FP8=fp8,
         num_warps=_warps(block),
     )
-    return Rows8(out, scales) if fp8 else out
+    return RowScaledFp8(out, scales) if fp8 else out
 
 
-def rows8(x: torch.Tensor) -> Rows8:
+def rows8(x: torch.Tensor) -> RowScaledFp8:
     """Rows in fp8, each by its own scale."""
     out, scales = _output(x, x.shape[-1], fp8=True)
     block = triton.next_power_of_2(x.shape[-1])
@@ -90,7 +90,7 @@ def rows8(x: torch.Tensor) -> Rows8:
         FP8=True,
         num_warps=_warps(block),
     )
-    return Rows8(out, scales)
+    return RowScaledFp8(out, scales)
 
 
 def _output(like: torch.Tensor, width: int, fp8: bool) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from tgi_stack.engine.layers.linear import BLOCK, FP8, Blocks8, Rows8
+from tgi_stack.engine.layers.linear import BLOCK, FP8, BlockScaledFp8, RowScaledFp8
 
 try:
     import triton
@@ -49,7 +49,7 @@ def in_blocks(width: int) -> bool:
     return width % BLOCK == 0
 
 
-def pays8(x: Rows8, weight: torch.Tensor) -> bool:
+def pays8(x: RowScaledFp8, weight: torch.Tensor) -> bool:
     """`pays` for `gated8`, whose tiles are whole blocks of columns."""
     rows, width = x.values.shape
     return rows >= LEAST_ROWS and width % 16 == 0 and in_blocks(len(weight) // 2)
@@ -78,7 +78,7 @@ def attend(
     *,
     causal: bool,
     fp8: bool = False,
-) -> torch.Tensor | Blocks8:
+) -> torch.Tensor | BlockScaledFp8:
     """Attention, shape [tokens, heads * head_dim]; see `attention.by_hopper`.
 
     Args:
@@ -97,7 +97,7 @@ def attend(
         out, scales, tokens, tiles, scale,
         GROUP=heads // k.shape[1], HEADS=heads, CAUSAL=causal, STAGES=KV_STAGES, FP8=fp8, **WARPS,
     )  # fmt: skip
-    return Blocks8(out, scales) if fp8 else out
+    return BlockScaledFp8(out, scales) if fp8 else out
 
 
 def gated(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -115,8 +115,8 @@ def gated(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return out
 
 
-def gated8(x: Rows8, weight: torch.Tensor, blocks: torch.Tensor) -> Blocks8:
-    """`gated` of a `Fused8` matrix [gate; up], in fp8."""
+def gated8(x: RowScaledFp8, weight: torch.Tensor, blocks: torch.Tensor) -> BlockScaledFp8:
+    """`gated` of a `FusedFp8Linear` matrix [gate; up], in fp8."""
     width = len(weight) // 2
     out = torch.empty(len(x.values), width, dtype=FP8, device=weight.device)
     scales = torch.empty(width // BLOCK, len(out), dtype=torch.float32, device=weight.device)
@@ -129,11 +129,13 @@ def gated8(x: Rows8, weight: torch.Tensor, blocks: torch.Tensor) -> Blocks8:
         width, len(out), row_tiles, column_tiles, triton.cdiv(x.values.shape[1], BLOCK),
         GROUP=GROUP, STAGES=STAGES, **WARPS,
     )  # fmt: skip
-    return Blocks8(out, scales)
+    return BlockScaledFp8(out, scales)
 
 
-def add_product8(residual: torch.Tensor, x: Blocks8, weight: torch.Tensor, blocks: torch.Tensor) -> None:
-    """Adds the product with a `Fused8` matrix to the residual, in place."""
+def add_product8(
+    residual: torch.Tensor, x: BlockScaledFp8, weight: torch.Tensor, blocks: torch.Tensor
+) -> None:
+    """Adds the product with a `FusedFp8Linear` matrix to the residual, in place."""
     rows, width = residual.shape
     row_tiles, column_tiles = triton.cdiv(rows, BLOCK_M), triton.cdiv(width, BLOCK_N)
     hopper_kernels.add_product8[(min(processors(residual.device), row_tiles * column_tiles),)](

@@ -27,7 +27,7 @@ _HOST = re.compile(r"[A-Za-z0-9.-]{1,253}")
 
 
 @dataclass(frozen=True, slots=True)
-class Folder:
+class DockerFolder:
     """The folder of the compose file."""
 
     path: Path
@@ -108,7 +108,7 @@ class Folder:
         self._write_both(values, written | {"extras": both}, gateway_name)
 
 
-def locate(named: Path | None = None) -> Folder:
+def locate(named: Path | None = None) -> DockerFolder:
     """The folder that was named; else ./docker, else the one of the clone that this code runs from.
 
     Raises:
@@ -117,7 +117,7 @@ def locate(named: Path | None = None) -> Folder:
     places = (Path("docker"), Path(__file__).resolve().parents[3] / "docker") if named is None else (named,)
     for place in places:
         if (place / COMPOSE).is_file():
-            return Folder(place.resolve())
+            return DockerFolder(place.resolve())
     raise UsageError(
         f"no {COMPOSE} in {' or '.join(map(str, places))}; run it in a clone of fastqwen or give --docker-dir"
     )
