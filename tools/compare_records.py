@@ -98,7 +98,8 @@ class Run:
     def arguments(self, out: Path) -> list[str]:
         cache = f"caches/{self.job}.{self.engine}.{self.format}"
         options = [*ENGINES[self.engine], *PHASES[self.phase], "--cache-dir", cache]
-        return [*JOBS[self.job], "-o", str(out), *options, "--json", "--quiet"]
+        # One row at a time: of equal questions the first is asked, and the others come from the cache.
+        return [*JOBS[self.job], "-o", str(out), *options, "--concurrency", "1", "--json", "--quiet"]
 
 
 def runs(jobs: Iterable[str], engines: Iterable[str]) -> Iterator[Run]:

@@ -210,7 +210,7 @@ def test_fields_of_a_tower_are_refused(name: str, value: object) -> None:
         vision(tower={name: value})
 
 
-def test_what_does_not_change_the_network_is_passed_over() -> None:
+def test_fields_outside_the_network_are_ignored() -> None:
     assert text(note="mine", transformers_version="9", sliding_window=4096, torch_dtype="float16") == text()
     assert text(mlp_only_layers=[], num_experts=None, _attn_implementation_autoset=True) == text()
 

@@ -258,7 +258,7 @@ def test_damage_to_four_inks_is_refused() -> None:
     assert caught.value.type == "image.corrupt"
 
 
-def test_of_a_set_of_pictures_the_first_is_taken() -> None:
+def test_the_first_of_several_pictures_is_taken() -> None:
     buffer = io.BytesIO()
     scene().save(buffer, "MPO", save_all=True, append_images=[Image.new("RGB", (99, 99))], quality=90)
     prepared = prepare(buffer.getvalue(), "x.jpg", GRID)

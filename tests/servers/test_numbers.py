@@ -119,7 +119,7 @@ def test_a_token_of_two_values_has_none() -> None:
         read_vllm(vllm_reply().replace(b'"choices"', b'"choices": [], "choices"'))
 
 
-def test_a_bound_comes_from_a_value_that_was_seen() -> None:
+def test_a_bound_comes_from_a_seen_value() -> None:
     found = distribution([(LABEL_IDS[0], -0.1), (7, -5.0), (8, -9999.0)])
     scores = bounded(REQUEST, found, "route", None, 1)
     assert scores.logprobs == (-0.1, -5.0, -5.0)

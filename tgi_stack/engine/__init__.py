@@ -1,1 +1,1 @@
-"""Computing in process: torch and transformers are imported here and nowhere else."""
+"""Computes in this process. Only the engine, `backends/torch` and `bench` import torch and transformers."""
