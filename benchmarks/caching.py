@@ -53,10 +53,6 @@ def rate(times: int, work: Callable[[int], Any]) -> float:
     return statistics.median(found)
 
 
-def silent(line: str) -> None:
-    pass
-
-
 def stores(folder: Path, entries: int) -> Table:
     """Reads and writes of 512 bytes."""
     names = [f"{number:064x}" for number in range(entries)]
@@ -69,7 +65,7 @@ def stores(folder: Path, entries: int) -> Table:
     writes = entries / timed(lambda: [plain.set(name, VALUE) for name in names])
     reads = rate(entries, lambda number: plain.get(names[number]))
     table.add_row("diskcache as it comes", f"{reads:,.0f}", f"{writes:,.0f}")
-    store = Store(folder / "ours", silent)
+    store = Store(folder / "ours")
 
     def put_all() -> None:
         for name in names:
@@ -92,7 +88,7 @@ def timed(work: Callable[[], Any]) -> float:
 def values(folder: Path) -> Table:
     """An image and a prompt's token ids: made, and from the cache."""
     table = Table("value", "made, ms", "from the cache, ms", "times as fast")
-    store = Store(folder / "values", silent)
+    store = Store(folder / "values")
     grid = Grid.from_checkpoint(TINY / "vision")
     photo = max((CATALOGUE / "images").glob("*.jpg"), key=lambda path: path.stat().st_size)
     content = photo.read_bytes()
@@ -149,7 +145,7 @@ def crowd(folder: Path, processes: int, writes: int) -> Table:
         rounds = cleaner.get()
         ended.touch()
         found = [worker.get() for worker in workers]
-    kept = Store(folder / "crowd", silent)
+    kept = Store(folder / "crowd")
     values = {name: kept.get("labels", name) for n in range(processes) for name in names_of(n, writes)}
     kept.close()
     puts = sorted(value for times, _ in found for value in times)
@@ -166,7 +162,7 @@ def crowd(folder: Path, processes: int, writes: int) -> Table:
 
 def work(folder: Path, ended: Path, number: int, writes: int) -> tuple[list[float], list[float]]:
     """How long each put took, and each wait until 100 were on disk."""
-    store = Store(folder, silent)
+    store = Store(folder)
     times, flushes = [], []
     names = names_of(number, writes)
     for place, name in enumerate(names):
@@ -190,7 +186,7 @@ def names_of(number: int, writes: int) -> list[str]:
 
 def clean(folder: Path, stop: Path) -> int:
     """Collects garbage until it is told to stop."""
-    store, rounds = Store(folder, silent), 0
+    store, rounds = Store(folder), 0
     while not stop.exists():
         store.gc(older_than_s=0.0)
         rounds += 1

@@ -132,7 +132,7 @@ async def client(url: str, in_flight: int, count: int) -> float:
         "concurrency": in_flight,
         "llm_batch_size": 1,
     }
-    backend: ServedBackend = await open_served(load(flags, {}), "text", lambda line: None)
+    backend: ServedBackend = await open_served(load(flags, {}), "text")
     try:
         return await _rate(backend.score, in_flight, count)
     finally:
@@ -164,7 +164,7 @@ async def raw_live(url: str, asked: list[ScoreRequest], in_flight: int, group: i
 async def client_live(url: str, asked: list[ScoreRequest], in_flight: int, group: int) -> float:
     """Prompts a second that the client gets from it."""
     flags: dict[str, Any] = {"engine": "vllm", "endpoint": (url,), "model": "tiny", "llm_batch_size": group}
-    backend = await open_served(load(flags, {}), "text", lambda line: None)
+    backend = await open_served(load(flags, {}), "text")
     try:
         began = time.perf_counter()
         await fan_out(asked, backend.score, lambda answer: None, workers=in_flight)

@@ -20,8 +20,8 @@ from tgi_stack.types import ScoreRequest
 def main() -> None:
     model, source, device, quantization = sys.argv[1:5]
     settings = load({"engine": "torch", "model": model, "device": device, "quantization": quantization}, {})
-    found = plan(settings, "text", lambda line: None)
-    backend = open_local(found, lambda line: None)
+    found = plan(settings, "text")
+    backend = open_local(found)
     encode = found.profile.tokenizer.encode
     rows = [json.loads(line) for line in Path(source).read_text(encoding="utf-8").splitlines()]
     asked = [ScoreRequest("", tuple(encode(row["prompt"])), (), tuple(row["label_ids"])) for row in rows]

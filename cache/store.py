@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import sqlite3
 import time
@@ -22,10 +23,11 @@ from cache.leases import Lease, Leases
 from cache.patience import Patience, StandsStillError
 from cache.writer import Writer
 
+LOG = logging.getLogger(__name__)
+
 PATIENCE = 3  # lookups that waited too long, before the run goes on without the cache for a while
 PAUSE_S = 60.0
 
-Say = Callable[[str], None]
 Found = TypeVar("Found")
 
 
@@ -41,11 +43,10 @@ class Store:
         unkept: how many values were put and not written.
     """
 
-    def __init__(self, directory: Path, say: Say, *, offline: bool = False, limit: int | None = None) -> None:
+    def __init__(self, directory: Path, *, offline: bool = False, limit: int | None = None) -> None:
         self.directory = directory
         self.counts: Counter[str] = Counter()
         self.unkept = 0
-        self._say = say
         self._said: set[str] = set()
         self._slow = 0
         self._paused_until = 0.0
@@ -103,7 +104,7 @@ class Store:
         """Says a line, unless it or another about the same was said."""
         if (once or line) not in self._said:
             self._said.add(once or line)
-            self._say(line)
+            LOG.warning(line)
 
     # -- reading and writing -----------------------------------------------------------------------------
 

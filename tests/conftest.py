@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 import cli
-from tgi_stack import settings
+from tgi_stack import logs, settings
 from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.tiny import TINY
 
@@ -32,6 +33,31 @@ class Completed(NamedTuple):
 
 
 Fastqwen = Callable[..., Completed]
+
+
+class Lines(logging.Handler):
+    """Keeps messages."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+@pytest.fixture
+def said() -> Iterator[list[str]]:
+    """What modules say to users during the test, a line each."""
+    handler, loggers = Lines(), [logging.getLogger(name) for name in logs.ROOTS]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+    yield handler.lines
+    for logger, level in zip(loggers, before, strict=True):
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +81,7 @@ def _load(kind: str) -> Any:
     from tgi_stack.engine.placement import choose
     from tgi_stack.hub import locate
 
-    found = locate("tiny", kind, None, print)
+    found = locate("tiny", kind, None)
     return by_transformers.load(found, sees=kind == "vision", placement=choose("cpu", "fp32"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["PartialFailure", "Reranker", "Summarizer", "predict_probs", "predict_probs_batch"]
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent until somebody listens
 
 
 def __getattr__(name: str) -> Any:

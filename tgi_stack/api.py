@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import logging
 import os
 import queue
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
@@ -28,24 +28,20 @@ from tgi_stack.backends.base import Backend
 from tgi_stack.backends.open import open_backend
 from tgi_stack.concurrency import fan_out
 from tgi_stack.errors import FastqwenError, RowError, UsageError
-from tgi_stack.jobs import pipeline as runner
+from tgi_stack.jobs import session
 from tgi_stack.jobs.probs import Probs
-from tgi_stack.jobs.rerank import Rerank, join_items
-from tgi_stack.jobs.summarize import Summarize
+from tgi_stack.jobs.sinks import PacedSink, open_sink
+from tgi_stack.jobs.spec import JobSpec
 from tgi_stack.prompting import prompts
 from tgi_stack.prompting.template_file import read_template
-from tgi_stack.rows.ledger import Discard
-from tgi_stack.rows.reader import RawRow, open_source
-from tgi_stack.rows.schema import rerank_row, summarize_row
+from tgi_stack.rows.reader import Source, open_source
 from tgi_stack.settings import Settings
 from tgi_stack.types import ProbsRow
-
-LOG = logging.getLogger("fastqwen")
-AHEAD = 256  # records that wait for their reader
 
 Value = TypeVar("Value")
 Probabilities = NDArray[np.float64]
 Record = dict[str, Any]
+Prepared = tuple[JobSpec, Source]
 
 
 class PartialFailure(FastqwenError):  # noqa: N818  # the name that users know
@@ -152,44 +148,50 @@ class _Engine:
         async with self._opening:
             if self._backend is None:
                 if self._store is None:
-                    self._store = open_store(self.settings, LOG.info)
-                self._backend = await open_backend(self.settings, self._kind, LOG.info, self._store)
+                    self._store = open_store(self.settings)
+                self._backend = await open_backend(self.settings, self._kind, self._store)
         return self._backend
 
-    def _run(self, prepare: Callable[[], _Run]) -> Iterator[Record]:
+    def _run(self, prepare: Callable[[], Prepared]) -> Iterator[Record]:
         """The records of a job, in the order in which they finish."""
-        records: queue.Queue[Record | None] = queue.Queue()
+        sink = PacedSink()
         stop = asyncio.Event()
-        done = self._submit(self._produce(prepare, records, stop))
-        done.add_done_callback(lambda _: records.put(None))
+        done = self._submit(self._produce(prepare, sink, stop))
+        done.add_done_callback(lambda _: sink.records.put(None))
         process = os.getpid()
         try:
-            while (record := _forks.next_of(records, process)) is not None:
+            while (record := _forks.next_of(sink.records, process)) is not None:
                 yield record
             done.result()
         finally:
             if not self._closed and process == os.getpid():
                 self._loop.call_soon_threadsafe(stop.set)
 
-    async def _produce(
-        self, prepare: Callable[[], _Run], records: queue.Queue[Record | None], stop: asyncio.Event
-    ) -> None:
-        given = prepare()
-        tally = runner.Tally()
-        runner.count(given.parse, given.source, self.settings, tally)
-        job = given.job(await self._opened())
-        answer = job.answer
+    async def _produce(self, prepare: Callable[[], Prepared], sink: PacedSink, stop: asyncio.Event) -> None:
+        spec, source = prepare()
+        one = session.Session(spec, source, sink, stop=stop)
+        one.count()
+        await one.answer(await self._opened(), self._store)
+        one.say_skipped()
 
-        async def when_read(row: Any) -> Record:
-            while records.qsize() > AHEAD and not stop.is_set():
-                await asyncio.sleep(0.005)
-            record: Record = await answer(row)
-            return record
+    def _write(self, prepare: Callable[[], Prepared], out: str | Path) -> dict[str, Any]:
+        counts: dict[str, Any] = self._submit(self._written(prepare, Path(out))).result()
+        return counts
 
-        paced = runner.Job(job.parse, when_read, job.workers, job.about, job.aclose)
-        await runner.run(paced, given.source, _Handed(records), self.settings, tally, stop=stop)
+    async def _written(self, prepare: Callable[[], Prepared], out: Path) -> dict[str, Any]:
+        spec, source = prepare()
+        one = session.Session(spec, source, open_sink(spec, source, out, sys.argv))
+        try:
+            if not one.finished:
+                one.count()
+                await one.answer(await self._opened(), self._store)
+        finally:
+            one.sink.close(one.tally.as_dict())
+        one.say_skipped()
+        one.refuse_missing_rows()
+        return one.tally.as_dict()
 
-    async def _arun(self, prepare: Callable[[], _Run]) -> AsyncIterator[Record]:
+    async def _arun(self, prepare: Callable[[], Prepared]) -> AsyncIterator[Record]:
         records = self._run(prepare)
         try:
             while (record := await asyncio.to_thread(next, records, None)) is not None:
@@ -225,25 +227,6 @@ def _made(engine: type[_Engine], options: dict[str, Any]) -> _Engine:
     return engine(**options)
 
 
-class _Run:
-    """What makes one run: its rows, and its job once there is a backend."""
-
-    def __init__(self, source: Any, parse: Callable[[RawRow], Any], job: Callable[[Backend], Any]) -> None:
-        self.source = source
-        self.parse = parse
-        self.job = job
-
-
-class _Handed(Discard):
-    """A sink that hands records to whoever iterates."""
-
-    def __init__(self, records: queue.Queue[Record | None]) -> None:
-        self._records = records
-
-    def write(self, number: int, record: Record) -> None:
-        self._records.put(record)
-
-
 class Summarizer(_Engine):
     """Semantic summaries of images.
 
@@ -264,14 +247,14 @@ class Summarizer(_Engine):
         """As `run`, for `async for`."""
         return self._arun(partial(self._prepared, input))
 
-    def _prepared(self, input: str | Path) -> _Run:
+    def write(self, input: str | Path, out: str | Path) -> dict[str, Any]:
+        """As `fastqwen summarize INPUT -o OUT`: resumed where an earlier run ended; gives the counts."""
+        return self._write(partial(self._prepared, input), out)
+
+    def _prepared(self, input: str | Path) -> Prepared:
         source = open_source(str(input), folders=True)
         template = read_template(self.settings, prompts.SUMMARY_PLACEHOLDERS)
-        return _Run(
-            source,
-            summarize_row,
-            lambda backend: Summarize(backend, self.settings, source.base, template, self._store).job(),
-        )
+        return JobSpec("summarize", self.settings, source.base, template=template), source
 
 
 class Reranker(_Engine):
@@ -293,17 +276,18 @@ class Reranker(_Engine):
         """As `run`, for `async for`."""
         return self._arun(partial(self._prepared, input, items))
 
-    def _prepared(self, input: str | Path, items: str | Path | Sequence[str | Path]) -> _Run:
+    def write(
+        self, input: str | Path, out: str | Path, items: str | Path | Sequence[str | Path] = ()
+    ) -> dict[str, Any]:
+        """As `fastqwen rerank INPUT --items ITEMS -o OUT`; see `Summarizer.write`."""
+        return self._write(partial(self._prepared, input, items), out)
+
+    def _prepared(self, input: str | Path, items: str | Path | Sequence[str | Path]) -> Prepared:
         source = open_source(str(input))
         named = [items] if isinstance(items, str | Path) else items
         template = read_template(self.settings, prompts.RERANK_PLACEHOLDERS)
-        sources = [open_source(str(name)) for name in named]
-        known = join_items(sources, pictures=self.settings.item_images)
-        return _Run(
-            source,
-            rerank_row,
-            lambda backend: Rerank(backend, self.settings, known, template, source.base, self._store).job(),
-        )
+        known = tuple(open_source(str(name)) for name in named)
+        return JobSpec("rerank", self.settings, source.base, known, template), source
 
     @overload
     def predict_probs(  # type: ignore[overload-overlap]  # a str is a sequence of them too

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,11 @@ from tgi_stack import lfs
 from tgi_stack.errors import CheckpointError, MachineError, NoEngineError, UsageError
 from tgi_stack.tiny import TINY
 
+LOG = logging.getLogger(__name__)
+
 DEFAULT_MODELS = {"text": "Qwen/Qwen3-0.6B", "vision": "Qwen/Qwen3-VL-2B-Instruct"}
 TOKENIZER = "tokenizer.json"
 FILES = ("*.safetensors", "*.json", "*.txt", "*.jinja")
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +91,12 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return found
 
 
-def locate(
-    name: str | None, kind: str, revision: str | None, say: Say, *, may_download: bool = True
-) -> Checkpoint:
+def locate(name: str | None, kind: str, revision: str | None, *, may_download: bool = True) -> Checkpoint:
     """The checkpoint a --model argument names.
 
     Args:
         name: `tiny`, a folder, a hub id, or None for the default of `kind`.
         kind: `text` or `vision`.
-        say: told, in one line, before anything is downloaded.
         may_download: whether a model that is not on this machine may be fetched.
 
     Raises:
@@ -120,7 +117,7 @@ def locate(
                 f"the weights of {name} are not on this machine; to download them and compute here: "
                 "--engine torch; to try fastqwen without: --model tiny"
             )
-        found = _download(name, revision, say)
+        found = _download(name, revision)
     return Checkpoint(name, found.name, found)
 
 
@@ -140,7 +137,7 @@ def revision_of(folder: Path) -> str:
     return f"local-{whole.hexdigest()[:12]}"
 
 
-def locate_files(name: str, kind: str, revision: str | None, say: Say) -> Path:
+def locate_files(name: str, kind: str, revision: str | None) -> Path:
     """A folder with a model's small files (tokenizer, template, configurations), without its weights.
 
     Raises:
@@ -158,7 +155,7 @@ def locate_files(name: str, kind: str, revision: str | None, say: Say) -> Path:
             return found
     except LocalEntryNotFoundError:
         pass
-    say(f"downloading the tokenizer and configuration of {name}")
+    LOG.info(f"downloading the tokenizer and configuration of {name}")
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=small))
     except (HfHubHTTPError, OfflineModeIsEnabled, LocalEntryNotFoundError, OSError) as error:
@@ -168,7 +165,7 @@ def locate_files(name: str, kind: str, revision: str | None, say: Say) -> Path:
         ) from error
 
 
-def locate_tokenizer(name: str, kind: str, say: Say) -> Path:
+def locate_tokenizer(name: str, kind: str) -> Path:
     """The tokenizer.json that a --tokenizer argument names: a file, a folder, `tiny` or a hub id.
 
     Raises:
@@ -184,7 +181,7 @@ def locate_tokenizer(name: str, kind: str, say: Say) -> Path:
     cached = try_to_load_from_cache(name, TOKENIZER)
     if isinstance(cached, str):
         return Path(cached)
-    say(f"downloading the tokenizer of {name}")
+    LOG.info(f"downloading the tokenizer of {name}")
     try:
         return Path(hf_hub_download(name, TOKENIZER))
     except (HfHubHTTPError, OfflineModeIsEnabled, LocalEntryNotFoundError, OSError) as error:
@@ -228,12 +225,12 @@ def _from_hub_cache(name: str, revision: str | None) -> Path | None:
     return folder if all((folder / file).is_file() for file in wanted) else None
 
 
-def _download(name: str, revision: str | None, say: Say) -> Path:
+def _download(name: str, revision: str | None) -> Path:
     try:
         info = HfApi().model_info(name, revision=revision, files_metadata=True, timeout=15)
         wanted = [file for file in info.siblings or [] if _wanted(file.rfilename)]
         size = sum(file.size or 0 for file in wanted)
-        say(f"downloading {name} at {info.sha}: {len(wanted)} files, {size:,} bytes")
+        LOG.info(f"downloading {name} at {info.sha}: {len(wanted)} files, {size:,} bytes")
         names = [file.rfilename for file in wanted]
         return Path(snapshot_download(name, revision=info.sha, allow_patterns=names))
     except (HfHubHTTPError, OfflineModeIsEnabled, LocalEntryNotFoundError, OSError) as error:

@@ -107,11 +107,10 @@ async def _bounded(work: list[Any], one: Any, most: int) -> list[Any]:
 async def evaluate(args: argparse.Namespace) -> dict[str, float]:
     """All shares by name: attributes, `all four`, and the numbers of candidates as strings."""
     results: dict[str, float] = {}
-    say = Console(stderr=True).print
     for kind in ("vision", "text"):
         flags = {"engine": "torch", "model": args.model, "device": args.device, "dtype": args.dtype}
         backend = await open_backend(
-            settings.load(flags | {"llm_batch_size": 16, "semantic_summary_batch_size": 16}, {}), kind, say
+            settings.load(flags | {"llm_batch_size": 16, "semantic_summary_batch_size": 16}, {}), kind
         )
         try:
             if kind == "vision":

@@ -30,7 +30,7 @@ SAMPLED = {"temperature": 0.5, "seed": 1}
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store(tmp_path / "cache", print)
+    opened = Store(tmp_path / "cache")
     yield opened
     opened.close()
 

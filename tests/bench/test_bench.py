@@ -39,7 +39,7 @@ def measured(only: str, kinds: tuple[str, ...], **flags: Any) -> dict[str, dict[
     weights = flags.pop("random_weights", None)
     chosen = load({"model": None if weights else "tiny", "device": "cpu"} | flags, {})
     order = Order(weights, only=(only,), repeats=2, sizes=SMALL, kinds=kinds)
-    return {f"{line['kind']}: {line['name']}": line for line in bench(chosen, order, print)["lines"]}
+    return {f"{line['kind']}: {line['name']}": line for line in bench(chosen, order)["lines"]}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def steps() -> list[dict[str, Any]]:
     chosen = load({"engine": "torch", "model": "tiny", "device": "cpu"}, {})
     order = Order(only=("packed", "fp8 +"), repeats=2, sizes=SMALL, kinds=("text",))
     found: list[dict[str, Any]] = []
-    assert bench(chosen, order, lambda line: None, found.append) == found[-1]
+    assert bench(chosen, order, found.append) == found[-1]
     return found
 
 

@@ -46,16 +46,11 @@ PARTS = st.one_of(st.text(max_size=5), st.binary(max_size=5), NUMBERS)
 
 
 @pytest.fixture
-def said() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def make(tmp_path: Path, said: list[str]) -> Iterator[Callable[..., Store]]:
+def make(tmp_path: Path) -> Iterator[Callable[..., Store]]:
     stores: list[Store] = []
 
     def open(**options: Any) -> Store:
-        stores.append(Store(tmp_path / "cache", said.append, **options))
+        stores.append(Store(tmp_path / "cache", **options))
         return stores[-1]
 
     yield open
@@ -396,8 +391,9 @@ def test_it_is_read_where_it_can_not_be_written(
 
 
 READ = (
-    "import sys; from pathlib import Path; import tgi_stack.answers; from cache.store import Store; "
-    "s = Store(Path(sys.argv[1]), lambda line: print(line, file=sys.stderr)); "
+    "import logging, sys; from pathlib import Path; import tgi_stack.answers; "
+    "from cache.store import Store; logging.basicConfig(); "
+    "s = Store(Path(sys.argv[1])); "
     "print((s.get('labels', sys.argv[2]) or b'-').decode(), s.writable); "
     "s.put('labels', sys.argv[2], b'x'); s.close()"
 )
@@ -418,7 +414,7 @@ def test_a_full_disk_is_said_once_and_costs_no_answer(tmp_path: Path, said: list
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "none", disk]).returncode:
         pytest.skip("no mounts here")
     try:
-        store = Store(disk / "cache", said.append)
+        store = Store(disk / "cache")
         store.put("labels", KEYS[0], b"first")
         store.flush()
         for key in KEYS[1:400]:
@@ -428,11 +424,11 @@ def test_a_full_disk_is_said_once_and_costs_no_answer(tmp_path: Path, said: list
         store.close()
         assert len([line for line in said if "can't be written" in line]) == 1
         fill(disk / "rest")
-        cleaning = Store(disk / "cache", said.append)
+        cleaning = Store(disk / "cache")
         with pytest.raises(MachineError, match=r"is full .* make some"):
             cache_admin.cleared(cleaning)
         cleaning.close()
-        again = Store(disk / "cache", said.append, offline=True)
+        again = Store(disk / "cache", offline=True)
         assert again.get("labels", KEYS[0]) == b"first"
         again.close()
     finally:
@@ -699,7 +695,7 @@ def test_formats_live_beside_each_other(make: Callable[..., Store], tmp_path: Pa
 
 
 def _write_and_read(folder: Path, number: int, count: int) -> int:
-    store = Store(folder, lambda line: None)
+    store = Store(folder)
     lost = 0
     names = [digest(b"%d of %d" % (place, number)) for place in range(count)]
     for place, name in enumerate(names):
@@ -714,7 +710,7 @@ def _write_and_read(folder: Path, number: int, count: int) -> int:
 
 
 def _collect_until(folder: Path, stop: Path) -> int:
-    store, removed, last = Store(folder, lambda line: None), 0, False
+    store, removed, last = Store(folder), 0, False
     while not last:  # once at least, however late this process comes
         last = stop.exists()
         removed += store.gc(older_than_s=0.0)[0]
@@ -738,7 +734,7 @@ def test_cleaning_up_beside_writers_loses_nothing_of_theirs(
 
 
 def _write_for_ever(folder: Path, acknowledged: Path) -> None:
-    store = Store(folder, lambda line: None)
+    store = Store(folder)
     with acknowledged.open("ab", buffering=0) as file:
         for key in KEYS:
             store.put("labels", key, key.encode() * 20)
@@ -769,7 +765,7 @@ def test_killed_writers_leave_whole_values_or_none(make: Callable[..., Store], t
 
 PUT = (
     "import os, sys; from pathlib import Path; import tgi_stack.answers; from cache.store import Store\n"
-    "store = Store(Path(sys.argv[1]), lambda line: os.write(2, line.encode()))\n"
+    "store = Store(Path(sys.argv[1]))\n"
     "for key in sys.argv[2:]:\n"
     "    store.put('labels', key, key.encode() * 20)\n"
     "    store.flush()\n"
@@ -996,7 +992,7 @@ def bundle(make: Callable[..., Store], tmp_path: Path) -> Path:
 
 
 def other(tmp_path: Path) -> Store:
-    return Store(tmp_path / "other", lambda line: None)
+    return Store(tmp_path / "other")
 
 
 def test_a_bundle_brings_what_was_in_it(bundle: Path, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def in_child(ask: Callable[[], object]) -> str:
 
 
 def test_a_child_does_not_keep_a_job_active(tmp_path: Path) -> None:
-    store = Store(tmp_path / "cache", print)
+    store = Store(tmp_path / "cache")
     store.get("labels", KEY)
     users = tmp_path / "cache" / "v1" / "users"
     with forked():
@@ -89,7 +89,7 @@ def test_a_child_does_not_keep_the_turn(tmp_path: Path) -> None:
     "use", [lambda store: store.get("labels", KEY), lambda store: store.put("labels", KEY, b"x")]
 )
 def test_a_store_refuses_work_in_a_child(tmp_path: Path, use: Callable[[Store], object]) -> None:
-    store = Store(tmp_path / "cache", print)
+    store = Store(tmp_path / "cache")
     store.put("labels", KEY, b"value")
     assert "CacheError" in in_child(lambda: use(store))
     assert "open it in the child" in in_child(lambda: use(store))
@@ -99,12 +99,12 @@ def test_a_store_refuses_work_in_a_child(tmp_path: Path, use: Callable[[Store], 
 
 
 def test_a_child_opens_a_store_of_its_own(tmp_path: Path) -> None:
-    store = Store(tmp_path / "cache", print)
+    store = Store(tmp_path / "cache")
     store.put("labels", KEY, b"value")
     store.flush()
 
     def ask() -> bytes | None:
-        mine = Store(tmp_path / "cache", print)
+        mine = Store(tmp_path / "cache")
         mine.put("labels", digest(b"another"), b"of the child")
         found = mine.get("labels", KEY)
         mine.close()
@@ -116,7 +116,7 @@ def test_a_child_opens_a_store_of_its_own(tmp_path: Path) -> None:
 
 
 def test_forks_beside_a_writer_lose_nothing(tmp_path: Path) -> None:
-    store = Store(tmp_path / "cache", print)
+    store = Store(tmp_path / "cache")
     keys = [digest(b"%d" % number) for number in range(300)]
     for place, key in enumerate(keys):
         store.put("labels", key, key.encode())
@@ -126,13 +126,13 @@ def test_forks_beside_a_writer_lose_nothing(tmp_path: Path) -> None:
             process.join()
             assert process.exitcode == 0
     store.close()
-    again = Store(tmp_path / "cache", print)
+    again = Store(tmp_path / "cache")
     assert [again.get("labels", key) for key in keys] == [key.encode() for key in keys]
     again.close()
 
 
 def test_a_store_says_why_it_is_not_pickled(tmp_path: Path) -> None:
-    store = Store(tmp_path / "cache", print)
+    store = Store(tmp_path / "cache")
     with pytest.raises(TypeError, match="can't be pickled; open it in the other process"):
         pickle.dumps(store)
     store.close()

@@ -61,7 +61,7 @@ connection.execute("PRAGMA user_version").fetchone()
 """
 )
 COUNTS = PRELUDE + "file = open(root / 'counts.json'); fcntl.flock(file, fcntl.LOCK_EX)"
-JOB = PRELUDE + "store = Store(folder, print); store.get('labels', sys.argv[2])"
+JOB = PRELUDE + "store = Store(folder); store.get('labels', sys.argv[2])"
 HELD = {
     "leases": LEASES,
     "turn": TURN,
@@ -90,7 +90,7 @@ def stopped(code: str, folder: Path, keys: list[str]) -> Iterator[int]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    store = Store(tmp_path / "cache", print)
+    store = Store(tmp_path / "cache")
     for key in KEYS[:20]:
         store.put("labels", key, key.encode())
     store.get("labels", KEYS[0])
@@ -117,11 +117,10 @@ def _run(store: Store) -> None:
 
 
 @pytest.mark.parametrize("what", list(HELD))
-def test_a_stopped_holder_costs_a_moment(folder: Path, what: str) -> None:
-    said: list[str] = []
+def test_a_stopped_holder_costs_a_moment(folder: Path, what: str, said: list[str]) -> None:
     with stopped(HELD[what], folder, KEYS) as pid:
         began = time.monotonic()
-        _run(Store(folder, said.append))
+        _run(Store(folder))
         assert time.monotonic() - began < BOUND_S
         lines = [line for line in said if f"process {pid} " in line]
         assert len(lines) == (0 if what in ("job", "counts") else 1), said
@@ -131,10 +130,9 @@ def test_a_stopped_holder_costs_a_moment(folder: Path, what: str) -> None:
 
 @pytest.mark.parametrize("what", list(HELD))
 def test_offline_reads_on_beside_stopped_holders(folder: Path, what: str) -> None:
-    said: list[str] = []
     with stopped(HELD[what], folder, KEYS) as pid:
         began = time.monotonic()
-        store = Store(folder, said.append, offline=True)
+        store = Store(folder, offline=True)
         assert [store.get("labels", key) for key in KEYS[:20]] == [key.encode() for key in KEYS[:20]]
         if what == "exclusive":  # a miss could be untrue
             with pytest.raises(CacheError, match=f"process {pid} "):
@@ -146,7 +144,7 @@ def test_offline_reads_on_beside_stopped_holders(folder: Path, what: str) -> Non
 @pytest.mark.parametrize("what", ["turn", "exclusive", "shared"])
 def test_commands_name_the_stopped_holder(folder: Path, tmp_path: Path, what: str) -> None:
     with stopped(HELD[what], folder, KEYS) as pid:
-        store = Store(folder, print)
+        store = Store(folder)
         began = time.monotonic()
         with pytest.raises((CacheError, StandsStillError), match=f"process {pid} "):
             store.clear()
@@ -156,14 +154,13 @@ def test_commands_name_the_stopped_holder(folder: Path, tmp_path: Path, what: st
         assert time.monotonic() - began < BOUND_S
 
 
-def test_an_import_beside_a_stopped_writer_ends(folder: Path, tmp_path: Path) -> None:
-    whole = Store(folder, print)
+def test_an_import_beside_a_stopped_writer_ends(folder: Path, tmp_path: Path, said: list[str]) -> None:
+    whole = Store(folder)
     export_bundle(whole, tmp_path / "bundle", None)
     whole.clear()
     whole.close()
-    said: list[str] = []
     with stopped(TURN, folder, []) as pid:
-        store = Store(folder, said.append)
+        store = Store(folder)
         began = time.monotonic()
         with pytest.raises(CacheError, match="could not be written"):
             import_bundle(store, tmp_path / "bundle", None)

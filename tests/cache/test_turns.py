@@ -66,7 +66,7 @@ async def many(work: Work, turns: Turns[bytes], count: int) -> list[Any]:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    made = Store(tmp_path / "cache", print)
+    made = Store(tmp_path / "cache")
     yield made
     made.close()
 
@@ -125,7 +125,7 @@ def test_what_is_not_understood_is_no_hit(store: Store) -> None:
 
 def _ask_slowly(folder: Path, log: Path) -> None:
     async def ask() -> bytes:
-        store = Store(folder, lambda line: None)
+        store = Store(folder)
         kept, turns = Kept[bytes](store, "labels", Plain), Turns[bytes](store, "labels", memory=10)
         async with turns.turn(KEY) as turn:
             assert turn.leased

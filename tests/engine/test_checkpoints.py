@@ -51,9 +51,9 @@ def test_servers_load_the_vision_model_as_qwen3_vl() -> None:
 
 
 def test_a_folder_is_a_model(tmp_path: Path) -> None:
-    assert locate(str(tmp_path), "text", None, print).folder == tmp_path
+    assert locate(str(tmp_path), "text", None).folder == tmp_path
     with pytest.raises(UsageError, match=r"config\.json"):
-        _ = locate(str(tmp_path), "text", None, print).config
+        _ = locate(str(tmp_path), "text", None).config
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_models_that_can_not_be_had(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(error, match=name):
-        locate(name, "text", None, print, may_download=download)
+        locate(name, "text", None, may_download=download)
 
 
 def test_an_unfinished_download_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,6 +83,6 @@ def test_an_unfinished_download_is_no_model(tmp_path: Path, monkeypatch: pytest.
     (repository / "refs" / "main").write_text(snapshot.name)
     (snapshot / "config.json").write_text("{}")
     with pytest.raises(NoEngineError):
-        locate("some/model", "text", None, print, may_download=False)
+        locate("some/model", "text", None, may_download=False)
     (snapshot / "model.safetensors").touch()
-    assert locate("some/model", "text", None, print, may_download=False).folder == snapshot
+    assert locate("some/model", "text", None, may_download=False).folder == snapshot

@@ -123,10 +123,9 @@ class WholeOnCpu(Decoder):
 
 @pytest.mark.parametrize("uncaptured", ["", "products wait for the device"], ids=["refused", "not tried"])
 def test_a_step_without_a_graph_runs_eagerly(
-    made: Any, requests: list[CaptionRequest], generated: list[Caption], uncaptured: str
+    made: Any, requests: list[CaptionRequest], generated: list[Caption], uncaptured: str, said: list[str]
 ) -> None:
-    said: list[str] = []
-    one = made(3, decoder=WholeOnCpu, uncaptured=uncaptured, say=said.append)
+    one = made(3, decoder=WholeOnCpu, uncaptured=uncaptured)
     assert one.answers(requests) == generated
     reason = uncaptured or "operation failed due to a previous error during capture"
     assert said == [f"torch: summaries are written without a CUDA graph ({reason})"]

@@ -30,7 +30,7 @@ HAS_BITSANDBYTES = all(map(importlib.util.find_spec, ("bitsandbytes", "accelerat
 
 def scores_with(made: Settings, tokenizer: Tokenizer, count: int = 12) -> list[LabelScores]:
     async def ask() -> list[LabelScores]:
-        backend = await open_backend(made, "text", lambda line: None)
+        backend = await open_backend(made, "text")
         try:
             return await asyncio.gather(*map(backend.score, score_requests(tokenizer, count)))
         finally:
@@ -41,7 +41,7 @@ def scores_with(made: Settings, tokenizer: Tokenizer, count: int = 12) -> list[L
 
 def summaries_with(made: Settings, tokenizer: Tokenizer) -> list[Caption]:
     async def ask() -> list[Caption]:
-        backend = await open_backend(made, "vision", lambda line: None)
+        backend = await open_backend(made, "vision")
         requests = caption_requests(tokenizer, PICTURES)
         try:
             return await asyncio.gather(*map(backend.caption, requests))
@@ -96,7 +96,7 @@ def test_quantised_weights_answer_much_the_same(
 
 def test_two_processes_write_what_one_writes(tiny_settings: Make, tokenizer: Tokenizer) -> None:
     async def ask() -> list[Any]:
-        backend = await open_backend(tiny_settings(device="cpu:2"), "vision", lambda line: None)
+        backend = await open_backend(tiny_settings(device="cpu:2"), "vision")
         requests = [*caption_requests(tokenizer, PICTURES), *caption_requests(tokenizer, ["lamp-02.webp"])]
         object.__setattr__(requests[-1].image, "jpeg", b"no picture")
         try:
@@ -111,7 +111,7 @@ def test_two_processes_write_what_one_writes(tiny_settings: Make, tokenizer: Tok
 
 def test_a_process_that_ends_is_named(tiny_settings: Make, tokenizer: Tokenizer) -> None:
     async def ask() -> None:
-        backend: Any = await open_backend(tiny_settings(device="cpu:2"), "text", lambda line: None)
+        backend: Any = await open_backend(tiny_settings(device="cpu:2"), "text")
         try:
             backend._workers[0].process.kill()
             await asyncio.gather(*map(backend.score, score_requests(tokenizer, 30)))

@@ -209,7 +209,7 @@ def test_a_missing_tensor_ends_with_exit_3(folder: Path, fastqwen: Fastqwen, tmp
 @pytest.mark.parametrize("kind", ["text", "vision"])
 def test_weights_are_those_of_transformers(kind: str, request: pytest.FixtureRequest) -> None:
     theirs = request.getfixturevalue(f"{kind}_model")
-    ours = load(Checkpoint("tiny", "it", TINY / kind), kind, CPU, print)
+    ours = load(Checkpoint("tiny", "it", TINY / kind), kind, CPU)
     wanted = dict(theirs.named_parameters())
     found = dict(ours.named_parameters())
     assert wanted.keys() == found.keys()
@@ -233,10 +233,10 @@ def configured(folder: Path, **changes: Any) -> None:
 def test_a_tied_head_may_stand_beside_its_embedding(folder: Path) -> None:
     embedding = load_file(TINY / "text" / "model.safetensors")["model.embed_tokens.weight"]
     saved(folder, **{"lm_head.weight": embedding.clone()})
-    load(Checkpoint("it", "none", folder), "text", CPU, print)
+    load(Checkpoint("it", "none", folder), "text", CPU)
     saved(folder, **{"lm_head.weight": embedding + 1})
     with pytest.raises(CheckpointError, match=r"lm_head\.weight, another one than .*tie_word_embeddings"):
-        load(Checkpoint("it", "none", folder), "text", CPU, print)
+        load(Checkpoint("it", "none", folder), "text", CPU)
 
 
 def test_an_untied_head_has_to_be_there(folder: Path) -> None:
@@ -253,7 +253,7 @@ def test_names_without_their_beginning_are_known(folder: Path) -> None:
 
 def test_a_file_that_changes_later_changes_nothing(folder: Path) -> None:
     saved(folder)
-    model = load(Checkpoint("it", "none", folder), "text", choose("cpu", "bf16"), print)
+    model = load(Checkpoint("it", "none", folder), "text", choose("cpu", "bf16"))
     before = model.model.norm.weight.clone()
     with (folder / "model.safetensors").open("r+b") as file:
         file.seek(-1_000_000, 2)
@@ -281,4 +281,4 @@ def test_transformers_path_proves_the_same(folder: Path, changes: dict[str, Any]
 def test_a_quantised_network_is_proven_before(folder: Path) -> None:
     saved(folder, **{DOWN: None})
     with pytest.raises(CheckpointError, match=DOWN):
-        load(Checkpoint("it", "none", folder), "text", CPU, print, Switches(weights="4bit"))
+        load(Checkpoint("it", "none", folder), "text", CPU, Switches(weights="4bit"))

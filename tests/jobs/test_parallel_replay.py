@@ -184,7 +184,9 @@ def test_nothing_stands_behind_a_line_that_was_cut(
         patch.setattr(ledger, "_write", half_of_the_second(ledger._write))
         assert "No space left" in cached(*again, check=3).stderr
     gc.collect()
-    assert not caplog.records  # of failures that nobody heard, of processes that nobody waited for
+    assert "asyncio" not in {
+        record.name for record in caplog.records
+    }  # of failures that nobody heard, of processes that nobody waited for
     cached(*again)
     assert Path("warm.jsonl").read_bytes() == Path("whole.jsonl").read_bytes()
 
@@ -211,7 +213,7 @@ def test_shares_that_fail_together_leave_nobody_behind(
         if "waitpid" in thread.name:
             thread.join()
     gc.collect()
-    assert not caplog.records
+    assert "asyncio" not in {record.name for record in caplog.records}
 
 
 def half_of_the_second(write: Callable[..., None]) -> Callable[..., None]:

@@ -192,7 +192,7 @@ async def unreachable(endpoint: Endpoint) -> None:
 def pool(count: int, clock: Clock) -> Pool:
     endpoints = [Endpoint(f"http://{n}", SERVED, Limit(8, clock)) for n in range(count)]
     rng = random.Random(1)
-    return Pool(endpoints, unreachable, 30.0, lambda line: None, None, clock, clock.sleep, rng)
+    return Pool(endpoints, unreachable, 30.0, None, clock, clock.sleep, rng)
 
 
 async def test_work_goes_where_the_least_of_it_is() -> None:

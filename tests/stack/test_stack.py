@@ -415,7 +415,7 @@ def test_pin_writes_what_hub_and_registry_say(
 ) -> None:
     digest = "sha256:" + "cd" * 32
     docker.play("imagetools inspect", f"{digest}\n")
-    monkeypatch.setattr("tgi_stack.stack.running.pinning.commit", lambda name, say: "f" * 40)
+    monkeypatch.setattr("tgi_stack.stack.running.pinning.commit", lambda name: "f" * 40)
     fastqwen("stack", "plan", "--docker-dir", folder.path, "--pin")
     assert folder.pins().models["Qwen/Qwen3-0.6B"] == "f" * 40
     assert folder.pins().images["vllm/vllm-openai:v0.33.0"] == digest
@@ -434,7 +434,7 @@ def test_a_registry_without_digests_leaves_the_pins(
 ) -> None:
     before = folder.pins()
     docker.play("imagetools inspect", stderr="ERROR: vllm/x: not found, manifest unknown\n", status=1)
-    monkeypatch.setattr("tgi_stack.stack.running.pinning.commit", lambda name, say: "f" * 40)
+    monkeypatch.setattr("tgi_stack.stack.running.pinning.commit", lambda name: "f" * 40)
     done = fastqwen("stack", "plan", "--docker-dir", folder.path, "--pin", check=3)
     assert "an image can't be pulled; is its tag right?" in done.stderr
     assert folder.pins() == before

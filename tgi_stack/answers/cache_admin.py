@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,10 @@ from cache.store import Store
 from tgi_stack.errors import InputError, MachineError, SettingsError, UsageError
 from tgi_stack.settings import Settings, bytes_of
 
-Say = Callable[[str], None]
+LOG = logging.getLogger(__name__)
 
 
-def open_store(settings: Settings, say: Say) -> Store | None:
+def open_store(settings: Settings) -> Store | None:
     """The cache of a run; None with --no-cache, and where there is no place for one.
 
     Raises:
@@ -32,15 +33,15 @@ def open_store(settings: Settings, say: Say) -> Store | None:
     if settings.no_cache:
         return None
     try:
-        return store_of(settings, say)
+        return store_of(settings)
     except MachineError as error:
         if settings.offline:
             raise
-        say(f"without a cache: {error}")
+        LOG.info(f"without a cache: {error}")
         return None
 
 
-def store_of(settings: Settings, say: Say) -> Store:
+def store_of(settings: Settings) -> Store:
     """The cache that the settings name.
 
     Raises:
@@ -48,7 +49,7 @@ def store_of(settings: Settings, say: Say) -> Store:
     """
     directory = settings.cache_dir or paths.default()
     try:
-        return Store(directory, say, offline=settings.offline, limit=settings.cache_size)
+        return Store(directory, offline=settings.offline, limit=settings.cache_size)
     except CacheError as error:
         raise MachineError(str(error)) from error
 

@@ -6,6 +6,7 @@ A row's whole distribution is replaced, never single labels: numbers of two comp
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -20,6 +21,8 @@ from tgi_stack.errors import (
     WrongServerError,
 )
 from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, ScoreRequest
+
+LOG = logging.getLogger(__name__)
 
 UNSEEN = "score.unseen"
 
@@ -38,13 +41,11 @@ class FallbackBackend:
         served: Backend,
         mode: str | None,
         open_torch: Callable[[], Backend],
-        say: Callable[[str], None],
         opened: Callable[[Identity], None] = lambda identity: None,
     ) -> None:
         self._served = served
         self._mode = mode
         self._open_torch = open_torch
-        self._say = say
         self._told = opened
         self._torch: Backend | None = None
         self._opening = asyncio.Lock()
@@ -91,7 +92,7 @@ class FallbackBackend:
                 except (NoEngineError, MachineError, UsageError, WrongServerError) as error:
                     if self._mode == "torch":
                         raise _unavailable(error) from error
-                    self._say(f"some labels are not shown by the server and are given as bounds ({error})")
+                    LOG.warning(f"some labels are not shown by the server and are given as bounds ({error})")
                     self._mode = "bounds"
         return self._torch
 

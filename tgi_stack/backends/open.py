@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
@@ -16,16 +17,17 @@ from tgi_stack.errors import MissingPackageError, NoEngineError
 from tgi_stack.settings import Settings
 from tgi_stack.types import Identity
 
+LOG = logging.getLogger(__name__)
+
 if TYPE_CHECKING:
     from tgi_stack.doctor.servers import Check
     from tgi_stack.stack.running.commands import Stack
 
-Say = Callable[[str], None]
 OF_TORCH = ("use_torch_compile", "use_flash_attention")
 
 
-async def open_backend(settings: Settings, kind: str, say: Say, store: Store | None = None) -> Backend:
-    """The backend for a job of `kind` `text` or `vision`; `say` is told in a line what was chosen.
+async def open_backend(settings: Settings, kind: str, store: Store | None = None) -> Backend:
+    """The backend for a job of `kind` `text` or `vision`; a line says what was chosen.
 
     The cache remembers who it was, so that `--offline` knows whose answers to look for. With a cache the
     torch engine loads its weights when the first row needs them.
@@ -46,9 +48,11 @@ async def open_backend(settings: Settings, kind: str, say: Say, store: Store | N
 
         offline = open_offline(settings, kind, store)
         identity = offline.identity
-        say(f"offline: answers of {identity.model} ({identity.engine} {identity.version}) from the cache")
+        LOG.info(
+            f"offline: answers of {identity.model} ({identity.engine} {identity.version}) from the cache"
+        )
         return offline
-    backend = await _opened(settings, kind, say, store)
+    backend = await _opened(settings, kind, store)
     if store is not None:
         _remember(Identities(store), settings, kind, backend)
     return backend
@@ -62,47 +66,47 @@ def _remember(identities: Identities, settings: Settings, kind: str, backend: Ba
         note()
 
 
-async def _opened(settings: Settings, kind: str, say: Say, store: Store | None) -> Backend:
+async def _opened(settings: Settings, kind: str, store: Store | None) -> Backend:
     on_demand = store is not None
     if settings.engine == "scripted":
         from tgi_stack.backends.scripted import open_scripted
 
         return open_scripted(settings, kind)
     if settings.engine == "torch":
-        return _local(settings, kind, say, on_demand=on_demand)
+        return _local(settings, kind, on_demand=on_demand)
     from tgi_stack.backends.servers.connect import DEFAULT_PATIENCE_S, open_served
 
     if settings.engine != "auto" or settings.names_endpoints:
-        return _with_fallback(await open_served(settings, kind, say), settings, kind, say, store)
+        return _with_fallback(await open_served(settings, kind), settings, kind, store)
     try:
-        served = await open_served(settings, kind, say, patience_s=DEFAULT_PATIENCE_S)
-        return _with_fallback(served, settings, kind, say, store)
+        served = await open_served(settings, kind, patience_s=DEFAULT_PATIENCE_S)
+        return _with_fallback(served, settings, kind, store)
     except NoEngineError as no_server:
         try:
-            backend = _local(settings, kind, say, on_demand=on_demand)
+            backend = _local(settings, kind, on_demand=on_demand)
         except (NoEngineError, MissingPackageError) as error:
             raise NoEngineError(f"{no_server}; {error}") from error
-        say("no server answers: computing in process")
+        LOG.info("no server answers: computing in process")
         return backend
 
 
-def examine_endpoints(settings: Settings, say: Say) -> AsyncIterator[Check]:
+def examine_endpoints(settings: Settings) -> AsyncIterator[Check]:
     """See `doctor.examine`; it needs the client of servers."""
     from tgi_stack.doctor.servers import examine
 
-    return examine(settings, say)
+    return examine(settings)
 
 
-def open_stack(docker_dir: Path | None, say: Say) -> Stack:
+def open_stack(docker_dir: Path | None) -> Stack:
     """The servers of this host; they are proven by the client of servers."""
     from tgi_stack.stack.files.docker_folder import locate
     from tgi_stack.stack.running.commands import Stack
 
-    return Stack(locate(docker_dir), say)
+    return Stack(locate(docker_dir))
 
 
 def bench(
-    settings: Settings, order: dict[str, Any], say: Say, keep: Callable[[dict[str, Any]], None]
+    settings: Settings, order: dict[str, Any], keep: Callable[[dict[str, Any]], None]
 ) -> dict[str, Any]:
     """See `bench.run.bench`; `order` holds the fields of its `Order`.
 
@@ -113,7 +117,7 @@ def bench(
     from tgi_stack.bench.run import Order
     from tgi_stack.bench.run import bench as measure
 
-    return measure(settings, Order(**order), say, keep)
+    return measure(settings, Order(**order), keep)
 
 
 def draw_bench(results: dict[str, Any], path: Path) -> None:
@@ -123,7 +127,7 @@ def draw_bench(results: dict[str, Any], path: Path) -> None:
     plot(results, path)
 
 
-def _with_fallback(served: Backend, settings: Settings, kind: str, say: Say, store: Store | None) -> Backend:
+def _with_fallback(served: Backend, settings: Settings, kind: str, store: Store | None) -> Backend:
     from tgi_stack.backends.fallback import FallbackBackend
 
     # Never a download in the middle of a run; the server's own model, whatever --model called it.
@@ -133,23 +137,23 @@ def _with_fallback(served: Backend, settings: Settings, kind: str, say: Say, sto
         update["revision"] = served.identity.revision
 
     def open_torch() -> Backend:
-        return _local(settings.model_copy(update=update), kind, say)
+        return _local(settings.model_copy(update=update), kind)
 
     if asked := [f"--{name.replace('_', '-')}" for name in OF_TORCH if getattr(settings, name)]:
-        say(f"{', '.join(asked)}: for what torch computes; a server computes as it was started")
+        LOG.info(f"{', '.join(asked)}: for what torch computes; a server computes as it was started")
 
     def remember(stand_in: Identity) -> None:
         if store is not None:
             Identities(store).remember_stand_in(settings, served.identity, stand_in)
 
-    return FallbackBackend(served, settings.fallback, open_torch, say, remember)
+    return FallbackBackend(served, settings.fallback, open_torch, remember)
 
 
-def _local(settings: Settings, kind: str, say: Say, *, on_demand: bool = False) -> Backend:
+def _local(settings: Settings, kind: str, *, on_demand: bool = False) -> Backend:
     _require_torch()
     from tgi_stack.backends.torch.workers import open_torch, plan_torch
 
-    return plan_torch(settings, kind, say) if on_demand else open_torch(settings, kind, say)
+    return plan_torch(settings, kind) if on_demand else open_torch(settings, kind)
 
 
 def _require_torch() -> None:

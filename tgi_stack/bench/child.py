@@ -189,17 +189,17 @@ async def _open(
     cpu = torch.device("cpu")
     if isinstance(given, TaskBuilder):
         patience = None if "startup_timeout" in settings.model_fields_set else SERVER_PATIENCE_S
-        served = await open_served(settings, given.kind, print_nothing, patience_s=patience)
+        served = await open_served(settings, given.kind, patience_s=patience)
         task = await given.task(served.profile, served.identity, takes_tokens=served.takes_tokens)
         return _asking(served, task.kind), served.aclose, cpu, task
-    found = plan(settings, given.kind, print_nothing)
+    found = plan(settings, given.kind)
     device = found.placements[0].device
     if variant.how in (variants.ONE_BY_ONE, variants.PADDED):
         sees = found.checkpoint.config.get("model_type") in VISION_TYPES
         model = by_transformers.load(found.checkpoint, sees=sees, placement=found.placements[0])
         size = 1 if variant.how == variants.ONE_BY_ONE else PADDED_SIZE
         return _alone(model, found.profile, given.kind, size), _nothing, device, given
-    backend = workers.open_torch(settings, given.kind, print_nothing)
+    backend = workers.open_torch(settings, given.kind)
     return _asking(backend, given.kind), backend.aclose, device, given
 
 
@@ -233,10 +233,6 @@ def _asking(backend: Backend, kind: str) -> Ask:
 
 async def _nothing() -> None:
     """What was loaded goes with the process."""
-
-
-def print_nothing(line: str) -> None:
-    """The table is what is printed."""
 
 
 def _right(task: Task, answers: Sequence[Any]) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import random
 import shutil
 import statistics
@@ -21,7 +22,7 @@ import transformers
 from tgi_stack import __version__
 from tgi_stack.backends.torch import backend
 from tgi_stack.bench import variants
-from tgi_stack.bench.child import RowFigures, print_nothing
+from tgi_stack.bench.child import RowFigures
 from tgi_stack.bench.process import in_process
 from tgi_stack.bench.results import Results, TableRow
 from tgi_stack.bench.tasks import CATALOGUE, Sizes, Task, TaskBuilder
@@ -36,7 +37,8 @@ from tgi_stack.hub import DEFAULT_MODELS
 from tgi_stack.settings import Settings
 from tgi_stack.tiny import TINY
 
-Say = Callable[[str], None]
+LOG = logging.getLogger(__name__)
+
 Keep = Callable[[dict[str, Any]], None]
 ON_CPU = Sizes(prompts=96, longest=512, images=24, new_tokens=24, checked=16)
 ON_GPU = Sizes(prompts=2048, longest=1024, images=512, new_tokens=96, checked=32)
@@ -69,7 +71,7 @@ class Order:
     kinds: tuple[str, ...] = ("text", "vision")
 
 
-def bench(settings: Settings, order: Order, say: Say, keep: Keep = lambda found: None) -> dict[str, Any]:
+def bench(settings: Settings, order: Order, keep: Keep = lambda found: None) -> dict[str, Any]:
     """Measures all rows and gives them with what they were measured on, as plain data.
 
     Args:
@@ -81,15 +83,15 @@ def bench(settings: Settings, order: Order, say: Say, keep: Keep = lambda found:
     placement = choose(devices(settings.device)[0], settings.dtype)
     sizes = order.sizes or (ON_GPU if placement.device.type == "cuda" else ON_CPU)
     rows = _rows(settings, order)
-    with _checkpoint(settings, order, placement, say) as (chosen, found):
+    with _checkpoint(settings, order, placement) as (chosen, found):
         kinds = [kind for kind in found if kind in order.kinds]
         about = _about(settings, order, placement) | {"sizes": asdict(sizes)}
         results = Results(about, [(kind, row.name) for kind in kinds for row in rows])
         for kind in kinds:
-            for line in _table(_recipe(settings, order, kind, sizes), chosen, settings, rows, order, say):
+            for line in _table(_recipe(settings, order, kind, sizes), chosen, settings, rows, order):
                 results.lines.append(line)
                 keep(results.plain())
-                say(f"{len(results.lines)} of {len(results.planned)}: {_told(line)}")
+                LOG.info(f"{len(results.lines)} of {len(results.planned)}: {_told(line)}")
     return results.plain()
 
 
@@ -123,7 +125,7 @@ def _rows(settings: Settings, order: Order) -> list[Variant]:
 
 
 def _table(
-    recipe: TaskBuilder, settings: Settings, asked: Settings, rows: list[Variant], order: Order, say: Say
+    recipe: TaskBuilder, settings: Settings, asked: Settings, rows: list[Variant], order: Order
 ) -> Iterator[TableRow]:
     """Measures the rows of one kind of task.
 
@@ -131,12 +133,12 @@ def _table(
         settings: of the rows that compute here; `asked` are the user's own.
     """
     kind = recipe.kind
-    plan = backend.plan(settings, kind, print_nothing)
+    plan = backend.plan(settings, kind)
     task = asyncio.run(recipe.task(plan.profile, plan.identity))
     exact = settings.model_copy(update={"dtype": "fp32"})
     truth = in_process(TRUTHS[kind], exact, task, 1, only_answers=True)
     if truth.reason:
-        say(f"{kind}: nothing is compared with fp32: {truth.reason}")
+        LOG.info(f"{kind}: nothing is compared with fp32: {truth.reason}")
     for row in rows:
         began = time.monotonic()
         found = _measured(row, settings, asked, task, recipe, order.repeats)
@@ -181,7 +183,7 @@ def _recipe(settings: Settings, order: Order, kind: str, sizes: Sizes) -> TaskBu
 
 @contextmanager
 def _checkpoint(
-    settings: Settings, order: Order, placement: Placement, say: Say
+    settings: Settings, order: Order, placement: Placement
 ) -> Iterator[tuple[Settings, tuple[str, ...]]]:
     """The settings that name the model, and its kinds of task; random weights are a folder for a while."""
     settings = settings.model_copy(update={"engine": "torch"})
@@ -189,14 +191,14 @@ def _checkpoint(
         if settings.model in ("tiny", None):
             yield settings, ("text", "vision")
             return
-        found = backend.plan(settings, "text", say)
+        found = backend.plan(settings, "text")
         sees = found.checkpoint.config.get("model_type") in VISION_TYPES
         yield settings, ("vision",) if sees else ("text",)
         return
     kind = kind_of(order.random_weights)
     with tempfile.TemporaryDirectory(prefix="fastqwen-bench-") as name:
         folder = Path(name)
-        say(f"random weights of {order.random_weights}'s shape in {folder}")
+        LOG.info(f"random weights of {order.random_weights}'s shape in {folder}")
         random_model(order.random_weights, placement).save_pretrained(folder)
         release(placement.device)  # the rows' own processes need it
         _give_tokenizer(folder, kind)

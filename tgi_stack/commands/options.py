@@ -36,12 +36,6 @@ LlmBatchSize = Annotated[
 CacheDir = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Where answers are remembered; else the user's cache.")
 ]
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="Settings; else ./fastqwen.toml.")
-]
-Json = Annotated[bool, typer.Option("--json", help="A machine-readable closing summary on stdout; needs -o.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Only the closing line and errors.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Tracebacks of errors; what the client does.")]
 Gateway = Annotated[bool, typer.Option("--gateway", help="TLS and keys, for other machines.")]
 Observe = Annotated[bool, typer.Option("--observe", help="Prometheus and Grafana.")]
 DockerDir = Annotated[Path | None, typer.Option(metavar="DIR", help="Where compose.yml is; else ./docker.")]
@@ -90,6 +84,26 @@ def _options_of(group: Any) -> list[inspect.Parameter]:
 
 def _option(name: str, default: Any, annotation: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+@dataclass(frozen=True)
+class Common(Group):
+    """What every command takes."""
+
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="Settings; else ./fastqwen.toml.")
+    ] = None
+    json: Annotated[
+        bool, typer.Option("--json", help="The results as JSON on stdout; a job needs -o for that.")
+    ] = False
+    quiet: Annotated[bool, typer.Option("--quiet", help="Only the closing lines and errors.")] = False
+    debug: Annotated[bool, typer.Option("--debug", help="Tracebacks; what the client does.")] = False
+    log_json: Annotated[
+        bool, typer.Option("--log-json", help="Lines on stderr as JSON: time, level, logger, message.")
+    ] = False
+    progress: Annotated[
+        str | None, typer.Option(metavar="plain|rich|none", help="How a job shows how far it is.")
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -176,7 +190,7 @@ class Remembering(Group):
 
     cache_dir: CacheDir = None
     no_cache: Annotated[
-        bool | None, typer.Option("--no-cache", help="Remember nothing, and nothing remembered.")
+        bool | None, typer.Option("--no-cache", help="Compute every answer anew, and store none.")
     ] = None
     cache_size: Annotated[
         str | None, typer.Option(metavar="20GB", help="What the cache may take on disk; without it, any.")

@@ -10,12 +10,12 @@ import asyncio
 import importlib.util
 import statistics
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from tgi_stack.backends.servers.backend import ServedBackend
 from tgi_stack.backends.servers.connect import METRICS_S, WORK, access, describe, open_served
-from tgi_stack.backends.servers.probes import downloads, label_request, picture_request
+from tgi_stack.backends.servers.probes import label_request, picture_request
 from tgi_stack.backends.servers.protocols import vllm
 from tgi_stack.backends.servers.protocols.numbers import ReplyError
 from tgi_stack.backends.servers.protocols.reply import Served, error_text, gauge
@@ -46,14 +46,12 @@ class ProbedEndpoint:
     url: str
     kind: str
     settings: Settings
-    say: Callable[[str], None]
 
 
-async def examine(settings: Settings, say: Callable[[str], None]) -> AsyncIterator[Check]:
+async def examine(settings: Settings) -> AsyncIterator[Check]:
     """This machine, then each endpoint that the settings name, else those where `make up` puts them.
 
     Args:
-        say: told before a tokenizer is downloaded.
     """
     for line in await asyncio.to_thread(lambda: list(machine.examine(settings.cache_dir))):
         yield line
@@ -62,7 +60,14 @@ async def examine(settings: Settings, say: Callable[[str], None]) -> AsyncIterat
     told: str | None = None
     try:
         for url, kind in _endpoints(settings).items():
-            async for line in _endpoint(ProbedEndpoint(transport, url, kind, settings, downloads(say))):
+            async for line in _endpoint(
+                ProbedEndpoint(
+                    transport,
+                    url,
+                    kind,
+                    settings,
+                )
+            ):
                 yield line
             told = told or await _date(transport, url)
     finally:
@@ -108,7 +113,7 @@ async def _model(asked: ProbedEndpoint, served: Served) -> AsyncIterator[Check]:
     chosen = {"endpoint": (asked.url,), "model": asked.settings.model_for(asked.kind) or served.model}
     try:
         narrowed = asked.settings.model_copy(update=chosen)
-        backend = await open_served(narrowed, asked.kind, asked.say, patience_s=0.0)
+        backend = await open_served(narrowed, asked.kind, patience_s=0.0)
     except FastqwenError as error:
         yield Check("failure", f"{asked.url} model", str(error), "docs/servers.md, What to do when")
         return

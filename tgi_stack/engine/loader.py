@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -17,7 +18,9 @@ from tgi_stack.engine.models.unsloth import load_unsloth
 from tgi_stack.engine.placement import Placement
 from tgi_stack.engine.switches import Switches
 from tgi_stack.errors import CheckpointError, MachineError, UsageError
-from tgi_stack.hub import Checkpoint, Say
+from tgi_stack.hub import Checkpoint
+
+LOG = logging.getLogger(__name__)
 
 VISION_TYPES = frozenset({"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"})
 
@@ -26,9 +29,7 @@ PLAIN = Switches()
 _ONE_AT_A_TIME = threading.Lock()
 
 
-def load(
-    checkpoint: Checkpoint, kind: str, placement: Placement, say: Say, switches: Switches = PLAIN
-) -> Any:
+def load(checkpoint: Checkpoint, kind: str, placement: Placement, switches: Switches = PLAIN) -> Any:
     """The network in evaluation mode on its device; says in one line what was loaded.
 
     Raises:
@@ -53,7 +54,7 @@ def load(
         ) from error
     size = sum(math.prod(shape) for shape in _shapes(model))
     kept = "" if switches.weights == "none" else f" with {switches.weights} weights"
-    say(
+    LOG.info(
         f"torch: {checkpoint.name} ({model_type}, {size / 1e6:,.1f} M parameters) on {placement.device} "
         f"in {placement.dtype_name}{kept}, loaded in {time.monotonic() - began:.1f} s"
     )

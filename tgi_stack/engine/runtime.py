@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,6 @@ from tgi_stack.images.grid import Grid
 from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.types import Caption, CaptionRequest, ScoreRequest
 
-Say = Callable[[str], None]
 QWEN3_VL = "qwen3_vl"
 # Summaries written at once: on a GPU as many as its memory takes, up to where more are no faster.
 MOST_SLOTS = {"cuda": 256, "cpu": 8}
@@ -59,10 +58,8 @@ class Runtime:
         tokenizer: Tokenizer | None = None,
         grid: Grid | None = None,
         kind: str = "text",
-        say: Say = lambda line: None,
     ) -> None:
         self.model = model
-        self._say = say
         self.device: torch.device = model.device
         self._switches = switches
         self._tokenizer = tokenizer
@@ -171,7 +168,6 @@ class Runtime:
             sizes=SIZES if self._switches.compiled else (),
             flash=flash,
             uncaptured=WAITS if getattr(self.model, "is_loaded_in_8bit", False) else "",
-            say=self._say,
         )
         return Generator(
             make,

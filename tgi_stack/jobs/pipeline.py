@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import resource
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -16,6 +17,8 @@ from tgi_stack.rows.ledger import Sink
 from tgi_stack.rows.reader import RawRow, Source, check, id_of
 from tgi_stack.scoring import distributions
 from tgi_stack.settings import Settings
+
+LOG = logging.getLogger(__name__)
 
 
 class Row(Protocol):
@@ -157,7 +160,7 @@ class Others(Protocol):
     ) -> None: ...
 
 
-def within_limits(settings: Settings, say: Callable[[str], None]) -> Settings:
+def within_limits(settings: Settings) -> Settings:
     """The settings with a --concurrency that this machine can bear: a row at work holds a socket."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST_AT_ONCE + OWN_FILES
@@ -167,7 +170,8 @@ def within_limits(settings: Settings, say: Callable[[str], None]) -> Settings:
     most = MOST_AT_ONCE if soft == resource.RLIM_INFINITY else min(MOST_AT_ONCE, max(1, soft - OWN_FILES))
     if settings.concurrency is None or settings.concurrency <= most:
         return settings
-    say(f"--concurrency {settings.concurrency:,} is more than can be open at once here; {most:,} it is")
+    wanted = settings.concurrency
+    LOG.warning(f"--concurrency {wanted:,} is more than can be open at once here; {most:,} it is")
     return settings.model_copy(update={"concurrency": most})
 
 

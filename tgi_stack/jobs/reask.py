@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
@@ -17,15 +18,15 @@ from tgi_stack.concurrency import fan_out
 from tgi_stack.errors import FastqwenError, RowError
 from tgi_stack.settings import Settings
 
+LOG = logging.getLogger(__name__)
+
 GIVEN = {"text": "labels", "vision": "summary"}  # what models of a kind give
 AT_ONCE = 64
 
 Answer = TypeVar("Answer")
 
 
-async def reasked(
-    settings: Settings, store: Store, share: float, say: Callable[[str], None]
-) -> dict[str, Any]:
+async def reasked(settings: Settings, store: Store, share: float) -> dict[str, Any]:
     """Asks the text model and the vision model again, where there are answers of their kind.
 
     Args:
@@ -38,7 +39,7 @@ async def reasked(
     failures: list[tuple[str, FastqwenError]] = []
     for kind in [kind for kind, answers in GIVEN.items() if store.keys(answers)]:
         try:
-            backend = await open_backend(settings, kind, say)
+            backend = await open_backend(settings, kind)
         except FastqwenError as error:
             failures.append((kind, error))
             continue
@@ -50,7 +51,7 @@ async def reasked(
     for kind, failure in failures:
         if not found:
             raise failure
-        say(f"the {kind} model is not asked: {failure}")
+        LOG.info(f"the {kind} model is not asked: {failure}")
     return audit.totals(found.values())
 
 

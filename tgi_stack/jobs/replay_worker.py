@@ -42,7 +42,7 @@ LEAST_SHARE = 0.5  # of rows in the cache, below which it is no use
 async def serve(asked: dict[str, Any], answers: IO[bytes]) -> None:
     """Answers the rows of a request."""
     settings = Settings.model_validate(asked["settings"])
-    store = Store(Path(asked["directory"]), lambda line: None, offline=True)
+    store = Store(Path(asked["directory"]), offline=True)
     identity = Identity(**asked["identity"])
     content = store.get("tokenizer", identity.tokenizer)
     source, *items = map(opened, (asked["source"], *asked["items"]))

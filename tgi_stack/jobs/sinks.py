@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
+import asyncio
+import queue
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tgi_stack.errors import UsageError
+from tgi_stack.jobs.pipeline import Job
 from tgi_stack.jobs.spec import JobSpec
-from tgi_stack.rows.ledger import Sink, UnorderedFile, part_path, standard_output
+from tgi_stack.rows.ledger import Discard, Sink, UnorderedFile, part_path, standard_output
 from tgi_stack.rows.manifest import question
 from tgi_stack.rows.output import Output
 from tgi_stack.rows.reader import File, Source
+
+
+class PacedSink(Discard):
+    """A queue of records for one reader; rows wait while `AHEAD` records do. `None` ends it."""
+
+    AHEAD = 256
+
+    def __init__(self) -> None:
+        self.records: queue.Queue[dict[str, Any] | None] = queue.Queue()
+
+    def write(self, number: int, record: dict[str, Any]) -> None:
+        self.records.put(record)
+
+    def paced(self, job: Job[Any], stop: asyncio.Event) -> Job[Any]:
+        """The job, whose rows wait for the reader until `stop` is set."""
+
+        async def answer(row: Any) -> dict[str, Any]:
+            while self.records.qsize() > self.AHEAD and not stop.is_set():
+                await asyncio.sleep(0.005)
+            record: dict[str, Any] = await job.answer(row)
+            return record
+
+        return replace(job, answer=answer)
 
 
 def open_sink(recipe: JobSpec, source: Source, out: Path | None, command: list[str]) -> Sink:

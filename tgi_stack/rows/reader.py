@@ -23,6 +23,7 @@ from tgi_stack.rows.folder import ROWS, Listing, list_folder
 from tgi_stack.rows.formats import Skip, none, reader_for
 
 SPOOLED = "fastqwen-spooled-"
+_spooled: list[Path] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +94,15 @@ def _spool(path: Path | None = None, suffix: str = ".jsonl") -> Path:
         else:
             with path.open("rb") as pipe:
                 shutil.copyfileobj(pipe, file)
-    atexit.register(Path(name).unlink, missing_ok=True)
+    _spooled.append(Path(name))
     return Path(name)
+
+
+@atexit.register
+def remove_spooled() -> None:
+    """Removes the temporary files of inputs that can be read once only; called when the process ends."""
+    while _spooled:
+        _spooled.pop().unlink(missing_ok=True)
 
 
 class File:

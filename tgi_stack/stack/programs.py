@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Thread
 
 from tgi_stack.errors import MachineError
+
+LOG = logging.getLogger(__name__)
 
 KEPT_LINES = 200
 
@@ -55,7 +58,7 @@ def run(command: Sequence[str], timeout_s: float = 30.0) -> Ended:
     return Ended(done.returncode, done.stdout, done.stderr)
 
 
-def follow(command: Sequence[str], say: Callable[[str], None]) -> Ended:
+def follow(command: Sequence[str]) -> Ended:
     """Runs a program that may take long; each line it prints is said at once, the last ones are kept.
 
     Raises:
@@ -79,7 +82,7 @@ def follow(command: Sequence[str], say: Callable[[str], None]) -> Ended:
         for line in process.stdout or ():
             lines.append(line.rstrip())
             del lines[:-KEPT_LINES]
-            say(line.rstrip())
+            LOG.info(line.rstrip())
 
     reader = Thread(target=read, daemon=True)
     reader.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Callable
@@ -28,6 +29,8 @@ from tgi_stack.errors import AnswerError, ServerError, WrongServerError
 from tgi_stack.prompting.labels import Prover
 from tgi_stack.prompting.profile import Profile
 from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, ScoreRequest
+
+LOG = logging.getLogger(__name__)
 
 BAD_REPLIES = 3  # of one row, before it fails
 DEATHS = 2  # of a server, with one row in flight
@@ -266,7 +269,7 @@ class ServedBackend:
         if met >= 0:
             self._mismatches[pictures] = met = met + 1
             if met == 1:
-                self._pool.say(f"{endpoint.url}: {cause}")
+                LOG.warning(f"{endpoint.url}: {cause}")
         if met >= MISMATCHES:
             raise ServerError(f"{endpoint.url}: so it is with each row so far: {cause}")
         raise AnswerError("server.mismatch", f"{endpoint.url}: {cause}", (), row.attempts)

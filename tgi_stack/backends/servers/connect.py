@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 import resource
@@ -26,7 +27,7 @@ from tgi_stack.errors import (
     UsageError,
     WrongServerError,
 )
-from tgi_stack.hub import TOKENIZER, Checkpoint, Say, locate_files, locate_tokenizer, read_json
+from tgi_stack.hub import TOKENIZER, Checkpoint, locate_files, locate_tokenizer, read_json
 from tgi_stack.images.grid import Grid
 from tgi_stack.prompting import prompts
 from tgi_stack.prompting.profile import Profile
@@ -36,6 +37,8 @@ from tgi_stack.redaction import keep_secret
 from tgi_stack.settings import Settings
 from tgi_stack.stack.files.declared import UNKNOWN, declared
 from tgi_stack.types import Identity
+
+LOG = logging.getLogger(__name__)
 
 DESCRIBE_S = 10.0
 DEFAULT_PATIENCE_S = 1.0  # for servers that nobody named
@@ -81,9 +84,7 @@ def access(settings: Settings, environ: Mapping[str, str] = os.environ) -> Acces
     return Access(key, settings.ca_file)
 
 
-async def open_served(
-    settings: Settings, kind: str, say: Say, *, patience_s: float | None = None
-) -> ServedBackend:
+async def open_served(settings: Settings, kind: str, *, patience_s: float | None = None) -> ServedBackend:
     """The backend of the endpoints that the settings name for `kind` (`text` or `vision`).
 
     Args:
@@ -93,27 +94,27 @@ async def open_served(
         ServerError: none answers, or one is not what was asked for.
     """
     given = access(settings)
-    transport = Transport(given.api_key, given.ca_file, say)
+    transport = Transport(given.api_key, given.ca_file)
     try:
-        return await _open(transport, settings, kind, say, patience_s)
+        return await _open(transport, settings, kind, patience_s)
     except BaseException:
         await transport.aclose()
         raise
 
 
 async def _open(
-    transport: Transport, settings: Settings, kind: str, say: Say, patience_s: float | None
+    transport: Transport, settings: Settings, kind: str, patience_s: float | None
 ) -> ServedBackend:
     urls = [checked_url(url) for url in settings.endpoints_for(kind)]
     if patience_s is None:
         patience_s = settings.startup_timeout
     wanted = settings.model_for(kind)
-    found = (_find(transport, url, settings.engine, wanted, patience_s, say) for url in urls)
+    found = (_find(transport, url, settings.engine, wanted, patience_s) for url in urls)
     served = await asyncio.gather(*found)
     _refuse_differences(urls, served)
     first = served[0]
-    profile = _profile(first, settings, kind, say)
-    most = min(settings.concurrency or MOST_IN_FLIGHT, _bearable(settings.concurrency or FIRST, say))
+    profile = _profile(first, settings, kind)
+    most = min(settings.concurrency or MOST_IN_FLIGHT, _bearable(settings.concurrency or FIRST))
     first_limit = min(most, settings.concurrency or FIRST)
     endpoints = [
         Endpoint(url, one, Limit(most, time.monotonic, first_limit))
@@ -121,7 +122,7 @@ async def _open(
     ]
     for endpoint in endpoints:
         await _prove(transport, endpoint, profile)
-    say(f"{first.dialect} {first.version}: {wanted or first.model} at {', '.join(urls)}")
+    LOG.info(f"{first.dialect} {first.version}: {wanted or first.model} at {', '.join(urls)}")
 
     async def probe(endpoint: Endpoint) -> None:
         await check(transport, endpoint, profile)
@@ -134,7 +135,7 @@ async def _open(
         running, waiting = (gauge(reply.body, name) for name in WORK[first.dialect])
         return None if running is None or waiting is None else (running / group_size, waiting / group_size)
 
-    pool = Pool(endpoints, probe, settings.startup_timeout, say, crowd)
+    pool = Pool(endpoints, probe, settings.startup_timeout, crowd)
     identity = _identity(urls, served, settings, first.model, profile.tokenizer.digest)
     crew = CREW * len(endpoints)
     return ServedBackend(
@@ -142,7 +143,7 @@ async def _open(
     )
 
 
-def _bearable(wanted: int, say: Say) -> int:
+def _bearable(wanted: int) -> int:
     """How many connections this process may hold besides its other files.
 
     Raises:
@@ -157,7 +158,7 @@ def _bearable(wanted: int, say: Say) -> int:
             f"this process may open {soft} files, and none is left for a connection; raise it: ulimit -n 1024"
         )
     if room < wanted:
-        say(f"this process may open {soft} files (ulimit -n): {room} requests at once")
+        LOG.warning(f"this process may open {soft} files (ulimit -n): {room} requests at once")
     return room
 
 
@@ -209,11 +210,9 @@ def _common(urls: list[str], what: str, values: list[str]) -> str:
     return UNKNOWN if UNKNOWN in values else values[0]
 
 
-async def _find(
-    transport: Transport, url: str, engine: str, wanted: str | None, patience_s: float, say: Say
-) -> Served:
+async def _find(transport: Transport, url: str, engine: str, wanted: str | None, patience_s: float) -> Served:
     """The model that is wanted of an endpoint, or its only one."""
-    models = await _answering(transport, url, patience_s, say)
+    models = await _answering(transport, url, patience_s)
     if engine not in ("auto", models[0].dialect):
         raise WrongServerError(f"{url} is {models[0].dialect}, not {engine}")
     named = [model for model in models if wanted is None or model.goes_by(wanted)]
@@ -228,7 +227,7 @@ async def _find(
     raise WrongServerError(f"{url} does not hold {wanted}; it has {names}")
 
 
-async def _answering(transport: Transport, url: str, patience_s: float, say: Say) -> list[Served]:
+async def _answering(transport: Transport, url: str, patience_s: float) -> list[Served]:
     """What an endpoint says it is, once it answers.
 
     Raises:
@@ -252,7 +251,7 @@ async def _answering(transport: Transport, url: str, patience_s: float, say: Say
                     "or compute in process: --engine torch"
                 ) from error
             if not told and patience_s > DEFAULT_PATIENCE_S:
-                say(f"waiting up to {patience_s:.0f} s for {url} ({error})")
+                LOG.info(f"waiting up to {patience_s:.0f} s for {url} ({error})")
                 told = True
             await asyncio.sleep(0.5)
 
@@ -310,12 +309,12 @@ async def _prove(transport: Transport, endpoint: Endpoint, profile: Profile) -> 
             await asyncio.sleep(0.5)
 
 
-def _profile(served: Served, settings: Settings, kind: str, say: Say) -> Profile:
+def _profile(served: Served, settings: Settings, kind: str) -> Profile:
     """From the small files of the model: here, in the hub's cache, or downloaded after a line."""
-    folder = _files(served, settings, kind, say)
+    folder = _files(served, settings, kind)
     path = folder / TOKENIZER
     if settings.tokenizer is not None:
-        path = locate_tokenizer(settings.tokenizer, kind, say)
+        path = locate_tokenizer(settings.tokenizer, kind)
     tokenizer = Tokenizer(path)
     refuse_another_vocabulary(tokenizer, str(path), read_json(folder / "config.json") or {})
     sees = (folder / "preprocessor_config.json").is_file()
@@ -328,7 +327,7 @@ def _profile(served: Served, settings: Settings, kind: str, say: Say) -> Profile
     )
 
 
-def _files(served: Served, settings: Settings, kind: str, say: Say) -> Path:
+def _files(served: Served, settings: Settings, kind: str) -> Path:
     """The folder with the model's small files.
 
     Where a tokenizer is given --model may be a name of the operator's, and the server's root a path of
@@ -340,8 +339,8 @@ def _files(served: Served, settings: Settings, kind: str, say: Say) -> Path:
         return local
     for name in dict.fromkeys(name for name in (wanted, served.root, served.model) if name):
         try:
-            return locate_files(name, kind, settings.revision, say)
+            return locate_files(name, kind, settings.revision)
         except (UsageError, MachineError):
             if settings.tokenizer is None:
                 raise
-    return locate_tokenizer(settings.tokenizer or served.model, kind, say).parent
+    return locate_tokenizer(settings.tokenizer or served.model, kind).parent

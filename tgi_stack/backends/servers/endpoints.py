@@ -27,7 +27,7 @@ FIRST = 32
 FAILURES_TO_STOP = 8  # in a row: it is asked something with a known answer before anything else is sent
 SHORT_TO_STOP = 40  # times in a row without a file handle, though nothing was in flight
 
-LOG = logging.getLogger("fastqwen")
+LOG = logging.getLogger(__name__)
 Clock = Callable[[], float]
 
 
@@ -122,7 +122,6 @@ class Pool:
     endpoints: list[Endpoint]
     probe: Callable[[Endpoint], Awaitable[None]]
     patience_s: float
-    say: Callable[[str], None]
     crowd: Callable[[Endpoint], Awaitable[tuple[float, float] | None]] | None = None
     clock: Clock = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
@@ -204,7 +203,7 @@ class Pool:
         most = max(1, sum(one.outstanding for one in self.endpoints) // 2)
         if not self._told_short:
             self._told_short = True
-            self.say(
+            LOG.info(
                 f"{detail}: this process may open {_handles()} files (ulimit -n); {most} requests at once"
             )
         if self._short > SHORT_TO_STOP:
@@ -245,7 +244,7 @@ class Pool:
         """The endpoint refuses every request, or is not what it was: never asked again."""
         if endpoint.state != "aside":
             endpoint.state, endpoint.reason = "aside", reason
-            self.say(f"{endpoint.url} is set aside: {reason}")
+            LOG.warning(f"{endpoint.url} is set aside: {reason}")
         self._notify()
 
     async def _revive(self, endpoint: Endpoint) -> None:
@@ -254,7 +253,7 @@ class Pool:
             return
         if endpoint.state == "down":
             endpoint.said_gone = True
-            self.say(f"{endpoint.url} is gone ({endpoint.reason}); trying to reach it")
+            LOG.warning(f"{endpoint.url} is gone ({endpoint.reason}); trying to reach it")
         times = 0
         while endpoint.state == "down":
             # Half a second to two: first success has to follow recovery at once.
@@ -267,7 +266,7 @@ class Pool:
             except Exception as error:  # noqa: BLE001  # whatever it is, it is not back
                 endpoint.reason = str(error)
             else:
-                self.say(f"{endpoint.url} is back")
+                LOG.info(f"{endpoint.url} is back")
                 self._up(endpoint)
 
     def _up(self, endpoint: Endpoint) -> None:
@@ -288,7 +287,7 @@ class Pool:
                 others = running + waiting - endpoint.outstanding
                 if waiting >= 1 and others >= 1:
                     if endpoint.limit.allowed > 1:
-                        self.say(
+                        LOG.info(
                             f"{endpoint.url}: {others:.0f} requests of others, {waiting:.0f} wait; yielding"
                         )
                     endpoint.limit.yields()
@@ -322,4 +321,4 @@ def _handles() -> int:
 def _log(endpoint: Endpoint, before: int) -> None:
     now = int(endpoint.limit.allowed)
     if now != before:
-        LOG.info("%s: %d requests at once, from %d", endpoint.url, now, before)
+        LOG.debug("%s: %d requests at once, from %d", endpoint.url, now, before)

@@ -33,7 +33,7 @@ FOR_THE_MASS = 128  # likeliest tokens: one label among them is enough
 # Two reads of one prompt differ by a step of its logits: 1/8 in bf16, between 16 and 32.
 MASS_ROUNDING = 0.25
 
-LOG = logging.getLogger("fastqwen")
+LOG = logging.getLogger(__name__)
 
 Found = Mapping[int, float]
 
@@ -258,7 +258,7 @@ class TgiReads:
                     return await self._by_grammar(request, groups)
                 found, attempts = await self._likeliest(request, most)
             except _GrammarIgnoredError as error:
-                LOG.info("%s; its likeliest tokens are read", error)
+                LOG.debug("%s; its likeliest tokens are read", error)
                 self._takes_grammars = False
             except AnswerError as error:
                 self._learn(str(error))

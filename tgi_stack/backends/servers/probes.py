@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from PIL import Image
 
@@ -17,16 +17,6 @@ from tgi_stack.types import CaptionRequest, PreparedImage, ScoreRequest
 KNOWN_LABELS = ("A", "B", "C", "D", "E")
 KNOWN_ANSWER = 2
 KNOWN_QUESTION = f"Write the letter {KNOWN_LABELS[KNOWN_ANSWER]} and nothing else."
-
-
-def downloads(say: Callable[[str], None]) -> Callable[[str], None]:
-    """Passes on what has to be said before it is done, and nothing else."""
-
-    def filtered(line: str) -> None:
-        if line.startswith("downloading"):
-            say(line)
-
-    return filtered
 
 
 def label_request(profile: Profile, question: str, labels: Sequence[str]) -> ScoreRequest:

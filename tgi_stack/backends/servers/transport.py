@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import logging
 import socket
 import ssl
 from collections.abc import Callable, Mapping
@@ -24,6 +25,8 @@ from tgi_stack import __version__
 from tgi_stack.backends.servers.protocols.reply import Call
 from tgi_stack.errors import SettingsError
 from tgi_stack.redaction import redact, without_secrets_in
+
+LOG = logging.getLogger(__name__)
 
 CONNECT_S = 5.0
 IDLE_S = 4.0  # vLLM closes idle connections after 5
@@ -76,8 +79,7 @@ class _Pulse:
     EVERY_S = 0.25
     STILL_S = 1.0
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
+    def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self.deadlines: set[asyncio.Timeout] = set()
         self._beat_at = self._loop.time()
@@ -87,7 +89,7 @@ class _Pulse:
         # Timers run in the order of their times: this one before any deadline that fell into the stillness.
         late_s = self._loop.time() - self._beat_at - self.EVERY_S
         if late_s > self.STILL_S:
-            self._say(f"stood still for {late_s:.1f} s (a slow disk?); deadlines are moved")
+            LOG.warning(f"stood still for {late_s:.1f} s (a slow disk?); deadlines are moved")
             for deadline in self.deadlines:
                 when = deadline.when()
                 if when is not None:
@@ -105,16 +107,14 @@ class Transport:
     Args:
         api_key: sent as a bearer token; never shown.
         ca_file: certificates to trust in place of the system's.
-        say: told where the event loop has stood still.
     """
 
     def __init__(
         self,
         api_key: str | None = None,
         ca_file: Path | None = None,
-        say: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self._pulse = _Pulse(say)
+        self._pulse = _Pulse()
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_S, ssl=_trust(ca_file))
         headers = {"Accept-Encoding": "identity", "User-Agent": f"fastqwen/{__version__}"}
         if api_key is not None:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from tgi_stack.errors import SettingsError
 from tgi_stack.redaction import redact_url
 
-LOG = logging.getLogger("fastqwen")
+LOG = logging.getLogger(__name__)
 SHOWN = 80
 # What other clients want at the end, and the pages that people look at; this client adds its own.
 _ROUTES = re.compile(

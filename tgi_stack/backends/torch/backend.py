@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +18,7 @@ from tgi_stack.engine.placement import Placement, choose, devices
 from tgi_stack.engine.runtime import Runtime, gathered
 from tgi_stack.engine.switches import Switches, switches_of
 from tgi_stack.errors import UsageError
-from tgi_stack.hub import Checkpoint, Say, locate, locate_tokenizer
+from tgi_stack.hub import Checkpoint, locate, locate_tokenizer
 from tgi_stack.images.grid import Grid
 from tgi_stack.prompting import prompts
 from tgi_stack.prompting.profile import Profile
@@ -26,6 +27,8 @@ from tgi_stack.prompting.vocabulary import refuse_another_vocabulary
 from tgi_stack.scoring import distributions
 from tgi_stack.settings import Settings
 from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, ScoreRequest
+
+LOG = logging.getLogger(__name__)
 
 PADDED = 8  # prompts in a batch of transformers' own forward
 BATCHES = 2  # one computed, one gathering
@@ -96,7 +99,7 @@ class TorchPlan:
         return BATCHES * sum(sizes)
 
 
-def plan(settings: Settings, kind: str, say: Say) -> TorchPlan:
+def plan(settings: Settings, kind: str) -> TorchPlan:
     """The plan for the model that the settings name for `kind` (`text` or `vision`).
 
     Raises:
@@ -105,11 +108,11 @@ def plan(settings: Settings, kind: str, say: Say) -> TorchPlan:
     placements = tuple(choose(device, settings.dtype) for device in devices(settings.device))
     switches, *_ = [switches_of(settings, kind, placement) for placement in placements]
     checkpoint = locate(
-        settings.model_for(kind), kind, settings.revision, say, may_download=settings.engine == "torch"
+        settings.model_for(kind), kind, settings.revision, may_download=settings.engine == "torch"
     )
     model_type_for(checkpoint, kind)
     understand(checkpoint)
-    profile = _profile(checkpoint, settings, say)
+    profile = _profile(checkpoint, settings)
     identity = Identity(
         engine="torch",
         model=checkpoint.name,
@@ -128,24 +131,24 @@ def plan(settings: Settings, kind: str, say: Say) -> TorchPlan:
     return TorchPlan(checkpoint, placements, switches, identity, profile, kind)
 
 
-def open_local(found: TorchPlan, say: Say) -> LocalBackend:
+def open_local(found: TorchPlan) -> LocalBackend:
     """Loads the model of a plan, in this process, on its first device.
 
     Raises:
         MachineError: see `load.load`.
     """
-    model = load(found.checkpoint, found.kind, found.placements[0], say, found.switches)
+    model = load(found.checkpoint, found.kind, found.placements[0], found.switches)
     tokenizer, grid = found.profile.tokenizer, found.profile.grid
-    runtime = Runtime(model, found.switches, tokenizer=tokenizer, grid=grid, kind=found.kind, say=say)
-    say(f"torch: {runtime.about}")
+    runtime = Runtime(model, found.switches, tokenizer=tokenizer, grid=grid, kind=found.kind)
+    LOG.info(f"torch: {runtime.about}")
     return LocalBackend(runtime, found.identity, found.profile)
 
 
-def _profile(checkpoint: Checkpoint, settings: Settings, say: Say) -> Profile:
+def _profile(checkpoint: Checkpoint, settings: Settings) -> Profile:
     config = checkpoint.config
     path = checkpoint.tokenizer_file
     if settings.tokenizer is not None:
-        path = locate_tokenizer(settings.tokenizer, "text", say)
+        path = locate_tokenizer(settings.tokenizer, "text")
     tokenizer = Tokenizer(path)
     refuse_another_vocabulary(tokenizer, str(path), config)
     return Profile(

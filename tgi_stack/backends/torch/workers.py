@@ -18,13 +18,13 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from tgi_stack import logs
 from tgi_stack.backends.base import Backend
 from tgi_stack.backends.lazy import LazyBackend
 from tgi_stack.backends.torch.backend import TorchPlan, open_local, plan
 from tgi_stack.backends.torch.worker import CLOSE, SAY, work
 from tgi_stack.engine.placement import devices
 from tgi_stack.errors import FastqwenError, MachineError, UsageError
-from tgi_stack.hub import Say
 from tgi_stack.prompting.profile import Profile
 from tgi_stack.settings import Settings
 from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, ScoreRequest
@@ -88,7 +88,7 @@ class Workers:
             worker.asked.pop(number, None)
 
 
-def open_torch(settings: Settings, kind: str, say: Say) -> Backend:
+def open_torch(settings: Settings, kind: str) -> Backend:
     """The torch engine on the devices that the settings name: in this process, or a process for each.
 
     Returns when all have loaded the model.
@@ -96,52 +96,53 @@ def open_torch(settings: Settings, kind: str, say: Say) -> Backend:
     Raises:
         UsageError, MachineError: see `local.plan`; what one of the processes met while loading.
     """
-    return _opened(plan(settings, kind, say), settings, say)
+    return _opened(plan(settings, kind), settings)
 
 
-def plan_torch(settings: Settings, kind: str, say: Say) -> LazyBackend:
+def plan_torch(settings: Settings, kind: str) -> LazyBackend:
     """As `open_torch`, but the model is loaded when the first question comes.
 
     Raises:
         UsageError, MachineError: see `local.plan`.
     """
-    found = plan(settings, kind, say)
+    found = plan(settings, kind)
     return LazyBackend(
-        found.identity, found.profile, found.max_concurrency, partial(_opened, found, settings, say)
+        found.identity, found.profile, found.max_concurrency, partial(_opened, found, settings)
     )
 
 
-def _opened(found: TorchPlan, settings: Settings, say: Say) -> Backend:
+def _opened(found: TorchPlan, settings: Settings) -> Backend:
     names = devices(settings.device)
     if len(names) == 1:
-        return open_local(found, say)
+        return open_local(found)
     context = multiprocessing.get_context("spawn")  # a forked process can't use CUDA
     workers: list[Worker] = []
     for number, device in enumerate(names):
         ours, theirs = context.Pipe()
         one = settings.model_copy(update={"device": device})
         share = len(names) if device == "cpu" else 1
-        process = context.Process(target=work, args=(theirs, one, found.kind, share), daemon=True)
+        told = (theirs, one, found.kind, share, logs.level())
+        process = context.Process(target=work, args=told, daemon=True)
         process.start()
         theirs.close()
         workers.append(Worker(f"{device} (worker {number + 1} of {len(names)})", process, ours, 1))
     try:
         for worker in workers:
-            worker.max_concurrency = _loaded(worker, say)
+            worker.max_concurrency = _loaded(worker)
     except BaseException:
         _end(workers)
         raise
     return Workers(workers, found.identity, found.profile)
 
 
-def _loaded(worker: Worker, say: Say) -> int:
+def _loaded(worker: Worker) -> int:
     """Passes on what a worker says while it loads; how much it likes to be asked at once."""
     try:
         while True:
-            kind, value = worker.pipe.recv()
+            kind, value, _ = worker.pipe.recv()
             if kind != SAY:
                 break
-            say(str(value))
+            logs.receive(value)
     except EOFError:
         raise _gone(worker) from None
     if isinstance(value, FastqwenError):
@@ -154,7 +155,10 @@ def _listen(worker: Worker) -> None:
     try:
         while True:
             number, answer, error = worker.pipe.recv()
-            _settle(worker, number, answer, error)
+            if number == SAY:
+                logs.receive(answer)
+            else:
+                _settle(worker, number, answer, error)
     except (EOFError, OSError):
         worker.ended = True
         for number in list(worker.asked):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,8 @@ from tgi_stack.engine.models.network import Network
 from tgi_stack.engine.models.positions import rotary_positions
 from tgi_stack.engine.models.vision import Tower
 from tgi_stack.types import PreparedImage
+
+LOG = logging.getLogger(__name__)
 
 Choose = Callable[[torch.Tensor, Sequence[int]], torch.Tensor]
 
@@ -62,7 +65,6 @@ class Decoder:
         tower: for prompts with images.
         sizes: numbers of rows that prompts are filled up to, for compiled code.
         uncaptured: why a step must not be captured; empty where it may.
-        say: told when steps are not captured.
     """
 
     def __init__(
@@ -75,14 +77,12 @@ class Decoder:
         sizes: tuple[int, ...] = (),
         flash: str = "auto",
         uncaptured: str = "",
-        say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._network = network
         self._tower = tower
         self._image_token = image_token
         self._sizes = sizes
         self._uncaptured = uncaptured
-        self._say = say
         self.cache = SlotCache(network, slots, rows)
         device = network.device
         self.attention, self._attention = attention.choose(device, network.dtype, network.head_dim, flash)
@@ -181,7 +181,7 @@ class Decoder:
                 raise  # fewer slots may do
             except RuntimeError as error:
                 reason = str(error).strip().partition("\n")[0]
-        self._say(f"torch: summaries are written without a CUDA graph ({reason})")
+        LOG.info(f"torch: summaries are written without a CUDA graph ({reason})")
         return partial(self._advance, None, None)
 
     def capture(self) -> Callable[[], torch.Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,8 @@ from tgi_stack.stack.running.docker import Compose
 from tgi_stack.stack.running.readiness import prove
 from tgi_stack.stack.running.waiting import NOWHERE, Waiting, asked, entry, states_of, told
 
-Say = Callable[[str], None]
+LOG = logging.getLogger(__name__)
+
 IN_PROCESS = "or compute in process, without servers: --engine torch"
 ENGINE = ("Docker", "Docker Compose")
 
@@ -30,11 +31,9 @@ class Stack:
     """The servers of a folder.
 
     Args:
-        say: told, in lines, what is done.
     """
 
     folder: DockerFolder
-    say: Say
 
     # -- plan --------------------------------------------------------------------------------------------
 
@@ -56,11 +55,11 @@ class Stack:
         if assume is not None:
             return table(plan.make(request, gpus.assumed(assume)))
         if pin:
-            self.folder.write_pins(pinning.renewed(self.folder, request, self.say))
+            self.folder.write_pins(pinning.renewed(self.folder, request))
         running = self._running_plan()
         if running is not None:
             refuse_change(running, request)
-            self.say("the servers run; their plan stays")
+            LOG.info("the servers run; their plan stays")
             return [entry(server) for server in running["servers"]]
         made = plan.make(request, gpus.read())
         self.folder.write(made, extras)
@@ -109,7 +108,7 @@ class Stack:
             made = plan.make(request, gpus.read())
             refuse_taken_ports(request, extras)
             self._open_secrets(extras)
-            self.folder.write_pins(pinning.completed(self.folder, request, self.say))
+            self.folder.write_pins(pinning.completed(self.folder, request))
             self.folder.write(made, extras, gateway_name)
         self._start(timeout_s)
         return [entry(server) for server in self._written()["servers"]]
@@ -128,17 +127,17 @@ class Stack:
     def _open_secrets(self, extras: tuple[str, ...]) -> None:
         keys.prepare(self.folder.path)
         if "gateway" in extras:
-            self.say(f"gateway: keys for {keys.write_gateway_keys(self.folder.path)} users")
+            LOG.info(f"gateway: keys for {keys.write_gateway_keys(self.folder.path)} users")
 
     def _start(self, timeout_s: float) -> None:
         compose = Compose(self.folder)
-        self.say("fetching the weights that are not there yet")
-        self._must(compose.models(self.say), "models")
+        LOG.info("fetching the weights that are not there yet")
+        self._must(compose.models(), "models")
         for services in self._written()["phases"]:
             # Those on one GPU one after the other: each measures what is free when it starts.
-            self._must(compose.up([*services, "front"], self.say), ", ".join(services))
+            self._must(compose.up([*services, "front"]), ", ".join(services))
             self.wait(timeout_s, services)
-        self._must(compose.up([], self.say), "the rest")
+        self._must(compose.up([]), "the rest")
 
     def _must(self, ended: Ended, what: str) -> None:
         if ended.status:
@@ -159,7 +158,7 @@ class Stack:
             ServerError: one did not come up: which, why, and the end of its log.
         """
         servers = [s for s in self._written()["servers"] if services is None or s["service"] in services]
-        waiting = Waiting(Compose(self.folder), self.say)
+        waiting = Waiting(Compose(self.folder))
         asyncio.run(waiting.until_all_answer(servers, timeout_s))
 
     # -- status and down ---------------------------------------------------------------------------------
@@ -173,7 +172,7 @@ class Stack:
         for server in self._written()["servers"]:
             state = states.get(server["service"], NOWHERE)
             try:
-                took = await prove(*asked(server), self.say)
+                took = await prove(*asked(server))
             except FastqwenError as error:
                 detail = f"{state.state}, {error}"
                 lines.append(Check("failure", entry(server), detail, "make up; make logs"))
@@ -186,7 +185,7 @@ class Stack:
         missing = [line for line in docker.examine() if line.state == "failure" and line.what in ENGINE]
         if missing:
             raise MachineError("; ".join(f"{line.what}: {line.detail}; {line.fix}" for line in missing))
-        done = Compose(self.folder).down(self.say)
+        done = Compose(self.folder).down()
         if done.status:
             known = faults.diagnose(done.said)
             raise MachineError(f"{known.reason}; {known.fix}" if known else done.said[-400:])

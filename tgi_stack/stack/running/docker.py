@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from tgi_stack.doctor.check import Check
@@ -80,17 +79,17 @@ class Compose:
 
     folder: DockerFolder
 
-    def up(self, services: list[str], say: Callable[[str], None]) -> Ended:
+    def up(self, services: list[str]) -> Ended:
         """Creates and starts services, all that the profiles name without any; those that run stay."""
-        return follow([*self._command(), "up", "--detach", "--no-build", *services], say)
+        return follow([*self._command(), "up", "--detach", "--no-build", *services])
 
-    def models(self, say: Callable[[str], None]) -> Ended:
+    def models(self) -> Ended:
         """Fetches the weights."""
-        return follow([*self._command(), "run", "--rm", "-T", "--no-deps", "models"], say)
+        return follow([*self._command(), "run", "--rm", "-T", "--no-deps", "models"])
 
-    def down(self, say: Callable[[str], None]) -> Ended:
+    def down(self) -> Ended:
         """Stops and removes the containers and networks; volumes stay."""
-        return follow([*self._command(ALL_PROFILES), "down", "--remove-orphans"], say)
+        return follow([*self._command(ALL_PROFILES), "down", "--remove-orphans"])
 
     def states(self) -> dict[str, State]:
         """By service, of the containers that there are."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
@@ -14,29 +14,29 @@ from tgi_stack.stack.planning import plan
 from tgi_stack.stack.planning.request import Request
 from tgi_stack.stack.running import docker
 
-Say = Callable[[str], None]
+LOG = logging.getLogger(__name__)
 
 
-def completed(folder: DockerFolder, request: Request, say: Say) -> Pins:
+def completed(folder: DockerFolder, request: Request) -> Pins:
     """The pins with a commit for each model that is asked for; the hub is asked where there is none yet."""
     pins = folder.pins()
-    new = {name: commit(name, say) for name in request.models.values() if name not in pins.models}
+    new = {name: commit(name) for name in request.models.values() if name not in pins.models}
     return Pins(pins.models | new, pins.images)
 
 
-def renewed(folder: DockerFolder, request: Request, say: Say) -> Pins:
+def renewed(folder: DockerFolder, request: Request) -> Pins:
     """The pins as of now: the newest commits of the models, and the digests behind the images' tags."""
     pins = folder.pins()
-    models = {name: commit(name, say) for name in request.models.values()}
+    models = {name: commit(name) for name in request.models.values()}
     servers = [one.image for one in plan.wanted(request, request.max_total_tokens).values()]
     images = {}
     for name in (*servers, *OTHER_IMAGES.values()):
         images[name] = docker.digest(name)
-        say(f"{name}: {images[name]}")
+        LOG.info(f"{name}: {images[name]}")
     return Pins(pins.models | models, pins.images | images)
 
 
-def commit(name: str, say: Say) -> str:
+def commit(name: str) -> str:
     """A model's newest commit on the hub.
 
     Raises:
@@ -51,5 +51,5 @@ def commit(name: str, say: Say) -> str:
         ) from error
     if not found:
         raise MachineError(f"the hub tells no commit of {name}; add it to docker/pins.json")
-    say(f"{name} is pinned at {found}")
+    LOG.info(f"{name} is pinned at {found}")
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 from tgi_stack.backends.servers.backend import ServedBackend
 from tgi_stack.backends.servers.connect import open_served
@@ -11,11 +10,11 @@ from tgi_stack.backends.servers.probes import (
     KNOWN_ANSWER,
     KNOWN_LABELS,
     KNOWN_QUESTION,
-    downloads,
     label_request,
     picture_request,
 )
 from tgi_stack.errors import ServerError
+from tgi_stack.logs import probing
 from tgi_stack.settings import Settings
 
 PATIENCE_S = 10.0
@@ -23,7 +22,7 @@ PICTURE_PX = 448
 PICTURE_TOKENS = 16
 
 
-async def prove(url: str, kind: str, model: str, revision: str, say: Callable[[str], None]) -> float:
+async def prove(url: str, kind: str, model: str, revision: str) -> float:
     """Asks as a job would: the seconds it took.
 
     Raises:
@@ -33,13 +32,14 @@ async def prove(url: str, kind: str, model: str, revision: str, say: Callable[[s
     asked = {"endpoint": (url,), "model": model, "startup_timeout": PATIENCE_S}
     if revision != "main":
         asked["revision"] = revision
-    backend = await open_served(Settings.model_validate(asked), kind, downloads(say), patience_s=0.0)
-    try:
-        await _read(backend, url)
-        if kind == "vision":
-            await _look(backend, url)
-    finally:
-        await backend.aclose()
+    with probing():
+        backend = await open_served(Settings.model_validate(asked), kind, patience_s=0.0)
+        try:
+            await _read(backend, url)
+            if kind == "vision":
+                await _look(backend, url)
+        finally:
+            await backend.aclose()
     return time.monotonic() - began
 
 

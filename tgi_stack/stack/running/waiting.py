@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,8 @@ from tgi_stack.errors import MachineError, RowError, ServerError
 from tgi_stack.stack.running import faults
 from tgi_stack.stack.running.docker import Compose, State
 from tgi_stack.stack.running.readiness import prove
+
+LOG = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 2.0
 RESTARTS_SEEN = 5  # looks at a container that is starting again and again
@@ -21,14 +23,9 @@ Entry = dict[str, Any]  # of a server in stack.json
 
 @dataclass
 class Waiting:
-    """Looks at servers until each has answered.
-
-    Args:
-        say: told of each that does.
-    """
+    """Looks at servers until each has answered."""
 
     compose: Compose
-    say: Callable[[str], None]
     _restarts: dict[str, int] = field(default_factory=dict)
 
     async def until_all_answer(self, servers: list[Entry], timeout_s: float) -> None:
@@ -44,11 +41,11 @@ class Waiting:
                     reasons[name] = "its health check has not passed yet"
                     continue
                 try:
-                    took = await prove(*asked(server), self.say)
+                    took = await prove(*asked(server))
                 except (ServerError, RowError) as error:
                     reasons[name] = str(error)
                     continue
-                self.say(f"{entry(server)}: answers, {took:.1f} s for the first")
+                LOG.info(f"{entry(server)}: answers, {took:.1f} s for the first")
                 del waiting[name]
             if waiting and time.monotonic() >= until:
                 name, server = next(iter(waiting.items()))

@@ -1,0 +1,91 @@
+"""`fastqwen bench`: the speed-up table."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tgi_stack import logs
+from tgi_stack.backends.open import bench, draw_bench
+from tgi_stack.bench import show
+from tgi_stack.bench.checkpoint import Checkpoint
+from tgi_stack.commands.app import app, command, settings_of
+from tgi_stack.commands.console import print_data, print_table
+from tgi_stack.commands.options import AwaitedServers, Common, Computing
+
+LOG = logging.getLogger(logs.CLOSING)
+
+
+@command(app, "bench")
+def bench_engine(
+    *,
+    servers: AwaitedServers,
+    computing: Computing,
+    random_weights: Annotated[
+        str | None, typer.Option(metavar="SHAPE", help="qwen3-0.6b, qwen3-vl-2b, ...: nothing is downloaded.")
+    ] = None,
+    labelled: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A rerank file with `positive`, for accuracy.")
+    ] = None,
+    items: Annotated[list[str] | None, typer.Option(metavar="ITEMS", help="Its items.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Rows whose name contains this.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(metavar="N", min=1, help="Timed passes of a row.")] = 3,
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Figures as JSON.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Bars of the speed-ups, PNG.")] = None,
+    common: Common,
+) -> None:
+    """The speed-up table of the optimisations, measured on this machine, with what each costs in accuracy.
+
+    Figures are written and told as they come: a benchmark that is stopped keeps those it has.
+    """
+    chosen = settings_of(common, locals())
+    order = {
+        "random_weights": random_weights,
+        "labelled": labelled,
+        "items": tuple(items or ()),
+        "only": tuple(only or ()),
+        "repeats": repeats,
+    }
+    kept = Checkpoint(out)
+    with _ended_by_signals():
+        try:
+            bench(chosen, order, kept)
+        finally:
+            _show(kept.found, plot, as_json=common.json)
+
+
+def _show(found: dict[str, Any], plot: Path | None, *, as_json: bool) -> None:
+    """The table, the bars, and what is missing in them."""
+    if found:
+        if as_json:
+            print_data(found)
+        else:
+            for table in show.tables(found):
+                print_table(table, width=200)
+        if plot is not None:
+            draw_bench(found, plot)
+    if line := show.missing(found):
+        LOG.info(line)
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """What asks the program to end raises SystemExit where it is, so that it ends in order."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,59 @@
+"""From an error to what the user reads and the exit status: one table."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+from cache.errors import CacheError
+from tgi_stack import logs
+from tgi_stack.errors import DiskError, FastqwenError, MachineError
+
+LOG = logging.getLogger(logs.CLOSING)
+
+
+def described(error: BaseException) -> tuple[str | None, int]:
+    """The line for an error, None for silence, and the exit status."""
+    match error:
+        case FastqwenError():
+            return str(error), error.exit_status
+        case CacheError():
+            return str(error), MachineError.exit_status
+        case KeyboardInterrupt():
+            return "interrupted", 128 + signal.SIGINT
+        case BrokenPipeError():  # whoever read stdout has enough
+            return None, 128 + signal.SIGPIPE
+        case OSError():
+            place = f"{error.filename}: " if error.filename else ""
+            return f"{place}{error.strerror or error}", DiskError.exit_status
+        case _:
+            reason = f"{type(error).__name__}: {error}"
+            return f"{reason} (unexpected; --debug shows where)", MachineError.exit_status
+
+
+@contextmanager
+def reported(*, debug: bool) -> Iterator[None]:
+    """Errors become one line and their exit status; a traceback comes with `debug` alone."""
+    try:
+        yield
+    except typer.Exit:
+        raise
+    except (Exception, KeyboardInterrupt) as error:
+        line, status = described(error)
+        if isinstance(error, OSError):
+            _mute()
+        if line is not None:
+            LOG.error(f"fastqwen: {line}", exc_info=debug)
+        raise typer.Exit(status) from None
+
+
+def _mute() -> None:
+    """Lets what is left for stdout go nowhere, so that the interpreter does not complain about it at exit."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,204 @@
+"""One run of a job, for the command line, Python, benchmarks and tests alike.
+
+A run is put together here: what this machine can bear, the rows counted, the cache, the backend, where
+records go, processes that replay a warm cache, a stop, the speed that is noted for `--dry-run`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+from cache.store import Store
+from tgi_stack import logs
+from tgi_stack.answers.cache_admin import open_store
+from tgi_stack.backends.base import Backend
+from tgi_stack.backends.open import open_backend
+from tgi_stack.errors import InputError
+from tgi_stack.jobs import dry_run, pipeline
+from tgi_stack.jobs.parallel_replay import Ahead
+from tgi_stack.jobs.pipeline import Tally
+from tgi_stack.jobs.sinks import PacedSink, open_sink
+from tgi_stack.jobs.spec import JobSpec
+from tgi_stack.rows import folder
+from tgi_stack.rows.ledger import Checked, Sink
+from tgi_stack.rows.output import Output
+from tgi_stack.rows.reader import Folder, Parts, Source
+
+LOG = logging.getLogger(__name__)
+CLOSING = logging.getLogger(logs.CLOSING)
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Watcher(Protocol):
+    """Looks at a run while it goes."""
+
+    def update(self, tally: Tally) -> None:
+        """Called after each record."""
+
+
+class Unwatched:
+    """Nobody looks."""
+
+    def update(self, tally: Tally) -> None:
+        pass
+
+
+@dataclass
+class Session:
+    """A run that is ready to begin.
+
+    Attributes:
+        sink: where records go; whoever made the session closes it, by `closed`.
+        tally: what became of the rows; true at any time.
+        stop: set to have no more rows begun; made in the event loop of the run.
+        signals: those that asked the run to end.
+    """
+
+    spec: JobSpec
+    source: Source
+    sink: Sink
+    watcher: Watcher = field(default_factory=Unwatched)
+    tally: Tally = field(default_factory=Tally)
+    signals: list[int] = field(default_factory=list)
+    stop: asyncio.Event | None = None
+
+    def __post_init__(self) -> None:
+        self.spec = replace(self.spec, settings=pipeline.within_limits(self.spec.settings))
+
+    @property
+    def finished(self) -> bool:
+        """Whether an earlier run has written all of it; `tally` holds its counts then."""
+        if not isinstance(self.sink, Output) or self.sink.finished is None:
+            return False
+        self.tally = Tally.of(self.sink.finished)
+        return True
+
+    def count(self) -> None:
+        """Looks at all rows before the first question.
+
+        Raises:
+            InputError: see `reader.check`.
+        """
+        settings = self.spec.settings
+        known = (
+            self.sink.known_rows(strict=not settings.skip_bad_rows) if isinstance(self.sink, Output) else None
+        )
+        pipeline.count(self.spec.parse, self.source, settings, self.tally, known)
+
+    async def answer(self, backend: Backend, store: Store | None) -> None:
+        """Answers the counted rows by a backend that stays open; the speed is noted in the cache."""
+        settings = self.spec.settings
+        self.stop = self.stop or asyncio.Event()
+        job = self.spec.job(backend, store)
+        if isinstance(self.sink, PacedSink):
+            job = self.sink.paced(job, self.stop)
+        self.sink.begin(backend.identity, Checked(self.tally.input_rows, not settings.skip_bad_rows))
+        ahead = None
+        if isinstance(self.sink, Output) and store is not None:
+            ahead = Ahead.of(self.spec, self.source, self.sink, store, backend)
+        began = time.monotonic()
+        await pipeline.run(
+            job, self.source, self.sink, settings, self.tally, self.watcher.update, self.stop, ahead
+        )
+        dry_run.note_speed(store, self.spec.kind, backend, self.tally, time.monotonic() - began)
+
+    async def answer_once(self, store: Store | None) -> None:
+        """As `answer`, by a backend of its own; signals end it in order."""
+        backend = await open_backend(self.spec.settings, self.spec.kind, store)
+        try:
+            with self._ended_by_signals():
+                await self.answer(backend, store)
+        finally:
+            await backend.aclose()
+
+    @contextmanager
+    def _ended_by_signals(self) -> Iterator[None]:
+        loop, self.stop = asyncio.get_running_loop(), asyncio.Event()
+        for number in STOPS:
+            loop.add_signal_handler(number, self._interrupted, number)
+        yield
+        # The handlers stay: whoever asks a second time, while the run closes, means it.
+
+    def _interrupted(self, number: int) -> None:
+        if self.signals:  # asked twice: every record written so far is whole
+            os._exit(128 + number)
+        self.signals.append(number)
+        if self.stop is not None:
+            self.stop.set()
+        CLOSING.info("fastqwen: finishing what is in flight; once more to stop at once")
+
+    def say_skipped(self) -> None:
+        """Says which files of the inputs were left out."""
+        for source in (self.source, *self.spec.items):
+            if isinstance(source, Folder | Parts) and source.skipped:
+                LOG.info(f"{source.base}: skipped: {folder.told(source.skipped)}")
+
+    def refuse_missing_rows(self) -> None:
+        """Raises InputError for rows that were counted and did not come."""
+        if self.tally.pending and not self.signals:
+            raise InputError(f"the input changed while it was read: {self.tally.pending:,} rows are missing")
+
+
+def run(
+    spec: JobSpec,
+    source: Source,
+    out: Path | None,
+    *,
+    command: list[str],
+    watcher: Watcher | None = None,
+    tally: Tally | None = None,
+) -> Session:
+    """Runs a job from its rows to its output, as `fastqwen` does, in an event loop of its own.
+
+    Args:
+        out: the file to write; None for standard output.
+        command: what was typed, kept beside the output.
+        tally: counts the rows, also where the run ends in an error.
+
+    Returns:
+        The session after its end: its tally, and the signals that stopped it.
+
+    Raises:
+        FastqwenError: what concerns the whole run.
+    """
+    sink = open_sink(spec, source, out, command)
+    session = Session(spec, source, sink, watcher or Unwatched(), tally or Tally())
+    store = None
+    try:
+        if session.finished:
+            LOG.info(f"{out} is finished; to write it anew: --overwrite")
+        else:
+            session.count()
+            store = open_store(session.spec.settings)
+            asyncio.run(session.answer_once(store))
+    finally:
+        sink.close(session.tally.as_dict())
+        if store is not None:
+            store.close()
+    session.say_skipped()
+    return session
+
+
+def foretell(spec: JobSpec, source: Source) -> dry_run.Foretold:
+    """What a run would find in the cache and have to ask for; sends and writes nothing.
+
+    Raises:
+        FastqwenError: a bad input; nobody is known whose answers could be looked for.
+    """
+    tally = Tally()
+    pipeline.count(spec.parse, source, spec.settings, tally)
+    store = open_store(spec.settings)
+    try:
+        return asyncio.run(dry_run.foretell(spec, source, tally, store))
+    finally:
+        if store is not None:
+            store.close()
