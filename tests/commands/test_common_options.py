@@ -1,0 +1,61 @@
+"""What every command takes, and where a bar is drawn."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+import cli
+from tests.conftest import ROOT, Fastqwen
+
+COMMON = {"--config", "--json", "--quiet", "--debug", "--log-json", "--progress"}
+
+
+def commands(of: Any, name: str) -> Iterator[tuple[str, Any]]:
+    for part, command in getattr(of, "commands", {}).items():
+        yield from commands(command, f"{name} {part}")
+    if not getattr(of, "commands", None):
+        yield name, of
+
+
+ALL = dict(commands(typer.main.get_command(cli.app), "fastqwen"))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_command_takes_the_common_options(name: str) -> None:
+    options = {option for parameter in ALL[name].params for option in parameter.opts}
+    assert options >= COMMON
+
+
+def test_a_wrong_config_is_refused_everywhere(fastqwen: Fastqwen, tmp_path: Path) -> None:
+    (tmp_path / "wrong.toml").write_text("nonsense = 1")
+    done = fastqwen("verify", tmp_path / "none.jsonl", "--config", tmp_path / "wrong.toml", check=2)
+    assert "nonsense" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("term", "wide", "drawn"), [("xterm", 80, True), ("dumb", 80, False), ("xterm", 39, False)]
+)
+def test_a_bar_needs_a_terminal_that_can(term: str, wide: int, drawn: bool) -> None:
+    ours, theirs = pty.openpty()
+    code = "from tgi_stack.commands.progress import columns; print(columns())"
+    sized = (
+        "import fcntl, struct, termios; "
+        f"fcntl.ioctl(2, termios.TIOCSWINSZ, struct.pack('HHHH', 24, {wide}, 0, 0)); "
+    )
+    run = [sys.executable, "-c", sized + code]
+    env = os.environ | {"TERM": term}
+    done = subprocess.run(
+        run, env=env, stdout=subprocess.PIPE, stderr=theirs, cwd=ROOT, text=True, check=True
+    )
+    os.close(ours)
+    os.close(theirs)
+    assert int(done.stdout) == (wide if drawn else 0)
