@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 
+from tgi_stack.redaction import redact
+
 ROOTS = ("fastqwen", "tgi_stack", "cache")
 CLOSING = "fastqwen"  # the command line's own lines: shown with --quiet too
 SERVERS = "tgi_stack.backends.servers"
@@ -22,7 +24,8 @@ _probing: ContextVar[bool] = ContextVar("probing", default=False)
 
 
 def escaped(text: str) -> str:
-    """Control characters made visible, so that data can't drive the terminal."""
+    """Secrets blotted out, and control characters made visible, so that data can't drive the terminal."""
+    text = redact(text)
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -56,10 +59,10 @@ class Json(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": redact(record.getMessage()),
         }
         if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
+            line["traceback"] = redact(self.formatException(record.exc_info))
         return json.dumps(line)
 
 

@@ -90,18 +90,19 @@ def test_a_key_that_comes_back_is_written_nowhere(
     "url",
     ["http://user:hunter2@h/", "ftp://user:hunter2@h/", "http://h/?api_key=hunter2", "http://u:hunter2@[::1"],
 )
-@pytest.mark.parametrize("way", ["option", "variable", "file"])
+@pytest.mark.parametrize("way", ["option", "variable", "file", "file of another type"])
 @pytest.mark.parametrize("command", ["probs", "doctor"])
 def test_a_password_of_a_url_is_written_nowhere(
     fastqwen: Fastqwen, tmp_path: Path, url: str, way: str, command: str
 ) -> None:
     rows = questions(tmp_path, 2)
     config = tmp_path / "fastqwen.toml"
-    config.write_text(f'endpoint = ["{url}"]\n' if way == "file" else "")
+    told = {"file": f'endpoint = ["{url}"]\n', "file of another type": f'endpoint = "{url}"\n'}
+    config.write_text(told.get(way, ""))
     environ = {"FASTQWEN_ENDPOINT": url} if way == "variable" else {}
     given_url = ["--endpoint", url] if way == "option" else []
     job = [command, rows, "-o", tmp_path / "o.jsonl"] if command == "probs" else [command]
-    done = fastqwen(*job, *given_url, "--config", config, check=None, **environ)
+    done = fastqwen(*job, *given_url, "--config", config, "--debug", check=None, **environ)
     assert "--endpoint" in done.stdout + done.stderr
     assert "hunter2" not in done.stdout + done.stderr
     for path in tmp_path.glob("o.jsonl*"):
