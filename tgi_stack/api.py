@@ -252,7 +252,7 @@ class Summarizer(_Engine):
         return self._write(partial(self._prepared, input), out)
 
     def _prepared(self, input: str | Path) -> Prepared:
-        source = open_source(str(input), folders=True)
+        source = open_source(str(input), folders=True, kind="summarize")
         template = read_template(self.settings, prompts.SUMMARY_PLACEHOLDERS)
         return JobSpec("summarize", self.settings, source.base, template=template), source
 
@@ -283,10 +283,10 @@ class Reranker(_Engine):
         return self._write(partial(self._prepared, input, items), out)
 
     def _prepared(self, input: str | Path, items: str | Path | Sequence[str | Path]) -> Prepared:
-        source = open_source(str(input))
+        source = open_source(str(input), kind="rerank")
         named = [items] if isinstance(items, str | Path) else items
         template = read_template(self.settings, prompts.RERANK_PLACEHOLDERS)
-        known = tuple(open_source(str(name)) for name in named)
+        known = tuple(open_source(str(name), kind="item") for name in named)
         return JobSpec("rerank", self.settings, source.base, known, template), source
 
     @overload

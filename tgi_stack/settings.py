@@ -13,10 +13,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from tgi_stack.errors import SettingsError
 from tgi_stack.redaction import redact
+from tgi_stack.text_files import TextFileError, read_text
 
 FILE = "fastqwen.toml"
 DEFAULT_ENDPOINTS = {"text": "http://127.0.0.1:8080", "vision": "http://127.0.0.1:8081"}
@@ -24,6 +33,7 @@ LISTS = ("item_fields", "labels", "endpoint", "text_endpoints", "vision_endpoint
 PREFIX = "FASTQWEN_"
 ItemField = Literal["title", "summary", "text"]
 BatchSize = Annotated[int, Field(ge=1, le=4096)]
+MOST = 2**63 - 1  # of counts that have no bound of their own
 
 
 class Settings(BaseModel):
@@ -31,6 +41,7 @@ class Settings(BaseModel):
 
     # Built at first use: `--help` needs no validator.
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    _file: Path | None = PrivateAttr(None)  # that settings were read from
 
     engine: Literal["auto", "tgi", "vllm", "torch", "scripted"] = "auto"
     endpoint: tuple[str, ...] = ()
@@ -64,14 +75,14 @@ class Settings(BaseModel):
     allow_truncated: bool = False
 
     item_fields: tuple[ItemField, ...] = Field(("title", "summary", "text"), min_length=1)
-    max_history: int = Field(20, ge=0)
-    max_item_tokens: int = Field(128, ge=1)
+    max_history: int = Field(20, ge=0, le=MOST)
+    max_item_tokens: int = Field(128, ge=1, le=MOST)
     item_images: bool = False
     mode: Literal["listwise", "pointwise"] = "listwise"
     permutations: int = Field(1, ge=1, le=1000)
     calibrate: bool = False
-    window: int | None = Field(None, ge=2)
-    stride: int | None = Field(None, ge=1)
+    window: int | None = Field(None, ge=2, le=MOST)
+    stride: int | None = Field(None, ge=1, le=MOST)
     label_mass: bool = False
     fallback: Literal["torch", "bounds", "fail"] | None = None
 
@@ -82,15 +93,15 @@ class Settings(BaseModel):
 
     cache_dir: Path | None = None
     no_cache: bool = False
-    cache_size: int | None = Field(None, ge=10**6)
+    cache_size: int | None = Field(None, ge=10**6, le=MOST)
     offline: bool = False
     dry_run: bool = False
 
     overwrite: bool = False
     unordered: bool = False
     skip_bad_rows: bool = False
-    limit: int | None = Field(None, ge=0)
-    concurrency: int | None = Field(None, ge=1)
+    limit: int | None = Field(None, ge=0, le=MOST)
+    concurrency: int | None = Field(None, ge=1, le=MOST)
 
     @model_validator(mode="after")
     def _fit_together(self) -> Settings:
@@ -110,6 +121,13 @@ class Settings(BaseModel):
     @classmethod
     def _bytes(cls, value: object) -> object:
         return bytes_of(value) if isinstance(value, str) else value
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """The files that are read, by the option that names each."""
+        named = {name: getattr(self, name) for name in type(self).model_fields if name != "cache_dir"}
+        files = {f"--{name.replace('_', '-')}": v for name, v in named.items() if isinstance(v, Path)}
+        return files if self._file is None else files | {"--config": self._file}
 
     def model_for(self, kind: str) -> str | None:
         """The model named for a job of `kind` `text` or `vision`, or None for the default."""
@@ -151,7 +169,9 @@ def load(
     values = _from_file(file) | _from_environment(environ)
     values |= {name: value for name, value in flags.items() if value is not None}
     try:
-        return Settings(**values)
+        settings = Settings(**values)
+        settings._file = file or (Path(FILE) if Path(FILE).is_file() else None)
+        return settings
     except ValidationError as error:
         first = error.errors()[0]
         if not first["loc"]:
@@ -167,10 +187,10 @@ def _from_file(file: Path | None) -> dict[str, Any]:
     if file is None and not path.is_file():
         return {}
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(read_text(path))
     except OSError as error:
         raise SettingsError(f"{path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, TextFileError, RecursionError) as error:
         raise SettingsError(f"{path}: {error}") from error
     values = {name.replace("-", "_"): value for name, value in values.items()}
     for name in values:

@@ -20,6 +20,7 @@ from cache.errors import BundleError, CacheError, RefusedBundleError
 from cache.store import Store
 from tgi_stack.errors import InputError, MachineError, SettingsError, UsageError
 from tgi_stack.settings import Settings, bytes_of
+from tgi_stack.text_files import KEY_BYTES, TextFileError, read_bytes
 
 LOG = logging.getLogger(__name__)
 
@@ -269,9 +270,11 @@ def _team_key(environ: Mapping[str, str] = os.environ) -> bytes | None:
     if name is None:
         return None
     try:
-        key = Path(name).read_bytes().strip()
+        key = read_bytes(Path(name), KEY_BYTES).strip()
     except OSError as error:
         raise SettingsError(f"FASTQWEN_CACHE_KEY_FILE {name}: {error.strerror}") from error
+    except TextFileError as error:
+        raise SettingsError(f"FASTQWEN_CACHE_KEY_FILE {name}: {error}") from error
     if len(key) < 16:
         raise SettingsError(f"FASTQWEN_CACHE_KEY_FILE {name}: a key has 16 bytes at least")
     return key

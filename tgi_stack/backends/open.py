@@ -120,11 +120,11 @@ def bench(
     return measure(settings, Order(**order), keep)
 
 
-def draw_bench(results: dict[str, Any], path: Path) -> None:
+def draw_bench(results: dict[str, Any], path: Path, *, overwrite: bool) -> None:
     """See `bench.chart.plot`; it needs Pillow, which costs a command that draws nothing its start."""
     from tgi_stack.bench.chart import plot
 
-    plot(results, path)
+    plot(results, path, overwrite=overwrite)
 
 
 def _with_fallback(served: Backend, settings: Settings, kind: str, store: Store | None) -> Backend:

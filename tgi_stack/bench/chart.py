@@ -9,12 +9,18 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from tgi_stack.bench.show import TITLES
+from tgi_stack.writing import replaced
 
 WIDTH, BAR, LEFT, TOP = 1100, 26, 330, 44  # pixels
 
 
-def plot(results: Mapping[str, Any], path: Path) -> None:
-    """Bars of the rates, with the speed-ups over the baseline, one block a kind of task, as PNG."""
+def plot(results: Mapping[str, Any], path: Path, *, overwrite: bool = False) -> None:
+    """Bars of the rates, with the speed-ups over the baseline, one block a kind of task, as PNG.
+
+    Raises:
+        UsageError: the file is there already, and `overwrite` is not given.
+        DiskError: it can't be written.
+    """
     blocks = [
         (noun, sorted((x for x in results["lines"] if x["kind"] == kind and "rate" in x), key=_rate))
         for kind, noun in TITLES.items()
@@ -36,7 +42,8 @@ def plot(results: Mapping[str, Any], path: Path) -> None:
             draw.rectangle((LEFT, y + 3, end, y + BAR - 4), "#4477aa")
             draw.text((end + 8, y + 3), _label(line), "black", font)
             y += BAR
-    image.save(path, "PNG")
+    with replaced("--plot", path, overwrite=overwrite) as file:
+        image.save(file, "PNG")
 
 
 def _rate(line: Mapping[str, Any]) -> float:

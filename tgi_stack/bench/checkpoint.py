@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tgi_stack.errors import UsageError
 from tgi_stack.rows.ledger import write_json
+from tgi_stack.writing import Given, refuse_present
 
 
 class Checkpoint:
@@ -16,16 +18,17 @@ class Checkpoint:
         found: that.
 
     Raises:
-        UsageError: `path` names something other than a file.
+        UsageError: `path` names something other than a file, one that is read, or one that is there already.
         OSError: nothing can be written beside it.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, *, overwrite: bool = False, inputs: Sequence[Given] = ()) -> None:
         self.found: dict[str, Any] = {}
         self._path = path
         if path is not None:
             if path.exists() and not path.is_file():
                 raise UsageError(f"-o {path} is no file; give a name for one")
+            refuse_present("-o", path, inputs, overwrite=overwrite)
             # What can't be written is found out before minutes of measuring.
             beside = path.with_name(f"{path.name}.tmp")
             beside.touch()

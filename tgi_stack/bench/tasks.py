@@ -10,7 +10,8 @@ from typing import Any
 from tgi_stack.bench import workload
 from tgi_stack.errors import UsageError
 from tgi_stack.images.prepare import prepare
-from tgi_stack.jobs.rerank import Rerank, join_items
+from tgi_stack.jobs.items import join_items
+from tgi_stack.jobs.rerank import Rerank
 from tgi_stack.jobs.summarize import Summarize
 from tgi_stack.prompting.labels import Prover
 from tgi_stack.prompting.profile import Profile
@@ -102,10 +103,10 @@ class TaskBuilder:
         if self.labelled is None:
             return Task("text", requests, self.sizes.checked)
         collector = Collector(identity, profile, takes_tokens)
-        items = join_items([open_source(name) for name in self.items])
+        items = join_items([open_source(name, kind="item") for name in self.items])
         job = Rerank(collector, Settings.model_validate({}), items)
         right = []
-        for row in map(rerank_row, open_source(str(self.labelled))):
+        for row in map(rerank_row, open_source(str(self.labelled), kind="rerank")):
             if row.positive:
                 answer = await job.answer(row)
                 order = answer["reads"][0]["order"]

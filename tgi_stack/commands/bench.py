@@ -18,6 +18,7 @@ from tgi_stack.bench.checkpoint import Checkpoint
 from tgi_stack.commands.app import app, command, settings_of
 from tgi_stack.commands.console import print_data, print_table
 from tgi_stack.commands.options import AwaitedServers, Common, Computing
+from tgi_stack.writing import Given, refuse_present
 
 LOG = logging.getLogger(logs.CLOSING)
 
@@ -40,6 +41,9 @@ def bench_engine(
     repeats: Annotated[int, typer.Option(metavar="N", min=1, help="Timed passes of a row.")] = 3,
     out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Figures as JSON.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Bars of the speed-ups, PNG.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Write files that are there already anew.")
+    ] = False,
     common: Common,
 ) -> None:
     """The speed-up table of the optimisations, measured on this machine, with what each costs in accuracy.
@@ -54,15 +58,19 @@ def bench_engine(
         "only": tuple(only or ()),
         "repeats": repeats,
     }
-    kept = Checkpoint(out)
+    named = [("--labelled", labelled), *(("--items", Path(name)) for name in items or ())]
+    inputs = [Given(option, path) for option, path in (*named, *chosen.files.items()) if path is not None]
+    if plot is not None:
+        refuse_present("--plot", plot, inputs, overwrite=overwrite)
+    kept = Checkpoint(out, overwrite=overwrite, inputs=inputs)
     with _ended_by_signals():
         try:
             bench(chosen, order, kept)
         finally:
-            _show(kept.found, plot, as_json=common.json)
+            _show(kept.found, plot, as_json=common.json, overwrite=overwrite)
 
 
-def _show(found: dict[str, Any], plot: Path | None, *, as_json: bool) -> None:
+def _show(found: dict[str, Any], plot: Path | None, *, as_json: bool, overwrite: bool) -> None:
     """The table, the bars, and what is missing in them."""
     if found:
         if as_json:
@@ -71,7 +79,7 @@ def _show(found: dict[str, Any], plot: Path | None, *, as_json: bool) -> None:
             for table in show.tables(found):
                 print_table(table, width=200)
         if plot is not None:
-            draw_bench(found, plot)
+            draw_bench(found, plot, overwrite=overwrite)
     if line := show.missing(found):
         LOG.info(line)
 

@@ -35,6 +35,7 @@ from tgi_stack.jobs.pipeline import Tally
 from tgi_stack.jobs.spec import JobSpec
 from tgi_stack.prompting import prompts
 from tgi_stack.prompting.template_file import read_template
+from tgi_stack.rows.columns import parse_map
 from tgi_stack.rows.reader import Source, open_source, remove_spooled
 
 LOG = logging.getLogger(logs.CLOSING)
@@ -82,7 +83,7 @@ def summarize(
     A row: {"id": "42", "image": "images/42.jpg", "title": "...", "text": "..."}
     """
     chosen = settings_of(common, locals())
-    source = open_source(input, folders=True, columns=_columns(rows.columns))
+    source = open_source(input, folders=True, columns=parse_map(rows.columns, "summarize"), kind="summarize")
     prompt = read_template(chosen, prompts.SUMMARY_PLACEHOLDERS)
     spec = JobSpec("summarize", chosen, source.base, template=prompt)
     _run(spec, source, out, common)
@@ -140,8 +141,9 @@ def rerank(
     A row: {"id": "u1", "history": [ITEM, ...], "candidates": [ITEM, ...]} or "query" in place of "history".
     """
     chosen = settings_of(common, locals(), item_fields=_split(item_fields))
-    source = open_source(input, columns=_columns(rows.columns))
-    item_sources = tuple(open_source(name, columns=_columns(rows.columns)) for name in items or ())
+    columns = parse_map(rows.columns, "rerank", "item")
+    source = open_source(input, columns=columns, kind="rerank")
+    item_sources = tuple(open_source(name, columns=columns, kind="item") for name in items or ())
     prompt = read_template(chosen, prompts.RERANK_PLACEHOLDERS)
     spec = JobSpec("rerank", chosen, source.base, item_sources, prompt)
     _run(spec, source, out, common)
@@ -177,17 +179,9 @@ def probs(
     A row: {"id": "p1", "prompt": "...", "labels": ["A", "B"]} or {"prompt": "...", "num_candidates": 20}
     """
     chosen = settings_of(common, locals(), labels=_split(labels))
-    source = open_source(input, columns=_columns(rows.columns))
+    source = open_source(input, columns=parse_map(rows.columns, "probs"), kind="probs")
     spec = JobSpec("probs", chosen, source.base)
     _run(spec, source, out, common)
-
-
-def _columns(value: str | None) -> dict[str, str]:
-    """`id=asin,title=name` as a table of our names and the file's."""
-    pairs = dict(pair.partition("=")[::2] for pair in _split(value) or ())
-    if not all(ours and theirs for ours, theirs in pairs.items()):
-        raise UsageError(f"--map {value}: give pairs such as id=asin,title=name")
-    return pairs
 
 
 def _split(value: str | None) -> tuple[str, ...] | None:

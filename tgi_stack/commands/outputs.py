@@ -54,6 +54,9 @@ def evaluate(
     exclude_failed: Annotated[
         bool, typer.Option("--exclude-failed", help="Leave failed rows out, else they count as 0.")
     ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Write a TREC run that is there already anew.")
+    ] = False,
     common: Common,
 ) -> None:
     """Recall@k, NDCG@k and MRR of a rerank output, with bootstrap 95 % intervals."""
@@ -64,7 +67,7 @@ def evaluate(
         "temperature": temperature,
         "drop": drop or [],
     }
-    figures = evaluation.evaluate(ranked, cutoffs, trec=trec, against=against, **options)
+    figures = evaluation.evaluate(ranked, cutoffs, trec=trec, against=against, overwrite=overwrite, **options)
     if common.json:
         print_data(figures.as_dict())
     else:

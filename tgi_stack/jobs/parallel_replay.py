@@ -23,6 +23,7 @@ from tgi_stack.images.pipe import framed, kill, next_part
 from tgi_stack.images.pool import cores
 from tgi_stack.jobs.pipeline import Tally
 from tgi_stack.jobs.spec import JobSpec
+from tgi_stack.rows.columns import Wanted
 from tgi_stack.rows.output import Output
 from tgi_stack.rows.reader import File, Source
 
@@ -173,7 +174,12 @@ def _told(source: Source) -> dict[str, Any] | None:
     """A source as JSON; `opened` gives it back. None for a folder: its files may be others by then."""
     if not isinstance(source, File):
         return None
-    known = {"path": str(source.path), "base": str(source.base), "columns": source.columns}
+    known = {
+        "path": str(source.path),
+        "base": str(source.base),
+        "columns": source.columns,
+        "kind": source.wanted.kind,
+    }
     return known | {"name": source.name, "state": _state(source.path)}
 
 
@@ -182,7 +188,7 @@ def opened(told: dict[str, Any]) -> Source | None:
     path = Path(told["path"])
     if _state(path) != told["state"]:
         return None
-    return File(path, Path(told["base"]), told["name"], told["columns"])
+    return File(path, Path(told["base"]), told["name"], Wanted(told["kind"], told["columns"]))
 
 
 def _state(path: Path) -> list[int]:

@@ -6,15 +6,16 @@ import asyncio
 import logging
 import resource
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, zip_longest
 from typing import Any, Generic, Protocol, TypeVar
 
 from tgi_stack.concurrency import fan_out
-from tgi_stack.errors import RowError
+from tgi_stack.errors import InputError, RowError
 from tgi_stack.rows.ledger import Sink
-from tgi_stack.rows.reader import RawRow, Source, check, id_of
+from tgi_stack.rows.reader import File, RawRow, Source, check, id_of, refuse_changed
+from tgi_stack.rows.records import writable
 from tgi_stack.scoring import distributions
 from tgi_stack.settings import Settings
 
@@ -176,18 +177,24 @@ def within_limits(settings: Settings) -> Settings:
 
 
 def count(
-    parse: Callable[[RawRow], Any], source: Source, settings: Settings, tally: Tally, known: int | None = None
+    parse: Callable[[RawRow], Any],
+    source: Source,
+    settings: Settings,
+    tally: Tally,
+    known: int | None = None,
+    items: Sequence[Source] = (),
 ) -> None:
     """Looks at all rows of a source before the first request, and counts them into `tally`.
 
     Args:
         known: how many there are, where an earlier run looked at the same input.
+        items: what is read beside it, under the same --map.
 
     Raises:
         InputError: see `reader.check`.
     """
     if known is None:
-        known = check(source, parse, skip_bad_rows=settings.skip_bad_rows)
+        known = check(source, parse, skip_bad_rows=settings.skip_bad_rows, others=items)
     tally.input_rows = known
     tally.rows = tally.input_rows if settings.limit is None else min(tally.input_rows, settings.limit)
 
@@ -215,7 +222,11 @@ async def run(
     finally:
         await job.aclose()
     if tally.pending == 0:
+        refuse_changed(source)
         sink.finish(tally.as_dict())
+    elif not stop.is_set():
+        missing = f"{tally.pending:,} rows are missing"
+        raise InputError(f"{source.name}: the input changed while it was read: {missing}")
 
 
 @dataclass
@@ -243,7 +254,7 @@ class _Run(Generic[AnyRow]):
 
     def _pending(self) -> Iterator[RawRow]:
         """The rows without an answer, until a stop is asked for."""
-        for raw in islice(self.source.rows(self.sink.is_done), self.settings.limit):
+        for raw in self._checked():
             if self.stop.is_set():
                 return
             self.last = raw.number
@@ -252,6 +263,18 @@ class _Run(Generic[AnyRow]):
             elif self.ahead is None or not self.ahead.did(raw.number):
                 self.tally.ok += 1
                 self.tally.kept += 1
+
+    def _checked(self) -> Iterator[RawRow]:
+        """The rows that were counted, as they were then, and no more of them."""
+        each = isinstance(self.source, File)  # of a folder's files all are looked at
+        try:
+            for raw in islice(self.source.rows(self.sink.is_done), self.tally.rows):
+                if raw.value is not None and (each or raw.number % 64 == 0):
+                    refuse_changed(self.source)
+                yield raw
+        except InputError:  # of a file that is torn now
+            refuse_changed(self.source)
+            raise
 
     async def _fan_out(self, rows: Iterator[RawRow]) -> None:
         workers = self.settings.concurrency or self.job.workers
@@ -286,11 +309,11 @@ async def answered(job: Job[AnyRow], raw: RawRow) -> Record:
     try:
         row = job.parse(raw)
     except RowError as error:
-        return _failure(id_of(raw), raw.number, error)
+        return writable(_failure(id_of(raw), raw.number, error))
     try:
-        return {"id": row.id, "status": "ok", **await job.answer(row)}
+        return writable({"id": row.id, "status": "ok", **await job.answer(row)})
     except RowError as error:
-        return _failure(row.id, raw.number, error) | job.about(row)
+        return writable(_failure(row.id, raw.number, error) | job.about(row))
 
 
 def _failure(id: str | None, number: int, error: RowError) -> Record:

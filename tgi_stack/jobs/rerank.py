@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ from cache.store import Store
 from tgi_stack.backends.base import Backend
 from tgi_stack.backends.cached import CachedBackend
 from tgi_stack.concurrency import together
-from tgi_stack.errors import ImageError, InputError, ItemError, PromptFileError, RowError, UsageError
+from tgi_stack.errors import ImageError, ItemError, PromptFileError, UsageError
 from tgi_stack.jobs.image_source import ImageSource
 from tgi_stack.jobs.label_reader import LabelReader
 from tgi_stack.jobs.pipeline import Job
@@ -20,7 +19,6 @@ from tgi_stack.jobs.rerank_prompts import Candidate, Prompts, Query
 from tgi_stack.prompting import prompts
 from tgi_stack.prompting.vocabulary import refuse_missing_marks
 from tgi_stack.rows import schema
-from tgi_stack.rows.reader import Source
 from tgi_stack.scoring import distributions
 from tgi_stack.settings import Settings
 from tgi_stack.types import Item, NoPicture, RerankRow
@@ -39,7 +37,7 @@ class Rerank:
     """Ranks the candidates of each row.
 
     Args:
-        items: what ids stand for.
+        items: what ids stand for; an error is what rows that need it fail with.
         template: a prompt file's text in place of the built-in prompt.
         base: the folder that the images of candidates written out in a row begin at.
         store: where answers are kept.
@@ -50,7 +48,7 @@ class Rerank:
         self,
         backend: Backend,
         settings: Settings,
-        items: Mapping[str, Item],
+        items: Mapping[str, Item | ItemError],
         template: str | None = None,
         base: Path = Path(),
         store: Store | None = None,
@@ -101,9 +99,12 @@ class Rerank:
     def _resolve(self, entry: Item | str) -> Item:
         if isinstance(entry, Item):
             return entry
-        if entry not in self._items:
+        found = self._items.get(entry)
+        if found is None:
             raise ItemError("item.unknown", f"item {entry!r} is in no --items file")
-        return self._items[entry]
+        if isinstance(found, ItemError):
+            raise ItemError(found.type, str(found))
+        return found
 
     def _render(self, entry: Item | str) -> RenderedItem:
         """An item, or what an id stands for, as a line; remembered, since items come again and again."""
@@ -211,54 +212,3 @@ def _cost(outcome: Outcome) -> dict[str, Any]:
         "usage": {"prompt_tokens": sum(one.prompt_tokens for one in scores)},
         "attempts": sum(one.attempts for one in scores),
     }
-
-
-def join_items(sources: Iterable[Source], *, pictures: bool = False) -> dict[str, Item]:
-    """Items of several files, joined by id: a later file fills in what an earlier one lacks.
-
-    Failed records of `summarize` are passed over; pictures are kept where they are asked for.
-
-    Raises:
-        InputError: a line that is no item.
-    """
-    items: dict[str, Item] = {}
-    for source in sources:
-        for raw in source:
-            if isinstance(raw.value, dict) and raw.value.get("status") == "failed":
-                continue
-            try:
-                found = schema.item(schema.fields(raw))
-            except RowError as error:
-                raise InputError(f"--items {source.name}, row {raw.number}: {error}") from error
-            if not pictures:
-                found = replace(found, image=None)
-            elif isinstance(found.image, str):
-                found = replace(found, image=str(source.base.resolve() / found.image))
-            elif schema.is_record(schema.fields(raw)):
-                found = replace(found, image=_OF_A_RECORD)
-            items[found.id] = _merge(items.get(found.id), found)
-    return items
-
-
-_OF_A_RECORD = NoPicture(
-    "image.missing", "a record of summarize holds no picture; give another --items file that names it"
-)
-
-
-def _merge(old: Item | None, new: Item) -> Item:
-    if old is None:
-        return new
-    return Item(
-        id=old.id,
-        title=old.title or new.title,
-        text=old.text or new.text,
-        summary=old.summary or new.summary,
-        image=_better(old.image, new.image),
-    )
-
-
-def _better(
-    old: str | bytes | NoPicture | None, new: str | bytes | NoPicture | None
-) -> str | bytes | NoPicture | None:
-    """The first of two that is a picture, else the first that says why it is none."""
-    return new if old is None or (isinstance(old, NoPicture) and new is not None) else old

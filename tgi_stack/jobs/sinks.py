@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import queue
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tgi_stack.errors import UsageError
 from tgi_stack.jobs.pipeline import Job
 from tgi_stack.jobs.spec import JobSpec
 from tgi_stack.rows.ledger import Discard, Sink, UnorderedFile, part_path, standard_output
-from tgi_stack.rows.manifest import question
+from tgi_stack.rows.manifest import manifest_path, question
 from tgi_stack.rows.output import Output
-from tgi_stack.rows.reader import File, Source
+from tgi_stack.rows.reader import File, Parts, Source
+from tgi_stack.writing import Given, refuse_inputs
 
 
 class PacedSink(Discard):
@@ -54,7 +55,8 @@ def open_sink(recipe: JobSpec, source: Source, out: Path | None, command: list[s
     """
     if out is None:
         return standard_output()
-    _refuse_inputs(out, [source, *recipe.items])
+    also = (part_path(out), manifest_path(out))
+    refuse_inputs("-o", out, inputs_of(recipe, source), also)
     chosen = recipe.settings
     if chosen.unordered:
         return UnorderedFile(out, overwrite=chosen.overwrite)
@@ -68,11 +70,11 @@ def open_sink(recipe: JobSpec, source: Source, out: Path | None, command: list[s
     )
 
 
-def _refuse_inputs(out: Path, sources: list[Source]) -> None:
-    """Nobody wants an input replaced by its own output."""
-    written = [out, part_path(out), out.with_name(out.name + ".tmp")]
-    for source in sources:
-        if isinstance(source, File):
-            for path in written:
-                if path.exists() and path.samefile(source.path):
-                    raise UsageError(f"-o {out} would write over the input {source.name}; give another name")
+def inputs_of(recipe: JobSpec, source: Source) -> Iterator[Given]:
+    """Every file that a run reads, but the images of rows."""
+    for option, one in (("INPUT", source), *(("--items", one) for one in recipe.items)):
+        if isinstance(one, File):
+            yield Given(option, None if one.is_standard_input else one.path)
+        elif isinstance(one, Parts):
+            yield from (Given(option, path) for path in one.paths)
+    yield from (Given(option, path) for option, path in recipe.settings.files.items())

@@ -8,12 +8,13 @@ from typing import Any, Literal
 
 from cache.store import Store
 from tgi_stack.backends.base import Backend
+from tgi_stack.jobs.items import join_items
 from tgi_stack.jobs.pipeline import Job
 from tgi_stack.jobs.probs import Probs
-from tgi_stack.jobs.rerank import Rerank, join_items
+from tgi_stack.jobs.rerank import Rerank
 from tgi_stack.jobs.summarize import Summarize
 from tgi_stack.rows import schema
-from tgi_stack.rows.reader import RawRow, Source
+from tgi_stack.rows.reader import RawRow, Source, refuse_changed
 from tgi_stack.settings import Settings
 
 Name = Literal["summarize", "rerank", "probs"]
@@ -55,6 +56,9 @@ class JobSpec:
         if self.name == "summarize":
             return Summarize(backend, settings, base, template, store, replay=replay).job()
         if self.name == "rerank":
-            items = join_items(self.items, pictures=settings.item_images)
+            skip = settings.skip_bad_rows
+            items = join_items(self.items, pictures=settings.item_images, skip_bad_rows=skip)
+            for one in self.items:
+                refuse_changed(one)
             return Rerank(backend, settings, items, template, base, store, replay=replay).job()
         return Probs(backend, settings, store, replay=replay).job()

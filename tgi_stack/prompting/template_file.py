@@ -5,6 +5,7 @@ from __future__ import annotations
 from tgi_stack.errors import PromptFileError
 from tgi_stack.prompting import prompts
 from tgi_stack.settings import Settings
+from tgi_stack.text_files import TextFileError, read_text
 
 
 def read_template(settings: Settings, allowed: frozenset[str]) -> str | None:
@@ -16,8 +17,10 @@ def read_template(settings: Settings, allowed: frozenset[str]) -> str | None:
     if settings.prompt_file is None:
         return None
     try:
-        text = settings.prompt_file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(settings.prompt_file)
+    except OSError as error:
+        raise PromptFileError(f"--prompt-file {settings.prompt_file}: {error.strerror}") from error
+    except TextFileError as error:
         raise PromptFileError(f"--prompt-file {settings.prompt_file}: {error}") from error
     prompts.check_template(text, settings.instruction, allowed)
     return text

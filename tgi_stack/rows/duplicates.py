@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
+from tgi_stack.errors import DiskError
+
 _ENTRY = struct.Struct("<16sq")
 _BUFFERED_BYTES = _ENTRY.size * 1024  # of each of the 256 buckets
 
@@ -39,8 +41,14 @@ class Duplicates:
         bucket = self._buckets[key[0]]
         bucket += _ENTRY.pack(key, number)
         if len(bucket) >= _BUFFERED_BYTES:
-            with self._file(key[0]).open("ab") as file:
-                file.write(bucket)
+            try:
+                with self._file(key[0]).open("ab") as file:
+                    file.write(bucket)
+            except OSError as error:
+                where = tempfile.gettempdir()
+                raise DiskError(
+                    f"temporary files in {where}: {error.strerror}; free some or set TMPDIR"
+                ) from error
             bucket.clear()
 
     def first(self) -> tuple[int, int] | None:

@@ -98,7 +98,7 @@ def dumps(record: dict[str, Any]) -> bytes:
     except orjson.JSONEncodeError:  # a lone surrogate, which no UTF-8 has, is written as its escape
         line = _ENCODER.encode(record).encode("utf-8", "backslashreplace") + b"\n"
     # orjson writes null for what is not finite; that would pass for a value nobody knows.
-    if b"null" in line and not _finite(record):
+    if b"null" in line and not is_finite(record):
         raise ValueError("a number of the record is not finite")
     if not line.isascii():
         for character, escape in _LINE_BREAKS.items():
@@ -106,12 +106,13 @@ def dumps(record: dict[str, Any]) -> bytes:
     return line
 
 
-def _finite(value: Any) -> bool:
+def is_finite(value: Any) -> bool:
+    """Whether all numbers of a record are."""
     if type(value) is float:
         return math.isfinite(value)
     if type(value) is dict:
-        return all(map(_finite, value.values()))
-    return all(map(_finite, value)) if isinstance(value, list | tuple) else True
+        return all(map(is_finite, value.values()))
+    return all(map(is_finite, value)) if isinstance(value, list | tuple) else True
 
 
 # Made once: making them costs as much as a short line does.

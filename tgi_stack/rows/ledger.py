@@ -10,11 +10,10 @@ Without `-o`, and with `--unordered`, records are streamed as they finish and th
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
+import logging
 import os
-import socket
 import sys
 import tempfile
 import time
@@ -24,10 +23,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from cache.replacing import FileLock, HeldError, Replacement, beside, replacing
 from tgi_stack.errors import DiskError, LockedError, UsageError
 from tgi_stack.rows import jsonl
 from tgi_stack.types import Identity
+from tgi_stack.writing import opened
 
+LOG = logging.getLogger("fastqwen")
 SYNC_EVERY_S = 1.0
 BLOCK_BYTES = 2**20
 
@@ -104,27 +106,40 @@ def standard_output() -> Stream:
 
 
 class UnorderedFile(Stream):
-    """Records in a file as they finish.
+    """Records in `OUT.tmp` as they finish, which becomes OUT when all are there.
 
     Raises:
         UsageError: the file is there already and `overwrite` is not given.
+        LockedError: another run writes it.
     """
 
     def __init__(self, out: Path, *, overwrite: bool) -> None:
-        if out.exists() and not overwrite:
-            raise UsageError(f"{out} is there already; to write it anew: --overwrite")
         super().__init__(-1, str(out))
+        self._content = opened("-o", out, overwrite=overwrite)
+        self._written = self._whole = False
 
     def begin(self, identity: Identity, checked: Checked) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+        self._descriptor = self._content.file.fileno()
+
+    def write(self, number: int, record: Record) -> None:
+        super().write(number, record)
+        self._written = True
+
+    def finish(self, counts: dict[str, Any]) -> None:
         try:
-            self._descriptor = os.open(self._name, flags, 0o666)
+            self._content.commit()
         except OSError as error:
-            raise DiskError(f"{self._name}: {error.strerror}") from error
+            raise DiskError(
+                f"{self._name}: {error.strerror}; records are in {self._content.beside}"
+            ) from error
+        self._whole = True
 
     def close(self, counts: dict[str, Any]) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
+        """Records of a run that did not finish stay where they are."""
+        keep = self._written and not self._whole
+        self._content.close(keep=keep)
+        if keep:
+            LOG.warning("%s was not finished; its records are in %s", self._name, self._content.beside)
 
 
 # -- the part file ---------------------------------------------------------------------------------------
@@ -182,8 +197,8 @@ class Ledger:
         try:
             _write(self._descriptor, lines, str(self._part))
         except DiskError as error:
-            self._torn = str(error)
-            raise
+            self._torn = f"{error}; the rows before are kept: the same command goes on with the others"
+            raise DiskError(self._torn) from error
         self._torn = None
         for number, length in zip(numbers, lengths, strict=True):
             self._note(number, self._end, ok=ok)
@@ -200,18 +215,19 @@ class Ledger:
             DiskError: it can't be written, or not every row's record was found again.
         """
         self._sync()
-        temporary = self._out.with_name(self._out.name + ".tmp")
+        content = None
         try:
-            with temporary.open("wb") as file:
-                self._write_out(file, self.lines())
-                if self._written != self._rows:
-                    raise DiskError(f"{self._part}: {self._written:,} of {self._rows:,} records found again")
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self._out)
-            _sync_folder(self._out.parent)
+            content = Replacement(self._out, overwrite=True, locked=True)
+            self._write_out(content.file, self.lines())
+            if self._written != self._rows:
+                raise DiskError(f"{self._part}: {self._written:,} of {self._rows:,} records found again")
+            content.commit()
         except OSError as error:
-            raise DiskError(f"{self._out}: {error.strerror}") from error
+            kept = f"the finished rows are in {self._part}"
+            raise DiskError(f"{self._out}: {error.strerror or error}; {kept}") from error
+        finally:
+            if content is not None:
+                content.close()
 
     @property
     def is_empty(self) -> bool:
@@ -368,40 +384,25 @@ class _Index:
 
 
 class Lock:
-    """`OUT.lock`: held by the one run that makes OUT; names its holder; goes with the process.
+    """`OUT.lock`: held by the one run that makes OUT.
 
     Raises:
         LockedError: another run holds it.
+        DiskError: it can't be made.
     """
 
     def __init__(self, out: Path) -> None:
-        self._path = out.with_name(out.name + ".lock")
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._path.open("a+")
+            self._held = FileLock(out)
+        except HeldError as error:
+            raise LockedError(f"{error}; wait for it or give another -o") from error
         except OSError as error:
-            raise DiskError(f"{self._path}: {error.strerror}") from error
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._file.seek(0)
-            holder = self._file.read().strip() or "another run"
-            self._file.close()
-            raise LockedError(
-                f"{out} is being written by {holder}; wait for it or give another -o"
-            ) from error
-        if not self._path.exists() or not os.path.samestat(os.fstat(self._file.fileno()), self._path.stat()):
-            self._file.close()
-            raise LockedError(f"{out} was just released by another run; try again")
-        self._file.truncate(0)
-        since = time.strftime("%Y-%m-%d %H:%M:%S")
-        self._file.write(f"process {os.getpid()} on {socket.gethostname()} since {since}\n")
-        self._file.flush()
+            raise DiskError(f"{beside(out, '.lock')}: {error.strerror}") from error
 
     def release(self) -> None:
-        """Gives OUT free; the file goes first, so that nobody locks a name that is about to vanish."""
-        self._path.unlink(missing_ok=True)
-        self._file.close()
+        """Gives OUT free."""
+        self._held.release()
 
 
 # -- small things ----------------------------------------------------------------------------------------
@@ -418,24 +419,12 @@ def sha256_of(path: Path) -> str:
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Replaces a small JSON file as a whole."""
-    temporary = path.with_name(path.name + ".tmp")
+    content = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(value, file, indent=1, ensure_ascii=False, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with replacing(path, overwrite=True) as file:
+            file.write(content.encode("utf-8", "backslashreplace"))
     except OSError as error:
-        raise DiskError(f"{path}: {error.strerror}") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        raise DiskError(f"{path}: {error.strerror or error}") from error
 
 
 def _write(descriptor: int, line: bytes, name: str) -> None:

@@ -1,76 +1,26 @@
-"""Records as Parquet: one schema a job whatever the results, Zstandard inside, a checksum on every page."""
+"""Parquet: rows in, of which only what is asked for is read and converted, and records out.
+
+Records have one schema a job whatever the results, Zstandard inside, a checksum on every page.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from tgi_stack.rows.formats import read_parquet
+from tgi_stack.errors import InputError
+from tgi_stack.rows.columns import Fields, Unreadable, Wanted
+from tgi_stack.rows.records import RECORDS, described
 
 ROW_GROUP = 4096
+BATCH = 256
+BATCH_OF_FILES = 8  # rows that hold whole images
 
-# pyarrow costs 0.3 s to import, so schemas are written as nested names and built when needed.
-_COMMON = {
-    "engine": "string",
-    "route": "string",
-    "model": "string",
-    "revision": "string",
-    "from_cache": "bool",
-    "flags": ["string"],
-    "attempts": "int64",
-    "error": {"type": "string", "message": "string", "row": "int64"},
-}
-_RANKED = {"id": "string", "rank": "int64", "score": "double", "probability": "double", "logprob": "double"}
-_READ = {
-    "order": ["string"],
-    "labels": ["string"],
-    "logprobs": ["double"],
-    "normalised": "string",
-    "label_mass": "double",
-}
-_IMAGE = {
-    "sha256": "string",
-    "width": "int64",
-    "height": "int64",
-    "sent_width": "int64",
-    "sent_height": "int64",
-}
-SCHEMAS: dict[str, dict[str, Any]] = {
-    "summarize": {
-        "id": "string",
-        "status": "string",
-        "summary": "string",
-        "finish_reason": "string",
-        "image": _IMAGE,
-        "usage": {"prompt_tokens": "int64", "completion_tokens": "int64"},
-        **_COMMON,
-    },
-    "rerank": {
-        "id": "string",
-        "status": "string",
-        "ranking": [_RANKED],
-        "label_mass": "double",
-        "exact": "bool",
-        "reads": [_READ],
-        "positive": ["string"],
-        "usage": {"prompt_tokens": "int64"},
-        **_COMMON,
-    },
-    "probs": {
-        "id": "string",
-        "status": "string",
-        "labels": ["string"],
-        "probabilities": ["double"],
-        "logprobs": ["double"],
-        "label_mass": "double",
-        "exact": "bool",
-        "usage": {"prompt_tokens": "int64"},
-        **_COMMON,
-    },
-}
+# pyarrow costs 0.3 s to import: each function that needs it does so itself.
 
 
 def writer(job: str) -> Callable[[IO[bytes], Iterable[bytes]], None]:
@@ -80,20 +30,28 @@ def writer(job: str) -> Callable[[IO[bytes], Iterable[bytes]], None]:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        schema = pa.schema(list(_type(SCHEMAS[job])))
+        fields = described(RECORDS[job])
+        schema = pa.schema(list(_type(fields)))
         remaining = iter(lines)
         with pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as out:
             while rows := [json.loads(line) for line in islice(remaining, ROW_GROUP)]:
+                for row in rows:
+                    _refuse_unknown(row, fields)
                 out.write_table(pa.Table.from_pylist(rows, schema=schema))
 
     return write
 
 
-def read(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a Parquet output; fields that a record did not have are left out again."""
-    for _, row in read_parquet(path, str(path)):
-        if isinstance(row, dict):
-            yield row
+def _refuse_unknown(value: Any, fields: Any) -> None:
+    """Raises ValueError for a field that would be lost: its definition was forgotten."""
+    if isinstance(value, dict):
+        if unknown := value.keys() - fields.keys():
+            raise ValueError(f"no column for the field {min(unknown)!r}; it belongs into `records`")
+        for name, inner in value.items():
+            _refuse_unknown(inner, fields[name])
+    elif isinstance(value, list) and not isinstance(fields[0], str):
+        for inner in value:
+            _refuse_unknown(inner, fields[0])
 
 
 def _type(described: Any) -> Any:
@@ -106,3 +64,160 @@ def _type(described: Any) -> Any:
     if isinstance(described, list):
         return pa.list_(_type(described[0]))
     return pa.struct([pa.field(name, _type(inner)) for name, inner in described.items()])
+
+
+def read(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a Parquet output; fields that a record did not have are left out again."""
+    for _, row in read_rows(path, str(path), lambda number: False, Wanted()):
+        if row is not None:
+            yield row
+
+
+# -- reading -------------------------------------------------------------------------------------------
+
+
+def read_rows(
+    path: Path, name: str, skip: Callable[[int], bool], wanted: Wanted
+) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """Rows of a Parquet file, batch by batch; page checksums are verified where the file has them.
+
+    What can't be read of a row is `Unreadable` there; columns that are not asked for are not read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            header = file.schema_arrow.names
+            names = {header[place]: ours for place, ours in wanted.of_header(header, name).items()}
+            for column, ours in names.items():
+                _refuse_twice(
+                    file.schema_arrow.field(column).type, _inside(wanted.fields, ours), name, column
+                )
+            batch_size = BATCH_OF_FILES if _holds_files(file.schema, names) else BATCH
+            for batch in file.iter_batches(batch_size, columns=list(names)):
+                numbers = range(number + 1, number + 1 + len(batch))
+                if all(map(skip, numbers)):
+                    yield from ((one, None) for one in numbers)
+                else:
+                    yield from zip(numbers, _rows(batch, names, wanted.fields), strict=True)
+                number += len(batch)
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{name}: unreadable after row {number:,}: {reason}") from error
+
+
+def _rows(batch: Any, names: dict[str, str], fields: Fields | None) -> Iterator[dict[str, Any]]:
+    ours = list(names.values())
+    columns = [_values(batch.column(theirs), _inside(fields, name)) for theirs, name in names.items()]
+    for number in range(len(batch)):
+        found = ((name, column[number]) for name, column in zip(ours, columns, strict=True))
+        yield {name: value for name, value in found if value is not None}
+
+
+def _inside(fields: Fields | None, name: str) -> Fields | None:
+    return None if fields is None else fields.get(name)
+
+
+def _values(array: Any, fields: Fields | None) -> Sequence[Any]:
+    """An array as Python values, one an entry, without what is not asked for inside."""
+    import pyarrow as pa
+
+    kind = array.type
+    if isinstance(kind, pa.BaseExtensionType):
+        return _values(array.storage, fields)
+    if pa.types.is_dictionary(kind):
+        return _values(array.dictionary_decode(), fields)
+    if pa.types.is_struct(kind):
+        return _objects(array, fields)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return _lists(array, fields)
+    if _is_plain(kind):
+        return _plain(array)
+    unreadable = Unreadable(str(kind))
+    return [unreadable if one else None for one in array.is_valid().to_pylist()]
+
+
+def _is_plain(kind: Any) -> bool:
+    from pyarrow import types
+
+    tests = (types.is_string, types.is_large_string, types.is_string_view, types.is_integer)
+    more = (types.is_floating, types.is_boolean, types.is_binary, types.is_large_binary, types.is_null)
+    return any(test(kind) for test in tests + more)
+
+
+def _plain(array: Any) -> list[Any]:
+    try:
+        found: list[Any] = array.to_pylist()
+    except UnicodeDecodeError:
+        return [_text(one) for one in array]
+    return found
+
+
+def _text(scalar: Any) -> Any:
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError:
+        return Unreadable("text that is not UTF-8")
+
+
+def _objects(array: Any, fields: Fields | None) -> list[dict[str, Any] | None]:
+    names = [field.name for field in array.type]
+    asked = _asked(names, fields)
+    columns = {
+        name: _values(
+            array.field(names.index(name)), _inside(fields, name) if name in (fields or ()) else None
+        )
+        for name in asked
+    }
+    valid = array.is_valid().to_pylist()
+    return [
+        {name: column[place] for name, column in columns.items() if column[place] is not None}
+        if one
+        else None
+        for place, one in enumerate(valid)
+    ]
+
+
+def _asked(names: Sequence[str], fields: Fields | None) -> list[str]:
+    """The fields of a struct that are asked for; where it has none of them, all."""
+    asked = [name for name in dict.fromkeys(names) if fields is None or name in fields]
+    return asked or list(dict.fromkeys(names))
+
+
+def _lists(array: Any, fields: Fields | None) -> list[list[Any] | None]:
+    import pyarrow.compute as pc
+
+    inner = _values(array.flatten(), fields)
+    found: list[list[Any] | None] = []
+    start = 0
+    for length in pc.list_value_length(array).to_pylist():
+        found.append(None if length is None else list(inner[start : start + length]))
+        start += length or 0
+    return found
+
+
+def _refuse_twice(kind: Any, fields: Fields | None, name: str, column: str) -> None:
+    """Raises InputError where a name that is asked for stands twice inside a column."""
+    import pyarrow as pa
+
+    if isinstance(kind, pa.BaseExtensionType):
+        _refuse_twice(kind.storage_type, fields, name, column)
+    elif pa.types.is_struct(kind):
+        counts = Counter(field.name for field in kind)
+        for field in kind:
+            if fields is None or field.name in fields:
+                place = f"{column}.{field.name}"
+                if counts[field.name] > 1:
+                    raise InputError(f"{name}: the column `{place}` stands twice; rename one of the two")
+                _refuse_twice(field.type, _inside(fields, field.name), name, place)
+    elif hasattr(kind, "value_field") and not pa.types.is_dictionary(kind):
+        _refuse_twice(kind.value_type, fields, name, column)
+
+
+def _holds_files(schema: Any, names: Iterable[str]) -> bool:
+    """Whether a column that is asked for holds bytes that are no text: whole images."""
+    columns = (schema.column(number) for number in range(len(schema)))
+    asked = (column for column in columns if column.path.split(".")[0] in names)
+    return any(c.physical_type == "BYTE_ARRAY" and c.logical_type.type == "NONE" for c in asked)

@@ -8,22 +8,28 @@ from __future__ import annotations
 
 import atexit
 import os
-import shutil
+import re
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
-from tgi_stack.errors import InputError, RowError
+from tgi_stack.errors import DiskError, InputError, RowError
+from tgi_stack.rows.columns import Kind, Wanted, refuse_unseen
 from tgi_stack.rows.duplicates import Duplicates
 from tgi_stack.rows.folder import ROWS, Listing, list_folder
 from tgi_stack.rows.formats import Skip, none, reader_for
+from tgi_stack.text_files import PIECE_BYTES
 
+STANDARD_INPUT = "standard input"
 SPOOLED = "fastqwen-spooled-"
 _spooled: list[Path] = []
+SURROGATE = re.compile("[\ud800-\udfff]")
+MOST_LINE_BYTES = 2**28
+MOST_SPOOLED_BYTES = 2**36
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,51 +57,81 @@ class Source(Protocol):
         """All rows, those of which `skip` is true of the number without their value."""
 
 
-def open_source(name: str, *, folders: bool = False, columns: Mapping[str, str] | None = None) -> Source:
+def open_source(
+    name: str,
+    *,
+    folders: bool = False,
+    columns: Mapping[str, str] | None = None,
+    kind: Kind | None = None,
+) -> Source:
     """The source that an INPUT argument names: `-`, a file, or a folder: of files of rows, which are
     read as one input, or (with `folders`) of images, where it holds any.
 
     Args:
         columns: our name of a field -> the file's own, as `--map` gives them.
+        kind: whose fields are asked for; None for all that there are.
 
     Raises:
         InputError: no such file, a folder with nothing in it that is taken, or a suffix that is not read.
     """
     if name == "-":
-        return File(_spool(), Path.cwd(), "standard input", columns)
+        return File(_spool(), Path.cwd(), STANDARD_INPUT, Wanted(kind, columns))
     path = Path(name)
     if path.is_dir():
-        return _open_folder(path, columns, pictures=folders)
+        return _open_folder(path, columns, kind, pictures=folders)
     if not path.exists():
         raise InputError(f"{path}: no such file")
-    if not path.is_file():  # a named pipe can be read once only
-        return File(_spool(path, "".join(path.suffixes)), path.parent, str(path), columns)
-    return File(path, path.parent, str(path), columns)
+    if path.is_fifo():  # can be read once only
+        return File(_spool(path, "".join(path.suffixes)), path.parent, str(path), Wanted(kind, columns))
+    if not path.is_file():
+        raise InputError(f"{path} is neither a file nor a pipe; give one, or - for standard input")
+    return File(path, path.parent, str(path), Wanted(kind, columns))
 
 
-def _open_folder(path: Path, columns: Mapping[str, str] | None, *, pictures: bool) -> Source:
+def _open_folder(
+    path: Path, columns: Mapping[str, str] | None, kind: Kind | None, *, pictures: bool
+) -> Source:
     """Pictures, where they are taken and some are there; else the files of rows as one input."""
     found = list_folder(path)
     if pictures and (found.pictures or not found.parts):
         return Folder(path)
     if not found.parts:
         raise InputError(f"{path} is a folder without files of rows (.jsonl, .csv, .parquet); give a file")
-    return Parts(path, found, columns)
+    return Parts(path, found, columns, kind)
 
 
 def _spool(path: Path | None = None, suffix: str = ".jsonl") -> Path:
     """What can be read once only, in a temporary file that goes with the process."""
+    reader_for(Path(f"x{suffix or '.jsonl'}"))  # before anything is read
     handle, name = tempfile.mkstemp(prefix=SPOOLED, suffix=suffix or ".jsonl")
-    with os.fdopen(handle, "wb") as file:
-        if path is None:
-            if sys.stdin is None:
-                raise InputError("standard input is closed; give a file")
-            shutil.copyfileobj(sys.stdin.buffer, file)
-        else:
-            with path.open("rb") as pipe:
-                shutil.copyfileobj(pipe, file)
     _spooled.append(Path(name))
+    with os.fdopen(handle, "wb") as file:
+        try:
+            if path is None:
+                if sys.stdin is None:
+                    raise InputError("standard input is closed; give a file")
+                _copy(sys.stdin.buffer, file, "standard input", suffix)
+            else:
+                with path.open("rb") as pipe:
+                    _copy(pipe, file, str(path), suffix)
+        except OSError as error:
+            raise DiskError(f"{path or 'standard input'}, kept in {name}: {error.strerror}") from error
     return Path(name)
+
+
+def _copy(pipe: IO[bytes], file: IO[bytes], name: str, suffix: str) -> None:
+    """All of a pipe; one that never ends a line, or never ends, meets a limit."""
+    is_text = suffix in ("", ".jsonl", ".csv")
+    size = line = 0
+    while piece := pipe.read(PIECE_BYTES):
+        size += len(piece)
+        line = line + len(piece) if b"\n" not in piece else len(piece) - piece.rindex(b"\n") - 1
+        if (is_text and line > MOST_LINE_BYTES) or size > MOST_SPOOLED_BYTES:
+            most = (
+                f"line of more than {MOST_LINE_BYTES:,}" if is_text else f"more than {MOST_SPOOLED_BYTES:,}"
+            )
+            raise InputError(f"{name}: {most} bytes; give a file")
+        file.write(piece)
 
 
 @atexit.register
@@ -108,28 +144,34 @@ def remove_spooled() -> None:
 class File:
     """A file of rows in any of the formats."""
 
-    def __init__(self, path: Path, base: Path, name: str, columns: Mapping[str, str] | None = None) -> None:
+    def __init__(self, path: Path, base: Path, name: str, wanted: Wanted | None = None) -> None:
         self.base = base
         self.path = path
         self.name = name
-        self.columns = dict(columns or {})
+        self.wanted = wanted or Wanted()
+        self._state = state_of(path)
         self._read = reader_for(path)
+
+    def is_changed(self) -> bool:
+        """Whether the file is not the one that was opened: another, or written to since."""
+        return state_of(self.path) != self._state
+
+    @property
+    def is_standard_input(self) -> bool:
+        """Whether it is kept in a temporary file only because standard input can be read once."""
+        return self.name == STANDARD_INPUT
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Our names of fields -> the file's own."""
+        return self.wanted.columns
 
     def __iter__(self) -> Iterator[RawRow]:
         return self.rows(none)
 
     def rows(self, skip: Skip) -> Iterator[RawRow]:
-        for number, value in self._read(self.path, self.name, skip):
-            yield RawRow(number, self._renamed(value) if self.columns else value)
-
-    def _renamed(self, value: dict[str, Any] | RowError | None) -> dict[str, Any] | RowError | None:
-        if not isinstance(value, dict):
-            return value
-        # A pair counts where the file has its column: one --map serves the rows and the items beside them.
-        pairs = {ours: theirs for ours, theirs in self.columns.items() if theirs in value}
-        taken = {*pairs, *pairs.values()}
-        rest = {field: found for field, found in value.items() if field not in taken}
-        return {ours: value[theirs] for ours, theirs in pairs.items()} | rest
+        for number, value in self._read(self.path, self.name, skip, self.wanted):
+            yield RawRow(number, value)
 
 
 class Folder:
@@ -164,12 +206,28 @@ class Parts:
         skipped: how many files are none, by reason.
     """
 
-    def __init__(self, path: Path, found: Listing, columns: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        found: Listing,
+        columns: Mapping[str, str] | None = None,
+        kind: Kind | None = None,
+    ) -> None:
         self.base = path
         self.name = str(path)
         self.paths = [path / name for name in found.parts]
-        self.columns = dict(columns or {})
+        self.wanted = Wanted(kind, columns)
         self.skipped = found.skipped
+        self._states = [state_of(one) for one in self.paths]
+
+    def is_changed(self) -> bool:
+        """Whether a file is not what it was when the folder was opened."""
+        return [state_of(one) for one in self.paths] != self._states
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Our names of fields -> the files' own."""
+        return self.wanted.columns
 
     def __iter__(self) -> Iterator[RawRow]:
         return self.rows(none)
@@ -178,10 +236,28 @@ class Parts:
         before = 0
         for path in self.paths:
             last = before
-            for raw in File(path, self.base, str(path), self.columns).rows(_after(before, skip)):
+            for raw in File(path, self.base, str(path), self.wanted).rows(_after(before, skip)):
                 last = before + raw.number
                 yield RawRow(last, raw.value)
             before = last
+
+
+def state_of(path: Path) -> tuple[int, ...] | None:
+    """What tells a file from another one, and from itself before it was written to; None where it is gone."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def refuse_changed(source: Source) -> None:
+    """Raises InputError where an input is no longer what was checked."""
+    if isinstance(source, File | Parts) and source.is_changed():
+        raise InputError(
+            f"{source.name}: the input changed while it was read; rows that were finished before are kept. "
+            "Give a file that nobody writes to"
+        )
 
 
 def _after(before: int, skip: Skip) -> Skip:
@@ -189,19 +265,36 @@ def _after(before: int, skip: Skip) -> Skip:
     return lambda number: skip(before + number)
 
 
+def as_id(found: object) -> str | None:
+    """An id as it stands in records: integers as their decimal digits; None for what is no id."""
+    if type(found) is int:
+        return str(found)
+    return found if isinstance(found, str) and found and not SURROGATE.search(found) else None
+
+
 def id_of(raw: RawRow) -> str | None:
     """The id of a row that may be wrong in other ways, where one can be read."""
-    found = raw.value.get("id") if isinstance(raw.value, dict) else None
-    return found if isinstance(found, str) and found else None
+    return as_id(raw.value.get("id")) if isinstance(raw.value, dict) else None
 
 
-def check(source: Source, parse: Callable[[RawRow], Any], *, skip_bad_rows: bool = False) -> int:
+def check(
+    source: Source,
+    parse: Callable[[RawRow], Any],
+    *,
+    skip_bad_rows: bool = False,
+    others: Sequence[Source] = (),
+) -> int:
     """Reads a source through: how many rows it has. Memory does not grow with their number.
 
+    Args:
+        others: what is read beside it under the same names of columns.
+
     Raises:
-        InputError: a row that can't be parsed (unless `skip_bad_rows`, when it will fail on its own), or an
+        InputError: rows that can't be parsed (unless `skip_bad_rows`, when each will fail on its own), or an
             id that stands twice.
+        UsageError: a column that no row has.
     """
+    bad = BadRows("rows")
     count = 0
     with Duplicates() as ids:
         for raw in source:
@@ -209,16 +302,59 @@ def check(source: Source, parse: Callable[[RawRow], Any], *, skip_bad_rows: bool
             try:
                 ids.add(raw.number, parse(raw).id)
             except RowError as error:
-                if skip_bad_rows:
-                    # Its record will bear the id that can be read, so that one counts too.
-                    if (id := id_of(raw)) is not None:
-                        ids.add(raw.number, id)
-                else:
-                    advice = "(to record it as failed: --skip-bad-rows)"
-                    raise InputError(f"row {raw.number}: {error} {advice}") from error
+                bad.add(f"row {raw.number}", error)
+                # Its record will bear the id that can be read, so that one counts too.
+                if (id := id_of(raw)) is not None:
+                    ids.add(raw.number, id)
+        if not skip_bad_rows:
+            bad.refuse()
         twice = ids.first()
     if twice is not None:
         first, second = twice
         name = next(id_of(raw) or str(raw.number) for raw in source if raw.number == first)
         raise InputError(f"id {name!r} stands in row {first} and in row {second}; ids must be unique")
+    _refuse_unseen_columns([source, *others])
     return count
+
+
+def _refuse_unseen_columns(sources: Sequence[Source]) -> None:
+    """Raises UsageError for a column of --map that no row has; others are read as far as need be."""
+    files = [source for source in sources if isinstance(source, File | Parts)]
+    for file in files[1:]:
+        if not set.intersection(*(one.wanted.unseen for one in files)):
+            return
+        for _ in file:
+            if not file.wanted.unseen & files[0].wanted.unseen:
+                break
+    refuse_unseen([file.wanted for file in files])
+
+
+class BadRows:
+    """The first rows that are wrong, by the type of what is wrong with them."""
+
+    MOST = 10
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._counts: Counter[str] = Counter()
+        self._first: list[tuple[str, str]] = []
+
+    def add(self, place: str, error: RowError) -> None:
+        """Takes note of one."""
+        self._counts[error.type] += 1
+        if len(self._first) < self.MOST:
+            self._first.append((error.type, f"{place}: {error}"))
+
+    def refuse(self) -> None:
+        """Raises InputError if there was any: one in a line, of several a list."""
+        total = self._counts.total()
+        advice = "to record each as failed: --skip-bad-rows"
+        if total == 1:
+            raise InputError(f"{self._first[0][1]} ({advice})")
+        if total:
+            lines = [f"{total:,} {self._what} can't be read ({advice})"]
+            for type, count in self._counts.items():
+                shown = [line for kind, line in self._first if kind == type]
+                lines.append(f"{count:,} x {type}" + (":" if shown else ""))
+                lines += [f"  {line}" for line in shown]
+            raise InputError("\n".join(lines))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from tgi_stack.errors import ImageError, ItemError, RowError, SchemaError
-from tgi_stack.rows.reader import RawRow
+from tgi_stack.rows.columns import Unreadable
+from tgi_stack.rows.reader import RawRow, as_id
 from tgi_stack.types import Item, NoPicture, ProbsRow, RerankRow, SummarizeRow
 
 URLS = ("http://", "https://", "ftp://", "data:", "file:")
@@ -78,6 +79,8 @@ def fields(raw: RawRow) -> dict[str, Any]:
 
 
 def _kind(value: Any) -> str:
+    if isinstance(value, Unreadable):
+        return value.reason
     names = {
         type(None): "null",
         bool: "a boolean",
@@ -95,11 +98,11 @@ def _id(value: dict[str, Any]) -> str:
     if "id" not in value:
         raise SchemaError("schema.id", "`id` is missing")
     found = value["id"]
-    if not isinstance(found, str):
-        raise SchemaError("schema.id", f"`id` is {_kind(found)}; ids are strings")
-    if not found:
-        raise SchemaError("schema.id", "`id` is empty")
-    return found
+    name = as_id(found)
+    if name is None:
+        what = _kind(found) if not isinstance(found, str) else "empty" if not found else "no Unicode text"
+        raise SchemaError("schema.id", f"`id` is {what}; ids are strings or integers")
+    return name
 
 
 def _text(value: dict[str, Any], name: str) -> str | None:
@@ -144,19 +147,29 @@ def _items(value: dict[str, Any], name: str) -> list[Item | str]:
         return []
     if not isinstance(found, list):
         raise SchemaError(f"schema.{name}", f"`{name}` is {_kind(found)}; it is an array of items")
-    if set(map(type, found)) <= {str}:
+    if set(map(type, found)) <= {str} and all(found) and "".join(found).isascii():  # as nearly always
         return found
-    return [entry if isinstance(entry, str) else item(entry) for entry in found]
+    return [_reference(entry, name) if isinstance(entry, str | int) else item(entry) for entry in found]
+
+
+def _reference(found: str | int, name: str) -> str:
+    """An id in place of an item."""
+    known = as_id(found)
+    if known is None:
+        what = _kind(found) if isinstance(found, bool) else repr(found)
+        raise ItemError("item.invalid", f"`{name}`: an item is an id or an object, not {what}")
+    return known
 
 
 def _positive(value: dict[str, Any]) -> tuple[str, ...] | None:
     found = value.get("positive")
     if found is None:
         return None
-    names = [found] if isinstance(found, str) else found
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+    names = [as_id(name) for name in found] if isinstance(found, list) else [as_id(found)]
+    known = tuple([name for name in names if name is not None])
+    if len(known) != len(names):
         raise SchemaError("schema.positive", "`positive` is an id or an array of ids")
-    return tuple(names)
+    return known
 
 
 def _labels(value: dict[str, Any], given: tuple[str, ...] | None) -> tuple[str, ...] | int:

@@ -61,8 +61,9 @@ def _source(manifest: Manifest) -> Source | None:
     name = manifest.content["input"]["name"]
     if name == "-":
         return None
-    pictures = manifest.content["asked"]["job"] == "summarize"
-    return open_source(name, folders=pictures, columns=manifest.content["input"]["columns"])
+    job = manifest.content["asked"]["job"]
+    columns = manifest.content["input"]["columns"]
+    return open_source(name, folders=job == "summarize", columns=columns, kind=job)
 
 
 def _input(manifest: Manifest) -> Iterator[Finding]:

@@ -9,10 +9,11 @@ from typing import Any
 
 from rich.table import Table
 
-from tgi_stack.errors import DiskError, InputError
+from tgi_stack.errors import InputError
 from tgi_stack.rows.output import records
 from tgi_stack.scoring import metrics
 from tgi_stack.scoring.metrics import Comparison, Estimate, Rankings
+from tgi_stack.writing import Given, refuse_present, replaced
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Figures:
             "failed": self.rankings.failed,
             "exclude_failed": self.exclude_failed,
             "without_positive": self.rankings.without_positive,
+            "without_record": len(self.rankings.without_record),
             "measures": {name: asdict(found) for name, found in self.estimates.items()},
             "notes": list(self.notes),
             "against": None if self.comparison is None else asdict(self.comparison),
@@ -44,6 +46,8 @@ class Figures:
         failed += "left out" if self.exclude_failed else "counted as 0"
         left_out = f"{self.rankings.without_positive:,} rows without positives left out"
         yield f"{len(self.rankings.relevant):,} queries; {failed}; {left_out}"
+        if missing := self.rankings.without_record:
+            yield f"{len(missing):,} queries of the qrels without a record left out (first {missing[0]!r})"
         yield from self.notes
         if self.comparison is not None:
             found = self.comparison
@@ -66,12 +70,21 @@ def evaluate(
     drop: Sequence[str] = (),
     trec: Path | None = None,
     against: Path | None = None,
+    overwrite: bool = False,
 ) -> Figures:
     """Evaluates an output of `rerank`; see `metrics.collect` for the options.
 
+    Args:
+        overwrite: whether the TREC run may replace a file.
+
     Raises:
         InputError: a file that can't be read as what it should be, or no query with positives in it.
+        UsageError: the TREC run would replace a file that is read, or is there already.
     """
+    if trec is not None:
+        named = (("RANKED", ranked), ("--qrels", qrels), ("--against", against))
+        inputs = [Given(name, path) for name, path in named if path is not None]
+        refuse_present("--trec", trec, inputs, overwrite=overwrite)
     grades = None if qrels is None else metrics.read_qrels(qrels)
 
     def collected(path: Path) -> Rankings:
@@ -95,14 +108,12 @@ def evaluate(
         raise InputError(
             f"{ranked}: no row has a positive to look for; give `positive` in the rows, or --qrels"
         )
-    if trec is not None:
-        try:
-            trec.write_text("".join(metrics.trec_lines(rankings)), encoding="utf-8")
-        except OSError as error:
-            raise DiskError(f"{trec}: {error.strerror}") from error
     comparison = None
     if against is not None:
         comparison = metrics.compare(rankings, collected(against), cutoffs)
+    if trec is not None:
+        with replaced("--trec", trec, overwrite=overwrite) as file:
+            file.writelines(line.encode() for line in metrics.trec_lines(rankings))
     notes = _notes(temperature, drop)
     return Figures(metrics.evaluate(rankings, cutoffs), rankings, exclude_failed, notes, comparison)
 

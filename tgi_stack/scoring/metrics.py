@@ -16,10 +16,12 @@ from urllib.parse import quote, unquote
 
 from tgi_stack.errors import InputError
 from tgi_stack.scoring import distributions
+from tgi_stack.text_files import as_utf_8, lines
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 SEED = 0
+MAX_QRELS_LINE = 2**20  # bytes
 
 Record = dict[str, Any]
 
@@ -37,6 +39,7 @@ class Rankings:
     relevant: dict[str, dict[str, int]] = field(default_factory=dict)
     failed: int = 0
     without_positive: int = 0
+    without_record: tuple[str, ...] = ()  # queries of the qrels
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +88,13 @@ def collect(
     scores: dict[str, list[float]] = {}
     relevant: dict[str, dict[str, int]] = {}
     failed = without = 0
+    seen: set[str] = set()
     for number, record in enumerate(records, 1):
         name = record.get("id")
+        if name in seen:
+            raise InputError(f"record {number}: the id {name!r} stands twice; eval wants one record for each")
+        if name is not None:
+            seen.add(name)
         own = dict.fromkeys(record.get("positive") or (), 1)
         grades = own if qrels is None else qrels.get(str(name), {})
         ok = record.get("status") == "ok"
@@ -102,7 +110,12 @@ def collect(
         ranked[name] = [id for id, _ in pairs]
         scores[name] = [score for _, score in pairs]
         relevant[name] = dict(grades)
-    return Rankings(ranked, scores, relevant, failed, without)
+    missing = tuple(
+        query
+        for query, grades in (qrels or {}).items()
+        if query not in seen and any(grade > 0 for grade in grades.values())
+    )
+    return Rankings(ranked, scores, relevant, failed, without, missing)
 
 
 def _ranked(record: Record, temperature: float | None, drop: Sequence[str]) -> list[tuple[str, float]]:
@@ -159,22 +172,42 @@ def read_qrels(path: Path) -> dict[str, dict[str, int]]:
     """Grades of a TREC qrels file; percent-encoded ids are decoded as `write_trec` encodes them.
 
     Raises:
-        InputError: a line that is not `query 0 candidate grade`.
+        InputError: a line that is not `query 0 candidate grade`, or one candidate twice with two grades.
     """
     grades: dict[str, dict[str, int]] = {}
+    places: dict[tuple[str, str], int] = {}
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: {error}") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            query, _, candidate, grade = line.split()
-            grades.setdefault(unquote(query), {})[unquote(candidate)] = int(grade)
-        except ValueError as error:
-            raise InputError(f"{path}:{number}: not `query 0 candidate grade`") from error
+        with path.open("rb") as file:
+            for number, line in enumerate(lines(as_utf_8(file), MAX_QRELS_LINE), 1):
+                if line is None or line.strip():
+                    _take_grade(grades, places, line, f"{path}:{number}", number)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
     return grades
+
+
+def _take_grade(
+    grades: dict[str, dict[str, int]],
+    places: dict[tuple[str, str], int],
+    line: bytes | None,
+    place: str,
+    number: int,
+) -> None:
+    try:
+        query, _, candidate, grade = (line or b"").decode().split()
+        value = int(grade)
+    except ValueError as error:
+        raise InputError(f"{place}: not `query 0 candidate grade`") from error
+    if not -(2**31) <= value < 2**31:
+        raise InputError(f"{place}: a grade of {grade[:20]}; give one of 32 bits")
+    pair = unquote(query), unquote(candidate)
+    known = grades.setdefault(pair[0], {})
+    if known.setdefault(pair[1], value) != value:
+        raise InputError(
+            f"{place}: {pair[1]!r} of query {pair[0]!r} has the grade {value}, in line {places[pair]} "
+            f"{known[pair[1]]}; leave one of the lines out"
+        )
+    places.setdefault(pair, number)
 
 
 # -- measuring -------------------------------------------------------------------------------------------

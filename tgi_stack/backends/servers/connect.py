@@ -36,6 +36,7 @@ from tgi_stack.prompting.vocabulary import refuse_another_vocabulary
 from tgi_stack.redaction import keep_secret
 from tgi_stack.settings import Settings
 from tgi_stack.stack.files.declared import UNKNOWN, declared
+from tgi_stack.text_files import KEY_BYTES, TextFileError, read_text
 from tgi_stack.types import Identity
 
 LOG = logging.getLogger(__name__)
@@ -74,8 +75,8 @@ def access(settings: Settings, environ: Mapping[str, str] = os.environ) -> Acces
     key = environ.get("FASTQWEN_API_KEY")
     if settings.api_key_file is not None:
         try:
-            key = settings.api_key_file.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
+            key = read_text(settings.api_key_file, KEY_BYTES).strip()
+        except (OSError, TextFileError) as error:
             raise SettingsError(f"--api-key-file {settings.api_key_file}: can't be read as text") from error
     if key is not None and (not key or not key.isascii() or not key.isprintable() or " " in key):
         raise SettingsError("the API key is empty or holds characters that no header takes")

@@ -11,6 +11,7 @@ import asyncio
 import errno
 import json
 import logging
+import re
 import socket
 import ssl
 from collections.abc import Callable, Mapping
@@ -25,6 +26,7 @@ from tgi_stack import __version__
 from tgi_stack.backends.servers.protocols.reply import Call
 from tgi_stack.errors import SettingsError
 from tgi_stack.redaction import redact, without_secrets_in
+from tgi_stack.text_files import CERTIFICATES_BYTES, TextFileError, read_text
 
 LOG = logging.getLogger(__name__)
 
@@ -223,10 +225,21 @@ async def _body(response: ClientResponse) -> bytes:
     return b"".join(parts)
 
 
+_CERTIFICATE = re.compile(
+    r"-----BEGIN [A-Z0-9 ]*CERTIFICATE-----.+?-----END [A-Z0-9 ]*CERTIFICATE-----", re.DOTALL
+)
+
+
 def _trust(ca_file: Path | None) -> ssl.SSLContext | bool:
     if ca_file is None:
         return True
     try:
-        return ssl.create_default_context(cafile=str(ca_file))
+        # Comments between certificates may be in any language; OpenSSL takes ASCII alone.
+        found = _CERTIFICATE.findall(read_text(ca_file, CERTIFICATES_BYTES))
+        if not found:
+            raise TextFileError("holds no certificate; give them as PEM")
+        return ssl.create_default_context(cadata="\n".join(found))
+    except TextFileError as error:
+        raise SettingsError(f"--ca-file {ca_file}: {error}") from error
     except OSError as error:
         raise SettingsError(f"--ca-file {ca_file}: {error.strerror or error}") from error

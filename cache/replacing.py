@@ -1,0 +1,151 @@
+"""Files that appear when they are whole: written beside, durable, renamed into place, by one writer."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+
+class HeldError(OSError):
+    """Somebody else writes the file; `holder` says who."""
+
+    def __init__(self, path: Path, holder: str) -> None:
+        super().__init__(f"{path} is being written by {holder}")
+        self.holder = holder
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """A name of its own beside a file."""
+    return path.with_name(path.name + suffix)
+
+
+def companions(path: Path) -> tuple[Path, ...]:
+    """All that is written where a file is."""
+    return path, beside(path, ".tmp"), beside(path, ".lock")
+
+
+class FileLock:
+    """`PATH.lock`: held by the one who writes PATH; names its holder; goes with the process.
+
+    Raises:
+        HeldError: another process, or another part of this one, holds it.
+        OSError: it can't be made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = beside(path, ".lock")
+        self._file = self._path.open("a+")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._file.seek(0)
+            holder = self._file.read(1000).strip() or "another run"
+            self._file.close()
+            raise HeldError(path, holder) from error
+        except OSError:
+            self._file.close()
+            raise
+        if not self._path.exists() or not os.path.samestat(os.fstat(self._file.fileno()), self._path.stat()):
+            self._file.close()
+            raise HeldError(path, "another run, which has just released it")
+        self._file.truncate(0)
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        with contextlib.suppress(OSError):  # on a full disk it stays without a name
+            self._file.write(f"process {os.getpid()} on {socket.gethostname()} since {since}\n")
+            self._file.flush()
+
+    def release(self) -> None:
+        """Gives the file free; the name goes first, so that nobody locks one that is about to vanish."""
+        with contextlib.suppress(OSError):
+            self._path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what could not be flushed
+            self._file.close()
+
+
+class Replacement:
+    """The content of a file that is being written; a pipe or a device is written itself.
+
+    Args:
+        overwrite: whether a file that is there may be replaced.
+        locked: the caller holds its `FileLock` already.
+
+    Attributes:
+        file: takes the content.
+        beside: where the content is until `commit`.
+
+    Raises:
+        FileExistsError: the file is there.
+        HeldError: somebody else writes it.
+        OSError: it can't be written.
+    """
+
+    def __init__(self, path: Path, *, overwrite: bool, locked: bool = False) -> None:
+        self._path = path
+        self._lock: FileLock | None = None
+        self.file: IO[bytes]
+        self._in_place = path.exists() and not stat.S_ISREG(path.stat().st_mode)
+        if self._in_place:
+            self.beside = path
+            self.file = path.open("wb")
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = None if locked else FileLock(path)
+        try:
+            if path.exists() and not overwrite:
+                raise FileExistsError(f"{path} is there already")
+            self.beside = beside(path, ".tmp")
+            self.file = self.beside.open("wb")
+        except BaseException:
+            if self._lock is not None:
+                self._lock.release()
+            raise
+
+    def commit(self) -> None:
+        """Puts the content in place.
+
+        Raises:
+            OSError: it can't be made durable or renamed.
+        """
+        self.file.flush()
+        if not self._in_place:
+            os.fsync(self.file.fileno())
+            os.replace(self.beside, self._path)
+            sync_folder(self._path.parent)
+
+    def close(self, *, keep: bool = False) -> None:
+        """Gives the file free, in any case; what was not committed goes, unless it is to be kept."""
+        with contextlib.suppress(OSError):  # what could not be flushed
+            self.file.close()
+        if not keep and not self._in_place:
+            with contextlib.suppress(OSError):
+                self.beside.unlink(missing_ok=True)
+        if self._lock is not None:
+            self._lock.release()
+
+
+@contextmanager
+def replacing(path: Path, *, overwrite: bool) -> Iterator[IO[bytes]]:
+    """The content of a file, put in place at the end of the block; see `Replacement`."""
+    content = Replacement(path, overwrite=overwrite)
+    try:
+        yield content.file
+        content.commit()
+    finally:
+        content.close()
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,92 @@
+"""Nothing that is read is written over, nothing is replaced by accident, a changed input is noticed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import write_rows
+from tgi_stack.errors import DiskError, InputError, LockedError, UsageError
+from tgi_stack.rows.ledger import Checked, UnorderedFile
+from tgi_stack.rows.reader import open_source, refuse_changed
+from tgi_stack.types import Identity
+from tgi_stack.writing import Given, refuse_inputs, replaced
+
+IDENTITY = Identity("torch", "tiny", "shipped", "none", "fp32", "d1", "v")
+
+
+@pytest.mark.parametrize("link", ["same", "hard", "soft"])
+@pytest.mark.parametrize("written", ["", ".tmp", ".lock"])
+def test_an_input_under_any_name_is_safe(tmp_path: Path, link: str, written: str) -> None:
+    out = tmp_path / "out"
+    there = Path(f"{out}{written}")
+    there.write_text("precious")
+    given = there
+    if link != "same":
+        given = tmp_path / "other"
+        (given.hardlink_to if link == "hard" else given.symlink_to)(there)
+    with pytest.raises(UsageError, match=r"over the input .* \(--qrels\)"):
+        refuse_inputs("-o", out, [Given("--qrels", given)])
+
+
+def test_a_file_is_replaced_only_with_leave(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_text("old")
+    with pytest.raises(UsageError, match="--overwrite"), replaced("--trec", path, overwrite=False):
+        pass
+    with contextlib.suppress(RuntimeError), replaced("--trec", path, overwrite=True) as file:
+        file.write(b"half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    with replaced("--trec", path, overwrite=True) as file:
+        file.write(b"new")
+        with pytest.raises(LockedError, match="process"), replaced("--trec", path, overwrite=True):
+            pass
+    assert path.read_text() == "new"
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_a_full_disk_is_said_by_name(tmp_path: Path) -> None:
+    full = Path("/dev/full")
+    with (
+        pytest.raises(DiskError, match="/dev/full: No space left"),
+        replaced("-o", full, overwrite=True) as f,
+    ):
+        f.write(b"x")
+
+
+def test_an_unordered_output_has_one_writer(tmp_path: Path) -> None:
+    out = tmp_path / "o.jsonl"
+    first = UnorderedFile(out, overwrite=False)
+    with pytest.raises(LockedError, match=r"process \d+ on"):
+        UnorderedFile(out, overwrite=False)
+    first.begin(IDENTITY, Checked(1, strict=True))
+    first.write(1, {"id": "a", "status": "ok"})
+    assert not out.exists()
+    first.finish({})
+    first.close({})
+    assert out.read_text() == '{"id":"a","status":"ok"}\n'
+    assert os.listdir(tmp_path) == ["o.jsonl"]
+
+
+def append(path: Path) -> None:
+    with path.open("a") as file:
+        file.write('{"id":"b"}\n')
+
+
+def replace(path: Path) -> None:
+    other = write_rows(path.with_name("other"), {"id": "z"})
+    os.replace(other, path)
+
+
+@pytest.mark.parametrize("change", [append, replace, Path.unlink])
+def test_a_changed_input_is_noticed(tmp_path: Path, change: Any) -> None:
+    source = open_source(str(write_rows(tmp_path / "r.jsonl", {"id": "a"})))
+    refuse_changed(source)
+    change(tmp_path / "r.jsonl")
+    with pytest.raises(InputError, match="the input changed while it was read"):
+        refuse_changed(source)

@@ -1,0 +1,191 @@
+"""What a record holds: the one definition that JSON lines, Parquet and the schema's page are made of.
+
+A field that a record does not have and one that is null are the same.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal, get_args, get_origin
+
+import orjson
+from pydantic import BaseModel, ConfigDict
+
+from tgi_stack.errors import AnswerError
+from tgi_stack.rows import jsonl
+
+INT64 = 2**63
+REPLACED = "text.surrogate"  # a lone surrogate, which is no text, was replaced by U+FFFD
+
+_LARGE = re.compile(rb"\d{19}")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, defer_build=True)
+
+
+class Failure(_Part):
+    """Why a row has no answer; `row` is its number in the input, from 1."""
+
+    type: str
+    message: str
+    row: int
+
+
+class Image(_Part):
+    """The image that a summary is of: SHA-256 of the file, sizes in pixels, upright and as sent."""
+
+    sha256: str
+    width: int
+    height: int
+    sent_width: int
+    sent_height: int
+
+
+class Usage(_Part):
+    """Tokens."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class Ranked(_Part):
+    """A candidate's place; `spread` is its standard deviation over permutations."""
+
+    id: str
+    rank: int
+    score: float
+    probability: float | None = None
+    logprob: float | None = None
+    spread: float | None = None
+
+
+class Window(_Part):
+    """How many candidates a prompt held, and how far windows moved."""
+
+    size: int
+    stride: int
+
+
+class Read(_Part):
+    """One raw reading: natural logarithms, one a label; `prior` those of a prompt without content."""
+
+    order: list[str]
+    labels: list[str]
+    logprobs: list[float]
+    normalised: Literal["vocabulary", "labels"]
+    label_mass: float | None = None
+    prior: list[float] | None = None
+
+
+class Record(_Part):
+    """What the records of all jobs have."""
+
+    id: str | None = None
+    status: Literal["ok", "failed"]
+    engine: str | None = None
+    route: str | None = None
+    model: str | None = None
+    revision: str | None = None
+    from_cache: bool | None = None
+    flags: list[str] | None = None
+    attempts: int | None = None
+    usage: Usage | None = None
+    error: Failure | None = None
+
+
+class SummarizeRecord(Record):
+    """A record of `summarize`."""
+
+    summary: str | None = None
+    finish_reason: str | None = None
+    image: Image | None = None
+
+
+class RerankRecord(Record):
+    """A record of `rerank`."""
+
+    ranking: list[Ranked] | None = None
+    window: Window | None = None
+    label_mass: float | None = None
+    exact: bool | None = None
+    reads: list[Read] | None = None
+    positive: list[str] | None = None
+
+
+class ProbsRecord(Record):
+    """A record of `probs`."""
+
+    labels: list[str] | None = None
+    probabilities: list[float] | None = None
+    logprobs: list[float] | None = None
+    label_mass: float | None = None
+    exact: bool | None = None
+
+
+RECORDS: dict[str, type[Record]] = {
+    "summarize": SummarizeRecord,
+    "rerank": RerankRecord,
+    "probs": ProbsRecord,
+}
+
+
+def described(model: type[BaseModel]) -> dict[str, Any]:
+    """A model as nested plain names: `string`, `int64`, `double`, `bool`, [one] for a list of them."""
+    return {name: _described(field.annotation) for name, field in model.model_fields.items()}
+
+
+def _described(annotation: Any) -> Any:
+    simple = {str: "string", int: "int64", float: "double", bool: "bool"}
+    if annotation in simple:
+        return simple[annotation]
+    if get_origin(annotation) is list:
+        return [_described(get_args(annotation)[0])]
+    if get_origin(annotation) is Literal:
+        return "string"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return described(annotation)
+    inner = [one for one in get_args(annotation) if one is not type(None)]
+    if len(inner) != 1:
+        raise TypeError(f"no column holds {annotation}")
+    return _described(inner[0])
+
+
+def writable(record: dict[str, Any]) -> dict[str, Any]:
+    """A record as every sink can hold it: lone surrogates are replaced and flagged.
+
+    Raises:
+        AnswerError: a number that is not finite, or a count beyond 64 bits.
+    """
+    try:
+        line = orjson.dumps(record)
+    except orjson.JSONEncodeError:
+        record = _as_text(record)
+        record["flags"] = [*record.get("flags", ()), REPLACED]
+        _check_numbers(record)
+        return record
+    if _LARGE.search(line) or (b"null" in line and not jsonl.is_finite(record)):
+        _check_numbers(record)
+    return record
+
+
+def _as_text(value: Any) -> Any:
+    if isinstance(value, str):
+        return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", value)
+    if isinstance(value, dict):
+        return {name: _as_text(inner) for name, inner in value.items()}
+    return [_as_text(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def _check_numbers(value: Any) -> None:
+    if isinstance(value, dict):
+        for inner in value.values():
+            _check_numbers(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _check_numbers(inner)
+    elif isinstance(value, int) and not -INT64 <= value < INT64:
+        raise AnswerError("server.bad_response", "a count beyond 64 bits")
+    elif isinstance(value, float) and not jsonl.is_finite(value):
+        raise AnswerError("server.bad_response", f"{value} is no number")

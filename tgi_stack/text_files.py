@@ -1,0 +1,127 @@
+"""Text that users give, read within bounds: whole files of options, and lines of inputs.
+
+UTF-8, with or without a byte order mark, and UTF-16 by its mark. Nothing here reads more than it was told to,
+so that `/dev/zero` or a pipe without end meets a limit.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+OPTION_BYTES = 2**20  # of a prompt file, a settings file
+KEY_BYTES = 2**16
+CERTIFICATES_BYTES = 2**24
+PIECE_BYTES = 2**20
+
+UTF_8_MARK = codecs.BOM_UTF8
+UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+class TextFileError(ValueError):
+    """A file that is no text, or too much of it; the message does not name the file."""
+
+
+def read_bytes(path: Path, most: int = OPTION_BYTES) -> bytes:
+    """All of a small file, or of what a pipe gives.
+
+    Raises:
+        OSError: it can't be read.
+        TextFileError: there are more than `most` bytes.
+    """
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise TextFileError(f"more than {most:,} bytes; is it the right file?")
+    return content
+
+
+def read_text(path: Path, most: int = OPTION_BYTES) -> str:
+    """The text of a small file; line ends become newlines.
+
+    Raises:
+        OSError: it can't be read.
+        TextFileError: it is too large, or neither UTF-8 nor UTF-16.
+    """
+    return decoded(read_bytes(path, most)).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def decoded(content: bytes) -> str:
+    """Text without its byte order mark.
+
+    Raises:
+        TextFileError: neither UTF-8 nor UTF-16, with the line and the byte where that shows.
+    """
+    name, encoding = ("UTF-16", "utf-16") if content.startswith(UTF_16_MARKS) else ("UTF-8", "utf-8-sig")
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        before = content[: error.start]
+        line = before.count(b"\n") + 1
+        raise TextFileError(f"line {line} is not {name} ({error.reason}); save it as UTF-8") from error
+
+
+def as_utf_8(file: IO[bytes]) -> IO[bytes]:
+    """The same text as UTF-8 without a byte order mark.
+
+    What is no text in UTF-16 comes out as what is none in UTF-8: the line it stands in fails there.
+    """
+    buffered: Any = file if hasattr(file, "peek") else io.BufferedReader(file)
+    head: bytes = buffered.peek(3)[:3]
+    if head.startswith(UTF_8_MARK):
+        buffered.read(len(UTF_8_MARK))
+    elif head.startswith(UTF_16_MARKS):
+        return io.BufferedReader(_Transcoded(buffered))
+    found: IO[bytes] = buffered
+    return found
+
+
+class _Transcoded(io.RawIOBase):
+    """UTF-16 as UTF-8."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._decoder = codecs.getincrementaldecoder("utf-16")("surrogatepass")
+        self._left = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._left:
+            block = self._file.read(io.DEFAULT_BUFFER_SIZE)
+            try:
+                text = self._decoder.decode(block, final=not block)
+            except UnicodeDecodeError:  # half a character at the end
+                text, self._decoder = "\udcff", codecs.getincrementaldecoder("utf-16")("surrogatepass")
+            self._left = text.encode("utf-8", "surrogatepass")
+            if not block and not self._left:
+                return 0
+        size = min(len(buffer), len(self._left))
+        buffer[:size], self._left = self._left[:size], self._left[size:]
+        return size
+
+
+def lines(file: IO[bytes], most: int) -> Iterator[bytes | None]:
+    """The lines of a file with their ends; None for one of more than `most` bytes, which is passed over."""
+    while line := file.readline(PIECE_BYTES):
+        if len(line) == PIECE_BYTES and not line.endswith(b"\n"):
+            yield _long_line(file, line, most)
+        else:
+            yield line if len(line) <= most else None
+
+
+def _long_line(file: IO[bytes], start: bytes, most: int) -> bytes | None:
+    """The line that `start` begins; what is beyond the limit is not kept."""
+    line, piece = bytearray(start), start
+    kept = len(line) <= most
+    while not piece.endswith(b"\n") and (piece := file.readline(PIECE_BYTES)):
+        if kept:
+            line += piece
+            kept = len(line) <= most
+        if not kept:
+            line.clear()
+    return bytes(line) if kept else None

@@ -1,0 +1,104 @@
+"""The one way in which files of the user's are written: never over an input, or over a file by accident."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from cache.replacing import HeldError, Replacement, companions
+from tgi_stack.errors import DiskError, LockedError, UsageError
+
+
+class Given(NamedTuple):
+    """A file that a command reads, and the option that names it; no path stands for standard input."""
+
+    option: str
+    path: Path | None
+
+
+def refuse_inputs(option: str, out: Path, inputs: Iterable[Given], also: Iterable[Path] = ()) -> None:
+    """Looks by device and inode, so that links and standard input that was redirected from a file count.
+
+    Args:
+        option: what names `out`.
+        also: what else is written for it.
+
+    Raises:
+        UsageError: `out`, or what is written beside it, is a file that is read.
+    """
+    written = [found for path in (*companions(out), *also) if (found := _status(path)) is not None]
+    for one in inputs:
+        read = _status(one.path)
+        if read is not None and any(os.path.samestat(read, found) for found in written):
+            name = one.path if one.path is not None else "standard input"
+            raise UsageError(
+                f"{option} {out} would write over the input {name} ({one.option}); give another name"
+            )
+
+
+def refuse_present(
+    option: str, out: Path, inputs: Iterable[Given] = (), *, overwrite: bool, allow: str = "--overwrite"
+) -> None:
+    """To be called before anything is computed.
+
+    Raises:
+        UsageError: `out` is a file that is read, or there already without the leave to write it anew.
+    """
+    refuse_inputs(option, out, inputs)
+    if out.is_file() and not overwrite:
+        raise UsageError(f"{option} {out} is there already; to write it anew: {allow}")
+
+
+def _status(path: Path | None) -> os.stat_result | None:
+    """Of a regular file; None where there is none."""
+    try:
+        found = os.fstat(sys.stdin.fileno()) if path is None else path.stat()
+    except (OSError, ValueError, AttributeError):  # closed, or not there
+        return None
+    return found if stat.S_ISREG(found.st_mode) else None
+
+
+def opened(option: str, path: Path, *, overwrite: bool, allow: str = "--overwrite") -> Replacement:
+    """A file to be written; see `Replacement`.
+
+    Args:
+        option: what names it.
+        allow: the option that lets it replace a file.
+
+    Raises:
+        UsageError: it is there already.
+        LockedError: another run writes it.
+        DiskError: it can't be written.
+    """
+    try:
+        return Replacement(path, overwrite=overwrite)
+    except FileExistsError as error:
+        raise UsageError(f"{option} {path} is there already; to write it anew: {allow}".strip()) from error
+    except HeldError as error:
+        raise LockedError(f"{error}; wait for it or give another name") from error
+    except OSError as error:
+        raise DiskError(f"{path}: {error.strerror}") from error
+
+
+@contextmanager
+def replaced(
+    option: str, path: Path, *, overwrite: bool, inputs: Iterable[Given] = (), allow: str = "--overwrite"
+) -> Iterator[IO[bytes]]:
+    """The content of a small file, put in place when the block ends; see `refuse_inputs` and `opened`."""
+    refuse_inputs(option, path, inputs)
+    content = opened(option, path, overwrite=overwrite, allow=allow)
+    try:
+        try:
+            yield content.file
+            content.commit()
+        except OSError as error:
+            raise DiskError(
+                f"{path}: {error.strerror or error}; what was there before is as it was"
+            ) from error
+    finally:
+        content.close()
