@@ -29,8 +29,8 @@ from rich.table import Table
 
 from cache.keys import digest
 from cache.store import Store
+from tgi_stack.answers.contexts import TokenAnswers
 from tgi_stack.answers.images import ImageCodec, PreparedImages
-from tgi_stack.answers.tokens import TokenAnswers
 from tgi_stack.images.grid import Grid
 from tgi_stack.images.prepare import prepare
 from tgi_stack.prompting.prompts import user_turn

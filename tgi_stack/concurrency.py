@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, TypeVar
 
 Row = TypeVar("Row")
 Result = TypeVar("Result")
@@ -27,12 +27,17 @@ async def fan_out(
         for row in shared:
             emit(await work(row))
 
+    await crew([worker() for _ in range(workers)])
+
+
+async def crew(workers: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Runs workers until all have ended; what one raises stops the others and is raised here, alone."""
     try:
-        async with asyncio.TaskGroup() as crew:
-            for _ in range(workers):
-                crew.create_task(worker())
-    except BaseExceptionGroup as group:
-        raise _first(group) from None
+        async with asyncio.TaskGroup() as group:
+            for worker in workers:
+                group.create_task(worker)
+    except BaseExceptionGroup as several:
+        raise _first(several) from None
 
 
 async def together(*questions: Awaitable[Result]) -> list[Result]:

@@ -50,14 +50,14 @@ async def job(tmp_path: Path, tiny_settings: Callable[..., Settings]) -> AsyncIt
 
 async def test_the_same_content_is_decoded_and_asked_once(job: Any, tmp_path: Path) -> None:  # I25
     prepared = 0
-    prepare = job._images._images._pool.prepare
+    prepare = job._images.images._pool.prepare
 
     async def counting(*args: Any, **options: Any) -> Any:
         nonlocal prepared
         prepared += 1
         return await prepare(*args, **options)
 
-    job._images._images._pool.prepare = counting
+    job._images.images._pool.prepare = counting
     for number in range(1000):
         shutil.copy(MUG, tmp_path / f"{number}.jpg")
     rows = [SummarizeRow(number + 1, str(number), f"{number}.jpg") for number in range(1000)]
@@ -87,21 +87,21 @@ async def test_for_nobody_nothing_is_decoded(tmp_path: Path, tiny_settings: Call
     with pytest.raises(AnswerError, match="not in the cache"):
         await made.answer(SummarizeRow(1, "x", "mug.jpg"))
     assert made._images is not None
-    assert not made._images._images._pool._all  # no process was started
+    assert not made._images.images._pool._all  # no process was started
     await made.aclose()
 
 
 @pytest.mark.parametrize("broken", ["truncated", "aspect"])
 async def test_one_decoding_names_each_rows_own_file(job: Any, tmp_path: Path, broken: str) -> None:
     decoded = 0
-    prepare = job._images._images._pool.prepare
+    prepare = job._images.images._pool.prepare
 
     async def counting(*args: Any, **options: Any) -> Any:
         nonlocal decoded
         decoded += 1
         return await prepare(*args, **options)
 
-    job._images._images._pool.prepare = counting
+    job._images.images._pool.prepare = counting
     content = MUG.read_bytes()[:2000]
     if broken == "aspect":
         png = io.BytesIO()

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from cache.keys import Part
+from cache.keys import Keys, Part
 from cache.store import Store
-from tgi_stack.answers.tokens import TokenAnswers
 from tgi_stack.images import VERSION as image_version  # noqa: N811
 from tgi_stack.prompting import prompts
 from tgi_stack.prompting.labels import Ending, Prover
 from tgi_stack.prompting.profile import Profile
+from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.types import PreparedImage
 
 Encoded = tuple[tuple[int, ...], Ending]
@@ -61,6 +62,27 @@ class PromptContext:
         known["image_version"] = version
         # An answer of labels that merge is none where those are refused.
         return known | {"merging": "read"} if self.encoder.merging else known
+
+
+class TokenAnswers:
+    """Token ids of prompts, by tokenizer and text; each is encoded once for all runs."""
+
+    def __init__(self, store: Store | None, tokenizer: Tokenizer) -> None:
+        self._store = store
+        self._tokenizer = tokenizer
+        self._keys = Keys("tokens", {"tokenizer": tokenizer.digest, "prompt_version": prompts.VERSION})
+
+    def encode_prompt(self, prompt: str, frame: str) -> tuple[int, ...]:
+        """See `Tokenizer.encode_prompt`; what is kept was proven then."""
+        if self._store is None:
+            return self._tokenizer.encode_prompt(prompt, frame)
+        key = self._keys.key(text=prompt, framed=True)
+        payload = self._store.get("tokens", key)
+        if payload is not None and len(payload) % 4 == 0:
+            return tuple(array("I", payload))
+        ids = self._tokenizer.encode_prompt(prompt, frame)
+        self._store.put("tokens", key, array("I", ids).tobytes())
+        return ids
 
 
 class PromptEncoder:

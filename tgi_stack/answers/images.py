@@ -10,11 +10,11 @@ import struct
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cache.kept import Kept
 from cache.keys import Keys
 from cache.store import Store
-from cache.turns import Turns
+from tgi_stack.answers.kept import Kept
 from tgi_stack.answers.keys import recipe
+from tgi_stack.answers.turns import Turns
 from tgi_stack.errors import is_certain
 from tgi_stack.images.grid import Grid
 from tgi_stack.images.pool import ImagePool

@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 from cache.store import Store
-from tgi_stack.answers.contexts import PromptContext
+from tgi_stack.answers.contexts import PromptContext, TokenAnswers
 from tgi_stack.answers.images import ImageFile
-from tgi_stack.answers.tokens import TokenAnswers
 from tgi_stack.errors import ScoreError, TextError
 from tgi_stack.prompting import prompts
 from tgi_stack.prompting.labels import branches, chained, refuse_several_tokens

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 
-from cache.kept import Kept
 from cache.keys import Keys
 from cache.store import Store
-from cache.turns import Turn
 from tgi_stack.answers.audit_questions import AuditQuestions
 from tgi_stack.answers.images import measures, of_measures
+from tgi_stack.answers.kept import Kept
 from tgi_stack.answers.keys import of_identity, recipe
 from tgi_stack.answers.questions import SummaryQuestion
+from tgi_stack.answers.turns import Turn
 from tgi_stack.images.grid import Grid
 from tgi_stack.settings import Settings
 from tgi_stack.types import Caption, CaptionRequest, Identity

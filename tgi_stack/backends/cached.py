@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cache.store import Store
-from cache.turns import Turns
 from tgi_stack.answers.images import without_pixels
 from tgi_stack.answers.labels import LabelAnswers
 from tgi_stack.answers.questions import LabelQuestion, SummaryQuestion
 from tgi_stack.answers.summaries import SummaryAnswers
+from tgi_stack.answers.turns import Turns
 from tgi_stack.backends.base import Backend, Replaced
 from tgi_stack.concurrency import together
 from tgi_stack.errors import AnswerError, is_certain
@@ -62,7 +62,10 @@ class CachedBackend:
                 turn.answer = labels.known(question, again=True)
             if turn.answer is None:
                 asked = question.prepared(several_tokens=inner.takes_tokens)
-                reads = await together(*map(inner.score, asked.requests))
+                if len(asked.requests) == 1:
+                    reads = [await inner.score(asked.requests[0])]
+                else:
+                    reads = await together(*map(inner.score, asked.requests))
                 turn.answer = asked.joined(reads)
                 labels.keep(question, asked.requests[0], turn.answer, turn)
             return turn.answer

@@ -36,16 +36,19 @@ class ImageSource:
         base: the folder that relative paths begin at.
         store: where prepared images are kept.
         at_once: files are read here and now, where nobody is kept waiting; else in threads.
+
+    Attributes:
+        images: prepares what was read.
     """
 
     def __init__(
         self, grid: Grid, settings: Settings, base: Path, store: Store | None, *, at_once: bool = False
     ) -> None:
         self._base = base
-        self._at_once = at_once
-        self._images = PreparedImages(grid, settings, store)
+        self.at_once = at_once
+        self.images = PreparedImages(grid, settings, store)
 
-    async def read(self, content: str | bytes, name: str) -> ImageFile:
+    def read(self, content: str | bytes, name: str) -> ImageFile:
         """A path's bytes, or given ones, once they are known to be an image's.
 
         Args:
@@ -54,12 +57,11 @@ class ImageSource:
         Raises:
             ImageError: see `images.files`.
         """
-        if isinstance(content, str):
-            path = Path(os.path.join(self._base, content))
-            found, sha256 = _read(path) if self._at_once else await asyncio.to_thread(_read, path)
-            return ImageFile(sha256, found, self._images)
-        checked(content, name)
-        return ImageFile(digest(content), content, self._images)
+        if isinstance(content, bytes):
+            checked(content, name)
+        else:
+            content = read_file(Path(os.path.join(self._base, content)))
+        return ImageFile(digest(content), content, self.images)
 
     async def prepared(self, content: str | bytes, name: str) -> PreparedImage:
         """The image that is sent.
@@ -67,15 +69,10 @@ class ImageSource:
         Raises:
             ImageError: see `images.files` and `images.prepare`.
         """
-        file = await self.read(content, name)
+        file = self.read(content, name) if self.at_once else await asyncio.to_thread(self.read, content, name)
         with told_of(name):
-            return await self._images.prepared(file)
+            return await self.images.prepared(file)
 
     async def aclose(self) -> None:
         """Ends the processes that decode images."""
-        await self._images.aclose()
-
-
-def _read(path: Path) -> tuple[bytes, str]:
-    content = read_file(path)
-    return content, digest(content)
+        await self.images.aclose()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import islice, zip_longest
 from typing import Any, Generic, Protocol, TypeVar
 
-from tgi_stack.concurrency import fan_out
+from tgi_stack.concurrency import crew
 from tgi_stack.errors import InputError, RowError
 from tgi_stack.rows.ledger import Sink
 from tgi_stack.rows.reader import File, RawRow, Source, check, id_of, refuse_changed
@@ -216,10 +216,18 @@ async def run(
         ahead: who answers rows from the cache before all others, if the first ones are all there.
     """
     stop = stop or asyncio.Event()
-    work = _Run(job, source, sink, settings, tally, progress, stop, ahead)
+    begun = _Run(job, source, sink, settings, tally, progress, stop, ahead)
+    working, stopped = asyncio.create_task(begun.all()), asyncio.create_task(stop.wait())
     try:
-        await _until(stop, work.all())
+        await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            await asyncio.wait({working}, timeout=DRAIN_S)
+        if working.done():
+            await working
     finally:
+        stopped.cancel()
+        working.cancel()
+        await asyncio.wait({working})
         await job.aclose()
     if tally.pending == 0:
         refuse_changed(source)
@@ -247,10 +255,10 @@ class _Run(Generic[AnyRow]):
         """Answers all rows."""
         rows = self._pending()
         if self.ahead is not None and self.tally.rows >= LEAST_ROWS:
-            await self._fan_out(islice(rows, PROBE))
+            await crew(self._workers(islice(rows, PROBE)))
             if self.tally.cached >= LEAST_SHARE * PROBE:
                 await self.ahead.run(self.last, self.tally, self.progress, self.stop)
-        await self._fan_out(rows)
+        await crew(self._workers(rows))
 
     def _pending(self) -> Iterator[RawRow]:
         """The rows without an answer, until a stop is asked for."""
@@ -276,32 +284,16 @@ class _Run(Generic[AnyRow]):
             refuse_changed(self.source)
             raise
 
-    async def _fan_out(self, rows: Iterator[RawRow]) -> None:
-        workers = self.settings.concurrency or self.job.workers
-        await fan_out(rows, self._answer, self._emit, workers=workers)
+    def _workers(self, rows: Iterator[RawRow]) -> list[Coroutine[Any, Any, None]]:
+        return [self._work(rows) for _ in range(self.settings.concurrency or self.job.workers)]
 
-    async def _answer(self, raw: RawRow) -> tuple[int, Record]:
-        return raw.number, await answered(self.job, raw)
-
-    def _emit(self, result: tuple[int, Record]) -> None:
-        self.sink.write(*result)
-        self.tally.add(result[1])
-        self.progress(self.tally)
-
-
-async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
-    """Runs the crew; once a stop is asked for, what is in flight has DRAIN_S seconds to finish."""
-    crew = asyncio.create_task(work)
-    stopped = asyncio.create_task(stop.wait())
-    await asyncio.wait({crew, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    stopped.cancel()
-    if not crew.done():
-        await asyncio.wait({crew}, timeout=DRAIN_S)
-    if not crew.done():
-        crew.cancel()
-        await asyncio.wait({crew})
-        return
-    await crew
+    async def _work(self, rows: Iterator[RawRow]) -> None:
+        """One of the crew: takes a row, answers it, writes its record, and takes the next."""
+        for raw in rows:
+            record = await answered(self.job, raw)
+            self.sink.write(raw.number, record)
+            self.tally.add(record)
+            self.progress(self.tally)
 
 
 async def answered(job: Job[AnyRow], raw: RawRow) -> Record:

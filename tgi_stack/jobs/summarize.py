@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,8 @@ class Summarize:
             )
         image: ImageFile | None = None
         if row.image is not None and self._images is not None:
-            image = await self._images.read(row.image, row.image_name)
+            read, asked = self._images.read, (row.image, row.image_name)
+            image = read(*asked) if self._images.at_once else await asyncio.to_thread(read, *asked)
         question, cut = self._question(row.title, row.text, image)
         with told_of(row.image_name):
             caption = await self._backend.caption(question)

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from cache.kept import Kept
 from cache.keys import digest
 from cache.store import Store
-from cache.turns import Turns
+from tgi_stack.answers.kept import Kept
+from tgi_stack.answers.turns import Turns
 
 KEY = digest(b"key")
 

@@ -6,7 +6,7 @@ import struct
 from typing import Any, Generic, Protocol, TypeVar
 
 from cache.store import Store
-from cache.turns import Turn
+from tgi_stack.answers.turns import Turn
 
 Value = TypeVar("Value")
 

@@ -24,20 +24,21 @@ class Turn(Generic[Answer]):
 
     Attributes:
         answer: what another task gave meanwhile; else whoever has the turn sets it.
+        lease: keeps other processes from computing.
     """
 
-    def __init__(self, answer: Answer | None = None, lease: Lease | None = None) -> None:
+    def __init__(self, answer: Answer | None = None) -> None:
         self.answer = answer
-        self._lease = lease
+        self.lease: Lease | None = None
 
     @property
     def leased(self) -> bool:
         """Whether other processes are kept from computing; one of them may have done so before."""
-        return self._lease is not None
+        return self.lease is not None
 
     def handed_over(self) -> Callable[[], None] | None:
         """What ends the lease: to be called once others can read the answer."""
-        lease, self._lease = self._lease, None
+        lease, self.lease = self.lease, None
         return None if lease is None else lease.release
 
 
@@ -96,35 +97,31 @@ class Turns(Generic[Answer]):
         pending = None if waited else asyncio.get_running_loop().create_future()
         if pending is not None:
             self._pending[asked] = pending
-        came = None
+        turn, came = Turn[Answer](), None
         try:
-            turn = Turn[Answer](None, await self._lease(asked))
-            try:
-                yield turn
-            finally:
-                if (release := turn.handed_over()) is not None:
-                    release()
+            until = asyncio.get_running_loop().time() + MOST_WAIT_S
+            while not self._leased(turn, asked) and asyncio.get_running_loop().time() < until:
+                await asyncio.sleep(LOOK_EVERY_S)
+            yield turn
             came = turn.answer
             self._remember(asked, turn.answer)
         except Exception as error:
             came = error
             raise
         finally:
+            if (release := turn.handed_over()) is not None:
+                release()
             if pending is not None:
                 del self._pending[asked]
                 pending.set_result(came)
 
-    async def _lease(self, asked: str) -> Lease | None:
-        """The right to compute; None where processes can't be kept apart, or one takes too long."""
+    def _leased(self, turn: Turn[Answer], asked: str) -> bool:
+        """Whether no other process computes, as far as processes can be kept apart."""
         store = self._store
         if store is None or not store.leases:
-            return None
-        lease = store.lease(self._kind, asked)
-        until = asyncio.get_running_loop().time() + MOST_WAIT_S
-        while lease is None and asyncio.get_running_loop().time() < until:
-            await asyncio.sleep(LOOK_EVERY_S)
-            lease = store.lease(self._kind, asked)
-        return lease
+            return True
+        turn.lease = store.lease(self._kind, asked)
+        return turn.leased
 
     def _again(self, asked: str) -> Answer | None:
         if asked in self._remembered:
