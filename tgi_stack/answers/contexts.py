@@ -53,6 +53,7 @@ class PromptContext:
             return True
         return len(self.token_ids) < tokens
 
+    @cached_property
     def described(self) -> dict[str, Part]:
         """What an answer here depends on, for its key."""
         images = [part for part in self.parts if isinstance(part, PreparedImage)]

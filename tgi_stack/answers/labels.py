@@ -51,11 +51,11 @@ class LabelAnswers:
 
     def asked(self, question: LabelQuestion) -> str:
         """What equal questions have in common: rows that ask other labels don't wait for each other."""
-        return f"{_own(self._keys, question.context.described(), question.labels)} {self._fallback}"
+        return f"{_own(self._keys, question.context.described, question.labels)} {self._fallback}"
 
     def known(self, question: LabelQuestion, *, again: bool = False) -> LabelScores | None:
         """The reading that is kept, or None; looking `again` is not counted as a miss."""
-        parts, labels = question.context.described(), question.labels
+        parts, labels = question.context.described, question.labels
         scores = self._known(self._keys, parts, labels, again=again, stood_in=False)
         if scores is None and self._stand_in is not None:
             scores = self._known(self._stand_in, parts, labels, again=True, stood_in=True)
@@ -90,7 +90,7 @@ class LabelAnswers:
         if scores.stand_in is not None:
             self.tell_stand_in(scores.stand_in)
         keys = self._keys if scores.stand_in is None else self._stand_in or self._keys
-        parts = question.context.described()
+        parts = question.context.described
         key = keys.key(**parts)
         found, known = LabelTable.of(question.labels, scores), self._kept.known(key, again=True)
         whole = found if known is None else found.with_more(known)
