@@ -7,14 +7,21 @@ import time
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from cache.keys import Keys
+from cache.keys import Keys, Part
 from cache.store import Store
+from tgi_stack.prompting import prompts
 from tgi_stack.prompting.profile import Profile
 from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.settings import Settings
 from tgi_stack.types import Identity
 
 STAND_IN = "stand-in"  # beside the kinds of jobs
+
+
+def of_identity(identity: Identity) -> dict[str, Part]:
+    """Who answers, and what writes the prompts."""
+    known = {f"identity_{name}": value for name, value in asdict(identity).items()}
+    return known | {"prompt_version": prompts.VERSION}
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,10 @@ import struct
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cache.keys import Keys
+from cache.keys import Keys, Part
 from cache.store import Store
+from tgi_stack import images
 from tgi_stack.answers.kept import Kept
-from tgi_stack.answers.keys import recipe
 from tgi_stack.answers.turns import Turns
 from tgi_stack.errors import is_certain
 from tgi_stack.images.grid import Grid
@@ -23,6 +23,18 @@ from tgi_stack.types import PreparedImage
 
 REMEMBERED_BYTES = 64 * 2**20
 UNNAMED = "{image}"  # stands for the name in what is told of an image whose content several rows may hold
+
+
+def recipe(grid: Grid, settings: Settings) -> dict[str, Part]:
+    """What a prepared image depends on besides the file's bytes."""
+    return {
+        "image_version": images.VERSION,
+        "factor": grid.factor,
+        "min_pixels": grid.min_pixels,
+        "max_pixels": grid.max_pixels,
+        "max_side": settings.max_side,
+        "allow_truncated": settings.allow_truncated,
+    }
 
 
 class ImageCodec:

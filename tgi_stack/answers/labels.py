@@ -9,9 +9,8 @@ from dataclasses import asdict
 from cache.keys import Keys, Part
 from cache.store import Store
 from tgi_stack.answers.audit_questions import AuditQuestions
-from tgi_stack.answers.identities import Identities
+from tgi_stack.answers.identities import Identities, of_identity
 from tgi_stack.answers.kept import Kept
-from tgi_stack.answers.keys import of_identity
 from tgi_stack.answers.questions import LabelQuestion
 from tgi_stack.answers.tables import STOOD_IN, LabelTable
 from tgi_stack.answers.turns import Turn

@@ -8,9 +8,9 @@ from dataclasses import asdict, replace
 from cache.keys import Keys
 from cache.store import Store
 from tgi_stack.answers.audit_questions import AuditQuestions
-from tgi_stack.answers.images import measures, of_measures
+from tgi_stack.answers.identities import of_identity
+from tgi_stack.answers.images import measures, of_measures, recipe
 from tgi_stack.answers.kept import Kept
-from tgi_stack.answers.keys import of_identity, recipe
 from tgi_stack.answers.questions import SummaryQuestion
 from tgi_stack.answers.turns import Turn
 from tgi_stack.images.grid import Grid
