@@ -87,7 +87,7 @@ async def traced(job: Name, tmp_path: Path) -> Tracer:
     items = (open_source(str(CATALOGUE / "items.jsonl")),) if job == "rerank" else ()
     settings = load({"engine": "scripted", "limit": 2, "concurrency": 1}, environ={})
     spec = JobSpec(job, settings, source.base, items)
-    store, tracer = Store(tmp_path / "cache", print), Tracer()
+    store, tracer = Store(tmp_path / "cache"), Tracer()
     made = spec.job(open_scripted(settings, spec.kind), store)
     first, _ = list(source)[:2]
     await pipeline.answered(made, first)
