@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tgi_stack.errors import UsageError
+from tgi_stack.errors import DiskError, UsageError
 from tgi_stack.rows import parquet
 from tgi_stack.rows.ledger import Checked, Ledger, Lock, Record, line_of, part_path, sha256_of
 from tgi_stack.rows.manifest import Manifest, manifest_path, source_of
@@ -81,7 +81,12 @@ class Output:
             "input": source_of(self._source),
             "checked": asdict(checked),
         }
-        manifest.write()
+        try:
+            manifest.write()
+        except DiskError as error:
+            resumed = part_path(self._out).exists()
+            kept = "rows that were finished before are kept" if resumed else "no row was asked"
+            raise DiskError(f"{error}; {kept}") from error
         self._manifest = manifest
         write = parquet.writer(self._asked["job"]) if self._out.suffix == ".parquet" else None
         self._ledger = Ledger(self._out, write)
