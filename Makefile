@@ -12,7 +12,7 @@ CATALOGUE := examples/catalogue
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test coverage test-live test-gpu test-wheel quality style docs lock clean
+.PHONY: help setup demo test test-numbers coverage test-live test-gpu test-wheel quality style docs lock clean
 .PHONY: up wait status logs down models pin stack-plan gateway observe
 
 # The servers of this host: what `make up` is given goes to `fastqwen stack`, which checks it.
@@ -80,6 +80,12 @@ test: setup ## the test suite
 coverage: setup ## the suite, and which lines it runs: a table, and out/coverage/index.html
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --cov --cov-report term:skip-covered \
 		--cov-report html:out/coverage
+
+test-numbers: setup ## the tests of numbers by each instruction set of this processor, with 1, 2 and 4 threads
+	@for set in default avx2 $$(grep -qs avx512f /proc/cpuinfo && echo avx512); do for threads in 1 2 4; do \
+		echo "ATEN_CPU_CAPABILITY=$$set OMP_NUM_THREADS=$$threads"; \
+		ATEN_CPU_CAPABILITY=$$set OMP_NUM_THREADS=$$threads $(BIN)/python -m pytest -m numbers tests/engine || exit 1; \
+	done; done
 
 test-live: setup ## summarize, rerank and probs against a real vLLM on this CPU (builds it first, outside the clone)
 	@vllm=$$($(BIN)/python tests/live/environment.py) && FASTQWEN_VLLM=$$vllm $(BIN)/python -m pytest -m live tests/live

@@ -14,6 +14,7 @@ import torch
 
 from tests.conftest import network_that
 from tests.engine.test_engine import score_requests
+from tests.tolerances import FP32
 from tgi_stack.engine import score
 from tgi_stack.engine.cuda_graph import CapturedForward
 from tgi_stack.engine.label_scores import whole
@@ -27,6 +28,8 @@ from tgi_stack.engine.switches import COMPILERS
 from tgi_stack.errors import MachineError, ScoreError
 from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.types import LabelScores, ScoreRequest
+
+pytestmark = pytest.mark.numbers
 
 
 @pytest.fixture(scope="module")
@@ -67,16 +70,16 @@ def test_scores_are_those_of_transformers(
     text_model: Any, requests: list[ScoreRequest], alone: list[LabelScores], options: Options
 ) -> None:
     found = Scorer(Network(text_model, Ops()), options).score(requests)
-    assert apart(found, alone) <= 1e-5
+    assert apart(found, alone) <= FP32
     assert [one.prompt_tokens for one in found] == [len(r.token_ids) for r in requests]
     masses = [(a.label_mass or 0.0, b.label_mass or 0.0) for a, b in zip(found, alone, strict=True)]
-    assert all(a == pytest.approx(b, abs=1e-5) for a, b in masses)
+    assert all(a == pytest.approx(b, abs=FP32) for a, b in masses)
 
 
 def test_a_text_alone_on_the_vision_checkpoint(vision_model: Any, requests: list[ScoreRequest]) -> None:
     assert supports(vision_model) is None
     found = Scorer(Network(vision_model, Ops()), Options(2048)).score(requests)
-    assert apart(found, [score.score(vision_model, [r])[0] for r in requests]) <= 1e-5
+    assert apart(found, [score.score(vision_model, [r])[0] for r in requests]) <= FP32
 
 
 def test_weights_are_fused_without_being_kept_twice(text_model: Any) -> None:
@@ -107,7 +110,7 @@ def test_out_of_memory_halves_packs_loses_nobody(
 ) -> None:
     network, calls = network_that(text_model, fails={1: failures})
     scorer = Scorer(network, Options(1024))
-    assert apart(scorer.score(requests), alone) <= 1e-5
+    assert apart(scorer.score(requests), alone) <= FP32
     assert scorer.options.budget == 1024 >> failures
     assert len(calls) > failures
 
@@ -143,7 +146,7 @@ def test_graphs_of_larger_packs_are_freed(
     network, _ = network_that(text_model, fails={1: 1})
     scorer = Scorer(network, Options(1024, most=1))
     recorded = scorer.replay = CapturedForward(network, 1024)  # which no prompt here fills alone
-    assert apart(scorer.score(requests), alone) <= 1e-5
+    assert apart(scorer.score(requests), alone) <= FP32
     assert scorer.replay is not recorded
     one = next(iter(pack([[1] * 500], 512)))
     assert scorer.replay.fits(one)
@@ -183,7 +186,7 @@ def test_nan_logits_fail_their_row_alone(
     failed = found.pop(5)
     assert isinstance(failed, ScoreError)
     assert failed.type == "score.not_finite"
-    assert apart(whole(found), [*alone[:5], *alone[6:]]) <= 1e-5
+    assert apart(whole(found), [*alone[:5], *alone[6:]]) <= FP32
 
 
 @pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="torch.compile needs a C++ compiler")
@@ -196,7 +199,7 @@ def test_compiled_layers_are_compiled_once_for_a_size(
     network = Network(text_model, Ops())
     network.compile([512])
     scorer = Scorer(network, Options(512, sizes=(512,)))
-    assert apart(scorer.score(requests), alone) <= 1e-5
+    assert apart(scorer.score(requests), alone) <= FP32
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     scorer.score(requests[::-1])
     assert graphs == torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2

@@ -11,6 +11,7 @@ import pytest
 import tgi_stack
 from tests.conftest import CATALOGUE, write_rows
 from tests.loopback import serve
+from tests.tolerances import FP32
 from tgi_stack import PartialFailure, Reranker, Summarizer, predict_probs, predict_probs_batch
 from tgi_stack.errors import RowError, UsageError
 
@@ -25,9 +26,9 @@ def test_the_seeds_functions() -> None:
     assert one.sum() == pytest.approx(1.0)
     several = predict_probs(["Which of these?\n", "And of those?\n"], [20, 7], **OPTIONS)
     assert [p.shape for p in several] == [(20,), (7,)]
-    assert several[0] == pytest.approx(one, abs=1e-6)
+    assert several[0] == pytest.approx(one, abs=FP32)
     batch = predict_probs_batch(["Which of these?\n"], [20], **OPTIONS)
-    assert batch[0] == pytest.approx(one, abs=1e-6)
+    assert batch[0] == pytest.approx(one, abs=FP32)
 
 
 async def test_inside_a_running_event_loop() -> None:

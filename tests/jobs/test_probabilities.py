@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import Fastqwen, read_records, write_rows
 from tests.loopback import Loopback, serve
+from tests.tolerances import FP32
 from tgi_stack.prompting.labels import default_labels
 from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.tiny import TINY
@@ -54,7 +55,7 @@ def expected(row: dict[str, Any], logits: Any, tokenizer: Tokenizer, prompt: str
     return full[ids] / full[ids].sum(), float(full[ids].sum())
 
 
-def assert_right(path: Path, rows: Path, logits: Any, tokenizer: Tokenizer, abs: float = 1e-6) -> list[Any]:
+def assert_right(path: Path, rows: Path, logits: Any, tokenizer: Tokenizer, abs: float = FP32) -> list[Any]:
     records = read_records(path)
     for record, asked in zip(records, read_records(rows), strict=True):
         assert record["status"] == "ok", record
@@ -65,7 +66,7 @@ def assert_right(path: Path, rows: Path, logits: Any, tokenizer: Tokenizer, abs:
         assert record["probabilities"] == pytest.approx(probabilities, abs=abs)
         assert record["exact"] is True
         if record["label_mass"] is not None:
-            assert record["label_mass"] == pytest.approx(mass, abs=1e-6)
+            assert record["label_mass"] == pytest.approx(mass, abs=FP32)
     return records
 
 

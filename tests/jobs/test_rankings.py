@@ -13,6 +13,7 @@ import torch
 
 from tests.conftest import CATALOGUE, Fastqwen, read_records, write_rows
 from tests.loopback import serve
+from tests.tolerances import FP32
 from tgi_stack.prompting import prompts
 from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.scoring import distributions
@@ -140,7 +141,7 @@ def test_pointwise_is_the_reference_recipe(
         with torch.no_grad():
             logits = text_model(torch.tensor([asked])).logits[0, -1]
         wanted = torch.softmax(logits[[ids["no"], ids["yes"]]], -1)[1].item()
-        assert p_of(record)[id] == pytest.approx(wanted, abs=1e-6)
+        assert p_of(record)[id] == pytest.approx(wanted, abs=FP32)
     assert [read["order"] for read in record["reads"]] == [["a"], ["b"]]
     fastqwen(
         "eval", tmp_path / "o.jsonl", "--qrels", write_qrels(tmp_path), "--temperature", "2", "--drop", "a"

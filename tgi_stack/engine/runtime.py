@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -198,7 +199,12 @@ def gathered(device: torch.device, kind: str, switches: Switches) -> int:
 def prepare_compiler() -> None:
     """Compiled code is kept between runs, and may be made for many sizes."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(base / "fastqwen" / "inductor"))
+    # By instruction set: torch would compile code that it kept for one with the flags of another, and fail.
+    instructions = torch.backends.cpu.get_cpu_capability().lower()
+    name, own = "TORCHINDUCTOR_CACHE_DIR", str(base / "fastqwen" / "inductor" / instructions)
+    if os.environ.get(name, "").startswith(f"{tempfile.gettempdir()}/torchinductor_"):
+        del os.environ[name]  # torch's own choice, which it leaves in the environment
+    os.environ.setdefault(name, own)
     os.environ.setdefault("TORCHINDUCTOR_FX_GRAPH_CACHE", "1")
     limits: Any = torch._dynamo.config
     name = "recompile_limit" if hasattr(limits, "recompile_limit") else "cache_size_limit"
