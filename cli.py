@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-from tgi_stack.commands import bench, cache, jobs, outputs, servers
 from tgi_stack.commands.app import app
 
-__all__ = [
-    "app",
-    "bench",
-    "cache",
-    "jobs",
-    "main",
-    "outputs",
-    "servers",
-]  # importing a module adds its commands
+__all__ = ["app", "main"]
 
 
 def main() -> None:

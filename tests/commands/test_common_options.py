@@ -26,7 +26,32 @@ def commands(of: Any, name: str) -> Iterator[tuple[str, Any]]:
         yield name, of
 
 
-ALL = dict(commands(typer.main.get_command(cli.app), "fastqwen"))
+GROUP: Any = typer.main.get_command(cli.app)
+LOADED = {name: GROUP.load(name) for name in GROUP.commands}
+ALL = {full: one for name, of in LOADED.items() for full, one in commands(of, f"fastqwen {name}")}
+
+
+@pytest.mark.parametrize("name", LOADED)
+def test_the_list_says_what_a_command_says(name: str) -> None:
+    assert GROUP.commands[name].get_short_help_str(1000) == LOADED[name].get_short_help_str(1000)
+
+
+def test_the_list_has_every_command() -> None:
+    assert typer.main.get_group(cli.app).imported.keys() == GROUP.commands.keys()  # type: ignore[attr-defined]
+
+
+def test_help_imports_only_what_it_shows() -> None:
+    code = "import sys, cli; cli.app(['--help'], standalone_mode=False); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = set(done.stderr.split())
+    assert not loaded & {
+        "asyncio",
+        "cache",
+        "pydantic",
+        "rich",
+        "tgi_stack.commands.jobs",
+        "tgi_stack.settings",
+    }
 
 
 @pytest.mark.parametrize("name", ALL)

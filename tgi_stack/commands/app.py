@@ -1,25 +1,58 @@
-"""The typer application, and what every command does: its options, its lines on stderr, its exit status."""
+"""The typer application: its commands, and the module of each, which is imported when it is called."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import wraps
+import importlib
 from typing import Annotated, Any
 
 import typer
+import typer.main
+from typer.core import TyperCommand, TyperGroup
 
-from tgi_stack import __version__, logs, settings
-from tgi_stack.commands.errors import reported
-from tgi_stack.commands.options import Common, Group, grouped
-from tgi_stack.settings import Settings
+from tgi_stack import __version__
 
-Command = Callable[..., None]
+# Each command's module, and what `fastqwen --help` says of it without importing that.
+COMMANDS = {
+    "summarize": ("jobs", "Semantic summaries of a folder of images or of the rows of a file."),
+    "rerank": ("jobs", "Ranks each row's candidates."),
+    "probs": ("jobs", "Label probabilities of prompts of your own."),
+    "verify": ("outputs", "Proves an output: every input row exactly once, digests hold, counts add up."),
+    "eval": ("outputs", "Recall@k, NDCG@k and MRR of a rerank output, with bootstrap 95 % intervals."),
+    "cache": ("cache", "What was computed before."),
+    "doctor": ("servers", "What works here; each line ok, a warning, or a failure with the fix."),
+    "stack": ("servers", "The servers of this host; `make up` calls it."),
+    "bench": (
+        "bench",
+        "The speed-up table of the optimisations, measured on this machine, with what each costs in "
+        "accuracy.",
+    ),
+}
 
 
-def group(name: str, about: str) -> typer.Typer:
+class LateGroup(TyperGroup):
+    """Lists the commands of `COMMANDS`; the module of one is imported when it is called."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self.imported = self.commands
+        self.commands = {name: TyperCommand(name, help=about) for name, (_, about) in COMMANDS.items()}
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        name, listed, rest = super().resolve_command(ctx, args)
+        return name, listed if name is None else self.load(name), rest
+
+    @staticmethod
+    def load(name: str) -> Any:
+        """The command itself."""
+        importlib.import_module(f"tgi_stack.commands.{COMMANDS[name][0]}")
+        return typer.main.get_group(app).imported[name]  # type: ignore[attr-defined]  # a LateGroup
+
+
+def group(name: str, about: str, cls: type[TyperGroup] = TyperGroup) -> typer.Typer:
     """An application with commands; plain help: drawing boxes costs a tenth of a second."""
     return typer.Typer(
         name=name,
+        cls=cls,
         help=about,
         no_args_is_help=True,
         add_completion=False,
@@ -30,9 +63,9 @@ def group(name: str, about: str) -> typer.Typer:
 
 
 ABOUT = "Semantic summaries of images with Qwen3-VL, and rankings read from Qwen3's next-token distribution."
-app = group("fastqwen", ABOUT)
-stack = group("stack", "The servers of this host; `make up` calls it.")
-cache = group("cache", "What was computed before.")
+app = group("fastqwen", ABOUT, LateGroup)
+stack = group("stack", COMMANDS["stack"][1])
+cache = group("cache", COMMANDS["cache"][1])
 app.add_typer(stack)
 app.add_typer(cache)
 
@@ -50,31 +83,3 @@ def root(
     ] = False,
 ) -> None:
     """What stands before the commands."""
-
-
-def command(of: typer.Typer, name: str | None = None) -> Callable[[Command], Command]:
-    """Adds a command whose parameters may be groups of options, one of them `common: Common`."""
-
-    def added(function: Command) -> Command:
-        @wraps(function)
-        def run(**given: Any) -> None:
-            common: Common = given["common"]
-            logs.show(quiet=common.quiet, debug=common.debug, as_json=common.log_json)
-            with reported(debug=common.debug):
-                if common.config is not None:  # wrong ones are refused by commands that need none, too
-                    settings.load({}, file=common.config)
-                function(**given)
-
-        of.command(name=name)(grouped(run))
-        return function
-
-    return added
-
-
-def settings_of(common: Common, given: dict[str, Any], **more: Any) -> Settings:
-    """The settings with the options among a command's arguments, in groups or alone, that are settings."""
-    alone: dict[str, Any] = {}
-    for name, value in given.items():
-        alone |= vars(value) if isinstance(value, Group) else {name: value}
-    flags = {name: value for name, value in (alone | more).items() if name in Settings.model_fields}
-    return settings.load(flags, file=common.config)

@@ -15,7 +15,8 @@ from tgi_stack import logs
 from tgi_stack.backends.open import bench, draw_bench
 from tgi_stack.bench import show
 from tgi_stack.bench.checkpoint import Checkpoint
-from tgi_stack.commands.app import app, command, settings_of
+from tgi_stack.commands.app import app
+from tgi_stack.commands.command import command, settings_of
 from tgi_stack.commands.console import print_data, print_table
 from tgi_stack.commands.options import AwaitedServers, Common, Computing
 from tgi_stack.writing import Given, refuse_present

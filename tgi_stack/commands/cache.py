@@ -16,7 +16,8 @@ from cache.store import Store
 from tgi_stack import logs, settings
 from tgi_stack.answers import cache_admin
 from tgi_stack.answers.cache_admin import store_of
-from tgi_stack.commands.app import cache, command, settings_of
+from tgi_stack.commands.app import cache
+from tgi_stack.commands.command import command, settings_of
 from tgi_stack.commands.console import print_data
 from tgi_stack.commands.options import CacheDir, Common, Computing, Servers
 from tgi_stack.jobs import reask as reask_of

@@ -12,7 +12,8 @@ from typing import Annotated
 import typer
 
 from tgi_stack import logs, settings
-from tgi_stack.commands.app import app, command, settings_of
+from tgi_stack.commands.app import app
+from tgi_stack.commands.command import command, settings_of
 from tgi_stack.commands.console import print_data
 from tgi_stack.commands.options import (
     AwaitedServers,

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from tgi_stack import logs
-from tgi_stack.commands.app import app, command
+from tgi_stack.commands.app import app
+from tgi_stack.commands.command import command
 from tgi_stack.commands.console import print_data, print_table
 from tgi_stack.commands.options import Common
 from tgi_stack.errors import UsageError

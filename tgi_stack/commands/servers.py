@@ -10,7 +10,8 @@ import typer
 
 from tgi_stack import logs, settings
 from tgi_stack.backends.open import examine_endpoints, open_stack
-from tgi_stack.commands.app import app, command, settings_of, stack
+from tgi_stack.commands.app import app, stack
+from tgi_stack.commands.command import command, settings_of
 from tgi_stack.commands.console import print_data
 from tgi_stack.commands.options import (
     Common,
