@@ -85,7 +85,7 @@ def test_a_lone_surrogate_is_replaced_and_flagged(where: str) -> None:
 
 
 @pytest.mark.parametrize("count", [INT64, 2**64, -(2**63) - 1, 10**400, float("nan"), float("inf")])
-def test_a_number_that_no_sink_holds_fails_its_row(count: Any) -> None:
+def test_numbers_that_no_sink_holds_fail_rows(count: Any) -> None:
     with pytest.raises(AnswerError) as caught:
         writable({"id": "1", "status": "ok", "usage": {"prompt_tokens": count}})
     assert caught.value.type == "server.bad_response"
