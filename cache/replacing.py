@@ -91,7 +91,7 @@ class Replacement:
         self._path = path
         self._lock: FileLock | None = None
         self.file: IO[bytes]
-        self._in_place = path.exists() and not stat.S_ISREG(path.stat().st_mode)
+        self._in_place = path.exists() and (not stat.S_ISREG(path.stat().st_mode) or _is_descriptor(path))
         if self._in_place:
             self.beside = path
             self.file = path.open("wb")
@@ -129,6 +129,11 @@ class Replacement:
                 self.beside.unlink(missing_ok=True)
         if self._lock is not None:
             self._lock.release()
+
+
+def _is_descriptor(path: Path) -> bool:
+    """Whether a name stands for an open file of the process (`/dev/stdout`): the name is to stay."""
+    return path.is_symlink() and path.absolute().parts[1:2] in (("dev",), ("proc",))
 
 
 @contextmanager

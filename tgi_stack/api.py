@@ -331,10 +331,10 @@ class Reranker(_Engine):
         self, asked: str | Sequence[str], counts: int | Sequence[int]
     ) -> Probabilities | list[Probabilities]:
         texts = [asked] if isinstance(asked, str) else list(asked)
-        # numpy's integers too, which tables of data give
-        numbers = [int(counts)] * len(texts) if isinstance(counts, SupportsIndex) else list(map(int, counts))
-        if len(numbers) != len(texts):
-            raise UsageError(f"{len(texts)} prompts, but {len(numbers)} numbers of candidates")
+        numbers = _numbers(counts, len(texts))
+        for text in texts:
+            if not isinstance(text, str):
+                raise UsageError(f"a prompt is a string, not {text!r:.60}")
         backend = await self._opened()
         job = Probs(backend, self.settings, self._store)
         results: list[Probabilities | None] = [None] * len(texts)
@@ -358,6 +358,18 @@ class Reranker(_Engine):
         if isinstance(asked, str):
             raise errors[0]
         raise PartialFailure(results, dict(sorted(errors.items())))
+
+
+def _numbers(counts: object, prompts: int) -> list[int]:
+    """How many candidates each prompt has; numpy's integers and arrays too, which tables of data give."""
+    given = counts.tolist() if isinstance(counts, np.ndarray | np.generic) else counts
+    numbers = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given] * prompts
+    if len(numbers) != prompts:
+        raise UsageError(f"{prompts} prompts, but {len(numbers)} numbers of candidates")
+    for number in numbers:
+        if isinstance(number, bool | np.bool_) or not isinstance(number, SupportsIndex):
+            raise UsageError(f"a number of candidates is a whole number, not {number!r:.60}")
+    return [int(number) for number in numbers]
 
 
 # -- the optimisation guide's functions ----------------------------------------------------------------------

@@ -86,7 +86,7 @@ class Settings(BaseModel):
     label_mass: bool = False
     fallback: Literal["torch", "bounds", "fail"] | None = None
 
-    labels: tuple[str, ...] | None = Field(None, min_length=1)
+    labels: tuple[Annotated[str, Field(min_length=1)], ...] | None = Field(None, min_length=1)
     label_prefix: str = Field("", max_length=64)
     merging_labels: Literal["refuse", "read"] = "refuse"
     chat: bool = False
@@ -215,8 +215,8 @@ def bytes_of(value: str) -> int:
 
 
 def split(value: str) -> tuple[str, ...]:
-    """`A,B,C` as its parts; empty ones are none."""
-    return tuple(part for part in value.split(",") if part)
+    """`A,B,C` as its parts; of nothing none."""
+    return tuple(value.split(",")) if value else ()
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import os
@@ -41,6 +42,23 @@ from tgi_stack.types import Item
 def test_what_is_no_strict_json_is_refused(line: bytes, message: str) -> None:  # D02, D04
     with pytest.raises(jsonl.LineError, match=message):
         jsonl.loads(line)
+
+
+@given(st.integers(-(10**40), 10**40))
+def test_an_integer_of_any_size_stays_itself(number: int) -> None:
+    found = jsonl.loads(b'{"id":%d,"more":[[%d],{"x":%d}]}' % (number, number, number))
+    assert found == {"id": number, "more": [[number], {"x": number}]}
+    assert type(found["id"]) is type(found["more"][0][0]) is int
+
+
+@pytest.mark.parametrize("cell", ['[{"id": "a", "id": "b"}]', "[NaN]", "[" + "1" * 5000 + "]"])
+def test_a_cell_of_csv_is_strict_json(tmp_path: Path, cell: str) -> None:
+    path = tmp_path / "r.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["id", "candidates"], ["a", cell]])
+    (raw,) = open_source(str(path))
+    assert isinstance(raw.value, RowError)
+    assert raw.value.type == "input.malformed"
 
 
 @given(st.dictionaries(st.text(), st.text()))

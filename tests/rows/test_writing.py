@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,11 @@ import pytest
 
 from tests.conftest import write_rows
 from tgi_stack.errors import DiskError, InputError, LockedError, UsageError
+from tgi_stack.jobs.sinks import open_sink
+from tgi_stack.jobs.spec import JobSpec
 from tgi_stack.rows.ledger import Checked, UnorderedFile
 from tgi_stack.rows.reader import open_source, refuse_changed
+from tgi_stack.settings import Settings
 from tgi_stack.types import Identity
 from tgi_stack.writing import Given, refuse_inputs, replaced
 
@@ -73,6 +78,35 @@ def test_an_unordered_output_has_one_writer(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["o.jsonl"]
 
 
+@pytest.mark.parametrize(
+    ("name", "unordered", "message"),
+    [
+        ("o.parquet", True, "streams JSON lines"),
+        ("o", True, "a file without a suffix"),
+        ("o", False, "a file without a suffix"),
+        ("folder.jsonl", False, "is no file"),
+        ("pipe.jsonl", False, "is no file"),
+    ],
+)
+def test_a_name_that_no_sink_writes(tmp_path: Path, name: str, unordered: bool, message: str) -> None:
+    (tmp_path / "folder.jsonl").mkdir()
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    source = open_source(str(write_rows(tmp_path / "r.jsonl", {"id": "a"})))
+    spec = JobSpec("probs", Settings(unordered=unordered, overwrite=True), tmp_path)
+    with pytest.raises(UsageError, match=message):
+        open_sink(spec, source, tmp_path / name, [])
+
+
+def test_a_name_of_an_open_file_stays(tmp_path: Path) -> None:
+    path = tmp_path / "o"
+    code = "from tgi_stack.writing import replaced; from pathlib import Path\n"
+    code += "with replaced('--trec', Path('/dev/stdout'), overwrite=True) as f: f.write(b'x')"
+    with path.open("wb") as file:
+        subprocess.run([sys.executable, "-c", code], stdout=file, check=True)
+    assert path.read_text() == "x"
+    assert Path("/dev/stdout").is_symlink()
+
+
 def append(path: Path) -> None:
     with path.open("a") as file:
         file.write('{"id":"b"}\n')
@@ -83,7 +117,14 @@ def replace(path: Path) -> None:
     os.replace(other, path)
 
 
-@pytest.mark.parametrize("change", [append, replace, Path.unlink])
+def rewrite(path: Path) -> None:
+    """Other rows, of the same size and time."""
+    before = path.stat()
+    path.write_text(path.read_text().replace("a", "b"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("change", [append, replace, rewrite, Path.unlink])
 def test_a_changed_input_is_noticed(tmp_path: Path, change: Any) -> None:
     source = open_source(str(write_rows(tmp_path / "r.jsonl", {"id": "a"})))
     refuse_changed(source)

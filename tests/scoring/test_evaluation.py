@@ -92,6 +92,13 @@ def test_dropping_renormalises_what_was_read() -> None:
     assert collect([row("a", ["x", "y"], ["y"])], drop=["x"]).ranked == {"a": ["y"]}
 
 
+@pytest.mark.parametrize("options", [{"temperature": 1.0}, {"drop": ["none of them"]}])
+@pytest.mark.parametrize("reads", [None, [], [{"order": ["x"], "logprobs": [-1.0]}]])
+def test_what_was_not_read_is_not_ranked(options: Any, reads: Any) -> None:
+    with pytest.raises(InputError, match="record 1 has no `reads` of all"):
+        collect([row("a", ["x", "y"], ["y"]) | {"reads": reads}], **options)
+
+
 def test_a_temperature_flattens_reads_before_averaging() -> None:
     reads = [
         {"order": ["x", "y"], "logprobs": [math.log(0.96), math.log(0.04)]},

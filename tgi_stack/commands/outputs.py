@@ -18,6 +18,7 @@ from tgi_stack.errors import UsageError
 from tgi_stack.rows.verify import verify
 from tgi_stack.scoring import evaluation
 
+MOST_CUTOFF = 2**31 - 1
 LOG = logging.getLogger(logs.CLOSING)
 DETAIL = logging.getLogger(__name__)
 
@@ -48,7 +49,9 @@ def evaluate(
     against: Annotated[
         Path | None, typer.Option(metavar="OTHER", help="Another output to compare with.")
     ] = None,
-    temperature: Annotated[float | None, typer.Option(min=1e-6, help="Rank anew from the raw reads.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=1e-6, max=1e6, help="Rank anew from the raw reads.")
+    ] = None,
     drop: Annotated[
         list[str] | None, typer.Option(metavar="ID", help="Leave a candidate out and renormalise.")
     ] = None,
@@ -81,6 +84,6 @@ def _cutoffs(value: str) -> list[int]:
         cutoffs = [int(part) for part in value.split(",")]
     except ValueError as error:
         raise UsageError(f"--k {value}: give numbers such as 1,5,10") from error
-    if min(cutoffs) < 1:
-        raise UsageError(f"--k {value}: cutoffs are at least 1")
+    if min(cutoffs) < 1 or max(cutoffs) > MOST_CUTOFF:
+        raise UsageError(f"--k {value}: cutoffs are from 1 to {MOST_CUTOFF:,}")
     return cutoffs

@@ -9,11 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tgi_stack.errors import UsageError
 from tgi_stack.jobs.pipeline import Job
 from tgi_stack.jobs.spec import JobSpec
 from tgi_stack.rows.ledger import Discard, Sink, UnorderedFile, part_path, standard_output
 from tgi_stack.rows.manifest import manifest_path, question
-from tgi_stack.rows.output import Output
+from tgi_stack.rows.output import Output, refuse_suffix
 from tgi_stack.rows.reader import File, Parts, Source
 from tgi_stack.writing import Given, refuse_inputs
 
@@ -59,6 +60,9 @@ def open_sink(recipe: JobSpec, source: Source, out: Path | None, command: list[s
     refuse_inputs("-o", out, inputs_of(recipe, source), also)
     chosen = recipe.settings
     if chosen.unordered:
+        if out.suffix == ".parquet":
+            raise UsageError(f"-o {out}: --unordered streams JSON lines; give .jsonl, or leave it out")
+        refuse_suffix(out, (".jsonl",))
         return UnorderedFile(out, overwrite=chosen.overwrite)
     return Output(
         out,

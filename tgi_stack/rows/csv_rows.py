@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
 from tgi_stack.errors import InputError, RowError
+from tgi_stack.rows import jsonl
 from tgi_stack.text_files import as_utf_8
 
 # The csv module holds four bytes a character of a cell.
@@ -109,8 +109,8 @@ def record(
 def _cell(column: str, text: str) -> Any:
     if column in JSON_CELLS or (column == "positive" and text.startswith("[")):
         try:
-            return json.loads(text, parse_constant=_refuse_constant)
-        except (ValueError, RecursionError) as error:
+            return jsonl.value_of(text)
+        except jsonl.LineError as error:
             raise ValueError(f"`{column}` is not a JSON array: {error}") from error
     if column == "num_candidates":
         try:
@@ -118,7 +118,3 @@ def _cell(column: str, text: str) -> Any:
         except ValueError as error:
             raise ValueError(f"`{column}` is {text[:40]!r}; it is a number") from error
     return text
-
-
-def _refuse_constant(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")

@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 import orjson
 
 MAX_LINE_BYTES = 32 * 2**20
+MAX_DIGITS = 4300  # of an integer: more take Python a time that grows with their square
+FLOATS_FROM = 2.0**63
 
 # Characters that some readers take for the end of a line; escaped, a record stays one line for all of them.
 _LINE_BREAKS = {c.encode(): b"\\u%04x" % ord(c) for c in "\x85\u2028\u2029"}
@@ -22,14 +24,14 @@ class LineError(ValueError):
         self.column = column
 
 
-def loads(line: bytes) -> dict[str, Any]:
-    """The object a line holds.
+def loads(line: bytes, *, most: float = MAX_LINE_BYTES) -> dict[str, Any]:
+    """The object a line of at most `most` bytes holds.
 
     Raises:
         LineError: not UTF-8, not JSON, not an object, NaN or Infinity, a duplicate key, too deep, too long.
     """
-    if len(line) > MAX_LINE_BYTES:
-        raise LineError(f"the line has {len(line):,} bytes; at most {MAX_LINE_BYTES:,}")
+    if len(line) > most:
+        raise LineError(f"the line has {len(line):,} bytes; at most {most:,}")
     try:
         value = orjson.loads(line)
     except orjson.JSONDecodeError:  # the strict decoder says what is wrong
@@ -38,9 +40,10 @@ def loads(line: bytes) -> dict[str, Any]:
 
 
 def _is_whole(value: dict[str, Any], line: bytes) -> bool:
-    """Whether a value is all that stands in a line: of a key that stands twice orjson keeps the last.
+    """Whether a value is all that stands in a line, as it stands there.
 
-    Each key has a colon; where all that stand in the line are accounted for, none was dropped.
+    Of a key that stands twice orjson keeps the last: each key has a colon, so where all that stand in the
+    line are accounted for, none was dropped. Of an integer beyond 64 bits it makes a float.
     """
     try:
         return line.count(b":") == _colons(value) and b"\\u003" not in line
@@ -48,31 +51,48 @@ def _is_whole(value: dict[str, Any], line: bytes) -> bool:
         return False
 
 
-def _colons(value: Any) -> int:
-    """The colons of a value as compact JSON, unless some are escaped there."""
+def _colons(value: Any) -> float:
+    """The colons of a value as compact JSON, unless some are escaped there.
+
+    Not a number where a float may be an integer that was rounded.
+    """
     if type(value) is str:
         return value.count(":")
     if type(value) is dict:
         return len(value) + sum(map(_colons, value)) + sum(map(_colons, value.values()))
     if type(value) is list:
         return "".join(value).count(":") if set(map(type, value)) == {str} else sum(map(_colons, value))
-    return 0
+    return math.nan if type(value) is float and abs(value) >= FLOATS_FROM else 0
 
 
 def _strictly(line: bytes) -> dict[str, Any]:
     try:
-        value = _DECODER.decode(line.decode())
+        value = value_of(line.decode())
     except UnicodeDecodeError as error:
         raise LineError(f"not UTF-8: {error.reason}", error.start + 1) from error
+    if not isinstance(value, dict):
+        raise LineError("not a JSON object")
+    return value
+
+
+def value_of(text: str) -> Any:
+    """Any JSON value.
+
+    Raises:
+        LineError: see `loads`.
+    """
+    try:
+        return _DECODER.decode(text)
     except json.JSONDecodeError as error:
         raise LineError(error.msg, error.colno) from error
     except RecursionError as error:
         raise LineError("nested too deeply") from error
-    except ValueError as error:
-        raise error if isinstance(error, LineError) else LineError(str(error)) from error
-    if not isinstance(value, dict):
-        raise LineError("not a JSON object")
-    return value
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise LineError(f"an integer of {len(digits):,} digits; at most {MAX_DIGITS:,}")
+    return int(digits)
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -116,5 +136,7 @@ def is_finite(value: Any) -> bool:
 
 
 # Made once: making them costs as much as a short line does.
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_no_duplicates)
+_DECODER = json.JSONDecoder(
+    parse_constant=_refuse_constant, parse_int=_integer, object_pairs_hook=_no_duplicates
+)
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))

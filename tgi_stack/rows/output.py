@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tgi_stack.errors import DiskError, UsageError
-from tgi_stack.rows import parquet
+from tgi_stack.errors import DiskError, InputError, UsageError
+from tgi_stack.rows import jsonl, parquet
 from tgi_stack.rows.ledger import Checked, Ledger, Lock, Record, line_of, part_path, sha256_of
 from tgi_stack.rows.manifest import Manifest, manifest_path, source_of
 from tgi_stack.rows.reader import Source
@@ -41,9 +41,9 @@ class Output:
         limit: int | None = None,
         overwrite: bool = False,
     ) -> None:
-        if out.suffix not in SUFFIXES:
-            wrong = out.suffix or "a file without a suffix"
-            raise UsageError(f"-o {out}: can't write {wrong}; give {' or '.join(SUFFIXES)}")
+        refuse_suffix(out, SUFFIXES)
+        if out.exists() and not out.is_file():
+            raise UsageError(f"-o {out} is no file; give another name, or --unordered for a pipe")
         self._out = out
         self._asked = asked
         self._source = source
@@ -142,6 +142,13 @@ class Output:
         return self._ledger
 
 
+def refuse_suffix(out: Path, suffixes: Sequence[str]) -> None:
+    """Raises UsageError for a name that does not say one of the formats."""
+    if out.suffix not in suffixes:
+        wrong = out.suffix or "a file without a suffix"
+        raise UsageError(f"-o {out}: can't write {wrong}; give {' or '.join(suffixes)}")
+
+
 def _aside(path: Path) -> Path:
     return path.with_name(path.name + ".before")
 
@@ -194,5 +201,8 @@ def records(out: Path) -> Iterator[Record]:
         yield from parquet.read(out)
         return
     with out.open("rb") as file:
-        for line in file:
-            yield json.loads(line)
+        for number, line in enumerate(file, 1):
+            try:
+                yield jsonl.loads(line, most=math.inf)  # one of our own may be long
+            except jsonl.LineError as error:
+                raise InputError(f"{out}:{number}:{error.column}: {error}") from error

@@ -85,7 +85,7 @@ def _kind(value: Any) -> str:
         type(None): "null",
         bool: "a boolean",
         int: "a number",
-        float: "a number",
+        float: "a number with a fraction",
         str: "a string",
         bytes: "bytes",
         list: "an array",

@@ -106,7 +106,7 @@ def collect(
             continue
         if not ok and exclude_failed:
             continue
-        pairs = _ranked(record, temperature, drop) if ok else []
+        pairs = _ranked(record, number, temperature, drop) if ok else []
         ranked[name] = [id for id, _ in pairs]
         scores[name] = [score for _, score in pairs]
         relevant[name] = dict(grades)
@@ -118,13 +118,20 @@ def collect(
     return Rankings(ranked, scores, relevant, failed, without, missing)
 
 
-def _ranked(record: Record, temperature: float | None, drop: Sequence[str]) -> list[tuple[str, float]]:
+def _ranked(
+    record: Record, number: int, temperature: float | None, drop: Sequence[str]
+) -> list[tuple[str, float]]:
     listed = [(entry["id"], float(entry["score"])) for entry in record["ranking"] if entry["id"] not in drop]
-    if "window" in record or (temperature is None and not drop):
+    if record.get("window") is not None or (temperature is None and not drop):
         return listed  # windows show an order, no distribution
-    if all(len(read["order"]) == 1 and len(read["labels"]) == 2 for read in record["reads"]):
-        return _reread_pointwise(record["reads"], temperature or 1.0, drop)
-    return reread(record["reads"], temperature or 1.0, drop)
+    reads = record.get("reads") or []
+    if {id for read in reads for id in read["order"]} != {entry["id"] for entry in record["ranking"]}:
+        raise InputError(
+            f"record {number} has no `reads` of all its candidates; --temperature and --drop rank from those"
+        )
+    if all(len(read["order"]) == 1 and len(read["labels"]) == 2 for read in reads):
+        return _reread_pointwise(reads, temperature or 1.0, drop)
+    return reread(reads, temperature or 1.0, drop)
 
 
 def reread(
