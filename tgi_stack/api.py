@@ -29,7 +29,7 @@ from tgi_stack.backends.open import open_backend
 from tgi_stack.concurrency import fan_out
 from tgi_stack.errors import FastqwenError, RowError, UsageError
 from tgi_stack.jobs import session
-from tgi_stack.jobs.probs import Probs
+from tgi_stack.jobs.probs import Probs, candidate_counts
 from tgi_stack.jobs.sinks import PacedSink, open_sink
 from tgi_stack.jobs.spec import JobSpec
 from tgi_stack.prompting import prompts
@@ -331,10 +331,9 @@ class Reranker(_Engine):
         self, asked: str | Sequence[str], counts: int | Sequence[int]
     ) -> Probabilities | list[Probabilities]:
         texts = [asked] if isinstance(asked, str) else list(asked)
-        numbers = _numbers(counts, len(texts))
-        for text in texts:
-            if not isinstance(text, str):
-                raise UsageError(f"a prompt is a string, not {text!r:.60}")
+        numbers = candidate_counts(counts, len(texts))
+        if wrong := [text for text in texts if not isinstance(text, str)]:
+            raise UsageError(f"a prompt is a string, not {wrong[0]!r:.60}")
         backend = await self._opened()
         job = Probs(backend, self.settings, self._store)
         results: list[Probabilities | None] = [None] * len(texts)
@@ -358,18 +357,6 @@ class Reranker(_Engine):
         if isinstance(asked, str):
             raise errors[0]
         raise PartialFailure(results, dict(sorted(errors.items())))
-
-
-def _numbers(counts: object, prompts: int) -> list[int]:
-    """How many candidates each prompt has; numpy's integers and arrays too, which tables of data give."""
-    given = counts.tolist() if isinstance(counts, np.ndarray | np.generic) else counts
-    numbers = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given] * prompts
-    if len(numbers) != prompts:
-        raise UsageError(f"{prompts} prompts, but {len(numbers)} numbers of candidates")
-    for number in numbers:
-        if isinstance(number, bool | np.bool_) or not isinstance(number, SupportsIndex):
-            raise UsageError(f"a number of candidates is a whole number, not {number!r:.60}")
-    return [int(number) for number in numbers]
 
 
 # -- the optimisation guide's functions ----------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from tests.loopback import serve
 from tests.tolerances import FP32
 from tgi_stack import PartialFailure, Reranker, Summarizer, predict_probs, predict_probs_batch
 from tgi_stack.errors import RowError, UsageError
+from tgi_stack.jobs.probs import candidate_counts
 
 OPTIONS = {"engine": "torch", "model": "tiny", "device": "cpu"}
 
@@ -107,3 +109,19 @@ def test_public_names_are_documented() -> None:
         assert getattr(tgi_stack, name).__doc__
     with pytest.raises(AttributeError):
         _ = tgi_stack.nothing
+
+
+@pytest.mark.parametrize("counts", [2, np.int64(2), [2, np.int32(2)], np.array([2, 2]), (2, 2)])
+def test_counts_are_pythons_or_numpys(counts: Any) -> None:
+    assert candidate_counts(counts, 2) == [2, 2]
+
+
+@pytest.mark.parametrize("counts", [True, 2.0, "2", None, [2, 2.0], np.array([2.0, 2.0]), [2], np.True_])
+def test_what_counts_nothing_is_refused(counts: Any) -> None:
+    with pytest.raises(UsageError, match="number"):
+        candidate_counts(counts, 2)
+
+
+def test_a_prompt_that_is_no_text() -> None:
+    with Reranker(engine="torch", model="tiny") as ranker, pytest.raises(UsageError, match="not 3"):
+        ranker.predict_probs(["a\n", 3], 2)

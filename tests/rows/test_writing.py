@@ -17,7 +17,7 @@ from tgi_stack.jobs.sinks import open_sink
 from tgi_stack.jobs.spec import JobSpec
 from tgi_stack.rows.ledger import Checked, UnorderedFile
 from tgi_stack.rows.reader import open_source, refuse_changed
-from tgi_stack.settings import Settings
+from tgi_stack.settings import load
 from tgi_stack.types import Identity
 from tgi_stack.writing import Given, refuse_inputs, replaced
 
@@ -92,7 +92,7 @@ def test_a_name_that_no_sink_writes(tmp_path: Path, name: str, unordered: bool, 
     (tmp_path / "folder.jsonl").mkdir()
     os.mkfifo(tmp_path / "pipe.jsonl")
     source = open_source(str(write_rows(tmp_path / "r.jsonl", {"id": "a"})))
-    spec = JobSpec("probs", Settings(unordered=unordered, overwrite=True), tmp_path)
+    spec = JobSpec("probs", load({"unordered": unordered, "overwrite": True}, {}), tmp_path)
     with pytest.raises(UsageError, match=message):
         open_sink(spec, source, tmp_path / name, [])
 

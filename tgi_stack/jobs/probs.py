@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, SupportsIndex
 
 from cache.store import Store
 from tgi_stack.backends.base import Backend
 from tgi_stack.backends.cached import CachedBackend
+from tgi_stack.errors import UsageError
 from tgi_stack.jobs.label_reader import LabelReader
 from tgi_stack.jobs.pipeline import Job
 from tgi_stack.prompting.vocabulary import refuse_missing_marks
@@ -68,3 +70,21 @@ class Probs:
             "usage": {"prompt_tokens": scores.prompt_tokens},
             "attempts": scores.attempts + (0 if spaced is None else spaced.attempts),
         }
+
+
+def candidate_counts(given: object, prompts: int) -> list[int]:
+    """How many candidates each prompt has, of one number or of one each, which may be numpy's.
+
+    Raises:
+        UsageError: not as many numbers as prompts, or no whole numbers.
+    """
+    plain = given.tolist() if hasattr(given, "tolist") else given
+    numbers = list(plain) if isinstance(plain, Iterable) and not isinstance(plain, str) else [plain] * prompts
+    if len(numbers) != prompts:
+        raise UsageError(f"{prompts} prompts, but {len(numbers)} numbers of candidates")
+    found = []
+    for number in numbers:
+        if type(number).__name__ in ("bool", "bool_") or not isinstance(number, SupportsIndex):
+            raise UsageError(f"a number of candidates is a whole number, not {number!r:.60}")
+        found.append(int(number))
+    return found
