@@ -59,14 +59,23 @@ class Checkpoint:
 
     @property
     def chat_template(self) -> str | None:
-        """The model's template as text; it is looked at, never run."""
+        """The model's template as text; it is looked at, never run.
+
+        Raises:
+            CheckpointError: a Git LFS pointer in its place, or nothing: prompts would be written otherwise.
+        """
         own = self.folder / "chat_template.jinja"
         if own.is_file():
             text = own.read_bytes()
             if lfs.is_pointer(text):
                 raise CheckpointError(lfs.cure(str(own)))
+            if not text.strip():
+                raise CheckpointError(f"{own} is empty; fetch it again")
             return text.decode("utf-8", "replace")
         template = (read_json(self.folder / "tokenizer_config.json") or {}).get("chat_template")
+        if isinstance(template, list):  # several, each with a name
+            named = {one.get("name"): one.get("template") for one in template if isinstance(one, dict)}
+            template = named.get("default")
         return template if isinstance(template, str) else None
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tgi_stack.errors import FastqwenError, MachineError, NoEngineError, UsageError
-from tgi_stack.hub import locate
+from tgi_stack.errors import CheckpointError, FastqwenError, MachineError, NoEngineError, UsageError
+from tgi_stack.hub import Checkpoint, locate
 from tgi_stack.tiny import TINY
 
 LIMIT_BYTES = 8 * 10**6
@@ -86,3 +86,27 @@ def test_an_unfinished_download_is_no_model(tmp_path: Path, monkeypatch: pytest.
         locate("some/model", "text", None, may_download=False)
     (snapshot / "model.safetensors").touch()
     assert locate("some/model", "text", None, may_download=False).folder == snapshot
+
+
+@pytest.mark.parametrize(
+    ("config", "found"),
+    [
+        ({"chat_template": "one"}, "one"),
+        (
+            {"chat_template": [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]},
+            "d",
+        ),
+        ({"chat_template": [{"name": "tool_use", "template": "t"}, 5]}, None),
+        ({}, None),
+    ],
+)
+def test_a_template_is_read_in_each_form(tmp_path: Path, config: Any, found: str | None) -> None:
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    assert Checkpoint("x", "r", tmp_path).chat_template == found
+
+
+@pytest.mark.parametrize("content", ["", " \n", "version https://git-lfs.github.com/spec/v1\n"])
+def test_a_template_without_content_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "chat_template.jinja").write_text(content)
+    with pytest.raises(CheckpointError, match="fetch it"):
+        _ = Checkpoint("x", "r", tmp_path).chat_template
