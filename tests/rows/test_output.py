@@ -272,3 +272,14 @@ def test_a_short_index_never_makes_an_output(tmp_path: Path, source: Any) -> Non
     assert not out.exists()
     assert part_path(out).exists()
     sink.close(counts(5))
+
+
+def test_the_first_fault_of_a_disk_is_said(tmp_path: Path, source: Any, said: list[str]) -> None:
+    out = tmp_path / "o.jsonl"
+    output = opened(out, source)
+    output.write(1, record(1))
+    Path(f"{manifest_path(out)}.tmp").mkdir()  # the manifest can't be written any more
+    output.close(counts(1))  # raises nothing in place of what ended the run
+    assert any("finished rows are kept in" in line for line in said)
+    Path(f"{manifest_path(out)}.tmp").rmdir()
+    assert opened(out, source).is_done(1)

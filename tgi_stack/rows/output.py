@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ from tgi_stack.rows.manifest import Manifest, manifest_path, source_of
 from tgi_stack.rows.reader import Source
 from tgi_stack.types import Identity
 
+LOG = logging.getLogger("fastqwen")
 SUFFIXES = (".jsonl", ".parquet")
 
 
@@ -133,7 +135,10 @@ class Output:
                 if _aside(path).exists():
                     os.replace(_aside(path), path)
         else:
-            manifest.close("interrupted", counts)
+            try:
+                manifest.close("interrupted", counts)
+            except DiskError as error:  # not in place of what ended the run; a rerun goes on all the same
+                LOG.warning("%s; finished rows are kept in %s", error, part_path(self._out))
 
     @property
     def _opened(self) -> Ledger:
