@@ -21,9 +21,10 @@ from typing import IO
 
 import zstandard
 
-from cache import atomic, codecs, kinds
+from cache import kinds
 from cache.errors import BundleError, CacheError, DamagedError, RefusedBundleError
 from cache.kinds import Kind
+from cache.storage import atomic, codecs
 from cache.store import Store
 
 NAME = "fastqwen cache bundle"

@@ -9,8 +9,8 @@ from itertools import groupby
 from operator import attrgetter
 from typing import NamedTuple
 
-from cache.active_jobs import ActiveJob, ActiveJobs
-from cache.database import Database
+from cache.sharing.active_jobs import ActiveJob, ActiveJobs
+from cache.storage.database import Database
 
 BATCH = 64
 

@@ -13,15 +13,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from cache import codecs, kinds, paths, recovery
-from cache.active_jobs import ActiveJob, ActiveJobs
-from cache.database import DATABASE, Database, is_damage
+from cache import kinds
 from cache.errors import CacheError, DamagedError
 from cache.eviction import Held, Room, oldest, remove
 from cache.kinds import Kind
-from cache.leases import Lease, Leases
-from cache.patience import Patience, StandsStillError
-from cache.writer import Writer
+from cache.sharing.active_jobs import ActiveJob, ActiveJobs
+from cache.sharing.leases import Lease, Leases
+from cache.sharing.patience import Patience, StandsStillError
+from cache.storage import codecs, paths, recovery
+from cache.storage.database import DATABASE, Database, is_damage
+from cache.storage.writer import Writer
 
 LOG = logging.getLogger(__name__)
 

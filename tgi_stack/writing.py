@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from cache.replacing import HeldError, Replacement, companions
+from cache.storage.replacing import HeldError, Replacement, companions
 from tgi_stack.errors import DiskError, LockedError, UsageError
 
 

@@ -28,7 +28,7 @@ from tgi_stack import settings
 from tgi_stack.backends.base import Backend
 from tgi_stack.backends.open import open_backend
 from tgi_stack.images.prepare import prepare
-from tgi_stack.jobs.rerank import Rerank
+from tgi_stack.jobs.rerank.job import Rerank
 from tgi_stack.jobs.summarize import Summarize
 from tgi_stack.types import RerankRow
 from tiny_world import Look, parse, random_look

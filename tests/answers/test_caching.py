@@ -429,7 +429,7 @@ def test_two_runs_of_one_job_share_the_work(cached: Fastqwen, tmp_path: Path) ->
 def test_a_cache_held_by_others_fails_no_row(
     cached: Fastqwen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: bool
 ) -> None:
-    monkeypatch.setattr("cache.database.BUSY_S", 0.05)
+    monkeypatch.setattr("cache.storage.database.BUSY_S", 0.05)
     job = (*SESSIONS, "--engine", "scripted")
     cached(*job, "-o", tmp_path / "a.jsonl")
     blockers = [

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from cache.active_jobs import ActiveJob, ActiveJobs
-from cache.database import Database
 from cache.eviction import oldest, remove
+from cache.sharing.active_jobs import ActiveJob, ActiveJobs
+from cache.storage.database import Database
 from cache.store import Store
 from tests.cache.filling import KEYS, database, filled
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from cache import atomic
-from cache.atomic import RefusedError, replacing
 from cache.bundle import export_bundle
 from cache.errors import RefusedBundleError
+from cache.storage import atomic
+from cache.storage.atomic import RefusedError, replacing
 from cache.store import Store
 
 

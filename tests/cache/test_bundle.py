@@ -43,9 +43,9 @@ def test_an_import_counts_what_it_kept(
     with pytest.raises(CacheError, match="can only be read here"):
         import_bundle(make(offline=True), bundle, None)
     store = other(tmp_path)
-    monkeypatch.setattr("cache.writer.MOST_WAITING", 3)
+    monkeypatch.setattr("cache.storage.writer.MOST_WAITING", 3)
     with monkeypatch.context() as patch:
-        patch.setattr("cache.writer.LINGER_S", 0.5)
+        patch.setattr("cache.storage.writer.LINGER_S", 0.5)
         with pytest.raises(CacheError, match=r"7 of 10 entries of .* import it again"):
             import_bundle(store, bundle, None)
     monkeypatch.setattr("cache.bundle.FLUSH_EVERY", 2)
@@ -57,7 +57,7 @@ def test_an_import_counts_what_it_kept(
 def test_failed_commands_say_what_to_do(
     make: Callable[..., Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cache.database.BUSY_S", 0.01)
+    monkeypatch.setattr("cache.storage.database.BUSY_S", 0.01)
     filled(make)
     store = make()
     blocker = sqlite3.connect(database(tmp_path), isolation_level=None)

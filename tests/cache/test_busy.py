@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cache.database import journal_mode
+from cache.storage.database import journal_mode
 from cache.store import Store
 from tests.cache.filling import KEYS, database, fill, filled
 from tgi_stack.answers import cache_admin
@@ -49,7 +49,7 @@ def test_a_full_disk_costs_no_answer(tmp_path: Path, said: list[str]) -> None:  
 def test_a_locked_database_costs_seconds_not_the_run(
     make: Callable[..., Store], tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cache.database.BUSY_S", 0.05)
+    monkeypatch.setattr("cache.storage.database.BUSY_S", 0.05)
     filled(make)
     blocker = sqlite3.connect(database(tmp_path), isolation_level=None)
     blocker.execute("BEGIN EXCLUSIVE")
@@ -69,7 +69,7 @@ def test_a_reader_that_stays_costs_one_batch(
 ) -> None:
     if journal_mode() == "wal":
         pytest.skip("readers keep nobody out")
-    monkeypatch.setattr("cache.database.BUSY_S", 0.05)
+    monkeypatch.setattr("cache.storage.database.BUSY_S", 0.05)
     filled(make)
     store = make()
     store.put("labels", KEYS[499], b"first")  # from here on it is the end of a transaction that fails
@@ -92,7 +92,7 @@ def test_a_reader_that_stays_costs_one_batch(
 def test_readers_of_all_let_others_write(
     make: Callable[..., Store], tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cache.database.BUSY_S", 0.05)
+    monkeypatch.setattr("cache.storage.database.BUSY_S", 0.05)
     filled(make, 200)
     entries = make().entries()
     next(entries)

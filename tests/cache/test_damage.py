@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from cache.database import open_for_writing
 from cache.errors import CacheError
+from cache.storage.database import open_for_writing
 from cache.store import Store
 from tests.cache.filling import KEYS, database, filled
 

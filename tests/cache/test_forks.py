@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 
 import tgi_stack.answers  # noqa: F401  # registers the kinds
-from cache import forks, paths
-from cache.active_jobs import ActiveJobs
 from cache.errors import CacheError
 from cache.keys import digest
-from cache.patience import Patience
+from cache.sharing import forks
+from cache.sharing.active_jobs import ActiveJobs
+from cache.sharing.patience import Patience
+from cache.storage import paths
 from cache.store import Store
 
 KEY = digest(b"key")

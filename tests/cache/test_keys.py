@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache import codecs
 from cache.errors import DamagedError
 from cache.keys import Keys
 from cache.kinds import Kind, register
+from cache.storage import codecs
 from tgi_stack.answers.kinds import KINDS
 
 NUMBERS = st.one_of(st.integers(), st.booleans(), st.none(), st.floats())

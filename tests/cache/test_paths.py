@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cache import paths
 from cache.errors import CacheError
+from cache.storage import paths
 from cache.store import Store
 from tests.cache.filling import KEYS, READ, READING, database, filled
 from tgi_stack.answers import cache_admin

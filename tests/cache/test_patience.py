@@ -16,14 +16,14 @@ from typing import IO
 import pytest
 
 import tgi_stack.answers  # noqa: F401  # registers the kinds
-from cache import paths
-from cache.active_jobs import ActiveJob
 from cache.bundle import export_bundle, import_bundle
-from cache.database import ASK_S
 from cache.errors import CacheError
 from cache.keys import digest
-from cache.leases import Lease
-from cache.patience import MOST_S, Patience, StandsStillError, holders, stands_still
+from cache.sharing.active_jobs import ActiveJob
+from cache.sharing.leases import Lease
+from cache.sharing.patience import MOST_S, Patience, StandsStillError, holders, stands_still
+from cache.storage import paths
+from cache.storage.database import ASK_S
 from cache.store import Store
 
 KEYS = [digest(b"%d" % number) for number in range(40)]
@@ -39,7 +39,7 @@ folder = Path(sys.argv[1]); root = folder / "v1"
 LEASES = (
     PRELUDE
     + """
-from cache.leases import Leases
+from cache.sharing.leases import Leases
 leases = Leases(root / "leases")
 held = [leases.take("L", key) for key in sys.argv[2:]]
 """
@@ -212,7 +212,7 @@ def test_a_new_job_never_waits_for_cleaners(folder: Path, monkeypatch: pytest.Mo
             held.append(path.open())
             fcntl.flock(held[0], fcntl.LOCK_EX)
 
-    monkeypatch.setattr("cache.paths.touch", touch)
+    monkeypatch.setattr("cache.storage.paths.touch", touch)
     job = ActiveJob(users)
     assert held
     job.close()

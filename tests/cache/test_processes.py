@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from cache.database import journal_mode
 from cache.keys import digest
-from cache.leases import Leases
+from cache.sharing.leases import Leases
+from cache.storage.database import journal_mode
 from cache.store import Store
 from tests.cache.filling import KEYS, READING, database, filled
 
@@ -173,7 +173,7 @@ def reads_fail(path: Path) -> bool:
 def test_a_lease_ends_with_its_process(make: Callable[..., Store], tmp_path: Path) -> None:
     make().close()
     path = tmp_path / "cache" / "v1" / "leases"
-    hold = "import sys; from pathlib import Path; from cache.leases import Leases; "
+    hold = "import sys; from pathlib import Path; from cache.sharing.leases import Leases; "
     hold += "print(Leases(Path(sys.argv[1])).take('L', sys.argv[2]) is not None, flush=True); input()"
     run = [sys.executable, "-c", hold, str(path), KEYS[0]]
     with subprocess.Popen(run, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=READING) as holder:

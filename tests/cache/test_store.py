@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from cache.active_jobs import ActiveJob, ActiveJobs
-from cache.database import journal_mode
 from cache.errors import CacheError
+from cache.sharing.active_jobs import ActiveJob, ActiveJobs
+from cache.storage.database import journal_mode
 from cache.store import Store
 from tests.cache.filling import KEYS, database, filled
 
@@ -93,7 +93,7 @@ def test_offline_no_cache_is_made(make: Callable[..., Store], tmp_path: Path) ->
 def test_offline_a_failed_lookup_is_no_miss(
     make: Callable[..., Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cache.database.BUSY_S", 0.01)
+    monkeypatch.setattr("cache.storage.database.BUSY_S", 0.01)
     filled(make)
     store = make(offline=True)
     blocker = sqlite3.connect(database(tmp_path), isolation_level=None)
@@ -108,7 +108,7 @@ def test_offline_a_failed_lookup_is_no_miss(
 def test_a_cache_that_was_slow_is_used_again(
     make: Callable[..., Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cache.database.BUSY_S", 0.01)
+    monkeypatch.setattr("cache.storage.database.BUSY_S", 0.01)
     filled(make)
     store = make()
     blocker = sqlite3.connect(database(tmp_path), isolation_level=None)

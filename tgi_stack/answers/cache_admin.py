@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cache import paths
 from cache.bundle import Imported, export_bundle, import_bundle
-from cache.database import is_damage, is_full, journal_mode
 from cache.errors import BundleError, CacheError, RefusedBundleError
+from cache.storage import paths
+from cache.storage.database import is_damage, is_full, journal_mode
 from cache.store import Store
 from tgi_stack.errors import InputError, MachineError, SettingsError, UsageError
 from tgi_stack.settings import Settings, bytes_of

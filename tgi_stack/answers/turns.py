@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
 
-from cache.leases import MOST_WAIT_S, Lease
+from cache.sharing.leases import MOST_WAIT_S, Lease
 from cache.store import Store
 
 Answer = TypeVar("Answer")

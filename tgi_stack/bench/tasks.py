@@ -10,8 +10,8 @@ from typing import Any
 from tgi_stack.bench import workload
 from tgi_stack.errors import UsageError
 from tgi_stack.images.prepare import prepare
-from tgi_stack.jobs.items import join_items
-from tgi_stack.jobs.rerank import Rerank
+from tgi_stack.jobs.rerank.items import join_items
+from tgi_stack.jobs.rerank.job import Rerank
 from tgi_stack.jobs.summarize import Summarize
 from tgi_stack.prompting.labels import Prover
 from tgi_stack.prompting.profile import Profile

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
-from cache import paths
+from cache.storage import paths
 from tgi_stack import __version__
 from tgi_stack.doctor.check import Check
 from tgi_stack.errors import FastqwenError

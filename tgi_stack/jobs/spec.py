@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from cache.store import Store
 from tgi_stack.backends.base import Backend
-from tgi_stack.jobs.items import join_items
 from tgi_stack.jobs.pipeline import Job
 from tgi_stack.jobs.probs import Probs
-from tgi_stack.jobs.rerank import Rerank
+from tgi_stack.jobs.rerank.items import join_items
+from tgi_stack.jobs.rerank.job import Rerank
 from tgi_stack.jobs.summarize import Summarize
 from tgi_stack.rows import schema
 from tgi_stack.rows.reader import RawRow, Source, refuse_changed

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from cache.replacing import FileLock, HeldError, Replacement, beside, replacing
+from cache.storage.replacing import FileLock, HeldError, Replacement, beside, replacing
 from tgi_stack.errors import DiskError, LockedError, UsageError
 from tgi_stack.rows import jsonl
 from tgi_stack.types import Identity

@@ -14,7 +14,8 @@ import threading
 from pathlib import Path
 from typing import IO
 
-from cache import forks, paths
+from cache.sharing import forks
+from cache.storage import paths
 
 _NUMBER = struct.Struct("<Q")
 

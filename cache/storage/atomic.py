@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
-from cache import forks
+from cache.sharing import forks
 
 SUFFIX = ".tmp"
 

@@ -23,9 +23,10 @@ from typing import Any
 
 import diskcache
 
-from cache import forks, paths
 from cache.errors import CacheError, DamagedError
-from cache.patience import Patience
+from cache.sharing import forks
+from cache.sharing.patience import Patience
+from cache.storage import paths
 
 WAL_MENDED = (3, 51, 3)
 BUSY_S = 2.0  # that a lookup waits for processes that run

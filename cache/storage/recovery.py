@@ -6,8 +6,10 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
-from cache import paths
-from cache.database import (
+from cache.errors import CacheError, DamagedError
+from cache.sharing.patience import Patience
+from cache.storage import paths
+from cache.storage.database import (
     DATABASE,
     TURN_S,
     Database,
@@ -16,8 +18,6 @@ from cache.database import (
     open_for_writing,
     refuse_locked,
 )
-from cache.errors import CacheError, DamagedError
-from cache.patience import Patience
 
 Warn = Callable[[str], None]
 

@@ -12,8 +12,8 @@ import os
 import struct
 from pathlib import Path
 
-from cache import paths
-from cache.patience import Patience
+from cache.sharing.patience import Patience
+from cache.storage import paths
 
 MOST_WAIT_S = 120.0
 BYTES_A_KIND = 2**32

@@ -14,8 +14,8 @@ from tgi_stack.errors import ImageError, ItemError, PromptFileError, UsageError
 from tgi_stack.jobs.image_source import ImageSource
 from tgi_stack.jobs.label_reader import LabelReader
 from tgi_stack.jobs.pipeline import Job
-from tgi_stack.jobs.ranking import Listwise, Outcome, Pointwise, Ranker, Reading
-from tgi_stack.jobs.rerank_prompts import Candidate, Prompts, Query
+from tgi_stack.jobs.rerank.prompts import Candidate, Prompts, Query
+from tgi_stack.jobs.rerank.rankings import Listwise, Outcome, Pointwise, Ranker, Reading
 from tgi_stack.prompting import prompts
 from tgi_stack.prompting.vocabulary import refuse_missing_marks
 from tgi_stack.rows import schema

@@ -13,10 +13,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from cache import forks
-from cache.codecs import FORMAT
 from cache.errors import CacheError
-from cache.patience import CHECK_EVERY_S, Patience
+from cache.sharing import forks
+from cache.sharing.patience import CHECK_EVERY_S, Patience
+from cache.storage.codecs import FORMAT
 
 # SQLite's locks do not hold on these; see its own documentation of corruption.
 NETWORK = frozenset(

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 from tgi_stack.concurrency import together
 from tgi_stack.jobs.label_reader import LabelReader
-from tgi_stack.jobs.rerank_prompts import Candidate, Prompts, Query
+from tgi_stack.jobs.rerank.prompts import Candidate, Prompts, Query
 from tgi_stack.prompting.prompts import NO_CONTENT
 from tgi_stack.scoring import distributions
 from tgi_stack.settings import Settings

@@ -1,0 +1,1 @@
+"""`rerank`: items, prompts, and the ways to a ranking."""
