@@ -166,7 +166,7 @@ def test_a_server_that_will_not_do_says_why() -> None:
         lines = measured("server", ("text",), endpoint=urls, startup_timeout=0.5)
     reasons = [lines[f"text: server {url}"]["reason"] for url in urls]
     assert "does not hold tiny; it has huge" in reasons[0]
-    assert "refuses the key" in reasons[1]
+    assert "wants a key" in reasons[1]
     assert "did not answer" in reasons[2]
 
 
