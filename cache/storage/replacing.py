@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import socket
@@ -12,6 +13,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+TO_WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+OUT_OF_HANDLES = (errno.EMFILE, errno.ENFILE)
+SPARES = 3  # a file, its folder, and one more
+_SPARE: list[int] = []
+
+
+def reserve() -> None:
+    """Keeps some handles for files that are written when connections have taken all others."""
+    with contextlib.suppress(OSError):
+        while len(_SPARE) < SPARES:
+            _SPARE.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+
+
+def descriptor_of(path: Path, flags: int, mode: int = 0o666) -> int:
+    """`os.open`, which takes a handle that was kept for it where no other is left.
+
+    Raises:
+        OSError: the file can't be opened, or there is no handle.
+    """
+    while True:
+        try:
+            return os.open(path, flags | os.O_CLOEXEC, mode)
+        except OSError as error:
+            if error.errno not in OUT_OF_HANDLES or not _SPARE:
+                raise
+            os.close(_SPARE.pop())
 
 
 class HeldError(OSError):
@@ -41,8 +69,9 @@ class FileLock:
     """
 
     def __init__(self, path: Path) -> None:
+        reserve()
         self._path = beside(path, ".lock")
-        self._file = self._path.open("a+")
+        self._file = os.fdopen(descriptor_of(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND), "a+")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -94,7 +123,7 @@ class Replacement:
         self._in_place = path.exists() and (not stat.S_ISREG(path.stat().st_mode) or _is_descriptor(path))
         if self._in_place:
             self.beside = path
-            self.file = path.open("wb")
+            self.file = os.fdopen(descriptor_of(path, TO_WRITE), "wb")
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = None if locked else FileLock(path)
@@ -102,7 +131,7 @@ class Replacement:
             if path.exists() and not overwrite:
                 raise FileExistsError(f"{path} is there already")
             self.beside = beside(path, ".tmp")
-            self.file = self.beside.open("wb")
+            self.file = os.fdopen(descriptor_of(self.beside, TO_WRITE), "wb")
         except BaseException:
             if self._lock is not None:
                 self._lock.release()
@@ -129,6 +158,7 @@ class Replacement:
                 self.beside.unlink(missing_ok=True)
         if self._lock is not None:
             self._lock.release()
+        reserve()
 
 
 def _is_descriptor(path: Path) -> bool:
@@ -149,7 +179,7 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[IO[bytes]]:
 
 def sync_folder(folder: Path) -> None:
     """Makes the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    descriptor = descriptor_of(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
     finally:
