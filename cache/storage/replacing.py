@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import resource
 import socket
 import stat
 import time
@@ -16,14 +17,16 @@ from typing import IO
 
 TO_WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 OUT_OF_HANDLES = (errno.EMFILE, errno.ENFILE)
-SPARES = 3  # a file, its folder, and one more
+SPARES = 3  # a file, its folder, and one more; fewer where a process may open few
 _SPARE: list[int] = []
 
 
 def reserve() -> None:
     """Keeps some handles for files that are written when connections have taken all others."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    wanted = SPARES if most == resource.RLIM_INFINITY else min(SPARES, most // 16)
     with contextlib.suppress(OSError):
-        while len(_SPARE) < SPARES:
+        while len(_SPARE) < wanted:
             _SPARE.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
 
 
