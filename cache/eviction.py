@@ -1,4 +1,4 @@
-"""What there is, which entries are the oldest, and their removal."""
+"""Which entries are the oldest, and their removal."""
 
 from __future__ import annotations
 
@@ -9,20 +9,11 @@ from itertools import groupby
 from operator import attrgetter
 from typing import NamedTuple
 
+from cache.contents import volume
 from cache.sharing.active_jobs import ActiveJob, ActiveJobs
 from cache.storage.database import Database
 
 BATCH = 64
-
-
-class Held(NamedTuple):
-    """What a database holds of one kind: how many entries, their bytes, and when they were stored."""
-
-    kind: str
-    entries: int
-    bytes: int
-    oldest: float
-    newest: float
 
 
 class Old(NamedTuple):
@@ -70,6 +61,30 @@ class Room:
         now = self._clock()
         self._again_at = now + 10 * (now - began)
         return self._volume() <= self._most
+
+
+def collect(
+    databases: Sequence[Database],
+    in_use: ActiveJobs,
+    staying: frozenset[str],
+    until: float,
+    to_bytes: int | None = None,
+) -> tuple[int, int]:
+    """Removes the oldest entries that nobody uses.
+
+    Args:
+        staying: the letters of the kinds of which none goes.
+        until: the time before which an entry was stored that goes.
+        to_bytes: as many go as it takes until the databases are no larger; None for all.
+
+    Returns:
+        How many went, and how many bytes the databases are smaller.
+    """
+    before, taken = volume(databases), in_use.now()
+    found = oldest(databases, until)
+    free = [one for one in found if one.name[0] not in staying and one.number not in taken]
+    enough = (lambda: False) if to_bytes is None else (lambda: volume(databases) <= to_bytes)
+    return remove(free, enough, in_use), max(0, before - volume(databases))
 
 
 def oldest(databases: Iterable[Database], until: float) -> list[Old]:

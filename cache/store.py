@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import logging
 import os
 import sqlite3
 import time
@@ -13,18 +11,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from cache import kinds
+from cache import contents, kinds
+from cache.contents import Held
 from cache.errors import CacheError, DamagedError
-from cache.eviction import Held, Room, oldest, remove
+from cache.eviction import Room, collect
 from cache.kinds import Kind
+from cache.notices import Notices
 from cache.sharing.active_jobs import ActiveJob, ActiveJobs
 from cache.sharing.leases import Lease, Leases
 from cache.sharing.patience import Patience, StandsStillError
 from cache.storage import codecs, paths, recovery
 from cache.storage.database import DATABASE, Database, is_damage
 from cache.storage.writer import Writer
-
-LOG = logging.getLogger(__name__)
 
 PATIENCE = 3  # lookups that waited too long, before the run goes on without the cache for a while
 PAUSE_S = 60.0
@@ -48,17 +46,13 @@ class Store:
         self.directory = directory
         self.counts: Counter[str] = Counter()
         self.unkept = 0
-        self._said: set[str] = set()
+        self._notices = Notices(directory)
         self._slow = 0
         self._paused_until = 0.0
         self._patience = Patience()
         self._process = os.getpid()
         self._closed = False
-        self._room = (
-            None
-            if limit is None
-            else Room(limit, self.volume, lambda to: self._collect(kinds.staying(), to_bytes=to))
-        )
+        self._room = None if limit is None else Room(limit, self.volume, self._shrink)
         self._offline = offline
         self._root = paths.prepare(directory, offline=offline)
         self._databases: dict[str, Database] = {}
@@ -69,11 +63,11 @@ class Store:
         # Databases that are there are written to when the first value comes: a warm run writes nothing.
         self.writable = all(paths.may_write(self._root / name, DATABASE) for name in kinds.DATABASES)
         if not self.writable and not offline:
-            self._warn(f"the cache in {directory} can only be read here; nothing new is kept")
+            self._notices.warn(f"the cache in {directory} can only be read here; nothing new is kept")
         self._leases = self._leasing() if self.writable and not offline else None
         self._job = self._registered() if self.writable else None
         keeps = self._leases is not None
-        self._writer = Writer(self._write, self._not_written, self._let_go) if keeps else None
+        self._writer = Writer(self._write, self._notices.not_written, self._let_go) if keeps else None
 
     def __reduce__(self) -> str:
         raise TypeError(f"the cache in {self.directory} can't be pickled; open it in the other process")
@@ -99,13 +93,7 @@ class Store:
             raise CacheError(f"{self._root}: {error.strerror}; choose another --cache-dir") from error
 
     def _open(self, name: str) -> Database:
-        return recovery.open_database(self._root / name, self._warn, self._patience, offline=self._offline)
-
-    def _warn(self, line: str, once: str = "") -> None:
-        """Says a line, unless it or another about the same was said."""
-        if (once or line) not in self._said:
-            self._said.add(once or line)
-            LOG.warning(line)
+        return recovery.open_database(self._root / name, self._notices, self._patience, offline=self._offline)
 
     # -- reading and writing -----------------------------------------------------------------------------
 
@@ -128,7 +116,7 @@ class Store:
             payload = None if blob is None else codecs.unseal(stored.letter, blob)
         except DamagedError as error:
             self.counts[f"{kind} damaged"] += 1
-            self._warn(f"the cache's entry {name[:13]} is damaged ({error}) and is passed over")
+            self._notices.warn(f"the cache's entry {name[:13]} is damaged ({error}) and is passed over")
             payload = None
         if payload is None:
             self.counts[f"{kind} misses"] += not again
@@ -143,7 +131,7 @@ class Store:
             blob = self._beside(kind, name)
             if blob is None:
                 raise CacheError(f"the cache in {self.directory} can't be read: {error}") from error
-            self._not_waited_for(error)
+            self._notices.not_waited_for(error)
             return blob
 
     def _beside(self, kind: Kind, name: str) -> bytes | None:
@@ -182,36 +170,21 @@ class Store:
     def _slowed(self, error: Exception) -> None:
         if self._offline:
             return
-        if isinstance(error, StandsStillError):
-            self._not_waited_for(error)
-            self._slow = PATIENCE
-        else:
-            self._warn_of_slow(error)
-        self._slow += 1
+        self._notices.slow(error)
+        self._slow += PATIENCE if isinstance(error, StandsStillError) else 1
         if self._slow >= PATIENCE:
             self._slow, self._paused_until = 0, time.monotonic() + PAUSE_S
-
-    def _not_waited_for(self, error: StandsStillError) -> None:
-        """Says once of a process what it holds, whatever else it holds."""
-        self._warn(f"{error}; this run goes on without waiting for it", once=f"process {error.pid}")
-
-    def _warn_of_slow(self, error: Exception) -> None:
-        self._warn(
-            f"the cache in {self.directory} is busy or can't be read ({error}); what is not found is "
-            "computed anew",
-            once="slow",
-        )
 
     def _lost(self, name: str, database: Database, error: Exception) -> None:
         """A database that is damaged in the middle of a run."""
         try:
             self._databases[name] = recovery.rebuilt(
-                self._root / name, database.inode, error, self._warn, self._patience, offline=self._offline
+                self._root / name, database.inode, error, self._notices, self._patience, offline=self._offline
             )
         except (CacheError, sqlite3.Error) as failure:
             if self._offline:
                 raise
-            self._warn(f"{failure}; what can't be read is computed anew", once=f"lost {name}")
+            self._notices.warn(f"{failure}; what can't be read is computed anew", once=f"lost {name}")
             return
         with contextlib.suppress(sqlite3.Error):
             database.close()
@@ -227,7 +200,9 @@ class Store:
             return
         if not self._writer.put(stored.letter + key, codecs.seal(stored.letter, payload), then):
             self.unkept += 1
-            self._warn(f"the cache in {self.directory} is written too slowly; some answers are not kept")
+            self._notices.warn(
+                f"the cache in {self.directory} is written too slowly; some answers are not kept"
+            )
 
     def _write(self, entries: dict[str, bytes]) -> None:
         """Called by the writer's thread."""
@@ -256,7 +231,9 @@ class Store:
         with self._not_fatal():
             if self._room.make():
                 return True
-            self._warn(f"this job uses all that --cache-size allows {self.directory}; more is not kept")
+            self._notices.warn(
+                f"this job uses all that --cache-size allows {self.directory}; more is not kept"
+            )
         return False
 
     @contextlib.contextmanager
@@ -264,14 +241,7 @@ class Store:
         try:
             yield
         except (sqlite3.Error, OSError, CacheError) as error:
-            self._not_written(error)
-
-    def _not_written(self, error: Exception) -> None:
-        if isinstance(error, StandsStillError):
-            self._not_waited_for(error)
-            return
-        line = f"the cache in {self.directory} can't be written ({error!s}); answers are not kept"
-        self._warn(line, once="not written")
+            self._notices.not_written(error)
 
     def _let_go(self) -> None:
         """Closes what the calling thread has written with."""
@@ -289,7 +259,7 @@ class Store:
         try:
             return self._leases.take(kinds.named(kind).letter, key)
         except StandsStillError as error:
-            self._not_waited_for(error)
+            self._notices.not_waited_for(error)
             return Lease()
 
     @property
@@ -340,7 +310,7 @@ class Store:
 
     def volume(self) -> int:
         """Bytes that the databases have on disk."""
-        return sum(database.volume() for database in list(self._databases.values()))
+        return contents.volume(list(self._databases.values()))
 
     def files(self) -> list[Path]:
         """All files that the cache has."""
@@ -349,25 +319,12 @@ class Store:
     def kept(self) -> list[Held]:
         """What there is of each kind."""
         self.flush()
-        query = (
-            "SELECT substr(key, 1, 1), COUNT(*), SUM(LENGTH(value)), MIN(store_time), MAX(store_time) "
-            "FROM Cache GROUP BY 1"
-        )
-        rows = [row for database in list(self._databases.values()) for row in database.rows(query)]
-        return [Held(kind.name, *row[1:]) for row in rows if (kind := kinds.of_letter(row[0])) is not None]
+        return contents.held(list(self._databases.values()))
 
     def entries(self) -> Iterator[tuple[str, str, bytes | None]]:
         """Kind, key and value of all entries; None for a value whose digest does not hold."""
         self.flush()
-        for database in list(self._databases.values()):
-            for name, blob in database.entries():
-                kind = kinds.of_letter(str(name)[:1])
-                if kind is None:
-                    continue
-                try:
-                    yield kind.name, name[1:], codecs.unseal(kind.letter, blob)
-                except DamagedError:
-                    yield kind.name, name[1:], None
+        yield from contents.entries(list(self._databases.values()))
 
     def keys(self, kind: str) -> list[str]:
         """The keys of all entries of a kind; raises as `get` does."""
@@ -422,14 +379,9 @@ class Store:
         older_than_s: float | None = None,
         to_bytes: int | None = None,
     ) -> tuple[int, int]:
-        before = self.volume()
-        databases = list(self._databases.values())
         in_use = ActiveJobs(self._root / "users")
-        taken = in_use.now()
-        found = oldest(databases, time.time() - (older_than_s or 0.0))
-        free = [one for one in found if one.name[0] not in staying and one.number not in taken]
-        enough = (lambda: False) if to_bytes is None else (lambda: self.volume() <= to_bytes)
-        return remove(free, enough, in_use), max(0, before - self.volume())
+        until = time.time() - (older_than_s or 0.0)
+        return collect(list(self._databases.values()), in_use, staying, until, to_bytes)
 
     def _shrink(self, to_bytes: int) -> None:
         self._collect(kinds.staying(), to_bytes=to_bytes)
@@ -440,7 +392,4 @@ class Store:
 
     def lifetime_counts(self) -> Counter[str]:
         """The counts of all runs so far."""
-        try:
-            return Counter(json.loads((self._root / "counts.json").read_text()))
-        except (OSError, ValueError):
-            return Counter()
+        return paths.read_counts(self._root / "counts.json")

@@ -19,9 +19,14 @@ def close_in_child(descriptor: int) -> None:
     _locked.add(descriptor)
 
 
+def forget(descriptor: int) -> None:
+    """To be called before a file is closed: its number may be another's then."""
+    _locked.discard(descriptor)
+
+
 def close(descriptor: int) -> None:
     """Closes a file that a forked child would have closed."""
-    _locked.discard(descriptor)
+    forget(descriptor)
     os.close(descriptor)
 
 

@@ -182,6 +182,14 @@ def set_aside(folder: Path, name: str) -> Path:
     return aside
 
 
+def read_counts(path: Path) -> Counter[str]:
+    """The counts in a file; none where it can't be read."""
+    try:
+        return Counter(json.loads(path.read_text()))
+    except (OSError, ValueError):
+        return Counter()
+
+
 def add_counts(path: Path, counts: Counter[str], patience: Patience) -> None:
     """Adds to the counts in a file that several processes add to; raises as `alone` does."""
     with alone(path, COUNTS_S, patience), path.open("r+b") as file:

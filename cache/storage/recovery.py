@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
 from pathlib import Path
 
 from cache.errors import CacheError, DamagedError
+from cache.notices import Notices
 from cache.sharing.patience import Patience
 from cache.storage import paths
 from cache.storage.database import (
@@ -18,8 +18,6 @@ from cache.storage.database import (
     open_for_writing,
     refuse_locked,
 )
-
-Warn = Callable[[str], None]
 
 
 def is_made(folder: Path) -> bool:
@@ -34,7 +32,7 @@ def is_made(folder: Path) -> bool:
         raise CacheError(f"{folder}: {error.strerror}; choose another --cache-dir") from error
 
 
-def open_database(folder: Path, warn: Warn, patience: Patience, *, offline: bool) -> Database:
+def open_database(folder: Path, notices: Notices, patience: Patience, *, offline: bool) -> Database:
     """The database of a folder.
 
     Raises:
@@ -47,7 +45,7 @@ def open_database(folder: Path, warn: Warn, patience: Patience, *, offline: bool
         except (sqlite3.Error, DamagedError) as error:
             if not is_damage(error):
                 raise
-            return rebuilt(folder, damaged, error, warn, patience, offline=offline)
+            return rebuilt(folder, damaged, error, notices, patience, offline=offline)
     except (sqlite3.Error, OSError, DamagedError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise CacheError(f"{folder / DATABASE}: {reason}; choose another --cache-dir") from error
@@ -77,7 +75,7 @@ def rebuilt(
     folder: Path,
     damaged: int | None,
     error: Exception,
-    warn: Warn,
+    notices: Notices,
     patience: Patience,
     *,
     offline: bool,
@@ -95,7 +93,7 @@ def rebuilt(
         with paths.alone(folder / "writing", TURN_S, patience):
             if inode_of(folder) == damaged:
                 aside = paths.set_aside(folder, DATABASE)
-                warn(f"{folder / DATABASE} was damaged ({error}); it is set aside as {aside.name}")
+                notices.warn(f"{folder / DATABASE} was damaged ({error}); it is set aside as {aside.name}")
             _make(folder)
         return _opened(folder, patience)
     except OSError as failure:

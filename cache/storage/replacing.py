@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from cache.sharing import forks
+
 TO_WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 OUT_OF_HANDLES = (errno.EMFILE, errno.ENFILE)
 SPARES = 3  # a file, its folder, and one more; fewer where a process may open few
@@ -75,18 +77,19 @@ class FileLock:
         reserve()
         self._path = beside(path, ".lock")
         self._file = os.fdopen(descriptor_of(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND), "a+")
+        forks.close_in_child(self._file.fileno())
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self._file.seek(0)
             holder = self._file.read(1000).strip() or "another run"
-            self._file.close()
+            self._close()
             raise HeldError(path, holder) from error
         except OSError:
-            self._file.close()
+            self._close()
             raise
         if not self._path.exists() or not os.path.samestat(os.fstat(self._file.fileno()), self._path.stat()):
-            self._file.close()
+            self._close()
             raise HeldError(path, "another run, which has just released it")
         self._file.truncate(0)
         since = time.strftime("%Y-%m-%d %H:%M:%S")
@@ -98,6 +101,10 @@ class FileLock:
         """Gives the file free; the name goes first, so that nobody locks one that is about to vanish."""
         with contextlib.suppress(OSError):
             self._path.unlink(missing_ok=True)
+        self._close()
+
+    def _close(self) -> None:
+        forks.forget(self._file.fileno())
         with contextlib.suppress(OSError):  # what could not be flushed
             self._file.close()
 

@@ -21,6 +21,7 @@ from cache.sharing import forks
 from cache.sharing.active_jobs import ActiveJobs
 from cache.sharing.patience import Patience
 from cache.storage import paths
+from cache.storage.replacing import FileLock
 from cache.store import Store
 
 KEY = digest(b"key")
@@ -28,13 +29,18 @@ KEY = digest(b"key")
 
 @contextmanager
 def forked() -> Iterator[int]:
-    """A child that does nothing until it is killed."""
+    """A child that does nothing until it is killed; it has left its parent's files when this yields."""
+    reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         try:
+            os.write(writing, b"!")
             time.sleep(600)
         finally:
             os._exit(0)
+    os.close(writing)
+    os.read(reading, 1)
+    os.close(reading)
     try:
         yield child
     finally:
@@ -84,6 +90,14 @@ def test_a_child_does_not_keep_the_turn(tmp_path: Path) -> None:
     with paths.alone(path, 0.0, Patience()):
         pass
     child.__exit__(None, None, None)
+
+
+def test_a_child_does_not_keep_an_output_locked(tmp_path: Path) -> None:
+    lock = FileLock(tmp_path / "out")
+    with forked():
+        os.close(os.dup(lock._file.fileno()))
+        os.close(lock._file.fileno())  # as if its process had ended
+        FileLock(tmp_path / "out").release()
 
 
 @pytest.mark.parametrize(
