@@ -19,6 +19,20 @@ def start(arguments: list[str], asked: Path, gate: int | None = None) -> int:
     pid = os.fork()
     if pid:
         return pid
+    status = 99
+    try:
+        _note_asked(asked)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        if gate is not None:
+            os.read(gate, 1)
+        cli.app(arguments, prog_name="fastqwen")
+    except SystemExit as end:
+        status = int(end.code or 0)
+    finally:
+        os._exit(status)  # whatever happened: the child must not go on as a second run of the tests
+
+
+def _note_asked(asked: Path) -> None:
     log = os.open(asked, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     write = Output.write
 
@@ -27,15 +41,6 @@ def start(arguments: list[str], asked: Path, gate: int | None = None) -> int:
         write(self, number, record)
 
     Output.write = noting  # type: ignore[method-assign]  # in the child alone
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    if gate is not None:
-        os.read(gate, 1)
-    try:
-        cli.app(arguments, prog_name="fastqwen")
-    except SystemExit as end:
-        os._exit(int(end.code or 0))
-    finally:
-        os._exit(99)
 
 
 def wait(pid: int) -> int:

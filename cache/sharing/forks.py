@@ -11,17 +11,22 @@ import os
 import threading
 
 CHANGING = threading.RLock()  # held while a database is changed; whoever forks waits for it
-_locked: set[int] = set()
+_locked: dict[int, tuple[int, int]] = {}  # the file that each number stood for: device and inode
 
 
 def close_in_child(descriptor: int) -> None:
     """Has a forked child close a file."""
-    _locked.add(descriptor)
+    _locked[descriptor] = _file(descriptor)
 
 
 def forget(descriptor: int) -> None:
     """To be called before a file is closed: its number may be another's then."""
-    _locked.discard(descriptor)
+    _locked.pop(descriptor, None)
+
+
+def _file(descriptor: int) -> tuple[int, int]:
+    found = os.fstat(descriptor)
+    return found.st_dev, found.st_ino
 
 
 def close(descriptor: int) -> None:
@@ -33,9 +38,11 @@ def close(descriptor: int) -> None:
 def _in_child() -> None:
     global CHANGING
     CHANGING = threading.RLock()
-    for descriptor in _locked:
+    for descriptor, file in _locked.items():
         with contextlib.suppress(OSError):
-            os.close(descriptor)
+            # A file that was closed unheard has left its number to another, which is the child's to keep.
+            if _file(descriptor) == file:
+                os.close(descriptor)
     _locked.clear()
 
 

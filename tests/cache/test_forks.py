@@ -152,3 +152,16 @@ def test_a_store_says_why_it_is_not_pickled(tmp_path: Path) -> None:
         pickle.dumps(store)
     store.close()
     assert issubclass(CacheError, Exception)
+
+
+def test_a_reused_number_stays_the_childs(tmp_path: Path) -> None:
+    number = os.open(tmp_path / "lock", os.O_CREAT | os.O_RDWR)
+    forks.close_in_child(number)
+    os.close(number)  # unheard: nobody has it forgotten
+    other = os.open(tmp_path / "other", os.O_CREAT | os.O_RDWR)
+    assert other == number
+    try:
+        assert in_child(lambda: os.write(other, b"!")) == "1"
+    finally:
+        os.close(other)
+        forks.forget(number)

@@ -238,8 +238,10 @@ def test_no_process_outlives_one_that_was_killed() -> None:
             os.write(writer, str(pool._idle[0]._process.pid).encode())
             await asyncio.sleep(60)
 
-        asyncio.run(work())
-        os._exit(1)
+        try:
+            asyncio.run(work())
+        finally:
+            os._exit(1)
     child = os.read(reader, 20).decode()
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)

@@ -205,10 +205,12 @@ def test_a_memory_limit_ends_a_resumable_run(tmp_path: Path, many: Path) -> None
     out = tmp_path / "out.jsonl"
     pid = os.fork()
     if pid == 0:
-        held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (held + 2**20, held + 2**20))
-        os.waitpid(start(command(many, out), tmp_path / "log"), 0)
-        os._exit(0)
+        try:
+            held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (held + 2**20, held + 2**20))
+            os.waitpid(start(command(many, out), tmp_path / "log"), 0)
+        finally:
+            os._exit(0)
     os.waitpid(pid, 0)
     assert wait(start(command(many, out), tmp_path / "log2")) == 0
     assert len(out.read_bytes().splitlines()) == 2000
