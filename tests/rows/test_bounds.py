@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import threading
 from pathlib import Path
@@ -206,3 +207,18 @@ def test_two_grades_of_one_candidate_are_refused(tmp_path: Path) -> None:
     path.write_text("u 0 a 1\nu 0 a 1\nu 0 a 2\n")
     with pytest.raises(InputError, match=r"q:3: 'a' of query 'u' has the grade 2, in line 1 1"):
         read_qrels(path)
+
+
+def test_an_open_quote_is_not_joined_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Joined(io.StringIO):
+        asked = 0
+
+        def getvalue(self) -> str:
+            Joined.asked += 1
+            return super().getvalue()
+
+    table = csv_rows.CsvFile(io.BytesIO(b'id,prompt\na,"' + b"x\n" * 1000 + b'y" z\n'), "in.csv")
+    monkeypatch.setattr("tgi_stack.rows.csv_rows.io.StringIO", Joined)
+    with pytest.raises(InputError, match=r"in\.csv:1002:2: a quote inside"):
+        next(table)
+    assert Joined.asked == 1

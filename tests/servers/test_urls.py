@@ -67,3 +67,16 @@ def test_no_password_of_a_url_is_shown(url: str) -> None:
     with pytest.raises(SettingsError) as refused:
         checked_url(url)
     assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "end", ["?id=hunter2", "/v1?a=1&mine=hunter2", "#hunter2", "/?x\nhunter2", "?k=a#hunter2"]
+)
+def test_nothing_behind_a_path_is_shown(end: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        checked_url(f"http://h{end}")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_spaces_around_a_url_are_none_of_it() -> None:
+    assert checked_url(" http://h:8080/v1/\n") == "http://h:8080"

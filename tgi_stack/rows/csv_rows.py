@@ -25,7 +25,8 @@ class CsvFile:
         # What is no UTF-8 becomes a mark that the line is looked through for, so that its place is known.
         self._text = io.TextIOWrapper(as_utf_8(file), "utf-8", "surrogateescape", newline="")
         self._name = name
-        self._row = ""  # as it stands in the file
+        self._row = io.StringIO(newline="")  # as it stands in the file; a sum of strings costs its square
+        self._size = 0  # of the row in characters
         self._first_line = self._line = 0
         csv.field_size_limit(MAX_ROW_CHARACTERS)
         self._cells = csv.reader(self._lines(), strict=True)
@@ -35,7 +36,7 @@ class CsvFile:
         return self
 
     def __next__(self) -> list[str]:
-        self._row, self._first_line = "", self._line + 1
+        self._row, self._size, self._first_line = io.StringIO(newline=""), 0, self._line + 1
         try:
             return next(self._cells)
         except csv.Error as error:
@@ -47,10 +48,11 @@ class CsvFile:
         return f"{self._name}:{self._first_line}"
 
     def _lines(self) -> Iterator[str]:
-        while line := self._text.readline(MAX_ROW_CHARACTERS + 1 - len(self._row)):
+        while line := self._text.readline(MAX_ROW_CHARACTERS + 1 - self._size):
             self._line += 1
-            self._row += line
-            if len(self._row) > MAX_ROW_CHARACTERS:
+            self._row.write(line)
+            self._size += len(line)
+            if self._size > MAX_ROW_CHARACTERS:
                 at = f"{self._name}:{self._first_line}"
                 cause = "a quote that is never closed?" if self._line > self._first_line else "is it CSV?"
                 raise InputError(f"{at}: a row of more than {MAX_ROW_CHARACTERS:,} characters; {cause}")
@@ -60,7 +62,7 @@ class CsvFile:
             yield line
 
     def _fault(self, error: csv.Error) -> InputError:
-        line, column, reason = fault_in(self._row)
+        line, column, reason = fault_in(self._row.getvalue())
         return InputError(f"{self._name}:{self._first_line + line}:{column}: {reason or error}")
 
 

@@ -29,7 +29,9 @@ def checked_url(url: str) -> str:
     Raises:
         SettingsError: no URL, or one of a host or a port that can't exist.
     """
-    shown = redact_url(url)[:SHOWN]
+    url = url.strip()
+    # What stands behind a ? or a # may be a key under any name.
+    shown = re.sub(r"([?#]).+", r"\1***", redact_url(url), flags=re.DOTALL)[:SHOWN]
     like = "give a URL such as http://127.0.0.1:8080"
     try:
         parts = urlsplit(url)
