@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import io
 import json
+import os
 import re
 import struct
 import time
@@ -24,7 +25,8 @@ import zstandard
 from cache import kinds
 from cache.errors import BundleError, CacheError, DamagedError, RefusedBundleError
 from cache.kinds import Kind
-from cache.storage import atomic, codecs
+from cache.storage import codecs
+from cache.storage.replacing import HeldError, PresentError, companions, is_written, regular, replacing
 from cache.store import Store
 
 NAME = "fastqwen cache bundle"
@@ -64,13 +66,26 @@ def export_bundle(
         RefusedBundleError: the file is there already, or is one of those that are read.
         BundleError: it can't be written.
     """
+    target = Path(os.path.realpath(path))  # a link to a bundle stays one
+    _refuse_odd(path, target, (*reads, *store.files()))
     try:
-        with atomic.replacing(path, force=force, reads=(*reads, *store.files())) as file:
+        with replacing(target, overwrite=force) as file:
             return _write_entries(store, file, team_key)
-    except atomic.RefusedError as error:
-        raise RefusedBundleError(str(error)) from error
+    except PresentError as error:
+        raise RefusedBundleError(f"{error}; to replace it: --force") from error
+    except HeldError as error:
+        raise RefusedBundleError(f"{error}; wait for it or give another name") from error
     except OSError as error:
         raise BundleError(f"{error.filename or path}: {error.strerror}") from error
+
+
+def _refuse_odd(path: Path, target: Path, reads: Sequence[Path]) -> None:
+    if path.exists() and regular(path) is None:
+        raise RefusedBundleError(f"{path} is no regular file; give another name")
+    written = companions(target)
+    for one in reads:
+        if (read := regular(one)) is not None and is_written(read, written):
+            raise RefusedBundleError(f"{path} is a file that is read here ({one}); give another name")
 
 
 def _write_entries(store: Store, file: IO[bytes], team_key: bytes | None) -> int:

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
-from cache.storage.replacing import HeldError, Replacement, companions
+from cache.storage.replacing import (
+    FileLock,
+    HeldError,
+    PresentError,
+    Replacement,
+    beside,
+    companions,
+    is_written,
+    regular,
+    replacing,
+)
 from tgi_stack.errors import DiskError, LockedError, UsageError
 
 
@@ -31,10 +42,10 @@ def refuse_inputs(option: str, out: Path, inputs: Iterable[Given], also: Iterabl
     Raises:
         UsageError: `out`, or what is written beside it, is a file that is read.
     """
-    written = [found for path in (*companions(out), *also) if (found := _status(path)) is not None]
+    written = (*companions(out), *also)
     for one in inputs:
         read = _status(one.path)
-        if read is not None and any(os.path.samestat(read, found) for found in written):
+        if read is not None and is_written(read, written):
             name = one.path if one.path is not None else "standard input"
             raise UsageError(
                 f"{option} {out} would write over the input {name} ({one.option}); give another name"
@@ -55,9 +66,11 @@ def refuse_present(
 
 
 def _status(path: Path | None) -> os.stat_result | None:
-    """Of a regular file; None where there is none."""
+    """Of a regular file, or of standard input where it is one; else None."""
+    if path is not None:
+        return regular(path)
     try:
-        found = os.fstat(sys.stdin.fileno()) if path is None else path.stat()
+        found = os.fstat(sys.stdin.fileno())
     except (OSError, ValueError, AttributeError):  # closed, or not there
         return None
     return found if stat.S_ISREG(found.st_mode) else None
@@ -76,9 +89,10 @@ def opened(option: str, path: Path, *, overwrite: bool, allow: str = "--overwrit
         DiskError: it can't be written.
     """
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         return Replacement(path, overwrite=overwrite)
-    except FileExistsError as error:
-        raise UsageError(f"{option} {path} is there already; to write it anew: {allow}".strip()) from error
+    except PresentError as error:
+        raise UsageError(f"{option} {error}; to write it anew: {allow}") from error
     except HeldError as error:
         raise LockedError(f"{error}; wait for it or give another name") from error
     except OSError as error:
@@ -96,9 +110,43 @@ def replaced(
         try:
             yield content.file
             content.commit()
+        except PresentError as error:
+            raise UsageError(f"{option} {error}; to write it anew: {allow}") from error
         except OSError as error:
             raise DiskError(
                 f"{path}: {error.strerror or error}; what was there before is as it was"
             ) from error
     finally:
         content.close()
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Replaces a small JSON file as a whole."""
+    content = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    try:
+        with replacing(path, overwrite=True) as file:
+            file.write(content.encode("utf-8", "backslashreplace"))
+    except OSError as error:
+        raise DiskError(f"{path}: {error.strerror or error}") from error
+
+
+class Lock:
+    """`OUT.lock`: held by the one run that makes OUT.
+
+    Raises:
+        LockedError: another run holds it.
+        DiskError: it can't be made.
+    """
+
+    def __init__(self, out: Path) -> None:
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            self._held = FileLock(out)
+        except HeldError as error:
+            raise LockedError(f"{error}; wait for it or give another -o") from error
+        except OSError as error:
+            raise DiskError(f"{beside(out, '.lock')}: {error.strerror}") from error
+
+    def release(self) -> None:
+        """Gives OUT free."""
+        self._held.release()

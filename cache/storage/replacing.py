@@ -1,4 +1,8 @@
-"""Files that appear when they are whole: written beside, durable, renamed into place, by one writer."""
+"""Files that appear when they are whole: written beside, durable, renamed into place, by one writer.
+
+The one way to write a whole file, here and above. Nothing that came meanwhile is replaced without leave. What
+stands beside the file under a name of ours is never written through. A forked child keeps no lock.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ import resource
 import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -18,6 +22,8 @@ from typing import IO
 from cache.sharing import forks
 
 TO_WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+ANEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+TO_LOCK = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
 OUT_OF_HANDLES = (errno.EMFILE, errno.ENFILE)
 SPARES = 3  # a file, its folder, and one more; fewer where a process may open few
 _SPARE: list[int] = []
@@ -55,6 +61,10 @@ class HeldError(OSError):
         self.holder = holder
 
 
+class PresentError(FileExistsError):
+    """A file is there that may not be replaced."""
+
+
 def beside(path: Path, suffix: str) -> Path:
     """A name of its own beside a file."""
     return path.with_name(path.name + suffix)
@@ -63,6 +73,20 @@ def beside(path: Path, suffix: str) -> Path:
 def companions(path: Path) -> tuple[Path, ...]:
     """All that is written where a file is."""
     return path, beside(path, ".tmp"), beside(path, ".lock")
+
+
+def regular(path: Path) -> os.stat_result | None:
+    """What a regular file is, by device and inode; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found if stat.S_ISREG(found.st_mode) else None
+
+
+def is_written(read: os.stat_result, paths: Iterable[Path]) -> bool:
+    """Whether a file is one of those that are written, whatever their names."""
+    return any(os.path.samestat(read, found) for path in paths if (found := regular(path)) is not None)
 
 
 class FileLock:
@@ -76,7 +100,7 @@ class FileLock:
     def __init__(self, path: Path) -> None:
         reserve()
         self._path = beside(path, ".lock")
-        self._file = os.fdopen(descriptor_of(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND), "a+")
+        self._file = os.fdopen(descriptor_of(self._path, TO_LOCK), "a+")
         forks.close_in_child(self._file.fileno())
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -121,13 +145,14 @@ class Replacement:
         beside: where the content is until `commit`.
 
     Raises:
-        FileExistsError: the file is there.
+        PresentError: the file is there.
         HeldError: somebody else writes it.
         OSError: it can't be written.
     """
 
     def __init__(self, path: Path, *, overwrite: bool, locked: bool = False) -> None:
         self._path = path
+        self._overwrite = overwrite
         self._lock: FileLock | None = None
         self.file: IO[bytes]
         self._in_place = path.exists() and (not stat.S_ISREG(path.stat().st_mode) or _is_descriptor(path))
@@ -135,13 +160,14 @@ class Replacement:
             self.beside = path
             self.file = os.fdopen(descriptor_of(path, TO_WRITE), "wb")
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = None if locked else FileLock(path)
         try:
             if path.exists() and not overwrite:
-                raise FileExistsError(f"{path} is there already")
+                raise PresentError(f"{path} is there already")
             self.beside = beside(path, ".tmp")
-            self.file = os.fdopen(descriptor_of(self.beside, TO_WRITE), "wb")
+            # What a killed run left may be a link, or by now another name of the file in place.
+            self.beside.unlink(missing_ok=True)
+            self.file = os.fdopen(descriptor_of(self.beside, ANEW), "wb")
         except BaseException:
             if self._lock is not None:
                 self._lock.release()
@@ -151,13 +177,28 @@ class Replacement:
         """Puts the content in place.
 
         Raises:
+            PresentError: a file came meanwhile that may not be replaced.
             OSError: it can't be made durable or renamed.
         """
         self.file.flush()
-        if not self._in_place:
-            os.fsync(self.file.fileno())
+        if self._in_place:
+            return
+        os.fsync(self.file.fileno())
+        if self._overwrite:
             os.replace(self.beside, self._path)
-            sync_folder(self._path.parent)
+        else:
+            self._put_where_nothing_is()
+        sync_folder(self._path.parent)
+
+    def _put_where_nothing_is(self) -> None:
+        try:
+            os.link(self.beside, self._path)
+        except OSError as error:
+            if isinstance(error, FileExistsError) or self._path.exists():
+                raise PresentError(f"{self._path} is there by now") from error
+            os.replace(self.beside, self._path)  # a file system without links
+        else:
+            self.beside.unlink()
 
     def close(self, *, keep: bool = False) -> None:
         """Gives the file free, in any case; what was not committed goes, unless it is to be kept."""
@@ -177,20 +218,30 @@ def _is_descriptor(path: Path) -> bool:
 
 
 @contextmanager
-def replacing(path: Path, *, overwrite: bool) -> Iterator[IO[bytes]]:
-    """The content of a file, put in place at the end of the block; see `Replacement`."""
-    content = Replacement(path, overwrite=overwrite)
+def replacing(path: Path, *, overwrite: bool, locked: bool = False) -> Iterator[IO[bytes]]:
+    """The content of a file, put in place at the end of the block; see `Replacement`.
+
+    Errors of the system that name no file (a write, a full disk) name the one that is written.
+    """
+    content = Replacement(path, overwrite=overwrite, locked=locked)
     try:
         yield content.file
         content.commit()
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(content.beside)) from error
+        raise
     finally:
         content.close()
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes the names in a folder durable."""
+    """Makes the names in a folder durable, where the file system can."""
     descriptor = descriptor_of(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(descriptor)

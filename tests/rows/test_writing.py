@@ -78,6 +78,29 @@ def test_an_unordered_output_has_one_writer(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["o.jsonl"]
 
 
+def test_what_comes_meanwhile_is_never_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "o.jsonl"
+    sink = UnorderedFile(out, overwrite=False)
+    sink.begin(IDENTITY, Checked(1, strict=True))
+    sink.write(1, {"id": "a", "status": "ok"})
+    out.write_text("of another")
+    with pytest.raises(UsageError, match=r"is there by now; move it away, then rename .*\.tmp"):
+        sink.finish({})
+    sink.close({})
+    assert out.read_text() == "of another"
+    assert Path(f"{out}.tmp").read_text() == '{"id":"a","status":"ok"}\n'
+    with pytest.raises(UsageError, match="by now; to write it anew: --overwrite"):  # noqa: SIM117
+        with replaced("--trec", tmp_path / "trec", overwrite=False):
+            (tmp_path / "trec").write_text("of another")
+    assert (tmp_path / "trec").read_text() == "of another"
+
+
+def test_a_folder_that_is_a_file_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DiskError, match="file"), replaced("--trec", tmp_path / "file" / "t", overwrite=True):
+        pass
+
+
 @pytest.mark.parametrize(
     ("name", "unordered", "message"),
     [

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import AsyncIterator, Callable
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cache.store import Store
 from tgi_stack.answers.identities import Identities
@@ -18,10 +16,6 @@ from tgi_stack.settings import Settings
 from tgi_stack.types import Identity
 
 LOG = logging.getLogger(__name__)
-
-if TYPE_CHECKING:
-    from tgi_stack.doctor.servers import Check
-    from tgi_stack.stack.running.commands import Stack
 
 OF_TORCH = ("use_torch_compile", "use_flash_attention")
 
@@ -90,43 +84,6 @@ async def _opened(settings: Settings, kind: str, store: Store | None) -> Backend
         return backend
 
 
-def examine_endpoints(settings: Settings) -> AsyncIterator[Check]:
-    """See `doctor.examine`; it needs the client of servers."""
-    from tgi_stack.doctor.servers import examine
-
-    return examine(settings)
-
-
-def open_stack(docker_dir: Path | None) -> Stack:
-    """The servers of this host; they are proven by the client of servers."""
-    from tgi_stack.stack.files.docker_folder import locate
-    from tgi_stack.stack.running.commands import Stack
-
-    return Stack(locate(docker_dir))
-
-
-def bench(
-    settings: Settings, order: dict[str, Any], keep: Callable[[dict[str, Any]], None]
-) -> dict[str, Any]:
-    """See `bench.run.bench`; `order` holds the fields of its `Order`.
-
-    Raises:
-        MissingPackageError: torch or transformers is not installed.
-    """
-    _require_torch()
-    from tgi_stack.bench.run import Order
-    from tgi_stack.bench.run import bench as measure
-
-    return measure(settings, Order(**order), keep)
-
-
-def draw_bench(results: dict[str, Any], path: Path, *, overwrite: bool) -> None:
-    """See `bench.chart.plot`; it needs Pillow, which costs a command that draws nothing its start."""
-    from tgi_stack.bench.chart import plot
-
-    plot(results, path, overwrite=overwrite)
-
-
 def _with_fallback(served: Backend, settings: Settings, kind: str, store: Store | None) -> Backend:
     from tgi_stack.backends.fallback import FallbackBackend
 
@@ -150,13 +107,14 @@ def _with_fallback(served: Backend, settings: Settings, kind: str, store: Store 
 
 
 def _local(settings: Settings, kind: str, *, on_demand: bool = False) -> Backend:
-    _require_torch()
+    require_torch()
     from tgi_stack.backends.torch.workers import open_torch, plan_torch
 
     return plan_torch(settings, kind) if on_demand else open_torch(settings, kind)
 
 
-def _require_torch() -> None:
+def require_torch() -> None:
+    """Raises MissingPackageError where the engine's packages are not installed; imports nothing."""
     for package in ("torch", "transformers"):
         if importlib.util.find_spec(package) is None:
             raise MissingPackageError(package, "torch")

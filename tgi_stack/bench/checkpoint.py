@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cache.storage.replacing import Replacement
 from tgi_stack.errors import UsageError
-from tgi_stack.rows.ledger import write_json
-from tgi_stack.writing import Given, refuse_present
+from tgi_stack.writing import Given, refuse_present, write_json
 
 
 class Checkpoint:
@@ -30,9 +30,7 @@ class Checkpoint:
                 raise UsageError(f"-o {path} is no file; give a name for one")
             refuse_present("-o", path, inputs, overwrite=overwrite)
             # What can't be written is found out before minutes of measuring.
-            beside = path.with_name(f"{path.name}.tmp")
-            beside.touch()
-            beside.unlink()
+            Replacement(path, overwrite=overwrite).close()
 
     def __call__(self, found: dict[str, Any]) -> None:
         """Replaces the file whole: who reads it finds the results of before or these.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import signal
 from collections.abc import Iterator
@@ -12,13 +13,14 @@ from typing import Annotated, Any
 import typer
 
 from tgi_stack import logs
-from tgi_stack.backends.open import bench, draw_bench
-from tgi_stack.bench import show
+from tgi_stack.backends.open import require_torch
+from tgi_stack.bench import chart, show
 from tgi_stack.bench.checkpoint import Checkpoint
 from tgi_stack.commands.app import app
 from tgi_stack.commands.command import command, settings_of
 from tgi_stack.commands.console import print_data, print_table
 from tgi_stack.commands.options import AwaitedServers, Common, Computing
+from tgi_stack.settings import Settings
 from tgi_stack.writing import Given, refuse_present
 
 LOG = logging.getLogger(logs.CLOSING)
@@ -66,9 +68,20 @@ def bench_engine(
     kept = Checkpoint(out, overwrite=overwrite, inputs=inputs)
     with _ended_by_signals():
         try:
-            bench(chosen, order, kept)
+            _measure(chosen, order, kept)
         finally:
             _show(kept.found, plot, as_json=common.json, overwrite=overwrite)
+
+
+def _measure(chosen: Settings, order: dict[str, Any], kept: Checkpoint) -> None:
+    """See `bench.run`, which is imported here: torch costs seconds that `--help` is not to take.
+
+    Raises:
+        MissingPackageError: torch or transformers is not installed.
+    """
+    require_torch()
+    run = importlib.import_module("tgi_stack.bench.run")
+    run.bench(chosen, run.Order(**order), kept)
 
 
 def _show(found: dict[str, Any], plot: Path | None, *, as_json: bool, overwrite: bool) -> None:
@@ -80,7 +93,7 @@ def _show(found: dict[str, Any], plot: Path | None, *, as_json: bool, overwrite:
             for table in show.tables(found):
                 print_table(table, width=200)
         if plot is not None:
-            draw_bench(found, plot, overwrite=overwrite)
+            chart.plot(found, plot, overwrite=overwrite)
     if line := show.missing(found):
         LOG.info(line)
 

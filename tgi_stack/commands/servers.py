@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from tgi_stack import logs, settings
-from tgi_stack.backends.open import examine_endpoints, open_stack
 from tgi_stack.commands.app import app, stack
 from tgi_stack.commands.command import command, settings_of
 from tgi_stack.commands.console import print_data
@@ -24,7 +23,10 @@ from tgi_stack.commands.options import (
     Timeout,
     TokenizerOption,
 )
+from tgi_stack.doctor.servers import examine as examined
 from tgi_stack.errors import ServerError
+from tgi_stack.stack.files.docker_folder import locate
+from tgi_stack.stack.running.commands import Stack
 
 LOG = logging.getLogger(logs.CLOSING)
 DETAIL = logging.getLogger(__name__)
@@ -43,7 +45,7 @@ def examine(
     lines: list[Any] = []
 
     async def look() -> None:
-        async for line in examine_endpoints(chosen):
+        async for line in examined(chosen):
             lines.append(line)
             (DETAIL if line.state == "ok" else LOG).info(str(line))
 
@@ -71,7 +73,7 @@ def stack_plan(
 ) -> None:
     """Reads the GPUs and writes docker/.env and docker/stack.json: what runs where."""
     given = _stack_variables(variables, common)
-    lines = open_stack(docker_dir).plan(given, _extras(gateway, observe), assume_gpus, pin=pin)
+    lines = Stack(locate(docker_dir)).plan(given, _extras(gateway, observe), assume_gpus, pin=pin)
     if common.json:
         print_data({"servers": lines})
     else:
@@ -93,7 +95,7 @@ def stack_up(
 ) -> None:
     """Brings the servers up and waits until they answer."""
     given = _stack_variables(variables, common)
-    lines = open_stack(docker_dir).up(given, _extras(gateway, observe), timeout, gateway_name)
+    lines = Stack(locate(docker_dir)).up(given, _extras(gateway, observe), timeout, gateway_name)
     if common.json:
         print_data({"servers": lines})
     else:
@@ -103,7 +105,7 @@ def stack_up(
 @command(stack, "wait")
 def stack_wait(timeout: Timeout = 1800.0, docker_dir: DockerDir = None, *, common: Common) -> None:
     """Waits until every server of the plan answers."""
-    open_stack(docker_dir).wait(timeout)
+    Stack(locate(docker_dir)).wait(timeout)
     if common.json:
         print_data({"state": "up"})
 
@@ -111,7 +113,7 @@ def stack_wait(timeout: Timeout = 1800.0, docker_dir: DockerDir = None, *, commo
 @command(stack, "status")
 def stack_status(docker_dir: DockerDir = None, *, common: Common) -> None:
     """Each server: its container, and whether it answers."""
-    lines = open_stack(docker_dir).status()
+    lines = Stack(locate(docker_dir)).status()
     if common.json:
         print_data([line.as_dict() for line in lines])
     else:
@@ -123,7 +125,7 @@ def stack_status(docker_dir: DockerDir = None, *, common: Common) -> None:
 @command(stack, "down")
 def stack_down(docker_dir: DockerDir = None, *, common: Common) -> None:
     """Stops the servers; weights and compile caches stay."""
-    open_stack(docker_dir).down()
+    Stack(locate(docker_dir)).down()
     if common.json:
         print_data({"state": "down"})
 

@@ -10,8 +10,6 @@ Without `-o`, and with `--unordered`, records are streamed as they finish and th
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import sys
@@ -23,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from cache.storage.replacing import FileLock, HeldError, Replacement, beside, replacing
-from tgi_stack.errors import DiskError, LockedError, UsageError
+from cache.storage.replacing import PresentError, Replacement
+from tgi_stack.errors import DiskError, UsageError
 from tgi_stack.rows import jsonl
 from tgi_stack.types import Identity
 from tgi_stack.writing import opened
@@ -128,6 +126,8 @@ class UnorderedFile(Stream):
     def finish(self, counts: dict[str, Any]) -> None:
         try:
             self._content.commit()
+        except PresentError as error:
+            raise UsageError(f"-o {error}; move it away, then rename {self._content.beside}") from error
         except OSError as error:
             raise DiskError(
                 f"{self._name}: {error.strerror}; records are in {self._content.beside}"
@@ -380,51 +380,7 @@ class _Index:
         self._file.close()
 
 
-# -- one writer at a time --------------------------------------------------------------------------------
-
-
-class Lock:
-    """`OUT.lock`: held by the one run that makes OUT.
-
-    Raises:
-        LockedError: another run holds it.
-        DiskError: it can't be made.
-    """
-
-    def __init__(self, out: Path) -> None:
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            self._held = FileLock(out)
-        except HeldError as error:
-            raise LockedError(f"{error}; wait for it or give another -o") from error
-        except OSError as error:
-            raise DiskError(f"{beside(out, '.lock')}: {error.strerror}") from error
-
-    def release(self) -> None:
-        """Gives OUT free."""
-        self._held.release()
-
-
 # -- small things ----------------------------------------------------------------------------------------
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DiskError(f"{path}: {error.strerror}") from error
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Replaces a small JSON file as a whole."""
-    content = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    try:
-        with replacing(path, overwrite=True) as file:
-            file.write(content.encode("utf-8", "backslashreplace"))
-    except OSError as error:
-        raise DiskError(f"{path}: {error.strerror or error}") from error
 
 
 def _write(descriptor: int, line: bytes, name: str) -> None:

@@ -18,10 +18,10 @@ from tgi_stack import __version__, images
 from tgi_stack.errors import DiskError, UsageError
 from tgi_stack.prompting import prompts
 from tgi_stack.redaction import redact_command
-from tgi_stack.rows.ledger import sha256_of, write_json
 from tgi_stack.rows.reader import SPOOLED, File, Folder, Parts, Source
 from tgi_stack.settings import Settings
 from tgi_stack.types import Identity
+from tgi_stack.writing import write_json
 
 # What may change between a run and its rerun: it changes how fast an answer comes, not what it is.
 FREE = frozenset(
@@ -50,6 +50,15 @@ FREE = frozenset(
         "dry_run",
     }
 )
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DiskError(f"{path}: {error.strerror}") from error
 
 
 def manifest_path(out: Path) -> Path:

@@ -10,12 +10,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from cache.storage.replacing import replacing
 from tgi_stack.errors import DiskError, InputError, UsageError
 from tgi_stack.rows import jsonl, parquet
-from tgi_stack.rows.ledger import Checked, Ledger, Lock, Record, line_of, part_path, sha256_of
-from tgi_stack.rows.manifest import Manifest, manifest_path, source_of
+from tgi_stack.rows.ledger import Checked, Ledger, Record, line_of, part_path
+from tgi_stack.rows.manifest import Manifest, manifest_path, sha256_of, source_of
 from tgi_stack.rows.reader import Source
 from tgi_stack.types import Identity
+from tgi_stack.writing import Lock
 
 LOG = logging.getLogger("fastqwen")
 SUFFIXES = (".jsonl", ".parquet")
@@ -190,14 +192,13 @@ def _finished(manifest: Manifest | None, limit: int | None) -> dict[str, Any] | 
 def _reopen(out: Path, source: Source) -> None:
     """A part file with the ok records of a complete OUT, whose other rows are to be tried again."""
     part = part_path(out)
-    temporary = part.with_name(part.name + ".tmp")
-    with temporary.open("wb") as file:
-        for raw, record in zip(source, records(out), strict=False):
-            if record["status"] == "ok":
-                file.write(line_of(raw.number, record))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, part)
+    try:
+        with replacing(part, overwrite=True, locked=True) as file:  # by the lock of OUT
+            for raw, record in zip(source, records(out), strict=False):
+                if record["status"] == "ok":
+                    file.write(line_of(raw.number, record))
+    except OSError as error:
+        raise DiskError(f"{error.filename or part}: {error.strerror or error}; {out} is as it was") from error
 
 
 def records(out: Path) -> Iterator[Record]:

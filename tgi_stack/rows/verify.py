@@ -11,8 +11,8 @@ from typing import Any
 
 from tgi_stack.errors import FastqwenError, UsageError
 from tgi_stack.rows.duplicates import Duplicates
-from tgi_stack.rows.ledger import part_path, sha256_of
-from tgi_stack.rows.manifest import Manifest, digest_of
+from tgi_stack.rows.ledger import part_path
+from tgi_stack.rows.manifest import Manifest, digest_of, sha256_of
 from tgi_stack.rows.output import records
 from tgi_stack.rows.reader import RawRow, Source, id_of, open_source
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
+from cache.storage.replacing import replacing
 from tgi_stack.errors import DiskError
 
 
 def write_whole(path: Path, content: str) -> None:
-    """Whole or not at all."""
+    """Whole or not at all, and readable by the users that containers run as."""
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w") as stream:
-            stream.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        with replacing(path, overwrite=True) as file:
+            os.fchmod(file.fileno(), 0o644)
+            file.write(content.encode())
     except OSError as error:
-        raise DiskError(f"{path}: {error.strerror}") from error
+        raise DiskError(f"{path}: {error.strerror or error}") from error
