@@ -50,8 +50,8 @@ class Sink(Protocol):
     def begin(self, identity: Identity, checked: Checked) -> None:
         """To be called when all that can be refused has been: nothing is written before."""
 
-    def is_done(self, number: int) -> bool:
-        """Whether a row needs no answer any more: it has an ok record from an earlier run."""
+    def __contains__(self, number: object) -> bool:
+        """Whether a row, by its number, needs no answer any more: it has an ok record from an earlier run."""
 
     def write(self, number: int, record: Record) -> None:
         """Takes the record of a row."""
@@ -69,7 +69,7 @@ class Discard:
     def begin(self, identity: Identity, checked: Checked) -> None:
         pass
 
-    def is_done(self, number: int) -> bool:
+    def __contains__(self, number: object) -> bool:
         return False
 
     def write(self, number: int, record: Record) -> None:
@@ -174,8 +174,9 @@ class Ledger:
         except OSError as error:
             raise DiskError(f"{self._part}: {error.strerror}") from error
 
-    def is_done(self, number: int) -> bool:
-        return self._index.get(number) > 0
+    def __contains__(self, number: object) -> bool:
+        """Whether a row has an ok record, by its number."""
+        return isinstance(number, int) and self._index.get(number) > 0
 
     def write(self, number: int, record: Record) -> None:
         """Appends a record; whole once this returns, durable within a second or at the end."""

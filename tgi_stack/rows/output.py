@@ -93,8 +93,8 @@ class Output:
         write = parquet.writer(self._asked["job"]) if self._out.suffix == ".parquet" else None
         self._ledger = Ledger(self._out, write)
 
-    def is_done(self, number: int) -> bool:
-        return self._opened.is_done(number)
+    def __contains__(self, number: object) -> bool:
+        return number in self._opened
 
     def write(self, number: int, record: Record) -> None:
         self._opened.write(number, record)

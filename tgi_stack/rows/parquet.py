@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -68,7 +68,7 @@ def _type(described: Any) -> Any:
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
     """The records of a Parquet output; fields that a record did not have are left out again."""
-    for _, row in read_rows(path, str(path), lambda number: False, Wanted()):
+    for _, row in read_rows(path, str(path), (), Wanted()):
         if row is not None:
             yield row
 
@@ -77,7 +77,7 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_rows(
-    path: Path, name: str, skip: Callable[[int], bool], wanted: Wanted
+    path: Path, name: str, done: Container[int], wanted: Wanted
 ) -> Iterator[tuple[int, dict[str, Any] | None]]:
     """Rows of a Parquet file, batch by batch; page checksums are verified where the file has them.
 
@@ -98,7 +98,7 @@ def read_rows(
             batch_size = BATCH_OF_FILES if _holds_files(file.schema, names) else BATCH
             for batch in file.iter_batches(batch_size, columns=list(names)):
                 numbers = range(number + 1, number + 1 + len(batch))
-                if all(map(skip, numbers)):
+                if all(one in done for one in numbers):
                     yield from ((one, None) for one in numbers)
                 else:
                     yield from zip(numbers, _rows(batch, names, wanted.fields), strict=True)
