@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
-from cache.storage.replacing import HeldError, Replacement, companions
+from cache.storage.replacing import HeldError, Replacement, companions, replacing
 from tgi_stack.errors import DiskError, LockedError, UsageError
 
 
@@ -102,3 +103,13 @@ def replaced(
             ) from error
     finally:
         content.close()
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Replaces a small JSON file as a whole."""
+    content = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    try:
+        with replacing(path, overwrite=True) as file:
+            file.write(content.encode("utf-8", "backslashreplace"))
+    except OSError as error:
+        raise DiskError(f"{path}: {error.strerror or error}") from error

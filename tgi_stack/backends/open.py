@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,9 +105,7 @@ def open_stack(docker_dir: Path | None) -> Stack:
     return Stack(locate(docker_dir))
 
 
-def bench(
-    settings: Settings, order: dict[str, Any], keep: Callable[[dict[str, Any]], None]
-) -> dict[str, Any]:
+def bench(settings: Settings, order: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """See `bench.run.bench`; `order` holds the fields of its `Order`.
 
     Raises:
@@ -117,7 +115,7 @@ def bench(
     from tgi_stack.bench.run import Order
     from tgi_stack.bench.run import bench as measure
 
-    return measure(settings, Order(**order), keep)
+    return measure(settings, Order(**order))
 
 
 def draw_bench(results: dict[str, Any], path: Path, *, overwrite: bool) -> None:

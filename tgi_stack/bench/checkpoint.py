@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tgi_stack.errors import UsageError
-from tgi_stack.rows.ledger import write_json
-from tgi_stack.writing import Given, refuse_present
+from tgi_stack.writing import Given, refuse_present, write_json
 
 
 class Checkpoint:
@@ -34,7 +33,7 @@ class Checkpoint:
             beside.touch()
             beside.unlink()
 
-    def __call__(self, found: dict[str, Any]) -> None:
+    def keep(self, found: dict[str, Any]) -> None:
         """Replaces the file whole: who reads it finds the results of before or these.
 
         Raises:

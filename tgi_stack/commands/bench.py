@@ -66,7 +66,8 @@ def bench_engine(
     kept = Checkpoint(out, overwrite=overwrite, inputs=inputs)
     with _ended_by_signals():
         try:
-            bench(chosen, order, kept)
+            for found in bench(chosen, order):
+                kept.keep(found)
         finally:
             _show(kept.found, plot, as_json=common.json, overwrite=overwrite)
 

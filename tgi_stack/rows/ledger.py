@@ -11,20 +11,20 @@ Without `-o`, and with `--unordered`, records are streamed as they finish and th
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import sys
 import tempfile
 import time
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from cache.storage.replacing import FileLock, HeldError, Replacement, beside, replacing
-from tgi_stack.errors import DiskError, LockedError, UsageError
+from cache.storage.replacing import Replacement
+from tgi_stack.errors import DiskError, UsageError
 from tgi_stack.rows import jsonl
 from tgi_stack.types import Identity
 from tgi_stack.writing import opened
@@ -151,18 +151,11 @@ def part_path(out: Path) -> Path:
 
 
 class Ledger:
-    """The records of an OUT that is being made; open it only while holding the `Lock` of OUT.
+    """The records of an OUT that is being made; open it only while holding the lock of OUT."""
 
-    Args:
-        write_out: makes the content of OUT from the record lines in input order; the default copies them.
-    """
-
-    def __init__(
-        self, out: Path, write_out: Callable[[IO[bytes], Iterator[bytes]], None] | None = None
-    ) -> None:
+    def __init__(self, out: Path) -> None:
         self._out = out
         self._part = part_path(out)
-        self._write_out = write_out or (lambda file, lines: file.writelines(lines))
         self._index = _Index()
         self._synced_at = time.monotonic()
         self._rows = self._written = 0
@@ -209,8 +202,10 @@ class Ledger:
             self._synced_at = now
             self._sync()
 
-    def finish(self) -> None:
-        """Writes OUT in input order and renames it into place; `retire` removes the part file after that.
+    @contextmanager
+    def finishing(self) -> Iterator[IO[bytes]]:
+        """A file that becomes OUT, for the content that is made of `lines`; `retire` removes the part file
+        after that.
 
         Raises:
             DiskError: it can't be written, or not every row's record was found again.
@@ -219,7 +214,7 @@ class Ledger:
         content = None
         try:
             content = Replacement(self._out, overwrite=True, locked=True)
-            self._write_out(content.file, self.lines())
+            yield content.file
             if self._written != self._rows:
                 raise DiskError(f"{self._part}: {self._written:,} of {self._rows:,} records found again")
             content.commit()
@@ -381,31 +376,6 @@ class _Index:
         self._file.close()
 
 
-# -- one writer at a time --------------------------------------------------------------------------------
-
-
-class Lock:
-    """`OUT.lock`: held by the one run that makes OUT.
-
-    Raises:
-        LockedError: another run holds it.
-        DiskError: it can't be made.
-    """
-
-    def __init__(self, out: Path) -> None:
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            self._held = FileLock(out)
-        except HeldError as error:
-            raise LockedError(f"{error}; wait for it or give another -o") from error
-        except OSError as error:
-            raise DiskError(f"{beside(out, '.lock')}: {error.strerror}") from error
-
-    def release(self) -> None:
-        """Gives OUT free."""
-        self._held.release()
-
-
 # -- small things ----------------------------------------------------------------------------------------
 
 
@@ -416,16 +386,6 @@ def sha256_of(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise DiskError(f"{path}: {error.strerror}") from error
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Replaces a small JSON file as a whole."""
-    content = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    try:
-        with replacing(path, overwrite=True) as file:
-            file.write(content.encode("utf-8", "backslashreplace"))
-    except OSError as error:
-        raise DiskError(f"{path}: {error.strerror or error}") from error
 
 
 def _write(descriptor: int, line: bytes, name: str) -> None:

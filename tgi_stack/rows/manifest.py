@@ -18,10 +18,11 @@ from tgi_stack import __version__, images
 from tgi_stack.errors import DiskError, UsageError
 from tgi_stack.prompting import prompts
 from tgi_stack.redaction import redact_command
-from tgi_stack.rows.ledger import sha256_of, write_json
+from tgi_stack.rows.ledger import sha256_of
 from tgi_stack.rows.reader import SPOOLED, File, Folder, Parts, Source
 from tgi_stack.settings import Settings
 from tgi_stack.types import Identity
+from tgi_stack.writing import write_json
 
 # What may change between a run and its rerun: it changes how fast an answer comes, not what it is.
 FREE = frozenset(

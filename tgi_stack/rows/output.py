@@ -10,9 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tgi_stack.errors import DiskError, InputError, UsageError
+from cache.storage.replacing import FileLock, HeldError, beside
+from tgi_stack.errors import DiskError, InputError, LockedError, UsageError
 from tgi_stack.rows import jsonl, parquet
-from tgi_stack.rows.ledger import Checked, Ledger, Lock, Record, line_of, part_path, sha256_of
+from tgi_stack.rows.ledger import Checked, Ledger, Record, line_of, part_path, sha256_of
 from tgi_stack.rows.manifest import Manifest, manifest_path, source_of
 from tgi_stack.rows.reader import Source
 from tgi_stack.types import Identity
@@ -90,8 +91,7 @@ class Output:
             kept = "rows that were finished before are kept" if resumed else "no row was asked"
             raise DiskError(f"{error}; {kept}") from error
         self._manifest = manifest
-        write = parquet.writer(self._asked["job"]) if self._out.suffix == ".parquet" else None
-        self._ledger = Ledger(self._out, write)
+        self._ledger = Ledger(self._out)
 
     def __contains__(self, number: object) -> bool:
         return number in self._opened
@@ -105,7 +105,11 @@ class Output:
 
     def finish(self, counts: dict[str, Any]) -> None:
         """Puts OUT in place. Only when the manifest says so does the part file go."""
-        self._opened.finish()
+        with self._opened.finishing() as file:
+            if self._out.suffix == ".parquet":
+                parquet.write(self._asked["job"], file, self._opened.lines())
+            else:
+                file.writelines(self._opened.lines())
         if self._manifest is not None:
             self._manifest.close("complete", counts)
         self._opened.retire()
@@ -211,3 +215,28 @@ def records(out: Path) -> Iterator[Record]:
                 yield jsonl.loads(line, most=math.inf)  # one of our own may be long
             except jsonl.LineError as error:
                 raise InputError(f"{out}:{number}:{error.column}: {error}") from error
+
+
+# -- one writer at a time --------------------------------------------------------------------------------
+
+
+class Lock:
+    """`OUT.lock`: held by the one run that makes OUT.
+
+    Raises:
+        LockedError: another run holds it.
+        DiskError: it can't be made.
+    """
+
+    def __init__(self, out: Path) -> None:
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            self._held = FileLock(out)
+        except HeldError as error:
+            raise LockedError(f"{error}; wait for it or give another -o") from error
+        except OSError as error:
+            raise DiskError(f"{beside(out, '.lock')}: {error.strerror}") from error
+
+    def release(self) -> None:
+        """Gives OUT free."""
+        self._held.release()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -23,23 +23,19 @@ BATCH_OF_FILES = 8  # rows that hold whole images
 # pyarrow costs 0.3 s to import: each function that needs it does so itself.
 
 
-def writer(job: str) -> Callable[[IO[bytes], Iterable[bytes]], None]:
-    """What writes the records of a job, given as JSON lines, to an open file."""
+def write(job: str, file: IO[bytes], lines: Iterable[bytes]) -> None:
+    """Writes the records of a job, given as JSON lines, to an open file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
-    def write(file: IO[bytes], lines: Iterable[bytes]) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        fields = described(RECORDS[job])
-        schema = pa.schema(list(_type(fields)))
-        remaining = iter(lines)
-        with pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as out:
-            while rows := [json.loads(line) for line in islice(remaining, ROW_GROUP)]:
-                for row in rows:
-                    _refuse_unknown(row, fields)
-                out.write_table(pa.Table.from_pylist(rows, schema=schema))
-
-    return write
+    fields = described(RECORDS[job])
+    schema = pa.schema(list(_type(fields)))
+    remaining = iter(lines)
+    with pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as out:
+        while rows := [json.loads(line) for line in islice(remaining, ROW_GROUP)]:
+            for row in rows:
+                _refuse_unknown(row, fields)
+            out.write_table(pa.Table.from_pylist(rows, schema=schema))
 
 
 def _refuse_unknown(value: Any, fields: Any) -> None:

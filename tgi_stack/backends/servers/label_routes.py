@@ -101,7 +101,6 @@ class VllmReads:
         self._batcher: MicroBatcher[ScoreRequest, LabelScores] = MicroBatcher(
             self._read_group,
             size=group_size,
-            key=lambda request: request.label_ids,
             linger_s=LINGER_S,
             lanes=None,
         )
@@ -115,7 +114,8 @@ class VllmReads:
                 if self._by_id is None:
                     self._by_id = await self._reads_ids(_cut(request)[0])
         if self._by_id:
-            return self._whole(await together(*map(self._batcher.ask, _cut(request))))
+            asked = (self._batcher.ask(one, one.label_ids) for one in _cut(request))
+            return self._whole(await together(*asked))
         return await self._likeliest(request)
 
     async def _reads_ids(self, request: ScoreRequest) -> bool:
