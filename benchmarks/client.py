@@ -141,7 +141,7 @@ async def client(url: str, in_flight: int, count: int) -> float:
 
 async def _rate(ask: Callable[[ScoreRequest], Awaitable[Any]], in_flight: int, count: int) -> float:
     began = time.perf_counter()
-    await fan_out(requests(count), ask, lambda answer: None, workers=in_flight)
+    await fan_out(requests(count), ask, workers=in_flight)
     return count / (time.perf_counter() - began)
 
 
@@ -157,7 +157,7 @@ async def raw_live(url: str, asked: list[ScoreRequest], in_flight: int, group: i
                 return await response.json()
 
         began = time.perf_counter()
-        await fan_out(groups, ask, lambda answer: None, workers=in_flight // group)
+        await fan_out(groups, ask, workers=in_flight // group)
         return len(asked) / (time.perf_counter() - began)
 
 
@@ -167,7 +167,7 @@ async def client_live(url: str, asked: list[ScoreRequest], in_flight: int, group
     backend = await open_served(load(flags, {}), "text")
     try:
         began = time.perf_counter()
-        await fan_out(asked, backend.score, lambda answer: None, workers=in_flight)
+        await fan_out(asked, backend.score, workers=in_flight)
         return len(asked) / (time.perf_counter() - began)
     finally:
         await backend.aclose()

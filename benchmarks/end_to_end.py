@@ -119,7 +119,7 @@ def finished(case: Case, tokenizer: Tokenizer, items: dict[str, str], *, closes_
             [_sentence(items[one] if isinstance(one, str) else one["text"]) for one in row[name]]
             for name in ("history", "candidates")
         )
-        body = prompts.listwise_body(default_labels(len(shown), tokenizer.encode), shown, history=past)
+        body = prompts.listwise_body(default_labels(len(shown), tokenizer), shown, history=past)
         found.append(prompts.user_turn(tokenizer.harmless(body), close_thinking=closes_thinking))
     return found
 
@@ -290,7 +290,7 @@ class Bench:
     def _prompts(self, case: Case, texts: Sequence[str], tokenizer: Tokenizer) -> Path:
         with case.source.open(encoding="utf-8") as file:
             count = len(json.loads(file.readline())["candidates"])
-        ids = [tokenizer.encode(label)[0] for label in default_labels(count, tokenizer.encode)]
+        ids = [tokenizer.encode(label)[0] for label in default_labels(count, tokenizer)]
         rows = [{"id": str(n), "prompt": text, "label_ids": ids} for n, text in enumerate(texts)]
         sample_data.write_lines(self.folder / "prompts.jsonl", rows)
         return self.folder / "prompts.jsonl"

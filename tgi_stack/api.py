@@ -348,9 +348,7 @@ class Reranker(_Engine):
             else:
                 results[place] = np.array(record["probabilities"], dtype=np.float64)
 
-        await fan_out(
-            range(len(texts)), answer, lambda nothing: None, workers=max(1, backend.max_concurrency)
-        )
+        await fan_out(range(len(texts)), answer, workers=max(1, backend.max_concurrency))
         if not errors:
             found = [result for result in results if result is not None]
             return found[0] if isinstance(asked, str) else found

@@ -12,12 +12,11 @@ Result = TypeVar("Result")
 
 async def fan_out(
     rows: Iterable[Row],
-    work: Callable[[Row], Awaitable[Result]],
-    emit: Callable[[Result], None],
+    work: Callable[[Row], Awaitable[object]],
     *,
     workers: int,
 ) -> None:
-    """Works on all rows, `workers` at a time, and emits each result as it finishes.
+    """Works on all rows, `workers` at a time.
 
     What `work` raises is a bug or a fault of the whole run: it stops the crew and is raised here, alone.
     """
@@ -25,7 +24,7 @@ async def fan_out(
 
     async def worker() -> None:
         for row in shared:
-            emit(await work(row))
+            await work(row)
 
     await crew([worker() for _ in range(workers)])
 

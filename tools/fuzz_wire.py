@@ -38,6 +38,7 @@ from tgi_stack.backends.servers.transport import Reply
 from tgi_stack.errors import AnswerError, RowError
 from tgi_stack.images.prepare import prepare
 from tgi_stack.prompting import prompts
+from tgi_stack.prompting.labels import Prover
 from tgi_stack.types import Caption, CaptionRequest, LabelScores, PreparedImage, ScoreRequest
 
 NAME = f"{4242:014x}"
@@ -240,7 +241,7 @@ def cases(spoiler: Spoiler) -> list[Callable[[], Coroutine[Any, Any, object]]]:
 
 def _tgi(wire: Wire, request: ScoreRequest, mass: bool) -> Callable[[], Coroutine[Any, Any, object]]:
     async def case() -> object:
-        return await TgiReads(wire.ask, lambda labels: labels, with_mass=mass).score(request)
+        return await TgiReads(wire.ask, Prover(TOKENIZER), with_mass=mass).score(request)
 
     return case
 

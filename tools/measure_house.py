@@ -1,16 +1,18 @@
 """How the house stands: sizes, callbacks, sentences and start-up, each beside its limit.
 
-    python tools/measure_house.py [--root FOLDER]
+    python tools/measure_house.py [--root FOLDER] [--list]
 
-It prints a table (measure, value, limit) and exits with 1 where a limit is broken. The code is `cli.py` and
-the packages `cache` and `tgi_stack`. The rules:
+It prints a table (measure, value, limit) and exits with 1 where a limit is broken. With `--list` it prints
+the callback parameters instead, each with its place. The code is `cli.py` and the packages `cache` and
+`tgi_stack`. The rules:
 
 - Loose modules: the `.py` files at the top of a package, `__init__` aside. The fullest folder counts the same
   way.
 - A module's length is its lines. A module of kernels may be longer where `KERNELS` says why.
 - A function's length runs from `def` to its last line; methods and nested functions are functions.
 - A callback parameter is annotated with Callable, with Awaitable or Coroutine, or with a name that stands for
-  one (`Clock = Callable[[], float]`). The figure is per 100 functions.
+  one (`Clock = Callable[[], float]`). What is called inside an annotation is none: `typer.Option(...)` holds
+  words of help. The figure is per 100 functions.
 - A sentence of `docs/design` ends at a full stop, a question mark or an exclamation mark. Code, tables,
   pictures and headings are left out, and an item of a list is a paragraph. A word is what stands between
   spaces and holds a letter or a digit.
@@ -62,11 +64,11 @@ class Measure:
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """A function's length in lines, and how many of its parameters are callbacks."""
+    """A function's length in lines, and those of its parameters that are callbacks."""
 
     place: str
     lines: int
-    callbacks: int
+    callbacks: tuple[str, ...]
 
 
 # -- code ----------------------------------------------------------------------------------------------------
@@ -104,7 +106,8 @@ def length(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return (node.end_lineno or node.lineno) - node.lineno + 1
 
 
-def callbacks(node: ast.FunctionDef | ast.AsyncFunctionDef, pattern: re.Pattern[str]) -> int:
+def callbacks(node: ast.FunctionDef | ast.AsyncFunctionDef, pattern: re.Pattern[str]) -> tuple[str, ...]:
+    """The parameters that are callbacks, as they are written."""
     given = [
         *node.args.posonlyargs,
         *node.args.args,
@@ -112,8 +115,24 @@ def callbacks(node: ast.FunctionDef | ast.AsyncFunctionDef, pattern: re.Pattern[
         node.args.vararg,
         node.args.kwarg,
     ]
-    annotations = [one.annotation for one in given if one is not None and one.annotation is not None]
-    return sum(bool(pattern.search(ast.unparse(annotation))) for annotation in annotations)
+    annotated = [(one, one.annotation) for one in given if one is not None and one.annotation is not None]
+    return tuple(
+        ast.unparse(one)
+        for one, annotation in annotated
+        if any(pattern.search(name) for name in types_in(annotation))
+    )
+
+
+def types_in(annotation: ast.AST) -> Iterator[str]:
+    """Names in an annotation, also of types in quotes; nothing inside a call."""
+    if isinstance(annotation, ast.Call):
+        return
+    if isinstance(annotation, ast.Name | ast.Attribute):
+        yield ast.unparse(annotation)
+    elif isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
+        yield annotation.value
+    for inner in ast.iter_child_nodes(annotation):
+        yield from types_in(inner)
 
 
 def of_code(root: Path) -> Iterator[Measure]:
@@ -131,7 +150,7 @@ def of_code(root: Path) -> Iterator[Measure]:
     others = {one.place: one.lines for one in found if one.place not in kernels}
     yield _most("lines of the longest function", others, 60)
     yield _most("lines of the longest function of kernels", kernels, 90)
-    count = sum(one.callbacks for one in found)
+    count = sum(len(one.callbacks) for one in found)
     yield Measure(
         "callback parameters per 100 functions", 100 * count / max(1, len(found)), 3, f"{count} of them"
     )
@@ -218,7 +237,14 @@ def main() -> int:
     parser.add_argument(
         "--root", type=Path, default=ROOT, help="the checkout to measure; this one by default"
     )
-    root = parser.parse_args().root.resolve()
+    parser.add_argument("--list", action="store_true", help="print the callback parameters")
+    given = parser.parse_args()
+    root = given.root.resolve()
+    if given.list:
+        for function in functions(root, modules(root)):
+            for callback in function.callbacks:
+                print(f"{function.place}({callback})")
+        return 0
     found = [*of_code(root), *of_words(root), *of_start(root)]
     width = max(len(one.name) for one in found)
     print(f"{'measure':{width}}   value   limit")

@@ -14,6 +14,7 @@ from cache.keys import digest
 from cache.store import Store
 from tgi_stack.answers.kept import Kept
 from tgi_stack.answers.turns import Turns
+from tgi_stack.errors import TextError
 
 KEY = digest(b"key")
 
@@ -56,10 +57,6 @@ class Work:
         return answer
 
 
-def certain(error: Exception) -> bool:
-    return isinstance(error, ValueError)
-
-
 async def many(work: Work, turns: Turns[bytes], count: int) -> list[Any]:
     return await asyncio.gather(*(work(turns) for _ in range(count)), return_exceptions=True)
 
@@ -79,7 +76,8 @@ async def test_waiting_for_a_failure_means_computing_once() -> None:
 
 
 async def test_a_certain_failure_is_shared_once() -> None:
-    work, turns = Work(), Turns[bytes](None, "labels", memory=10, certain=certain)
+    work = Work(TextError("text.long", "1"), TextError("text.long", "2"))
+    turns = Turns[bytes](None, "labels", memory=10)
     assert [str(one) for one in await many(work, turns, 1500)] == ["1"] * 1500
     assert [str(one) for one in await many(work, turns, 1)] == ["2"]  # nobody is told of it later
 

@@ -43,7 +43,7 @@ def generated(vision_model: Any, tokenizer: Tokenizer, requests: list[CaptionReq
 
 
 class Made:
-    """A generator, and the decoders it asked for."""
+    """A generator, and the decoders that it asks for here."""
 
     def __init__(
         self,
@@ -55,16 +55,20 @@ class Made:
         decoder: type[Decoder] = Decoder,
         **options: Any,
     ) -> None:
-        network, self.forwards = network_that(model, fails=fails or {})
+        self._network, self.forwards = network_that(model, fails=fails or {})
+        self._tower, self._options = Tower(model, GRID), options
+        self._decoder, self._slots = decoder, slots
         self.decoders: list[tuple[int, int]] = []
-        image_token = model.config.image_token_id
-
-        def make(slots: int, rows: int) -> Decoder:
-            self.decoders.append((slots, rows))
-            return decoder(network, Tower(model, GRID), image_token, slots, rows, **options)
-
+        self._image_token = model.config.image_token_id
         ends = caption.end_ids(model)
-        self.generator = Generator(make, lambda rows: slots, tokenizer, ends, CPU, image_token, 16)
+        self.generator = Generator(self, tokenizer, ends, CPU, self._image_token, 16)
+
+    def most(self, rows: int) -> int:
+        return self._slots
+
+    def make(self, slots: int, rows: int) -> Decoder:
+        self.decoders.append((slots, rows))
+        return self._decoder(self._network, self._tower, self._image_token, slots, rows, **self._options)
 
     def answers(self, requests: list[CaptionRequest]) -> list[Caption]:
         futures: list[Future[Caption]] = [self.generator.submit(request) for request in requests]

@@ -22,21 +22,17 @@ async def thread() -> AsyncIterator[ThreadPoolExecutor]:
 async def test_rows_are_read_as_workers_need_them() -> None:
     read, done, most = count(), 0, 0
 
-    async def work(row: int) -> int:
-        nonlocal most
+    async def work(row: int) -> None:
+        nonlocal most, done
         most = max(most, row - done + 1)
         await asyncio.sleep(0)
-        return row
-
-    def emit(row: int) -> None:
-        nonlocal done
         done += 1
 
     def rows() -> Iterator[int]:
         while (row := next(read)) < 1000:
             yield row
 
-    await fan_out(rows(), work, emit, workers=7)
+    await fan_out(rows(), work, workers=7)
     assert done == 1000
     assert most <= 7
 
@@ -44,14 +40,14 @@ async def test_rows_are_read_as_workers_need_them() -> None:
 async def test_a_bug_stops_the_crew_and_surfaces_alone() -> None:  # X13
     finished: list[int] = []
 
-    async def work(row: int) -> int:
+    async def work(row: int) -> None:
         if row == 3:
             raise ZeroDivisionError("a bug")
         await asyncio.sleep(0)
-        return row
+        finished.append(row)
 
     with pytest.raises(ZeroDivisionError, match="a bug"):
-        await fan_out(range(1000), work, finished.append, workers=4)
+        await fan_out(range(1000), work, workers=4)
     assert len(finished) < 1000
 
 
@@ -76,8 +72,8 @@ async def test_requests_of_different_kinds_share_no_batch(thread: ThreadPoolExec
         batches.append(batch)
         return batch
 
-    batcher = MicroBatcher(in_threads(thread, run), size=8, key=lambda number: number % 2)
-    await asyncio.gather(*map(batcher.ask, range(20)))
+    batcher = MicroBatcher(in_threads(thread, run), size=8)
+    await asyncio.gather(*(batcher.ask(number, number % 2) for number in range(20)))
     assert all(len({number % 2 for number in batch}) == 1 for batch in batches)
 
 

@@ -144,7 +144,7 @@ def test_bounds_are_said_to_be_bounds(
     values = logits(tokenizer.encode(prompt))
     logprobs = values - np.log(np.exp(values - values.max()).sum()) - values.max()
     shown = sorted(logprobs, reverse=True)[:20]
-    labels = list(default_labels(26, tokenizer.encode))
+    labels = list(default_labels(26, tokenizer))
     row = {"prompt": prompt, "labels": labels}
     path = write_rows(tmp_path / "p.jsonl", row, {"prompt": prompt, "labels": ["~", "{"]})
     options = {"reads_ids": False, "grammars": False, "max_top_n": 20, "logits": logits}

@@ -70,6 +70,9 @@ class Tracer(Discard):
         if above is not None and floor(entered[0]) > floor(above[0]):
             self.upward.add((above, entered))
 
+    def __contains__(self, number: object) -> bool:
+        return number == 1
+
     def write(self, number: int, record: dict[str, Any]) -> None:
         sys.setprofile(None)
         assert record["status"] == "ok"
@@ -92,7 +95,6 @@ async def traced(job: Name, tmp_path: Path) -> Tracer:
     made = spec.job(open_scripted(settings, spec.kind), store)
     first, _ = list(source)[:2]
     await pipeline.answered(made, first)
-    tracer.is_done = lambda number: number == 1  # type: ignore[method-assign]
     sys.setprofile(tracer.look)
     try:
         tally = pipeline.Tally(rows=2, input_rows=2)

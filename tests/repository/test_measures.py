@@ -19,7 +19,9 @@ Names = Sequence[str]
 def long(
     clock: Clock, names: Names, *, then: Callable[[int], Awaitable[None]] | None = None
 ) -> Callable[[], int]:
-    def inner(wait: "Awaitable[int]", **rest: Clock) -> int:
+    def inner(
+        wait: "Awaitable[int]", text: Annotated[str, option(help="A Clock")] = "", **rest: Clock
+    ) -> int:
         return 1
 
     return lambda: 1
@@ -40,8 +42,8 @@ def house(tmp_path: Path) -> Path:
 def test_callbacks_are_counted_through_their_aliases(house: Path) -> None:
     found = measure_house.functions(house, [Path("tgi_stack/code.py")])
     assert [(one.place.split()[1], one.lines, one.callbacks) for one in found] == [
-        ("long", 7, 2),
-        ("inner", 2, 2),
+        ("long", 9, ("clock: Clock", "then: Callable[[int], Awaitable[None]] | None")),
+        ("inner", 4, ("wait: 'Awaitable[int]'", "rest: Clock")),
     ]
 
 

@@ -18,7 +18,7 @@ import pytest
 from tgi_stack.errors import FastqwenError, InputError, RowError
 from tgi_stack.rows import schema
 from tgi_stack.rows.duplicates import Duplicates
-from tgi_stack.rows.reader import check, open_source
+from tgi_stack.rows.reader import open_source
 
 ROWS: list[dict[str, Any]] = [
     {"id": "u1", "history": ["a", "b"], "candidates": ["c", "d"], "positive": "c"},
@@ -98,7 +98,7 @@ def test_columns_are_renamed_where_the_file_has_them(tmp_path: Path) -> None:
 def test_a_fault_is_said_with_its_place(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     path = write(tmp_path / name, content)  # D01, D02, D08
     with pytest.raises(FastqwenError, match=message):
-        check(open_source(str(path)), lambda raw: schema.probs_row(raw, ("A",)))
+        schema.check(open_source(str(path)), schema.Schema("probs", ("A",)))
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])

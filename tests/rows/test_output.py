@@ -72,7 +72,7 @@ def test_an_unfinished_run_goes_on_where_it_stopped(tmp_path: Path, source: Any)
     sink.write(4, record(4, "failed"))
     sink.close(counts(1, 1))
     again = opened(out, source)
-    assert [again.is_done(number) for number in range(1, 6)] == [False, True, False, False, False]
+    assert [number in again for number in range(1, 6)] == [False, True, False, False, False]
     for number in (1, 3, 4, 5):
         again.write(number, record(number))
     again.finish(counts(5))
@@ -92,7 +92,7 @@ def test_a_torn_tail_alone_is_cut(  # D11
     whole = part_path(out).read_bytes()
     part_path(out).write_bytes(whole + torn)
     again = opened(out, source)
-    assert (again.is_done(1), again.is_done(3)) == (True, False)
+    assert (1 in again, 3 in again) == (True, False)
     again.write(3, record(3))
     again.close(counts(2))
     assert part_path(out).read_bytes().startswith(whole + b'{"row":3,"status":"ok","record":{"id":"3"')
@@ -113,7 +113,7 @@ def test_what_was_durable_survives_a_loss_of_power(tmp_path: Path, source: Any, 
     content[durable : durable + lost] = bytes(lost)
     part_path(out).write_bytes(content)
     again = opened(out, source)
-    done = [number for number in range(1, 6) if again.is_done(number)]
+    done = [number for number in range(1, 6) if number in again]
     assert done == ([1, 2, 3, 4] if lost == 0 else [1])
     for number in {1, 2, 3, 4, 5} - set(done):
         again.write(number, record(number))
@@ -137,7 +137,7 @@ def test_failed_rows_of_finished_outputs_are_retried(tmp_path: Path, source: Any
     out = tmp_path / "out.jsonl"
     complete(out, source, failed=(2, 4))
     again = opened(out, source)
-    assert [again.is_done(number) for number in range(1, 6)] == [True, False, True, False, True]
+    assert [number in again for number in range(1, 6)] == [True, False, True, False, True]
     again.close(counts(3, 2))
     assert len(read_records(out)) == 5  # until the new one is whole
 
@@ -149,8 +149,8 @@ def test_a_larger_limit_goes_on(tmp_path: Path, source: Any) -> None:
         sink = opened(out, source, limit=limit)
         assert (sink.finished is not None) is finished
         if not finished:
-            assert sink.is_done(2)
-            assert not sink.is_done(3)
+            assert 2 in sink
+            assert 3 not in sink
         sink.close(counts(2, rows=2))
         part_path(out).unlink(missing_ok=True)
         content = json.loads(manifest_path(out).read_text())
@@ -217,7 +217,7 @@ def test_nothing_follows_a_cut_line(tmp_path: Path) -> None:
         ledger.write(3, record(3))
     ledger.close()
     again = Ledger(tmp_path / "out.jsonl")
-    assert [again.is_done(number) for number in (1, 2, 3)] == [True, False, False]
+    assert [number in again for number in (1, 2, 3)] == [True, False, False]
     again.close()
 
 
@@ -250,7 +250,7 @@ def test_parquet_has_one_schema_whatever_the_results(tmp_path: Path, source: Any
         assert pq.read_table(out)["id"].to_pylist() == ["1", "2", "3", "4", "5"]
     assert schemas[0] == schemas[1] == schemas[2]
     again = opened(tmp_path / "c.parquet", source)
-    assert [again.is_done(number) for number in (1, 2, 3)] == [True, False, True]
+    assert [number in again for number in (1, 2, 3)] == [True, False, True]
     again.close(counts(4, 1))
 
 
@@ -282,4 +282,4 @@ def test_the_first_fault_of_a_disk_is_said(tmp_path: Path, source: Any, said: li
     output.close(counts(1))  # raises nothing in place of what ended the run
     assert any("finished rows are kept in" in line for line in said)
     Path(f"{manifest_path(out)}.tmp").rmdir()
-    assert opened(out, source).is_done(1)
+    assert 1 in opened(out, source)

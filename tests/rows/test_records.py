@@ -49,7 +49,7 @@ def through(job: str, given: list[dict[str, Any]], folder: Path) -> list[list[di
         written = io.BytesIO()
         lines = [jsonl.dumps(writable(record)) for record in given]
         if suffix == "parquet":
-            parquet.writer(job)(written, iter(lines))
+            parquet.write(job, written, iter(lines))
         else:
             written.writelines(lines)
         path.write_bytes(written.getvalue())
@@ -69,7 +69,7 @@ def test_any_record_comes_back_equal(tmp_path: Path, job: str, data: st.DataObje
 @pytest.mark.parametrize("job", RECORDS)
 def test_a_field_beyond_the_definition_is_refused(job: str) -> None:
     with pytest.raises(ValueError, match="surprise"):
-        parquet.writer(job)(io.BytesIO(), iter([b'{"id":"a","status":"ok","surprise":1}\n']))
+        parquet.write(job, io.BytesIO(), iter([b'{"id":"a","status":"ok","surprise":1}\n']))
 
 
 @pytest.mark.parametrize("where", ["id", "summary", "flags", "error"])

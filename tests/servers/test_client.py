@@ -228,8 +228,9 @@ async def test_groups_are_uniform_and_full_where_possible() -> None:
         await asyncio.sleep(0.001)
         return [10 * number for number in numbers]
 
-    batcher = MicroBatcher[int, int](ask, size=4, key=lambda number: number % 2, lanes=None)
-    assert await asyncio.gather(*map(batcher.ask, range(20))) == [10 * n for n in range(20)]
+    batcher = MicroBatcher[int, int](ask, size=4, lanes=None)
+    asking = (batcher.ask(number, number % 2) for number in range(20))
+    assert await asyncio.gather(*asking) == [10 * n for n in range(20)]
     assert all(len({number % 2 for number in group}) == 1 for group in asked)
     assert sorted(map(len, asked)) == [2, 2, 4, 4, 4, 4]
     await batcher.aclose()

@@ -97,7 +97,7 @@ class PromptEncoder:
     def __init__(self, profile: Profile, store: Store | None, *, merging: bool = False) -> None:
         self.profile = profile
         self.merging = merging
-        self.prover = Prover(profile.tokenizer.encode)
+        self.prover = Prover(profile.tokenizer)
         self._tokens = TokenAnswers(store, profile.tokenizer)
         self._endings = {system: self._turn_ending(system) for system in ("", prompts.JUDGE)}
 

@@ -15,7 +15,6 @@ from cache.store import Store
 from tgi_stack import images
 from tgi_stack.answers.kept import Kept
 from tgi_stack.answers.turns import Turns
-from tgi_stack.errors import is_certain
 from tgi_stack.images.grid import Grid
 from tgi_stack.images.pool import ImagePool
 from tgi_stack.settings import Settings
@@ -90,7 +89,7 @@ class PreparedImages:
         self._keys = Keys("image", recipe(grid, settings))
         self._kept: Kept[PreparedImage] = Kept(store, "image", ImageCodec)
         self._turns: Turns[PreparedImage] = Turns(
-            store, "image", memory=REMEMBERED_BYTES, size=lambda image: len(image.jpeg), certain=is_certain
+            store, "image", memory=REMEMBERED_BYTES, size=lambda image: len(image.jpeg)
         )
 
     def key(self, sha256: str) -> str:

@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 
 from cache.sharing.leases import MOST_WAIT_S, Lease
 from cache.store import Store
+from tgi_stack.errors import is_certain
 
 Answer = TypeVar("Answer")
 
@@ -45,17 +46,16 @@ class Turn(Generic[Answer]):
 class Turns(Generic[Answer]):
     """Takes turns for each question, and remembers the answers that were asked for last.
 
-    A failure is told to the one who computed, and to those who waited where it is certain for all of them;
-    else each of those computes once on their own behalf, all at the same time. Nobody is told of one that
-    came before they asked. Where whoever computes gives up, another one has the turn. Safe among the tasks
-    of one event loop.
+    A failure is told to the one who computed, and to those who waited where it is certain for all of them
+    (see `errors.is_certain`); else each of those computes once on their own behalf, all at the same time.
+    Nobody is told of one that came before they asked. Where whoever computes gives up, another one has the
+    turn. Safe among the tasks of one event loop.
 
     Args:
         store: its leases keep other processes out; None for this process alone.
         kind: what is computed.
         memory: how much is remembered, in the unit of `size`.
         size: of one answer; 1 unless told.
-        certain: whether a failure would be the same for whoever asks.
     """
 
     def __init__(
@@ -65,13 +65,11 @@ class Turns(Generic[Answer]):
         *,
         memory: int,
         size: Callable[[Answer], int] = lambda answer: 1,
-        certain: Callable[[Exception], bool] = lambda error: False,
     ) -> None:
         self._store = store
         self._kind = kind
         self._memory = memory
         self._size = size
-        self._certain = certain
         self._remembered: OrderedDict[str, Answer] = OrderedDict()
         self._held = 0
         self._pending: dict[str, asyncio.Future[Answer | Exception | None]] = {}
@@ -87,7 +85,7 @@ class Turns(Generic[Answer]):
         while (answer := self._again(asked)) is None and (others := self._pending.get(asked)) is not None:
             came = await asyncio.shield(others)  # whoever gives up waiting does not take it from the others
             if isinstance(came, Exception):
-                if self._certain(came):
+                if is_certain(came):
                     raise came
                 waited = True
                 break

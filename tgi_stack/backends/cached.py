@@ -12,7 +12,7 @@ from tgi_stack.answers.summaries import SummaryAnswers
 from tgi_stack.answers.turns import Turns
 from tgi_stack.backends.base import Backend, Replaced
 from tgi_stack.concurrency import together
-from tgi_stack.errors import AnswerError, is_certain
+from tgi_stack.errors import AnswerError
 from tgi_stack.settings import Settings
 from tgi_stack.types import Caption, LabelScores
 
@@ -40,8 +40,8 @@ class CachedBackend:
         self._inner = inner
         self._labels = LabelAnswers(store, inner.identity, settings)
         self._summaries = SummaryAnswers(store, inner.identity, settings, inner.profile.grid)
-        self._scores: Turns[LabelScores] = Turns(store, "labels", memory=REMEMBERED, certain=is_certain)
-        self._captions: Turns[Caption] = Turns(store, "summary", memory=REMEMBERED, certain=is_certain)
+        self._scores: Turns[LabelScores] = Turns(store, "labels", memory=REMEMBERED)
+        self._captions: Turns[Caption] = Turns(store, "summary", memory=REMEMBERED)
 
     async def score(self, question: LabelQuestion) -> LabelScores:
         """The labels' logarithms; of labels of several tokens by the chain rule over their prefix tree.

@@ -44,7 +44,6 @@ class MicroBatcher(Generic[Request, Answer]):
     Args:
         run: a batch in, its answers in the same order out, an exception where one of its requests failed.
         size: requests in a batch at most.
-        key: only requests of equal key share a batch.
         linger_s: how long a batch that is not full waits for company.
         lanes: batches under way at once; None for as many as there are.
     """
@@ -54,27 +53,27 @@ class MicroBatcher(Generic[Request, Answer]):
         run: Run[Request, Answer],
         *,
         size: int,
-        key: Callable[[Request], Hashable] = lambda request: None,
         linger_s: float = 0.01,
         lanes: int | None = 1,
     ) -> None:
         self._run = run
         self.size = size
-        self._key = key
         self._linger_s = linger_s
         self._lanes = lanes
         self._open: dict[Hashable, _Batch[Request, Answer]] = {}
         self._waiting: deque[_Batch[Request, Answer]] = deque()
         self._busy: set[asyncio.Task[None]] = set()
 
-    async def ask(self, request: Request) -> Answer:
+    async def ask(self, request: Request, key: Hashable = None) -> Answer:
         """The answer to one request, got in some batch.
+
+        Args:
+            key: only requests of equal key share a batch.
 
         Raises:
             RowError: this very request was refused.
         """
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        key = self._key(request)
         batch = self._open.get(key)
         if batch is None:
             batch = self._open[key] = _Batch(key)

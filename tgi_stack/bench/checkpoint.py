@@ -32,7 +32,7 @@ class Checkpoint:
             # What can't be written is found out before minutes of measuring.
             Replacement(path, overwrite=overwrite).close()
 
-    def __call__(self, found: dict[str, Any]) -> None:
+    def keep(self, found: dict[str, Any]) -> None:
         """Replaces the file whole: who reads it finds the results of before or these.
 
         Raises:

@@ -10,7 +10,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,7 +39,6 @@ from tgi_stack.tiny import TINY
 
 LOG = logging.getLogger(__name__)
 
-Keep = Callable[[dict[str, Any]], None]
 ON_CPU = Sizes(prompts=96, longest=512, images=24, new_tokens=24, checked=16)
 ON_GPU = Sizes(prompts=2048, longest=1024, images=512, new_tokens=96, checked=32)
 VISUAL = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
@@ -71,11 +70,8 @@ class Order:
     kinds: tuple[str, ...] = ("text", "vision")
 
 
-def bench(settings: Settings, order: Order, keep: Keep = lambda found: None) -> dict[str, Any]:
-    """Measures all rows and gives them with what they were measured on, as plain data.
-
-    Args:
-        keep: told after every row what is known so far, in the form of what is returned.
+def bench(settings: Settings, order: Order) -> Iterator[dict[str, Any]]:
+    """Measures all rows: after each, all that is known so far, with what it was measured on, as plain data.
 
     Raises:
         UsageError, MachineError: an unknown model, a device that is not here.
@@ -90,9 +86,8 @@ def bench(settings: Settings, order: Order, keep: Keep = lambda found: None) -> 
         for kind in kinds:
             for line in _table(_recipe(settings, order, kind, sizes), chosen, settings, rows, order):
                 results.lines.append(line)
-                keep(results.plain())
+                yield results.plain()
                 LOG.info(f"{len(results.lines)} of {len(results.planned)}: {_told(line)}")
-    return results.plain()
 
 
 def _about(settings: Settings, order: Order, placement: Placement) -> dict[str, Any]:

@@ -140,7 +140,7 @@ class TaskBuilder:
 def _random_turns(profile: Profile, sizes: Sizes) -> list[ScoreRequest]:
     """Text that servers can be sent too: random tokens as text, and that text's own tokens."""
     tokenizer = profile.tokenizer
-    prover = Prover(tokenizer.encode)
+    prover = Prover(tokenizer)
     ending = (profile.tail(), tokenizer.encode(profile.tail()))
     framed = len(profile.turn("")[1])
     plain = min(tokenizer.added_tokens.values(), default=tokenizer.size)

@@ -68,20 +68,22 @@ def bench_engine(
     kept = Checkpoint(out, overwrite=overwrite, inputs=inputs)
     with _ended_by_signals():
         try:
-            _measure(chosen, order, kept)
+            for found in _measured(chosen, order):
+                kept.keep(found)
         finally:
             _show(kept.found, plot, as_json=common.json, overwrite=overwrite)
 
 
-def _measure(chosen: Settings, order: dict[str, Any], kept: Checkpoint) -> None:
-    """See `bench.run`, which is imported here: torch costs seconds that `--help` is not to take.
+def _measured(chosen: Settings, order: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """See `bench.run.bench`, which is imported here: torch costs seconds that `--help` is not to take.
 
     Raises:
         MissingPackageError: torch or transformers is not installed.
     """
     require_torch()
     run = importlib.import_module("tgi_stack.bench.run")
-    run.bench(chosen, run.Order(**order), kept)
+    found: Iterator[dict[str, Any]] = run.bench(chosen, run.Order(**order))
+    return found
 
 
 def _show(found: dict[str, Any], plot: Path | None, *, as_json: bool, overwrite: bool) -> None:

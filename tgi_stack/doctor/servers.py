@@ -138,7 +138,7 @@ def _labels(url: str, profile: Profile) -> Check:
     """The labels of 20 and of 52 candidates, proven with the served model's tokenizer."""
     what = f"{url} labels"
     tail = profile.tail()
-    prover = Prover(profile.tokenizer.encode)
+    prover = Prover(profile.tokenizer)
     try:
         for count in CANDIDATES:
             prover.ids(prover.default(count), (tail, profile.tokenizer.encode(tail)))

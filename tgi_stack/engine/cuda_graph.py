@@ -32,28 +32,24 @@ def record(run: Callable[[], torch.Tensor]) -> tuple[torch.cuda.CUDAGraph, torch
         RuntimeError: the function can't be recorded, or there is no room; all is then as it was before.
     """
     with _RECORDING:
-        return _record(run)
-
-
-def _record(run: Callable[[], torch.Tensor]) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
-    stream = torch.cuda.current_stream()
-    pool = torch.cuda.graph_pool_handle()
-    try:
-        side: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(stream)
-        with torch.cuda.stream(side):  # kernels are compiled and libraries set up before recording
-            run()
-        stream.wait_stream(side)
-        torch.cuda.empty_cache()  # the graph's memory is its own
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-            result = run()
-    except RuntimeError:
-        _forget(stream.device_index, pool)
-        raise
-    finally:
-        torch.cuda.set_stream(stream)  # a recording that fails leaves its own behind
-    return graph, result
+        stream = torch.cuda.current_stream()
+        pool = torch.cuda.graph_pool_handle()
+        try:
+            side: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            side.wait_stream(stream)
+            with torch.cuda.stream(side):  # kernels are compiled and libraries set up before recording
+                run()
+            stream.wait_stream(side)
+            torch.cuda.empty_cache()  # the graph's memory is its own
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+                result = run()
+        except RuntimeError:
+            _forget(stream.device_index, pool)
+            raise
+        finally:
+            torch.cuda.set_stream(stream)  # a recording that fails leaves its own behind
+        return graph, result
 
 
 def _forget(device: int, pool: Any) -> None:

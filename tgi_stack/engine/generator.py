@@ -10,9 +10,10 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 
@@ -27,9 +28,17 @@ FILL_TOKENS = 16_384  # of prompts that enter together; about what fills a GPU
 ROW_STEP = 64  # slots grow by this many rows
 # Steps between two looks at what was written: each look waits for the device, each step past an end is lost.
 STEPS_BETWEEN = 4
-DECODERS = 4
+THREADS_OF_PIXELS = 4
 
-Make = Callable[[int, int], Decoder]
+
+class Decoders(Protocol):
+    """Makes decoders for a network, as many slots as there is room for."""
+
+    def most(self, rows: int) -> int:
+        """How many slots of so many rows there may be."""
+
+    def make(self, slots: int, rows: int) -> Decoder:
+        """A decoder of so many slots of so many rows; torch.OutOfMemoryError where they don't fit."""
 
 
 @dataclass(eq=False)
@@ -61,8 +70,6 @@ class Generator:
     """Writes summaries.
 
     Args:
-        make: gives a decoder of so many slots of so many rows; torch.OutOfMemoryError where they don't fit.
-        slots: how many there may be, for slots of so many rows.
         ends: token ids that end an answer.
         image_token: stands for a visual token in prompts.
         patch_px: a side of a patch.
@@ -70,16 +77,14 @@ class Generator:
 
     def __init__(
         self,
-        make: Make,
-        slots: Callable[[int], int],
+        decoders: Decoders,
         tokenizer: Tokenizer,
         ends: frozenset[int],
         device: torch.device,
         image_token: int,
         patch_px: int,
     ) -> None:
-        self._make = make
-        self._slots = slots
+        self._decoders = decoders
         self._most: int | None = None  # slots, once memory ran out
         self._fill_tokens = FILL_TOKENS
         self._tokenizer = tokenizer
@@ -91,7 +96,7 @@ class Generator:
         self._waiting: deque[Generation] = deque()
         self._changed = threading.Condition()
         self._closed = False
-        self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="pixels")
+        self._pixels = ThreadPoolExecutor(THREADS_OF_PIXELS, thread_name_prefix="pixels")
         self._thread = threading.Thread(target=self._work, name="generator", daemon=True)
         self._thread.start()
 
@@ -102,7 +107,7 @@ class Generator:
             generator = torch.Generator(self._device)
             drawn = int.from_bytes(os.urandom(6), "big")
             generator.manual_seed(drawn if request.seed is None else request.seed)
-        job = Generation(request, self._decoders.submit(self._prepare, request), Future(), generator)
+        job = Generation(request, self._pixels.submit(self._prepare, request), Future(), generator)
         with self._changed:
             self._waiting.append(job)
             self._changed.notify()
@@ -113,7 +118,7 @@ class Generator:
         with self._changed:
             self._closed = True
             self._changed.notify()
-        self._decoders.shutdown(wait=False, cancel_futures=True)
+        self._pixels.shutdown(wait=False, cancel_futures=True)
 
     def _prepare(self, request: CaptionRequest) -> Prompt:
         images = () if request.image is None else (request.image,)
@@ -154,9 +159,9 @@ class Generator:
         if self._running or not longest:
             return None
         rows = -(-longest // ROW_STEP) * ROW_STEP
-        slots = max(1, min(self._slots(rows), self._most or sys.maxsize))
+        slots = max(1, min(self._decoders.most(rows), self._most or sys.maxsize))
         self._decoder = None  # its memory is needed
-        self._decoder = self._make(slots, rows)
+        self._decoder = self._decoders.make(slots, rows)
         return self._decoder
 
     def _admit(self, decoder: Decoder) -> None:
@@ -195,8 +200,9 @@ class Generator:
             return
         places, chosen, prompts = zip(*ready, strict=True)
         self._running.update(zip(places, chosen, strict=True))
-        tokens = decoder.fill(places, prompts, self._choose).tolist()
-        for slot, token in zip(places, tokens, strict=True):
+        tokens = self._choose(decoder.fill(places, prompts), places)
+        decoder.take(tokens, places)
+        for slot, token in zip(places, tokens.tolist(), strict=True):
             self._write(slot, token)
 
     def _advance(self, decoder: Decoder) -> None:
@@ -204,7 +210,11 @@ class Generator:
         steps = STEPS_BETWEEN if decoder.whole else 1
         slots = list(self._running)
         lengths = [self._running[slot].used for slot in slots]
-        written = [decoder.step(slots, lengths, self._choose).clone() for _ in range(steps)]
+        rows = range(decoder.cache.slots) if decoder.whole else slots
+        written = []
+        for _ in range(steps):
+            written.append(self._choose(decoder.step(slots, lengths), rows))
+            decoder.take(written[-1], None if decoder.whole else slots)
         columns = torch.stack(written).T.tolist()
         for place, slot in enumerate(slots):
             for token in columns[slot if decoder.whole else place]:
@@ -244,7 +254,7 @@ class Generator:
 
     def _shrink(self, error: torch.OutOfMemoryError) -> None:
         """Half the prompts at once, then half the slots; what was under way starts again."""
-        slots = self._most or self._slots(ROW_STEP)
+        slots = self._most or self._decoders.most(ROW_STEP)
         if self._decoder is not None:
             slots = self._decoder.cache.slots
         if slots == 1 and self._fill_tokens == 1:

@@ -10,9 +10,8 @@ The device waits for the first pack, so ids become arrays only when their pack i
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -73,11 +72,8 @@ def pack(
     if not all(map(len, prompts)):
         raise ValueError("a prompt without tokens has no next one")
 
-    @cache
-    def row(index: int) -> Ints:
-        return np.fromiter(prompts[index], np.int32, len(prompts[index]))
-
-    groups = _groups(prompts, row) if share else (([index], 0) for index in range(len(prompts)))
+    arrays = _Arrays(prompts)
+    groups = _groups(prompts, arrays) if share else (([index], 0) for index in range(len(prompts)))
     units = [unit for group in groups for unit in _split(*group, prompts, budget, most)]
     units.sort(key=lambda unit: unit.tokens)
     sizes = [unit.tokens for unit in units]
@@ -93,10 +89,21 @@ def pack(
             chosen.append(units.pop(place))
             room -= sizes.pop(place)
             space -= len(chosen[-1].members)
-        yield _lay(chosen, row)
+        yield _lay(chosen, arrays)
 
 
-def _groups(prompts: Sequence[Tokens], row: Callable[[int], Ints]) -> Iterator[tuple[list[int], int]]:
+class _Arrays(dict[int, Ints]):
+    """Prompts as arrays, by their place; each is made when it is first looked at."""
+
+    def __init__(self, prompts: Sequence[Tokens]) -> None:
+        self._prompts = prompts
+
+    def __missing__(self, index: int) -> Ints:
+        found = self[index] = np.fromiter(self._prompts[index], np.int32, len(self._prompts[index]))
+        return found
+
+
+def _groups(prompts: Sequence[Tokens], arrays: _Arrays) -> Iterator[tuple[list[int], int]]:
     """Prompts that begin alike, with the number of tokens they share; all others alone."""
     alike: dict[tuple[int, ...], list[int]] = {}
     for index, ids in enumerate(prompts):
@@ -105,7 +112,7 @@ def _groups(prompts: Sequence[Tokens], row: Callable[[int], Ints]) -> Iterator[t
         if len(members) == 1:
             yield members, 0
         else:
-            yield from _joined({index: row(index) for index in members})
+            yield from _joined({index: arrays[index] for index in members})
 
 
 def _joined(prompts: dict[int, Ints]) -> Iterator[tuple[list[int], int]]:
@@ -153,7 +160,7 @@ def _unit(members: list[int], shared: int, prompts: Sequence[Tokens]) -> Unit:
     return Unit(tuple(members), shared, shared + sum(len(prompts[index]) - shared for index in members))
 
 
-def _lay(units: Sequence[Unit], row: Callable[[int], Ints]) -> Pack:
+def _lay(units: Sequence[Unit], arrays: _Arrays) -> Pack:
     pieces: list[
         tuple[Ints, int, int, int, int]
     ] = []  # ids, first position, prefix start, its length, member
@@ -161,10 +168,10 @@ def _lay(units: Sequence[Unit], row: Callable[[int], Ints]) -> Pack:
     for unit in units:
         prefix = rows
         if unit.shared:
-            pieces.append((row(unit.members[0])[: unit.shared], 0, 0, 0, NOBODY))
+            pieces.append((arrays[unit.members[0]][: unit.shared], 0, 0, 0, NOBODY))
             rows += unit.shared
         for index in unit.members:
-            own = row(index)[unit.shared :]
+            own = arrays[index][unit.shared :]
             pieces.append((own, unit.shared, prefix if unit.shared else 0, unit.shared, index))
             rows += len(own)
     lengths = np.array([len(piece[0]) for piece in pieces], dtype=np.int32)

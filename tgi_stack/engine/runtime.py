@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import Future
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -161,18 +161,15 @@ class Runtime:
         flash = "flash" if self._switches.flash else "auto"
         config = self.model.config
         sees = self._grid is not None
-        make = partial(
-            Decoder,
+        decoders = _Decoders(
             network,
             Tower(self.model, self._grid, flash) if self._grid is not None else None,
             config.image_token_id if sees else -1,
-            sizes=SIZES if self._switches.compiled else (),
-            flash=flash,
-            uncaptured=WAITS if getattr(self.model, "is_loaded_in_8bit", False) else "",
+            self._switches,
+            WAITS if getattr(self.model, "is_loaded_in_8bit", False) else "",
         )
         return Generator(
-            make,
-            partial(self._slots, SlotCache.row_bytes(network)),
+            decoders,
             tokenizer,
             self.ends,
             self.device,
@@ -180,14 +177,37 @@ class Runtime:
             config.vision_config.patch_size if sees else 1,
         )
 
-    def _slots(self, row_bytes: int, rows: int) -> int:
-        """How many slots of so many rows the free memory takes."""
-        most = self._switches.batch_size or MOST_SLOTS.get(self.device.type, MOST_SLOTS["cpu"])
-        if self.device.type != "cuda":
+
+@dataclass(frozen=True)
+class _Decoders:
+    """Decoders of one network, in what memory is free; see `Decoder`."""
+
+    network: Network
+    tower: Tower | None
+    image_token: int
+    switches: Switches
+    uncaptured: str
+
+    def most(self, rows: int) -> int:
+        device = self.network.device
+        most = self.switches.batch_size or MOST_SLOTS.get(device.type, MOST_SLOTS["cpu"])
+        if device.type != "cuda":
             return most
         torch.cuda.empty_cache()
-        free, _ = torch.cuda.mem_get_info(self.device)
-        return min(most, int(free * CACHE_SHARE) // (row_bytes * rows))
+        free, _ = torch.cuda.mem_get_info(device)
+        return min(most, int(free * CACHE_SHARE) // (SlotCache.row_bytes(self.network) * rows))
+
+    def make(self, slots: int, rows: int) -> Decoder:
+        return Decoder(
+            self.network,
+            self.tower,
+            self.image_token,
+            slots,
+            rows,
+            sizes=SIZES if self.switches.compiled else (),
+            flash="flash" if self.switches.flash else "auto",
+            uncaptured=self.uncaptured,
+        )
 
 
 def gathered(device: torch.device, kind: str, switches: Switches) -> int:

@@ -136,7 +136,7 @@ class Ahead:
         self, head: dict[str, Any], numbers: array[int], lengths: array[int], lines: bytes, tally: Tally
     ) -> None:
         """Takes a batch; none of whose rows may have been answered by an earlier run, which `run` sees to."""
-        if any(map(self._sink.is_done, numbers)):
+        if any(number in self._sink for number in numbers):
             return
         self._sink.write_lines(numbers, lengths, lines)
         missing = max(numbers) + 1 - len(self._early)

@@ -14,8 +14,9 @@ from typing import Any, Generic, Protocol, TypeVar
 from tgi_stack.concurrency import crew
 from tgi_stack.errors import InputError, RowError
 from tgi_stack.rows.ledger import Sink
-from tgi_stack.rows.reader import File, RawRow, Source, check, id_of, refuse_changed
+from tgi_stack.rows.reader import File, RawRow, Source, id_of, refuse_changed
 from tgi_stack.rows.records import writable
+from tgi_stack.rows.schema import Schema, check
 from tgi_stack.scoring import distributions
 from tgi_stack.settings import Settings
 
@@ -177,7 +178,7 @@ def within_limits(settings: Settings) -> Settings:
 
 
 def count(
-    parse: Callable[[RawRow], Any],
+    schema: Schema,
     source: Source,
     settings: Settings,
     tally: Tally,
@@ -191,10 +192,10 @@ def count(
         items: what is read beside it, under the same --map.
 
     Raises:
-        InputError: see `reader.check`.
+        InputError: see `schema.check`.
     """
     if known is None:
-        known = check(source, parse, skip_bad_rows=settings.skip_bad_rows, others=items)
+        known = check(source, schema, skip_bad_rows=settings.skip_bad_rows, others=items)
     tally.input_rows = known
     tally.rows = tally.input_rows if settings.limit is None else min(tally.input_rows, settings.limit)
 
@@ -266,7 +267,7 @@ class _Run(Generic[AnyRow]):
             if self.stop.is_set():
                 return
             self.last = raw.number
-            if raw.value is not None and not self.sink.is_done(raw.number):
+            if raw.value is not None and raw.number not in self.sink:
                 yield raw
             elif self.ahead is None or not self.ahead.did(raw.number):
                 self.tally.ok += 1
@@ -276,7 +277,7 @@ class _Run(Generic[AnyRow]):
         """The rows that were counted, as they were then, and no more of them."""
         each = isinstance(self.source, File)  # of a folder's files all are looked at
         try:
-            for raw in islice(self.source.rows(self.sink.is_done), self.tally.rows):
+            for raw in islice(self.source.rows(self.sink), self.tally.rows):
                 if raw.value is not None and (each or raw.number % 64 == 0):
                     refuse_changed(self.source)
                 yield raw

@@ -77,5 +77,5 @@ async def _twice(
 
     places = range(len(asks))
     for order in (places, rng.sample(places, len(places))):
-        await fan_out(order, answer, lambda nothing: None, workers=workers)
+        await fan_out(order, answer, workers=workers)
     return [(found[0], found[1]) if len(found) == 2 else None for found in answers]

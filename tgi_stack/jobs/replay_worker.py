@@ -16,7 +16,8 @@ import os
 import signal
 import sys
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -53,12 +54,12 @@ async def serve(asked: dict[str, Any], answers: IO[bytes]) -> None:
     forbid_network()
     profile = Profile.of(Tokenizer.of(content), asked["profile"])  # the run's own, whoever answered before
     job = recipe.job(OfflineBackend(identity, profile), store, replay=True)
-    skip = _skip(asked["after"], *asked["share"])
-    rows = islice(source.rows(skip), settings.limit)
+    others = _Others(asked["after"], *asked["share"])
+    rows = islice(source.rows(others), settings.limit)
     store.read_together(TOGETHER)
     store.counts.clear()
     try:
-        for batch in _batches(raw for raw in rows if not skip(raw.number)):
+        for batch in _batches(raw for raw in rows if raw.number not in others):
             parts = await _answers(job, batch, store)
             if parts is None:
                 break
@@ -71,8 +72,18 @@ async def serve(asked: dict[str, Any], answers: IO[bytes]) -> None:
         store.close()
 
 
-def _skip(after: int, share: int, shares: int) -> Callable[[int], bool]:
-    return lambda number: number <= after or (number - 1) // BLOCK % shares != share
+@dataclass(frozen=True, slots=True)
+class _Others:
+    """The rows that are not of one's share: by their numbers."""
+
+    after: int
+    share: int
+    shares: int
+
+    def __contains__(self, number: object) -> bool:
+        return isinstance(number, int) and (
+            number <= self.after or (number - 1) // BLOCK % self.shares != self.share
+        )
 
 
 def _batches(rows: Iterator[RawRow]) -> Iterator[list[RawRow]]:

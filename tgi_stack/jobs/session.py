@@ -86,13 +86,13 @@ class Session:
         """Looks at all rows before the first question.
 
         Raises:
-            InputError: see `reader.check`.
+            InputError: see `schema.check`.
         """
         settings = self.spec.settings
         known = (
             self.sink.known_rows(strict=not settings.skip_bad_rows) if isinstance(self.sink, Output) else None
         )
-        pipeline.count(self.spec.parse, self.source, settings, self.tally, known, self.spec.items)
+        pipeline.count(self.spec.schema, self.source, settings, self.tally, known, self.spec.items)
 
     async def answer(self, backend: Backend, store: Store | None) -> None:
         """Answers the counted rows by a backend that stays open; the speed is noted in the cache."""
@@ -195,7 +195,7 @@ def foretell(spec: JobSpec, source: Source) -> dry_run.Foretold:
         FastqwenError: a bad input; nobody is known whose answers could be looked for.
     """
     tally = Tally()
-    pipeline.count(spec.parse, source, spec.settings, tally, items=spec.items)
+    pipeline.count(spec.schema, source, spec.settings, tally, items=spec.items)
     store = open_store(spec.settings)
     try:
         return asyncio.run(dry_run.foretell(spec, source, tally, store))

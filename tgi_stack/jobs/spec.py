@@ -13,8 +13,8 @@ from tgi_stack.jobs.probs import Probs
 from tgi_stack.jobs.rerank.items import join_items
 from tgi_stack.jobs.rerank.job import Rerank
 from tgi_stack.jobs.summarize import Summarize
-from tgi_stack.rows import schema
-from tgi_stack.rows.reader import RawRow, Source, refuse_changed
+from tgi_stack.rows.reader import Source, refuse_changed
+from tgi_stack.rows.schema import Schema
 from tgi_stack.settings import Settings
 
 Name = Literal["summarize", "rerank", "probs"]
@@ -42,13 +42,10 @@ class JobSpec:
         sees = self.name == "summarize" or (self.name == "rerank" and self.settings.item_images)
         return "vision" if sees else "text"
 
-    def parse(self, raw: RawRow) -> Any:
-        """The row, as the job takes it; raises a RowError for what is none."""
-        if self.name == "summarize":
-            return schema.summarize_row(raw)
-        if self.name == "rerank":
-            return schema.rerank_row(raw)
-        return schema.probs_row(raw, self.settings.labels)
+    @property
+    def schema(self) -> Schema:
+        """How the job's rows are read."""
+        return Schema(self.name, self.settings.labels)
 
     def job(self, backend: Backend, store: Store | None, *, replay: bool = False) -> Job[Any]:
         """The job that `run` runs; in a `replay` the cache alone answers, and the backend is not asked."""

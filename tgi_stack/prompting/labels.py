@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from tgi_stack.errors import LabelError
+from tgi_stack.prompting.tokenizer import Tokenizer
 
 LETTERS = string.ascii_uppercase + string.ascii_lowercase
 PAIRS = tuple(a + b for a in string.ascii_uppercase for b in string.ascii_uppercase)
@@ -22,11 +23,10 @@ REMEMBERED = 10_000  # sets of labels in their places; they are few where prompt
 
 MERGES = "label.merges"  # of an error, and of a flag
 
-Encode = Callable[[str], tuple[int, ...]]
 Ending = tuple[str, tuple[int, ...]]
 
 
-def default_labels(count: int, encode: Encode, prefix: str = "") -> tuple[str, ...]:
+def default_labels(count: int, tokenizer: Tokenizer, prefix: str = "") -> tuple[str, ...]:
     """The first `count` labels: A-Z and a-z up to 52, from 53 on two-letter capitals alone.
 
     Only pairs that are one token of the vocabulary are taken (Qwen's has 552); behind a prefix, those that
@@ -42,9 +42,9 @@ def default_labels(count: int, encode: Encode, prefix: str = "") -> tuple[str, .
         raise LabelError("label.none", "there is no candidate to label")
     if count <= len(LETTERS):
         return tuple(prefix + letter for letter in LETTERS[:count])
-    pairs = tuple(prefix + pair for pair in PAIRS if len(encode(prefix + pair)) == 1)
+    pairs = tuple(prefix + pair for pair in PAIRS if len(tokenizer.encode(prefix + pair)) == 1)
     if count > len(pairs):
-        pairs = tuple(prefix + pair for pair in PAIRS if len(encode(pair)) == 1)
+        pairs = tuple(prefix + pair for pair in PAIRS if len(tokenizer.encode(pair)) == 1)
     if count > len(pairs):
         raise LabelError(
             "label.too_many",
@@ -54,7 +54,12 @@ def default_labels(count: int, encode: Encode, prefix: str = "") -> tuple[str, .
 
 
 def trace(
-    labels: Sequence[str], prompt: str, prompt_ids: Sequence[int], encode: Encode, *, merging: bool = False
+    labels: Sequence[str],
+    prompt: str,
+    prompt_ids: Sequence[int],
+    tokenizer: Tokenizer,
+    *,
+    merging: bool = False,
 ) -> tuple[tuple[int, ...], ...]:
     """The token ids of each label right after the prompt: one or more.
 
@@ -69,7 +74,7 @@ def trace(
         twice = next(label for label in labels if list(labels).count(label) > 1)
         raise LabelError("label.duplicate", f"label {twice!r} stands twice")
     known = tuple(prompt_ids)
-    paths = {_path(label, prompt, known, encode, merging=merging): label for label in labels}
+    paths = {_path(label, prompt, known, tokenizer, merging=merging): label for label in labels}
     if len(paths) != len(labels):
         raise LabelError("label.duplicate", "two labels are the same tokens of this vocabulary")
     for path, label in paths.items():
@@ -84,25 +89,25 @@ def trace(
 
 
 def _path(
-    label: str, prompt: str, prompt_ids: tuple[int, ...], encode: Encode, *, merging: bool
+    label: str, prompt: str, prompt_ids: tuple[int, ...], tokenizer: Tokenizer, *, merging: bool
 ) -> tuple[int, ...]:
-    ids = encode(prompt + label)
+    ids = tokenizer.encode(prompt + label)
     if len(ids) > len(prompt_ids) and ids[: len(prompt_ids)] == prompt_ids:
         return ids[len(prompt_ids) :]
     if not label:
         raise LabelError(MERGES, "an empty label can't be read; give each label a text")
-    if merging and (own := encode(label)):
+    if merging and (own := tokenizer.encode(label)):
         return own
-    raise LabelError(MERGES, _merges(label, prompt, prompt_ids, encode))
+    raise LabelError(MERGES, _merges(label, prompt, prompt_ids, tokenizer))
 
 
-def _merges(label: str, prompt: str, prompt_ids: tuple[int, ...], encode: Encode) -> str:
+def _merges(label: str, prompt: str, prompt_ids: tuple[int, ...], tokenizer: Tokenizer) -> str:
     """What is wrong with a label that merges, and what to write instead: only what works here."""
     cures = ["--merging-labels read, which reads its own token there"]
-    broken = encode(prompt + "\n")
-    if encode(f"{prompt}\n{label}")[: len(broken)] == broken:
+    broken = tokenizer.encode(prompt + "\n")
+    if tokenizer.encode(f"{prompt}\n{label}")[: len(broken)] == broken:
         cures.insert(0, "end the prompt with a line break (a space there merges as well)")
-    if encode(f"{prompt} {label}")[: len(prompt_ids)] == prompt_ids:
+    if tokenizer.encode(f"{prompt} {label}")[: len(prompt_ids)] == prompt_ids:
         cures.insert(0, "put a space before each label: --label-prefix ' '")
     return (
         f"label {label!r} can't be read here: it merges with the end of the prompt, {prompt[-12:]!r}; "
@@ -191,8 +196,8 @@ class Prover:
     `Tokenizer.encode_with_ending`), the proof depends on those words alone.
     """
 
-    def __init__(self, encode: Encode) -> None:
-        self._encode = encode
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
         self._known: dict[tuple[tuple[str, ...], Ending, bool], tuple[tuple[int, ...], ...]] = {}
         self._defaults: dict[tuple[int, str], tuple[str, ...]] = {}
 
@@ -200,7 +205,7 @@ class Prover:
         """See `default_labels`."""
         key = (count, prefix)
         if key not in self._defaults:
-            self._defaults[key] = default_labels(count, self._encode, prefix)
+            self._defaults[key] = default_labels(count, self._tokenizer, prefix)
         return self._defaults[key]
 
     def alphabet(self, labels: tuple[str, ...]) -> tuple[str, ...]:
@@ -217,7 +222,7 @@ class Prover:
 
     def _pairs(self) -> tuple[str, ...]:
         if (-1, "") not in self._defaults:
-            self._defaults[-1, ""] = tuple(pair for pair in PAIRS if len(self._encode(pair)) == 1)
+            self._defaults[-1, ""] = tuple(pair for pair in PAIRS if len(self._tokenizer.encode(pair)) == 1)
         return self._defaults[-1, ""]
 
     def paths(
@@ -266,8 +271,8 @@ class Prover:
         self, labels: tuple[str, ...], ending: Ending, whole: Ending | None, *, merging: bool
     ) -> tuple[tuple[int, ...], ...]:
         try:
-            return trace(labels, *ending, self._encode)
+            return trace(labels, *ending, self._tokenizer)
         except LabelError as error:
             if whole is None and not (merging and error.type == MERGES):
                 raise
-            return trace(labels, *(whole or ending), self._encode, merging=merging)
+            return trace(labels, *(whole or ending), self._tokenizer, merging=merging)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gzip
 import io
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -21,16 +21,10 @@ from tgi_stack.text_files import as_utf_8, lines
 # A row before its fields are looked at: its number, and an object or the reason why it is none.
 # None for one that the caller needs no more of than that it is there.
 Rows = Iterator[tuple[int, "dict[str, Any] | RowError | None"]]
-Skip = Callable[[int], bool]
-Reader = Callable[[Path, str, Skip, Wanted], Rows]
+Reader = Callable[[Path, str, Container[int], Wanted], Rows]
 
 COMPRESSED = (".gz", ".zst")
 SUFFIXES_OF_ROWS = (".jsonl", ".csv", ".parquet")
-
-
-def none(number: int) -> bool:
-    """Skips no row."""
-    return False
 
 
 def reader_for(path: Path) -> Reader:
@@ -74,14 +68,14 @@ def opened(path: Path, name: str) -> Iterator[IO[bytes]]:
         raise DiskError(f"{name}: {error.strerror}") from error
 
 
-def read_jsonl(path: Path, name: str, skip: Skip, wanted: Wanted) -> Rows:
+def read_jsonl(path: Path, name: str, done: Container[int], wanted: Wanted) -> Rows:
     """Rows of JSON lines; blank lines are no rows but keep their number."""
     with opened(path, name) as file:
         for number, line in enumerate(lines(as_utf_8(file), jsonl.MAX_LINE_BYTES), 1):
             if line is None:
                 yield number, _long(name, number)
             elif line.strip():
-                yield number, None if skip(number) else _json_row(line, name, number, wanted)
+                yield number, None if number in done else _json_row(line, name, number, wanted)
 
 
 def _long(name: str, number: int) -> RowError:
@@ -96,7 +90,7 @@ def _json_row(line: bytes, name: str, number: int, wanted: Wanted) -> dict[str, 
         return RowError("input.malformed", f"{name}:{number}:{error.column}: {error}")
 
 
-def read_csv(path: Path, name: str, skip: Skip, wanted: Wanted) -> Rows:
+def read_csv(path: Path, name: str, done: Container[int], wanted: Wanted) -> Rows:
     """Rows of a CSV file with a header; row 1 is the first after it.
 
     Empty cells are fields that are not there; `history`, `candidates` and `labels` (and `positive` where it
@@ -107,5 +101,5 @@ def read_csv(path: Path, name: str, skip: Skip, wanted: Wanted) -> Rows:
         names = wanted.of_header(table.header, table.place)
         for number, cells in enumerate(table, 1):
             if cells:
-                found = None if skip(number) else csv_rows.record(names, table.header, cells, table.place)
+                found = None if number in done else csv_rows.record(names, table.header, cells, table.place)
                 yield number, found

@@ -16,7 +16,8 @@ import sys
 import tempfile
 import time
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -48,8 +49,8 @@ class Sink(Protocol):
     def begin(self, identity: Identity, checked: Checked) -> None:
         """To be called when all that can be refused has been: nothing is written before."""
 
-    def is_done(self, number: int) -> bool:
-        """Whether a row needs no answer any more: it has an ok record from an earlier run."""
+    def __contains__(self, number: object) -> bool:
+        """Whether a row, by its number, needs no answer any more: it has an ok record from an earlier run."""
 
     def write(self, number: int, record: Record) -> None:
         """Takes the record of a row."""
@@ -67,7 +68,7 @@ class Discard:
     def begin(self, identity: Identity, checked: Checked) -> None:
         pass
 
-    def is_done(self, number: int) -> bool:
+    def __contains__(self, number: object) -> bool:
         return False
 
     def write(self, number: int, record: Record) -> None:
@@ -151,18 +152,11 @@ def part_path(out: Path) -> Path:
 
 
 class Ledger:
-    """The records of an OUT that is being made; open it only while holding the `Lock` of OUT.
+    """The records of an OUT that is being made; open it only while holding the lock of OUT."""
 
-    Args:
-        write_out: makes the content of OUT from the record lines in input order; the default copies them.
-    """
-
-    def __init__(
-        self, out: Path, write_out: Callable[[IO[bytes], Iterator[bytes]], None] | None = None
-    ) -> None:
+    def __init__(self, out: Path) -> None:
         self._out = out
         self._part = part_path(out)
-        self._write_out = write_out or (lambda file, lines: file.writelines(lines))
         self._index = _Index()
         self._synced_at = time.monotonic()
         self._rows = self._written = 0
@@ -174,8 +168,9 @@ class Ledger:
         except OSError as error:
             raise DiskError(f"{self._part}: {error.strerror}") from error
 
-    def is_done(self, number: int) -> bool:
-        return self._index.get(number) > 0
+    def __contains__(self, number: object) -> bool:
+        """Whether a row has an ok record, by its number."""
+        return isinstance(number, int) and self._index.get(number) > 0
 
     def write(self, number: int, record: Record) -> None:
         """Appends a record; whole once this returns, durable within a second or at the end."""
@@ -208,8 +203,10 @@ class Ledger:
             self._synced_at = now
             self._sync()
 
-    def finish(self) -> None:
-        """Writes OUT in input order and renames it into place; `retire` removes the part file after that.
+    @contextmanager
+    def finishing(self) -> Iterator[IO[bytes]]:
+        """A file that becomes OUT, for the content that is made of `lines`; `retire` removes the part file
+        after that.
 
         Raises:
             DiskError: it can't be written, or not every row's record was found again.
@@ -218,7 +215,7 @@ class Ledger:
         content = None
         try:
             content = Replacement(self._out, overwrite=True, locked=True)
-            self._write_out(content.file, self.lines())
+            yield content.file
             if self._written != self._rows:
                 raise DiskError(f"{self._part}: {self._written:,} of {self._rows:,} records found again")
             content.commit()

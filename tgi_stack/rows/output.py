@@ -92,11 +92,10 @@ class Output:
             kept = "rows that were finished before are kept" if resumed else "no row was asked"
             raise DiskError(f"{error}; {kept}") from error
         self._manifest = manifest
-        write = parquet.writer(self._asked["job"]) if self._out.suffix == ".parquet" else None
-        self._ledger = Ledger(self._out, write)
+        self._ledger = Ledger(self._out)
 
-    def is_done(self, number: int) -> bool:
-        return self._opened.is_done(number)
+    def __contains__(self, number: object) -> bool:
+        return number in self._opened
 
     def write(self, number: int, record: Record) -> None:
         self._opened.write(number, record)
@@ -107,7 +106,11 @@ class Output:
 
     def finish(self, counts: dict[str, Any]) -> None:
         """Puts OUT in place. Only when the manifest says so does the part file go."""
-        self._opened.finish()
+        with self._opened.finishing() as file:
+            if self._out.suffix == ".parquet":
+                parquet.write(self._asked["job"], file, self._opened.lines())
+            else:
+                file.writelines(self._opened.lines())
         if self._manifest is not None:
             self._manifest.close("complete", counts)
         self._opened.retire()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -23,23 +23,19 @@ BATCH_OF_FILES = 8  # rows that hold whole images
 # pyarrow costs 0.3 s to import: each function that needs it does so itself.
 
 
-def writer(job: str) -> Callable[[IO[bytes], Iterable[bytes]], None]:
-    """What writes the records of a job, given as JSON lines, to an open file."""
+def write(job: str, file: IO[bytes], lines: Iterable[bytes]) -> None:
+    """Writes the records of a job, given as JSON lines, to an open file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
-    def write(file: IO[bytes], lines: Iterable[bytes]) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        fields = described(RECORDS[job])
-        schema = pa.schema(list(_type(fields)))
-        remaining = iter(lines)
-        with pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as out:
-            while rows := [json.loads(line) for line in islice(remaining, ROW_GROUP)]:
-                for row in rows:
-                    _refuse_unknown(row, fields)
-                out.write_table(pa.Table.from_pylist(rows, schema=schema))
-
-    return write
+    fields = described(RECORDS[job])
+    schema = pa.schema(list(_type(fields)))
+    remaining = iter(lines)
+    with pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as out:
+        while rows := [json.loads(line) for line in islice(remaining, ROW_GROUP)]:
+            for row in rows:
+                _refuse_unknown(row, fields)
+            out.write_table(pa.Table.from_pylist(rows, schema=schema))
 
 
 def _refuse_unknown(value: Any, fields: Any) -> None:
@@ -68,7 +64,7 @@ def _type(described: Any) -> Any:
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
     """The records of a Parquet output; fields that a record did not have are left out again."""
-    for _, row in read_rows(path, str(path), lambda number: False, Wanted()):
+    for _, row in read_rows(path, str(path), (), Wanted()):
         if row is not None:
             yield row
 
@@ -77,7 +73,7 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_rows(
-    path: Path, name: str, skip: Callable[[int], bool], wanted: Wanted
+    path: Path, name: str, done: Container[int], wanted: Wanted
 ) -> Iterator[tuple[int, dict[str, Any] | None]]:
     """Rows of a Parquet file, batch by batch; page checksums are verified where the file has them.
 
@@ -98,7 +94,7 @@ def read_rows(
             batch_size = BATCH_OF_FILES if _holds_files(file.schema, names) else BATCH
             for batch in file.iter_batches(batch_size, columns=list(names)):
                 numbers = range(number + 1, number + 1 + len(batch))
-                if all(map(skip, numbers)):
+                if all(one in done for one in numbers):
                     yield from ((one, None) for one in numbers)
                 else:
                     yield from zip(numbers, _rows(batch, names, wanted.fields), strict=True)

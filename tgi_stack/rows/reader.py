@@ -1,7 +1,7 @@
 """Rows from a file, from standard input or from a folder of images, one at a time.
 
-A source can be read several times: `check` reads it through once before the first request, so that a torn
-line, a missing field or a duplicate id is refused while nothing has been spent.
+A source can be read several times: `schema.check` reads it through once before the first request, so that a
+torn line, a missing field or a duplicate id is refused while nothing has been spent.
 """
 
 from __future__ import annotations
@@ -12,16 +12,15 @@ import re
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 from tgi_stack.errors import DiskError, InputError, RowError
-from tgi_stack.rows.columns import Kind, Wanted, refuse_unseen
-from tgi_stack.rows.duplicates import Duplicates
+from tgi_stack.rows.columns import Kind, Wanted
 from tgi_stack.rows.folder import ROWS, Listing, list_folder
-from tgi_stack.rows.formats import Skip, none, reader_for
+from tgi_stack.rows.formats import reader_for
 from tgi_stack.text_files import PIECE_BYTES
 
 STANDARD_INPUT = "standard input"
@@ -53,8 +52,8 @@ class Source(Protocol):
 
     def __iter__(self) -> Iterator[RawRow]: ...
 
-    def rows(self, skip: Skip) -> Iterator[RawRow]:
-        """All rows, those of which `skip` is true of the number without their value."""
+    def rows(self, done: Container[int] = ()) -> Iterator[RawRow]:
+        """All rows, those whose number is in `done` without their value."""
 
 
 def open_source(
@@ -167,10 +166,10 @@ class File:
         return self.wanted.columns
 
     def __iter__(self) -> Iterator[RawRow]:
-        return self.rows(none)
+        return self.rows()
 
-    def rows(self, skip: Skip) -> Iterator[RawRow]:
-        for number, value in self._read(self.path, self.name, skip, self.wanted):
+    def rows(self, done: Container[int] = ()) -> Iterator[RawRow]:
+        for number, value in self._read(self.path, self.name, done, self.wanted):
             yield RawRow(number, value)
 
 
@@ -187,15 +186,26 @@ class Folder:
         self.skipped: Counter[str] = Counter()
 
     def __iter__(self) -> Iterator[RawRow]:
-        return self.rows(none)
+        return self.rows()
 
-    def rows(self, skip: Skip) -> Iterator[RawRow]:
+    def rows(self, done: Container[int] = ()) -> Iterator[RawRow]:
         found = list_folder(self.base)
         self.skipped = found.skipped
         if found.parts:
             self.skipped[ROWS] += len(found.parts)
         for number, name in enumerate(found.pictures, 1):
-            yield RawRow(number, None if skip(number) else {"id": name, "image": name})
+            yield RawRow(number, None if number in done else {"id": name, "image": name})
+
+
+@dataclass(frozen=True, slots=True)
+class _OfPart:
+    """Rows of one file of a folder, by their numbers there; `before` are the rows of the files before."""
+
+    done: Container[int]
+    before: int
+
+    def __contains__(self, number: object) -> bool:
+        return isinstance(number, int) and self.before + number in self.done
 
 
 class Parts:
@@ -230,13 +240,13 @@ class Parts:
         return self.wanted.columns
 
     def __iter__(self) -> Iterator[RawRow]:
-        return self.rows(none)
+        return self.rows()
 
-    def rows(self, skip: Skip) -> Iterator[RawRow]:
+    def rows(self, done: Container[int] = ()) -> Iterator[RawRow]:
         before = 0
         for path in self.paths:
             last = before
-            for raw in File(path, self.base, str(path), self.wanted).rows(_after(before, skip)):
+            for raw in File(path, self.base, str(path), self.wanted).rows(_OfPart(done, before)):
                 last = before + raw.number
                 yield RawRow(last, raw.value)
             before = last
@@ -261,11 +271,6 @@ def refuse_changed(source: Source) -> None:
         )
 
 
-def _after(before: int, skip: Skip) -> Skip:
-    """What to skip of a part, whose rows are numbered anew."""
-    return lambda number: skip(before + number)
-
-
 def as_id(found: object) -> str | None:
     """An id as it stands in records: integers as their decimal digits; None for what is no id."""
     if type(found) is int:
@@ -276,58 +281,6 @@ def as_id(found: object) -> str | None:
 def id_of(raw: RawRow) -> str | None:
     """The id of a row that may be wrong in other ways, where one can be read."""
     return as_id(raw.value.get("id")) if isinstance(raw.value, dict) else None
-
-
-def check(
-    source: Source,
-    parse: Callable[[RawRow], Any],
-    *,
-    skip_bad_rows: bool = False,
-    others: Sequence[Source] = (),
-) -> int:
-    """Reads a source through: how many rows it has. Memory does not grow with their number.
-
-    Args:
-        others: what is read beside it under the same names of columns.
-
-    Raises:
-        InputError: rows that can't be parsed (unless `skip_bad_rows`, when each will fail on its own), or an
-            id that stands twice.
-        UsageError: a column that no row has.
-    """
-    bad = BadRows("rows")
-    count = 0
-    with Duplicates() as ids:
-        for raw in source:
-            count += 1
-            try:
-                ids.add(raw.number, parse(raw).id)
-            except RowError as error:
-                bad.add(f"row {raw.number}", error)
-                # Its record will bear the id that can be read, so that one counts too.
-                if (id := id_of(raw)) is not None:
-                    ids.add(raw.number, id)
-        if not skip_bad_rows:
-            bad.refuse()
-        twice = ids.first()
-    if twice is not None:
-        first, second = twice
-        name = next(id_of(raw) or str(raw.number) for raw in source if raw.number == first)
-        raise InputError(f"id {name!r} stands in row {first} and in row {second}; ids must be unique")
-    _refuse_unseen_columns([source, *others])
-    return count
-
-
-def _refuse_unseen_columns(sources: Sequence[Source]) -> None:
-    """Raises UsageError for a column of --map that no row has; others are read as far as need be."""
-    files = [source for source in sources if isinstance(source, File | Parts)]
-    for file in files[1:]:
-        if not set.intersection(*(one.wanted.unseen for one in files)):
-            return
-        for _ in file:
-            if not file.wanted.unseen & files[0].wanted.unseen:
-                break
-    refuse_unseen([file.wanted for file in files])
 
 
 class BadRows:

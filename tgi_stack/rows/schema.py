@@ -1,15 +1,94 @@
-"""From a raw object to a typed row: fields that are missing or of the wrong type are named."""
+"""From a raw object to a typed row: fields that are missing or of the wrong type are named.
+
+`check` looks at a whole input so, before anything is asked.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from tgi_stack.errors import ImageError, ItemError, RowError, SchemaError
-from tgi_stack.rows.columns import Unreadable
-from tgi_stack.rows.reader import RawRow, as_id
+from tgi_stack.errors import ImageError, InputError, ItemError, RowError, SchemaError
+from tgi_stack.rows.columns import Unreadable, refuse_unseen
+from tgi_stack.rows.duplicates import Duplicates
+from tgi_stack.rows.reader import BadRows, File, Parts, RawRow, Source, as_id, id_of
 from tgi_stack.types import Item, NoPicture, ProbsRow, RerankRow, SummarizeRow
 
 URLS = ("http://", "https://", "ftp://", "data:", "file:")
+
+
+Row = SummarizeRow | RerankRow | ProbsRow
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """How the rows of a job are read.
+
+    Attributes:
+        labels: those of the command line, for rows of `probs` that bring none.
+    """
+
+    job: Literal["summarize", "rerank", "probs"]
+    labels: tuple[str, ...] | None = None
+
+    def parse(self, raw: RawRow) -> Row:
+        """The row, as the job takes it; raises a RowError for what is none."""
+        if self.job == "summarize":
+            return summarize_row(raw)
+        return rerank_row(raw) if self.job == "rerank" else probs_row(raw, self.labels)
+
+
+def check(
+    source: Source,
+    schema: Schema,
+    *,
+    skip_bad_rows: bool = False,
+    others: Sequence[Source] = (),
+) -> int:
+    """Reads a source through: how many rows it has. Memory does not grow with their number.
+
+    Args:
+        others: what is read beside it under the same names of columns.
+
+    Raises:
+        InputError: rows that can't be parsed (unless `skip_bad_rows`, when each will fail on its own), or an
+            id that stands twice.
+        UsageError: a column that no row has.
+    """
+    bad = BadRows("rows")
+    count = 0
+    with Duplicates() as ids:
+        for raw in source:
+            count += 1
+            try:
+                ids.add(raw.number, schema.parse(raw).id)
+            except RowError as error:
+                bad.add(f"row {raw.number}", error)
+                # Its record will bear the id that can be read, so that one counts too.
+                if (id := id_of(raw)) is not None:
+                    ids.add(raw.number, id)
+        if not skip_bad_rows:
+            bad.refuse()
+        twice = ids.first()
+    if twice is not None:
+        first, second = twice
+        name = next(id_of(raw) or str(raw.number) for raw in source if raw.number == first)
+        raise InputError(f"id {name!r} stands in row {first} and in row {second}; ids must be unique")
+    _refuse_unseen_columns([source, *others])
+    return count
+
+
+def _refuse_unseen_columns(sources: Sequence[Source]) -> None:
+    """Raises UsageError for a column of --map that no row has; others are read as far as need be."""
+    files = [source for source in sources if isinstance(source, File | Parts)]
+    for file in files[1:]:
+        if not set.intersection(*(one.wanted.unseen for one in files)):
+            return
+        for _ in file:
+            if not file.wanted.unseen & files[0].wanted.unseen:
+                break
+    refuse_unseen([file.wanted for file in files])
 
 
 def summarize_row(raw: RawRow) -> SummarizeRow:

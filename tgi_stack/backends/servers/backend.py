@@ -76,8 +76,7 @@ class ServedBackend:
         self._mismatches: dict[bool, int] = {}  # by whether pictures stand in the question
         self._reads: VllmReads | TgiReads
         if identity.engine == "tgi":
-            prover = Prover(profile.tokenizer.encode)
-            self._reads = TgiReads(self._ask, prover.alphabet, with_mass=with_mass)
+            self._reads = TgiReads(self._ask, Prover(profile.tokenizer), with_mass=with_mass)
         else:
             self._reads = VllmReads(
                 self._ask,

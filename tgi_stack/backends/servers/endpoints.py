@@ -139,7 +139,7 @@ class Pool:
             ServerError: none is left, or all have been gone for too long.
         """
         if self.crowd is not None and self._watching is None:
-            self._watching = asyncio.create_task(self._watch(self.crowd))
+            self._watching = asyncio.create_task(self._watch())
         while True:
             now = self.clock()
             ready = [endpoint for endpoint in self.endpoints if endpoint.takes(now)]
@@ -273,13 +273,13 @@ class Pool:
         endpoint.state, endpoint.failures, endpoint.said_gone = "up", 0, False
         self._notify()
 
-    async def _watch(self, crowd: Callable[[Endpoint], Awaitable[tuple[float, float] | None]]) -> None:
+    async def _watch(self) -> None:
         """Makes room on a server where the requests of others wait."""
         telling = set(self.endpoints)
         while telling:
             await self.sleep(LOOK_EVERY_S)
             for endpoint in [e for e in telling if e.state == "up"]:
-                found = await self._crowd_of(endpoint, crowd)
+                found = await self._crowd_of(endpoint)
                 if found is None:
                     telling.discard(endpoint)
                     continue
@@ -294,11 +294,11 @@ class Pool:
                 else:
                     endpoint.limit.resumes()
 
-    async def _crowd_of(
-        self, endpoint: Endpoint, crowd: Callable[[Endpoint], Awaitable[tuple[float, float] | None]]
-    ) -> tuple[float, float] | None:
+    async def _crowd_of(self, endpoint: Endpoint) -> tuple[float, float] | None:
+        if self.crowd is None:
+            return None
         try:
-            return await crowd(endpoint)
+            return await self.crowd(endpoint)
         except Exception:  # noqa: BLE001  # whoever sends requests there will see what it is
             return 0.0, 0.0
 

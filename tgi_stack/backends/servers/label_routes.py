@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from tgi_stack.backends.micro_batch import MicroBatcher
@@ -17,11 +17,11 @@ from tgi_stack.backends.servers.endpoints import Endpoint
 from tgi_stack.backends.servers.protocols import tgi, vllm
 from tgi_stack.backends.servers.protocols.numbers import NOT_SEEN, ReplyError, refuse_excess
 from tgi_stack.backends.servers.protocols.reply import Call
-from tgi_stack.backends.servers.question import Answer, Ask, Question, seed_of
+from tgi_stack.backends.servers.question import Ask, Question, seed_of
 from tgi_stack.backends.servers.transport import Reply
 from tgi_stack.concurrency import together
 from tgi_stack.errors import AnswerError, ScoreError
-from tgi_stack.prompting.labels import allowed, grammars
+from tgi_stack.prompting.labels import Prover, allowed, grammars
 from tgi_stack.scoring import distributions
 from tgi_stack.types import LabelScores, ScoreRequest
 
@@ -101,7 +101,6 @@ class VllmReads:
         self._batcher: MicroBatcher[ScoreRequest, LabelScores] = MicroBatcher(
             self._read_group,
             size=group_size,
-            key=lambda request: request.label_ids,
             linger_s=LINGER_S,
             lanes=None,
         )
@@ -115,7 +114,8 @@ class VllmReads:
                 if self._by_id is None:
                     self._by_id = await self._reads_ids(_cut(request)[0])
         if self._by_id:
-            return self._whole(await together(*map(self._batcher.ask, _cut(request))))
+            asked = (self._batcher.ask(one, one.label_ids) for one in _cut(request))
+            return self._whole(await together(*asked))
         return await self._likeliest(request)
 
     async def _reads_ids(self, request: ScoreRequest) -> bool:
@@ -126,7 +126,7 @@ class VllmReads:
         asked = replace(request, label_ids=tuple({*request.label_ids, *UNLIKELY}), labels=())
         for _ in range(2):
             try:
-                ((found,), _) = await self._ask(self._question([asked], None, _as_found))
+                ((found,), _) = await self._ask(self._question([asked], None))
             except AnswerError as error:
                 if vllm.most_of(str(error)) is None:
                     raise
@@ -138,8 +138,12 @@ class VllmReads:
     async def _read_group(self, requests: Sequence[ScoreRequest]) -> Sequence[LabelScores]:
         asked = list(requests)
         labels = asked[0].label_ids
-        question = self._question(asked, None, lambda tops: [vllm.read_labels(top, labels) for top in tops])
-        found, attempts = await self._ask(question)
+        question = self._question(asked, None)
+
+        def parse(endpoint: Endpoint, name: str, reply: Reply) -> list[tuple[float, ...]]:
+            return [vllm.read_labels(top, labels) for top in question.parse(endpoint, name, reply)]
+
+        found, attempts = await self._ask(Question(question.call, parse, in_company=question.in_company))
         return [self._scores(*one, attempts) for one in zip(asked, found, strict=True)]
 
     async def _chat(self, request: ScoreRequest) -> LabelScores:
@@ -159,7 +163,7 @@ class VllmReads:
         while True:
             top = self._top
             try:
-                ((found,), attempts) = await self._ask(self._question([request], top, _as_found))
+                ((found,), attempts) = await self._ask(self._question([request], top))
             except AnswerError as error:
                 most = vllm.most_of(str(error))
                 if most is None or most >= top:
@@ -168,14 +172,12 @@ class VllmReads:
             else:
                 return bounded(request, found, vllm.TOP_ROUTE, self._dtype, attempts)
 
-    def _question(
-        self, requests: list[ScoreRequest], top: int | None, read: Callable[[vllm.Tops], Answer]
-    ) -> Question[Answer]:
+    def _question(self, requests: list[ScoreRequest], top: int | None) -> Question[vllm.Tops]:
         def call(endpoint: Endpoint, name: str) -> Call:
             return vllm.score_call(requests, endpoint.served.model, name, top)
 
-        def parse(endpoint: Endpoint, name: str, reply: Reply) -> Answer:
-            return read(vllm.parse_tops(reply.body, requests, endpoint.served.model, name))
+        def parse(endpoint: Endpoint, name: str, reply: Reply) -> vllm.Tops:
+            return vllm.parse_tops(reply.body, requests, endpoint.served.model, name)
 
         return Question(call, parse, in_company=self._batcher.size > 1)
 
@@ -195,10 +197,6 @@ class VllmReads:
     async def aclose(self) -> None:
         """Gives up what is being asked."""
         await self._batcher.aclose()
-
-
-def _as_found(tops: vllm.Tops) -> vllm.Tops:
-    return tops
 
 
 def _cut(request: ScoreRequest) -> list[ScoreRequest]:
@@ -224,15 +222,13 @@ class TgiReads:
     """Label reads of TGI: exact among the labels; their mass only by a second read.
 
     Args:
-        alphabet: the default labels that some labels are the first of; see `Prover.alphabet`.
+        prover: knows the default labels that some labels are the first of.
         with_mass: read the likeliest tokens too, from which the mass follows.
     """
 
-    def __init__(
-        self, ask: Ask, alphabet: Callable[[tuple[str, ...]], tuple[str, ...]], *, with_mass: bool
-    ) -> None:
+    def __init__(self, ask: Ask, prover: Prover, *, with_mass: bool) -> None:
         self._ask = ask
-        self._alphabet = alphabet
+        self._prover = prover
         self._with_mass = with_mass
         self._most = MOST_ASKED
         self._takes_grammars = True
@@ -279,7 +275,7 @@ class TgiReads:
         """The grammars to read by; none where there is no way."""
         if not self._takes_grammars:
             return []
-        found = grammars(labels, self._alphabet(labels), self._most)
+        found = grammars(labels, self._prover.alphabet(labels), self._most)
         if len(self._grammars.union(found)) > MOST_GRAMMARS:
             return []
         return found

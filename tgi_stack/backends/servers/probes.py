@@ -28,7 +28,7 @@ def label_request(profile: Profile, question: str, labels: Sequence[str]) -> Sco
     tokenizer = profile.tokenizer
     prompt, ids = profile.turn(question)
     ending = (profile.tail(), tokenizer.encode(profile.tail()))
-    return ScoreRequest(prompt, ids, tuple(labels), Prover(tokenizer.encode).ids(tuple(labels), ending))
+    return ScoreRequest(prompt, ids, tuple(labels), Prover(tokenizer).ids(tuple(labels), ending))
 
 
 def picture_request(

@@ -61,7 +61,6 @@ class LocalBackend:
         self._caption: MicroBatcher[CaptionRequest, Caption] = MicroBatcher(
             in_threads(self._threads, write),
             size=min(size, PADDED),
-            key=caption.batch_key,
         )
 
     async def score(self, request: ScoreRequest) -> LabelScores:
@@ -74,7 +73,7 @@ class LocalBackend:
             raise UsageError(f"{self.identity.model} reads no images")
         if self._runtime.writes:
             return await asyncio.wrap_future(self._runtime.write(request))
-        return await self._caption.ask(request)
+        return await self._caption.ask(request, caption.batch_key(request))
 
     async def aclose(self) -> None:
         self._runtime.close()

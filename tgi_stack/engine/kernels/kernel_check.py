@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+import itertools
+from collections.abc import Callable, Generator
 from typing import cast
 
 import numpy as np
@@ -19,7 +19,7 @@ ROWS = 200
 MANY = 4_400
 # Rounding to bf16 is 2^-8 of a value; values here are of the order of one.
 TOLERANCE = 0.06
-Pairs = dict[str, list[torch.Tensor]]
+Pairs = Generator[tuple[str, torch.Tensor, torch.Tensor]]  # by torch and by a kernel
 
 
 def trial(device: torch.device, dtype: torch.dtype, shape: tuple[int, int, int], hidden: int) -> str | None:
@@ -28,7 +28,7 @@ def trial(device: torch.device, dtype: torch.dtype, shape: tuple[int, int, int],
     Args:
         shape: heads, key-value heads, head_dim.
     """
-    return _tried(partial(_triton, device, dtype, shape, hidden))
+    return _tried(_triton(device, dtype, shape, hidden))
 
 
 def trial_on_hopper(
@@ -39,17 +39,19 @@ def trial_on_hopper(
     Args:
         fp8: try those for fp8 too.
     """
-    fault = _tried(partial(_hopper, device, shape, hidden))
-    return _tried(partial(_hopper8, device, shape, hidden)) if fp8 and fault is None else fault
+    fault = _tried(_hopper(device, shape, hidden))
+    return _tried(_hopper8(device, shape, hidden)) if fp8 and fault is None else fault
 
 
-def _tried(pairs: Callable[[], Pairs]) -> str | None:
+def _tried(pairs: Pairs) -> str | None:
+    """What is wrong with the first of two results that differ, or with computing them; None for nothing."""
     try:
         with torch.inference_mode():
-            return _worst(pairs())
+            return next(filter(None, itertools.starmap(_difference, pairs)), None)
     except Exception as error:  # noqa: BLE001  # a compiler can fail in any way, and torch computes as well
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
     finally:
+        pairs.close()  # with what it holds
         torch.cuda.empty_cache()  # slots are sized by the memory that is free
 
 
@@ -62,32 +64,31 @@ def _triton(device: torch.device, dtype: torch.dtype, shape: tuple[int, int, int
     angles = draw(ROWS, size // 2).float()
     tables = (angles.cos(), angles.sin())
     turned = [ops.rotate(qkv.clone(), norms[0], norms[1], tables, shape, 1e-6) for ops in (plain, fast)]
-    return {
-        "add_norm": [
-            cast(torch.Tensor, o.add_norm(x.clone(), pending, weight, 1e-6)[1]) for o in (plain, fast)
-        ],
-        "swiglu": [cast(torch.Tensor, ops.swiglu(x)) for ops in (plain, fast)],
-        "rotate": [torch.cat([part.flatten(1) for part in parts], dim=1) for parts in turned],
-        "attend": _attended(*turned[0], "triton", attention.by_triton),
-    }
+    one, other = (cast(torch.Tensor, o.add_norm(x.clone(), pending, weight, 1e-6)[1]) for o in (plain, fast))
+    yield "add_norm", one, other
+    yield "swiglu", cast(torch.Tensor, plain.swiglu(x)), cast(torch.Tensor, fast.swiglu(x))
+    one, other = (torch.cat([part.flatten(1) for part in parts], dim=1) for parts in turned)
+    yield "rotate", one, other
+    q, k, v = turned[0]
+    simple, tiled = _parts("triton", q, k)
+    yield "attend", attention.by_sdpa(q, k, v, simple), attention.by_triton(q, k, v, tiled)
 
 
 def _hopper(device: torch.device, shape: tuple[int, int, int], hidden: int) -> Pairs:
     heads, kv_heads, size = shape
     draw = _drawer(device, torch.bfloat16)
     x, wide = draw(MANY, hidden), draw(2 * hidden, hidden) / hidden**0.5
-    pairs = {"gated": [cast(torch.Tensor, Ops().swiglu(x @ wide.T)), hopper_launch.gated(x, wide)]}
+    yield "gated", cast(torch.Tensor, Ops().swiglu(x @ wide.T)), hopper_launch.gated(x, wide)
     if size in hopper_launch.HEAD_DIMS:
         q, k, v = torch.split(draw(MANY, heads + 2 * kv_heads, size), [heads, kv_heads, kv_heads], dim=1)
-        pairs["attend"] = _attended(q, k, v, "hopper", attention.by_hopper)
-    return pairs
+        plain, tiled = _parts("hopper", q, k)
+        yield "attend", attention.by_sdpa(q, k, v, plain), attention.by_hopper(q, k, v, tiled)
 
 
 def _hopper8(device: torch.device, shape: tuple[int, int, int], hidden: int) -> Pairs:
     """What kernels round to fp8 is compared behind the next product, where roundings have evened out."""
     heads, kv_heads, size = shape
     draw = _drawer(device, torch.bfloat16)
-    pairs: Pairs = {}
 
     def added(x: BlockScaledFp8, matrix: FusedFp8Linear) -> torch.Tensor:
         residual = torch.zeros(MANY, len(matrix.weight), dtype=torch.bfloat16, device=device)
@@ -98,27 +99,18 @@ def _hopper8(device: torch.device, shape: tuple[int, int, int], hidden: int) -> 
         x = Ops().rows8(draw(MANY, hidden))
         wide, narrow = (FusedFp8Linear(draw(rows, hidden) / hidden**0.5) for rows in (2 * hidden, hidden))
         gated = hopper_launch.gated8(x, wide.weight, wide.blocks)
-        pairs["gated8"] = [narrow(Ops().gated(wide, x, fp8=True)), added(gated, narrow)]
+        yield "gated8", narrow(Ops().gated(wide, x, fp8=True)), added(gated, narrow)
     if size == BLOCK:
         q, k, v = torch.split(draw(MANY, heads + 2 * kv_heads, size), [heads, kv_heads, kv_heads], dim=1)
         out = FusedFp8Linear(draw(hidden, heads * size) / (heads * size) ** 0.5)
         plain, tiled = _parts("hopper", q, k)
         attended = attention.by_sdpa(q, k, v, plain)
-        pairs["attend8"] = [out(Ops().rows8(attended)), added(attention.by_hopper8(q, k, v, tiled), out)]
-    return pairs
+        yield "attend8", out(Ops().rows8(attended)), added(attention.by_hopper8(q, k, v, tiled), out)
 
 
 def _drawer(device: torch.device, dtype: torch.dtype) -> Callable[..., torch.Tensor]:
     generator = torch.Generator(device).manual_seed(0)
     return lambda *sizes: torch.randn(sizes, generator=generator, device=device).to(dtype)
-
-
-def _attended(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, name: str, attend: attention.Attention
-) -> list[torch.Tensor]:
-    """By torch and by a kernel."""
-    plain, tiled = _parts(name, q, k)
-    return [attention.by_sdpa(q, k, v, plain), attend(q, k, v, tiled)]
 
 
 def _parts(name: str, q: torch.Tensor, k: torch.Tensor) -> tuple[attention.Segments, attention.Segments]:
@@ -131,12 +123,11 @@ def _parts(name: str, q: torch.Tensor, k: torch.Tensor) -> tuple[attention.Segme
     return plain, tiled
 
 
-def _worst(pairs: Pairs) -> str | None:
-    for name, (one, other) in pairs.items():
-        difference = float((one.float() - other.float()).abs().max())
-        # Written so that NaN is refused too.
-        if not difference <= TOLERANCE * max(1.0, float(one.float().abs().max())):
-            return f"{name} differs from torch by {difference:.2g}"
+def _difference(name: str, one: torch.Tensor, other: torch.Tensor) -> str | None:
+    difference = float((one.float() - other.float()).abs().max())
+    # Written so that NaN is refused too.
+    if not difference <= TOLERANCE * max(1.0, float(one.float().abs().max())):
+        return f"{name} differs from torch by {difference:.2g}"
     return None
 
 

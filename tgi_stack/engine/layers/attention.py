@@ -7,7 +7,7 @@ are of pictures (`causal=False`) each attends to the whole of its segment.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -259,8 +259,4 @@ def tiles_of(
     return np.concatenate(([[len(ordered), 0, 0, 0, 0]], ordered)).astype(np.int32)
 
 
-def _arguments(function: Callable[..., object] | None) -> Sequence[str]:
-    return () if function is None else tuple(inspect.signature(function).parameters)
-
-
-VARLEN_ARGUMENTS = _arguments(varlen_attn)
+VARLEN_ARGUMENTS = () if varlen_attn is None else tuple(inspect.signature(varlen_attn).parameters)

@@ -23,8 +23,6 @@ from tgi_stack.types import PreparedImage
 
 LOG = logging.getLogger(__name__)
 
-Choose = Callable[[torch.Tensor, Sequence[int]], torch.Tensor]
-
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
@@ -95,8 +93,11 @@ class Decoder:
         if self.whole and network.is_compiled:
             network.compile([slots])
 
-    def fill(self, slots: Sequence[int], prompts: Sequence[Prompt], choose: Choose) -> torch.Tensor:
-        """Lays prompts into slots and chooses the first token of each, shape [prompts]."""
+    def fill(self, slots: Sequence[int], prompts: Sequence[Prompt]) -> torch.Tensor:
+        """Lays prompts into slots: the logits of the first token of each, shape [prompts, vocabulary].
+
+        `take` has to be given the tokens that are chosen, as after `step`.
+        """
         network, device = self._network, self._network.device
         lengths = np.array([len(prompt.token_ids) for prompt in prompts], dtype=np.int32)
         ends = np.cumsum(lengths).astype(np.int32)
@@ -119,15 +120,14 @@ class Decoder:
         tables = network.rotary.tables(attention.upload(positions, device))
         last = attention.upload(ends - 1, device)
         out = network.forward(x, tables, attend, last=last, inject=visual[1:], inject_rows=rows)
-        tokens = choose(out @ network.head.T, slots)
         where = torch.tensor(slots, device=device)
-        self._tokens[where] = tokens
         self._lengths[where] = attention.upload(lengths, device)
         self._positions[where] = torch.tensor([prompt.next_position for prompt in prompts], device=device)
-        return tokens
+        return out @ network.head.T
 
-    def step(self, slots: Sequence[int], lengths: Sequence[int], choose: Choose) -> torch.Tensor:
-        """One token further: the tokens chosen, shape [all slots] where `whole`, else [slots].
+    def step(self, slots: Sequence[int], lengths: Sequence[int]) -> torch.Tensor:
+        """One token further: logits, shape [all slots, vocabulary] where `whole`, else [slots, vocabulary];
+        the next step may overwrite them.
 
         Args:
             slots: those in use.
@@ -135,13 +135,17 @@ class Decoder:
         """
         if self.whole:
             self._advance_all = self._advance_all or self._quickest()
-            self._tokens.copy_(choose(self._advance_all(), range(self.cache.slots)))
-            return self._tokens
+            return self._advance_all()
         where = torch.tensor(slots, device=self._network.device)
         host = [(slot, length + 1) for slot, length in zip(slots, lengths, strict=True)]
-        tokens = choose(self._advance(where, host), slots)
-        self._tokens[where] = tokens
-        return tokens
+        return self._advance(where, host)
+
+    def take(self, tokens: torch.Tensor, slots: Sequence[int] | None = None) -> None:
+        """Takes the latest token of each of some slots; of all where none are named."""
+        if slots is None:
+            self._tokens.copy_(tokens)
+        else:
+            self._tokens[torch.tensor(slots, device=self._network.device)] = tokens
 
     def _look(
         self, prompts: Sequence[Prompt], ids: NDArray[np.int64]
