@@ -36,7 +36,7 @@ async def crew(workers: Iterable[Coroutine[Any, Any, None]]) -> None:
             for worker in workers:
                 group.create_task(worker)
     except BaseExceptionGroup as several:
-        raise _first(several) from None
+        raise first_of(several) from None
 
 
 async def together(*questions: Awaitable[Result]) -> list[Result]:
@@ -50,6 +50,7 @@ async def together(*questions: Awaitable[Result]) -> list[Result]:
     return answers  # type: ignore[return-value]  # the exceptions are gone
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first failure of a group, whatever groups it stands in."""
     first = group.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+    return first_of(first) if isinstance(first, BaseExceptionGroup) else first

@@ -80,12 +80,15 @@ class PreparedImages:
 
     Args:
         store: where prepared images are kept.
+        processes: how many decode them; None for one a core.
     """
 
-    def __init__(self, grid: Grid, settings: Settings, store: Store | None) -> None:
+    def __init__(
+        self, grid: Grid, settings: Settings, store: Store | None, processes: int | None = None
+    ) -> None:
         self._grid = grid
         self._settings = settings
-        self._pool = ImagePool()
+        self._pool = ImagePool(processes)
         self._keys = Keys("image", recipe(grid, settings))
         self._kept: Kept[PreparedImage] = Kept(store, "image", ImageCodec)
         self._turns: Turns[PreparedImage] = Turns(

@@ -12,7 +12,6 @@ from tgi_stack.answers.summaries import SummaryAnswers
 from tgi_stack.answers.turns import Turns
 from tgi_stack.backends.base import Backend, Replaced
 from tgi_stack.concurrency import together
-from tgi_stack.errors import AnswerError
 from tgi_stack.settings import Settings
 from tgi_stack.types import Caption, LabelScores
 
@@ -27,16 +26,12 @@ class CachedBackend:
 
     Args:
         store: where answers are kept; None to remember them in memory alone.
-        cache_only: the cache alone answers; nothing is prepared, and whoever stands behind is not asked.
     """
 
-    def __init__(
-        self, inner: Backend, store: Store | None, settings: Settings, *, cache_only: bool = False
-    ) -> None:
+    def __init__(self, inner: Backend, store: Store | None, settings: Settings) -> None:
         self.identity = inner.identity
         self.profile = inner.profile
         self.max_concurrency = inner.max_concurrency
-        self.cache_only = cache_only
         self._inner = inner
         self._labels = LabelAnswers(store, inner.identity, settings)
         self._summaries = SummaryAnswers(store, inner.identity, settings, inner.profile.grid)
@@ -56,7 +51,6 @@ class CachedBackend:
             known = labels.known(question, again=True)
         if known is not None:
             return known
-        self._refuse_to_ask()
         async with self._scores.turn(labels.asked(question)) as turn:
             if turn.answer is None and turn.leased:
                 turn.answer = labels.known(question, again=True)
@@ -79,7 +73,6 @@ class CachedBackend:
         summaries, inner = self._summaries, self._inner
         if summaries.keeps and (known := summaries.known(question)) is not None:
             return known
-        self._refuse_to_ask()
         if not summaries.keeps:
             request = await question.prepared()
             return replace(await inner.caption(request), image=without_pixels(request.image))
@@ -91,7 +84,3 @@ class CachedBackend:
                 turn.answer = replace(await inner.caption(request), image=without_pixels(request.image))
                 summaries.keep(question, request, turn.answer, turn)
             return turn.answer
-
-    def _refuse_to_ask(self) -> None:
-        if self.cache_only:
-            raise AnswerError("offline.miss", "not in the cache")

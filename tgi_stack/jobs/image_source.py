@@ -35,18 +35,22 @@ class ImageSource:
     Args:
         base: the folder that relative paths begin at.
         store: where prepared images are kept.
-        at_once: files are read here and now, where nobody is kept waiting; else in threads.
+        processes: how many decode images; None for one a core.
 
     Attributes:
         images: prepares what was read.
     """
 
     def __init__(
-        self, grid: Grid, settings: Settings, base: Path, store: Store | None, *, at_once: bool = False
+        self,
+        grid: Grid,
+        settings: Settings,
+        base: Path,
+        store: Store | None,
+        processes: int | None = None,
     ) -> None:
         self._base = base
-        self.at_once = at_once
-        self.images = PreparedImages(grid, settings, store)
+        self.images = PreparedImages(grid, settings, store, processes)
 
     def read(self, content: str | bytes, name: str) -> ImageFile:
         """A path's bytes, or given ones, once they are known to be an image's.
@@ -69,7 +73,7 @@ class ImageSource:
         Raises:
             ImageError: see `images.files` and `images.prepare`.
         """
-        file = self.read(content, name) if self.at_once else await asyncio.to_thread(self.read, content, name)
+        file = await asyncio.to_thread(self.read, content, name)
         with told_of(name):
             return await self.images.prepared(file)
 

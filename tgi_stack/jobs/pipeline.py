@@ -13,8 +13,18 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from tgi_stack.concurrency import crew
 from tgi_stack.errors import InputError, RowError
+from tgi_stack.rows.columns import Wanted
 from tgi_stack.rows.ledger import Sink
-from tgi_stack.rows.reader import File, RawRow, Source, id_of, refuse_changed
+from tgi_stack.rows.reader import (
+    File,
+    Parts,
+    RawRow,
+    Source,
+    UnreadRow,
+    id_of,
+    read_row,
+    refuse_changed,
+)
 from tgi_stack.rows.records import writable
 from tgi_stack.rows.schema import Schema, check
 from tgi_stack.scoring import distributions
@@ -33,9 +43,7 @@ class Row(Protocol):
     def id(self) -> str: ...
 
 
-LEAST_ROWS = 4096  # fewer are answered sooner than other processes are started
-PROBE = 256  # rows that show whether the others are in the cache
-LEAST_SHARE = 0.95  # of them that have to be
+LOOK_EVERY_S = 0.005
 DRAIN_S = 8.0  # a container engine kills ten seconds after it asked
 MOST_AT_ONCE = 16_384
 OWN_FILES = 128  # of the run itself: input, output, cache, image processes
@@ -45,6 +53,7 @@ FLAG_NOTES = {
 }
 
 AnyRow = TypeVar("AnyRow", bound=Row)
+OneRow = TypeVar("OneRow", RawRow, UnreadRow)
 Record = dict[str, Any]
 
 
@@ -116,8 +125,10 @@ class Tally:
     def merge(self, counts: dict[str, Any]) -> None:
         """Adds the counts of another tally's `as_dict`, and its positions."""
         self.ok += counts["ok"]
+        self.failed += counts["failed"]
         self.cached += counts["cached"]
         self.flags.update(counts["flags"])
+        self.failures.update(counts["failures"])
         sums = zip_longest(self.positions, counts["positions"], fillvalue=(0.0, 0))
         self.positions = [(ours[0] + theirs[0], ours[1] + theirs[1]) for ours, theirs in sums]
 
@@ -152,13 +163,27 @@ class Tally:
         }
 
 
-class Others(Protocol):
-    """Answers rows elsewhere; see `ahead.Ahead`."""
+class Watcher(Protocol):
+    """Looks at a run while it goes."""
 
-    def did(self, number: int) -> bool: ...
+    def update(self, tally: Tally) -> None:
+        """Called when records have come."""
+
+
+class Unwatched:
+    """Nobody looks."""
+
+    def update(self, tally: Tally) -> None:
+        pass
+
+
+class Others(Protocol):
+    """Answers rows elsewhere, but those that it leaves to the run; see `preparing.preparers`."""
+
+    left: list[UnreadRow]
 
     async def run(
-        self, after: int, tally: Tally, progress: Callable[[Tally], None], stop: asyncio.Event
+        self, rows: Iterator[UnreadRow], sink: Sink, tally: Tally, watcher: Watcher, stop: asyncio.Event
     ) -> None: ...
 
 
@@ -206,18 +231,18 @@ async def run(
     sink: Sink,
     settings: Settings,
     tally: Tally,
-    progress: Callable[[Tally], None] = lambda tally: None,
+    watcher: Watcher | None = None,
     stop: asyncio.Event | None = None,
-    ahead: Others | None = None,
+    others: Others | None = None,
 ) -> None:
     """Answers the rows that `count` counted; `tally` stays true if the run is cut short.
 
     Args:
         stop: set to have no more rows begun; those in flight are finished within DRAIN_S seconds.
-        ahead: who answers rows from the cache before all others, if the first ones are all there.
+        others: who answers the rows in this one's place.
     """
     stop = stop or asyncio.Event()
-    begun = _Run(job, source, sink, settings, tally, progress, stop, ahead)
+    begun = _Run(job, source, sink, settings, tally, watcher or Unwatched(), stop, others)
     working, stopped = asyncio.create_task(begun.all()), asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -240,44 +265,43 @@ async def run(
 
 @dataclass
 class _Run(Generic[AnyRow]):
-    """See `run`; `last` is the number of the row that was begun last."""
+    """See `run`."""
 
     job: Job[AnyRow]
     source: Source
     sink: Sink
     settings: Settings
     tally: Tally
-    progress: Callable[[Tally], None]
+    watcher: Watcher
     stop: asyncio.Event
-    ahead: Others | None
-    last: int = 0
+    others: Others | None
 
     async def all(self) -> None:
         """Answers all rows."""
-        rows = self._pending()
-        if self.ahead is not None and self.tally.rows >= LEAST_ROWS:
-            await crew(self._workers(islice(rows, PROBE)))
-            if self.tally.cached >= LEAST_SHARE * PROBE:
-                await self.ahead.run(self.last, self.tally, self.progress, self.stop)
-        await crew(self._workers(rows))
+        if self.others is None:
+            await crew(self._workers(self._pending(self.source.rows(self.sink))))
+            return
+        unread = self._pending(self.source.unread(self.sink))
+        await self.others.run(unread, self.sink, self.tally, self.watcher, self.stop)
+        wanted = self.source.wanted if isinstance(self.source, File | Parts) else Wanted()
+        await crew(self._workers(read_row(row, wanted) for row in self.others.left))
 
-    def _pending(self) -> Iterator[RawRow]:
+    def _pending(self, rows: Iterator[OneRow]) -> Iterator[OneRow]:
         """The rows without an answer, until a stop is asked for."""
-        for raw in self._checked():
+        for row in self._checked(rows):
             if self.stop.is_set():
                 return
-            self.last = raw.number
-            if raw.value is not None and raw.number not in self.sink:
-                yield raw
-            elif self.ahead is None or not self.ahead.did(raw.number):
+            if row.value is not None and row.number not in self.sink:
+                yield row
+            else:
                 self.tally.ok += 1
                 self.tally.kept += 1
 
-    def _checked(self) -> Iterator[RawRow]:
+    def _checked(self, rows: Iterator[OneRow]) -> Iterator[OneRow]:
         """The rows that were counted, as they were then, and no more of them."""
         each = isinstance(self.source, File)  # of a folder's files all are looked at
         try:
-            for raw in islice(self.source.rows(self.sink), self.tally.rows):
+            for raw in islice(rows, self.tally.rows):
                 if raw.value is not None and (each or raw.number % 64 == 0):
                     refuse_changed(self.source)
                 yield raw
@@ -291,10 +315,12 @@ class _Run(Generic[AnyRow]):
     async def _work(self, rows: Iterator[RawRow]) -> None:
         """One of the crew: takes a row, answers it, writes its record, and takes the next."""
         for raw in rows:
+            while self.sink.is_full and not self.stop.is_set():
+                await asyncio.sleep(LOOK_EVERY_S)
             record = await answered(self.job, raw)
             self.sink.write(raw.number, record)
             self.tally.add(record)
-            self.progress(self.tally)
+            self.watcher.update(self.tally)
 
 
 async def answered(job: Job[AnyRow], raw: RawRow) -> Record:

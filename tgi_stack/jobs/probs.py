@@ -24,15 +24,12 @@ class Probs:
 
     Args:
         store: where answers are kept.
-        replay: the cache alone answers.
     """
 
-    def __init__(
-        self, backend: Backend, settings: Settings, store: Store | None = None, *, replay: bool = False
-    ) -> None:
+    def __init__(self, backend: Backend, settings: Settings, store: Store | None = None) -> None:
         if settings.chat:
             refuse_missing_marks(backend.profile.tokenizer, "the tokenizer", images=False)
-        self._backend = CachedBackend(backend, store, settings, cache_only=replay)
+        self._backend = CachedBackend(backend, store, settings)
         self._settings = settings
         self._reader = LabelReader(self._backend, store, merging=settings.merging_labels == "read")
 

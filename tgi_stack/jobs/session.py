@@ -1,7 +1,7 @@
 """One run of a job, for the command line, Python, benchmarks and tests alike.
 
 A run is put together here: what this machine can bear, the rows counted, the cache, the backend, where
-records go, processes that replay a warm cache, a stop, the speed that is noted for `--dry-run`.
+records go, processes that prepare rows, a stop, the speed that is noted for `--dry-run`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
 from cache.store import Store
 from tgi_stack import logs
@@ -24,9 +23,9 @@ from tgi_stack.backends.base import Backend
 from tgi_stack.backends.open import open_backend
 from tgi_stack.errors import InputError
 from tgi_stack.jobs import dry_run, pipeline
-from tgi_stack.jobs.parallel_replay import Ahead
-from tgi_stack.jobs.pipeline import Tally
-from tgi_stack.jobs.sinks import PacedSink, open_sink
+from tgi_stack.jobs.pipeline import Tally, Unwatched, Watcher
+from tgi_stack.jobs.preparing.preparers import Preparers, how_many
+from tgi_stack.jobs.sinks import open_sink
 from tgi_stack.jobs.spec import JobSpec
 from tgi_stack.rows import folder
 from tgi_stack.rows.ledger import Checked, Sink
@@ -36,20 +35,6 @@ from tgi_stack.rows.reader import Folder, Parts, Source
 LOG = logging.getLogger(__name__)
 CLOSING = logging.getLogger(logs.CLOSING)
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-class Watcher(Protocol):
-    """Looks at a run while it goes."""
-
-    def update(self, tally: Tally) -> None:
-        """Called after each record."""
-
-
-class Unwatched:
-    """Nobody looks."""
-
-    def update(self, tally: Tally) -> None:
-        pass
 
 
 @dataclass
@@ -98,17 +83,15 @@ class Session:
         """Answers the counted rows by a backend that stays open; the speed is noted in the cache."""
         settings = self.spec.settings
         self.stop = self.stop or asyncio.Event()
-        job = self.spec.job(backend, store)
-        if isinstance(self.sink, PacedSink):
-            job = self.sink.paced(job, self.stop)
+        items = self.spec.joined()
+        job = self.spec.job(backend, store, items)
         self.sink.begin(backend.identity, Checked(self.tally.input_rows, not settings.skip_bad_rows))
-        ahead = None
-        if isinstance(self.sink, Output) and store is not None:
-            ahead = Ahead.of(self.spec, self.source, self.sink, store, backend)
+        others = None
+        if many := how_many(settings, self.tally.rows, backend):
+            width = settings.concurrency or job.workers
+            others = Preparers(self.spec, self.source, items, backend, store, many, width)
         began = time.monotonic()
-        await pipeline.run(
-            job, self.source, self.sink, settings, self.tally, self.watcher.update, self.stop, ahead
-        )
+        await pipeline.run(job, self.source, self.sink, settings, self.tally, self.watcher, self.stop, others)
         dry_run.note_speed(store, self.spec.kind, backend, self.tally, time.monotonic() - began)
 
     async def answer_once(self, store: Store | None) -> None:

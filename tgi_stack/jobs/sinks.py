@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import queue
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from tgi_stack.errors import UsageError
-from tgi_stack.jobs.pipeline import Job
 from tgi_stack.jobs.spec import JobSpec
-from tgi_stack.rows.ledger import Discard, Sink, UnorderedFile, part_path, standard_output
+from tgi_stack.rows.ledger import Discard, Sink, UnorderedFile, part_path, record_of, standard_output
 from tgi_stack.rows.manifest import manifest_path, question
 from tgi_stack.rows.output import Output, refuse_suffix
 from tgi_stack.rows.reader import File, Parts, Source
@@ -20,26 +19,25 @@ from tgi_stack.writing import Given, refuse_inputs
 
 
 class PacedSink(Discard):
-    """A queue of records for one reader; rows wait while `AHEAD` records do. `None` ends it."""
+    """A queue of records for one reader; no more rows are begun while `AHEAD` records wait. `None` ends it."""
 
     AHEAD = 256
 
     def __init__(self) -> None:
         self.records: queue.Queue[dict[str, Any] | None] = queue.Queue()
 
+    @property
+    def is_full(self) -> bool:
+        return self.records.qsize() > self.AHEAD
+
     def write(self, number: int, record: dict[str, Any]) -> None:
         self.records.put(record)
 
-    def paced(self, job: Job[Any], stop: asyncio.Event) -> Job[Any]:
-        """The job, whose rows wait for the reader until `stop` is set."""
-
-        async def answer(row: Any) -> dict[str, Any]:
-            while self.records.qsize() > self.AHEAD and not stop.is_set():
-                await asyncio.sleep(0.005)
-            record: dict[str, Any] = await job.answer(row)
-            return record
-
-        return replace(job, answer=answer)
+    def write_lines(
+        self, numbers: Sequence[int], lengths: Sequence[int], lines: bytes, failed: Container[int] = ()
+    ) -> None:
+        for line in lines.splitlines(keepends=True):
+            self.records.put(orjson.loads(record_of(line)))
 
 
 def open_sink(recipe: JobSpec, source: Source, out: Path | None, command: list[str]) -> Sink:

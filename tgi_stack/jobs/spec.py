@@ -10,7 +10,7 @@ from cache.store import Store
 from tgi_stack.backends.base import Backend
 from tgi_stack.jobs.pipeline import Job
 from tgi_stack.jobs.probs import Probs
-from tgi_stack.jobs.rerank.items import join_items
+from tgi_stack.jobs.rerank.items import Items, join_items
 from tgi_stack.jobs.rerank.job import Rerank
 from tgi_stack.jobs.summarize import Summarize
 from tgi_stack.rows.reader import Source, refuse_changed
@@ -47,15 +47,31 @@ class JobSpec:
         """How the job's rows are read."""
         return Schema(self.name, self.settings.labels)
 
-    def job(self, backend: Backend, store: Store | None, *, replay: bool = False) -> Job[Any]:
-        """The job that `run` runs; in a `replay` the cache alone answers, and the backend is not asked."""
+    def joined(self) -> Items:
+        """What ids in rows of `rerank` stand for; see `join_items`.
+
+        Raises:
+            InputError: lines that are no items; an items file that changes while it is read.
+        """
+        skip = self.settings.skip_bad_rows
+        items = join_items(self.items, pictures=self.settings.item_images, skip_bad_rows=skip)
+        for one in self.items:
+            refuse_changed(one)
+        return items
+
+    def job(
+        self, backend: Backend, store: Store | None, items: Items | None = None, images: int | None = None
+    ) -> Job[Any]:
+        """The job that `run` runs.
+
+        Args:
+            items: see `joined`.
+            images: how many processes decode images; None for one a core.
+        """
         settings, base, template = self.settings, self.base, self.template
         if self.name == "summarize":
-            return Summarize(backend, settings, base, template, store, replay=replay).job()
+            return Summarize(backend, settings, base, template, store, image_processes=images).job()
         if self.name == "rerank":
-            skip = settings.skip_bad_rows
-            items = join_items(self.items, pictures=settings.item_images, skip_bad_rows=skip)
-            for one in self.items:
-                refuse_changed(one)
-            return Rerank(backend, settings, items, template, base, store, replay=replay).job()
-        return Probs(backend, settings, store, replay=replay).job()
+            known = self.joined() if items is None else items
+            return Rerank(backend, settings, known, template, base, store, image_processes=images).job()
+        return Probs(backend, settings, store).job()

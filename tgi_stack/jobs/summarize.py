@@ -31,7 +31,7 @@ class Summarize:
         base: the folder that relative image paths begin at.
         template: a prompt file's text in place of the built-in prompt.
         store: where answers are kept.
-        replay: the cache alone answers.
+        image_processes: how many decode images; None for one a core.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Summarize:
         template: str | None = None,
         store: Store | None = None,
         *,
-        replay: bool = False,
+        image_processes: int | None = None,
     ) -> None:
         if backend.profile.grid is None and not settings.allow_text_only:
             raise UsageError(f"{backend.identity.model} reads no images; use a Qwen-VL model")
@@ -50,12 +50,12 @@ class Summarize:
             backend.profile.tokenizer, "the tokenizer", images=backend.profile.grid is not None
         )
         prompts.check_template(template, settings.instruction, prompts.SUMMARY_PLACEHOLDERS)
-        self._backend = CachedBackend(backend, store, settings, cache_only=replay)
+        self._backend = CachedBackend(backend, store, settings)
         self._settings = settings
         self._template = template
         self._writer = SummaryWriter(backend.profile, settings, store)
         grid = backend.profile.grid
-        self._images = None if grid is None else ImageSource(grid, settings, base, store, at_once=replay)
+        self._images = None if grid is None else ImageSource(grid, settings, base, store, image_processes)
 
     def job(self) -> Job[SummarizeRow]:
         """The job that `run` runs."""
@@ -74,8 +74,7 @@ class Summarize:
             )
         image: ImageFile | None = None
         if row.image is not None and self._images is not None:
-            read, asked = self._images.read, (row.image, row.image_name)
-            image = read(*asked) if self._images.at_once else await asyncio.to_thread(read, *asked)
+            image = await asyncio.to_thread(self._images.read, row.image, row.image_name)
         question, cut = self._question(row.title, row.text, image)
         with told_of(row.image_name):
             caption = await self._backend.caption(question)

@@ -70,12 +70,20 @@ def opened(path: Path, name: str) -> Iterator[IO[bytes]]:
 
 def read_jsonl(path: Path, name: str, done: Container[int], wanted: Wanted) -> Rows:
     """Rows of JSON lines; blank lines are no rows but keep their number."""
+    for number, line in unread_jsonl(path, name, done):
+        yield number, json_row(line, name, number, wanted) if isinstance(line, bytes) else line
+
+
+def unread_jsonl(
+    path: Path, name: str, done: Container[int]
+) -> Iterator[tuple[int, bytes | RowError | None]]:
+    """The rows of `read_jsonl` as lines, which `json_row` reads: here or in another process."""
     with opened(path, name) as file:
         for number, line in enumerate(lines(as_utf_8(file), jsonl.MAX_LINE_BYTES), 1):
             if line is None:
                 yield number, _long(name, number)
             elif line.strip():
-                yield number, None if number in done else _json_row(line, name, number, wanted)
+                yield number, None if number in done else line
 
 
 def _long(name: str, number: int) -> RowError:
@@ -83,7 +91,8 @@ def _long(name: str, number: int) -> RowError:
     return RowError("input.malformed", f"{name}:{number}: the line has more than {most:,} bytes")
 
 
-def _json_row(line: bytes, name: str, number: int, wanted: Wanted) -> dict[str, Any] | RowError:
+def json_row(line: bytes, name: str, number: int, wanted: Wanted) -> dict[str, Any] | RowError:
+    """The row that a line holds, with our names of its fields, or why it is none."""
     try:
         return wanted.of_object(jsonl.loads(line))
     except jsonl.LineError as error:

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,8 +52,17 @@ class Sink(Protocol):
     def __contains__(self, number: object) -> bool:
         """Whether a row, by its number, needs no answer any more: it has an ok record from an earlier run."""
 
+    @property
+    def is_full(self) -> bool:
+        """Whether no more rows are to be begun for now."""
+
     def write(self, number: int, record: Record) -> None:
         """Takes the record of a row."""
+
+    def write_lines(
+        self, numbers: Sequence[int], lengths: Sequence[int], lines: bytes, failed: Container[int] = ()
+    ) -> None:
+        """Takes records as `line_of` writes them, one behind the other; those of rows in `failed` are not ok."""
 
     def finish(self, counts: dict[str, Any]) -> None:
         """To be called once, after the last record of a run that was not interrupted."""
@@ -71,7 +80,16 @@ class Discard:
     def __contains__(self, number: object) -> bool:
         return False
 
+    @property
+    def is_full(self) -> bool:
+        return False
+
     def write(self, number: int, record: Record) -> None:
+        pass
+
+    def write_lines(
+        self, numbers: Sequence[int], lengths: Sequence[int], lines: bytes, failed: Container[int] = ()
+    ) -> None:
         pass
 
     def finish(self, counts: dict[str, Any]) -> None:
@@ -90,6 +108,12 @@ class Stream(Discard):
 
     def write(self, number: int, record: Record) -> None:
         _write(self._descriptor, jsonl.dumps(record), self._name)
+
+    def write_lines(
+        self, numbers: Sequence[int], lengths: Sequence[int], lines: bytes, failed: Container[int] = ()
+    ) -> None:
+        records = map(record_of, lines.splitlines(keepends=True))
+        _write(self._descriptor, b"".join(records), self._name)
 
 
 def standard_output() -> Stream:
@@ -122,6 +146,12 @@ class UnorderedFile(Stream):
 
     def write(self, number: int, record: Record) -> None:
         super().write(number, record)
+        self._written = True
+
+    def write_lines(
+        self, numbers: Sequence[int], lengths: Sequence[int], lines: bytes, failed: Container[int] = ()
+    ) -> None:
+        super().write_lines(numbers, lengths, lines, failed)
         self._written = True
 
     def finish(self, counts: dict[str, Any]) -> None:
@@ -175,12 +205,15 @@ class Ledger:
     def write(self, number: int, record: Record) -> None:
         """Appends a record; whole once this returns, durable within a second or at the end."""
         line = line_of(number, record)
-        self.write_lines((number,), (len(line),), line, ok=record["status"] == "ok")
+        self.write_lines((number,), (len(line),), line, () if record["status"] == "ok" else (number,))
 
     def write_lines(
-        self, numbers: Sequence[int], lengths: Sequence[int], lines: bytes, *, ok: bool = True
+        self, numbers: Sequence[int], lengths: Sequence[int], lines: bytes, failed: Container[int] = ()
     ) -> None:
-        """Appends records as `line_of` writes them, one behind the other, all ok or all failed.
+        """Appends records as `line_of` writes them, one behind the other.
+
+        Args:
+            failed: the rows among them whose records are not ok.
 
         Raises:
             DiskError: they can't be written, or some before were not: nothing follows a torn line. The reason
@@ -196,7 +229,7 @@ class Ledger:
             raise DiskError(self._torn) from error
         self._torn = None
         for number, length in zip(numbers, lengths, strict=True):
-            self._note(number, self._end, ok=ok)
+            self._note(number, self._end, ok=number not in failed)
             self._end += length
         now = time.monotonic()
         if now - self._synced_at >= SYNC_EVERY_S:
@@ -250,7 +283,7 @@ class Ledger:
                 start, block = offset, self._block_with_line(offset)
                 end = block.index(b"\n")
             self._written += 1
-            yield _record_of(block[offset - start : end + 1])
+            yield record_of(block[offset - start : end + 1])
 
     def _block_with_line(self, offset: int) -> bytes:
         block = os.pread(self._descriptor, BLOCK_BYTES, offset)
@@ -319,7 +352,8 @@ def _is_ok(line: bytes) -> bool:
     return line.startswith(_OK, comma)
 
 
-def _record_of(line: bytes) -> bytes:
+def record_of(line: bytes) -> bytes:
+    """The record that a line of a part file holds, with its newline."""
     comma = line.index(b",", len(_START))
     start = comma + (len(_OK) if line.startswith(_OK, comma) else len(_FAILED))
     return line[start:-2] + b"\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -100,9 +100,15 @@ class Output:
     def write(self, number: int, record: Record) -> None:
         self._opened.write(number, record)
 
-    def write_lines(self, numbers: Sequence[int], lengths: Sequence[int], lines: bytes) -> None:
+    @property
+    def is_full(self) -> bool:
+        return False
+
+    def write_lines(
+        self, numbers: Sequence[int], lengths: Sequence[int], lines: bytes, failed: Container[int] = ()
+    ) -> None:
         """See `Ledger.write_lines`."""
-        self._opened.write_lines(numbers, lengths, lines)
+        self._opened.write_lines(numbers, lengths, lines, failed)
 
     def finish(self, counts: dict[str, Any]) -> None:
         """Puts OUT in place. Only when the manifest says so does the part file go."""

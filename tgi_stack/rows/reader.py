@@ -15,12 +15,12 @@ from collections import Counter
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, NamedTuple, Protocol
 
 from tgi_stack.errors import DiskError, InputError, RowError
 from tgi_stack.rows.columns import Kind, Wanted
 from tgi_stack.rows.folder import ROWS, Listing, list_folder
-from tgi_stack.rows.formats import reader_for
+from tgi_stack.rows.formats import json_row, read_jsonl, reader_for, unread_jsonl
 from tgi_stack.text_files import PIECE_BYTES
 
 STANDARD_INPUT = "standard input"
@@ -39,6 +39,21 @@ class RawRow:
     value: dict[str, Any] | RowError | None
 
 
+class Line(NamedTuple):
+    """A row of JSON lines that is not read yet, and where it stands: `place` counts from 1 in its file."""
+
+    content: bytes
+    file: str
+    place: int
+
+
+class UnreadRow(NamedTuple):
+    """A row that another process may read: a `Line`, or what a `RawRow` holds."""
+
+    number: int
+    value: Line | dict[str, Any] | RowError | None
+
+
 class Source(Protocol):
     """Something with rows in it; iterating it again begins anew.
 
@@ -54,6 +69,9 @@ class Source(Protocol):
 
     def rows(self, done: Container[int] = ()) -> Iterator[RawRow]:
         """All rows, those whose number is in `done` without their value."""
+
+    def unread(self, done: Container[int] = ()) -> Iterator[UnreadRow]:
+        """The same rows, without the cost of reading them where that can be left to another process."""
 
 
 def open_source(
@@ -172,6 +190,14 @@ class File:
         for number, value in self._read(self.path, self.name, done, self.wanted):
             yield RawRow(number, value)
 
+    def unread(self, done: Container[int] = ()) -> Iterator[UnreadRow]:
+        if self._read is not read_jsonl:
+            yield from (UnreadRow(raw.number, raw.value) for raw in self.rows(done))
+            return
+        name = self.name
+        for number, line in unread_jsonl(self.path, name, done):
+            yield UnreadRow(number, Line(line, name, number) if isinstance(line, bytes) else line)
+
 
 class Folder:
     """The images under a folder, sorted by path; ids are paths relative to it, hidden files are left out.
@@ -195,6 +221,9 @@ class Folder:
             self.skipped[ROWS] += len(found.parts)
         for number, name in enumerate(found.pictures, 1):
             yield RawRow(number, None if number in done else {"id": name, "image": name})
+
+    def unread(self, done: Container[int] = ()) -> Iterator[UnreadRow]:
+        return (UnreadRow(raw.number, raw.value) for raw in self.rows(done))
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,10 +275,30 @@ class Parts:
         before = 0
         for path in self.paths:
             last = before
-            for raw in File(path, self.base, str(path), self.wanted).rows(_OfPart(done, before)):
+            for raw in self._file(path).rows(_OfPart(done, before)):
                 last = before + raw.number
                 yield RawRow(last, raw.value)
             before = last
+
+    def unread(self, done: Container[int] = ()) -> Iterator[UnreadRow]:
+        before = 0
+        for path in self.paths:
+            last = before
+            for number, value in self._file(path).unread(_OfPart(done, before)):
+                last = before + number
+                yield UnreadRow(last, value)
+            before = last
+
+    def _file(self, path: Path) -> File:
+        return File(path, self.base, str(path), self.wanted)
+
+
+def read_row(row: UnreadRow, wanted: Wanted) -> RawRow:
+    """The row, read."""
+    value = row.value
+    if isinstance(value, Line):
+        return RawRow(row.number, json_row(value.content, value.file, value.place, wanted))
+    return RawRow(row.number, value)
 
 
 def state_of(path: Path) -> tuple[int, ...] | None:

@@ -41,7 +41,7 @@ class Rerank:
         template: a prompt file's text in place of the built-in prompt.
         base: the folder that the images of candidates written out in a row begin at.
         store: where answers are kept.
-        replay: the cache alone answers.
+        image_processes: how many decode images; None for one a core.
     """
 
     def __init__(
@@ -53,17 +53,17 @@ class Rerank:
         base: Path = Path(),
         store: Store | None = None,
         *,
-        replay: bool = False,
+        image_processes: int | None = None,
     ) -> None:
         refuse_missing_marks(backend.profile.tokenizer, "the tokenizer", images=settings.item_images)
         prompts.check_template(template, settings.instruction, prompts.RERANK_PLACEHOLDERS)
-        self._backend = CachedBackend(backend, store, settings, cache_only=replay)
+        self._backend = CachedBackend(backend, store, settings)
         self._settings = settings
         self._items = items
         self._rendered: dict[Item | str, RenderedItem] = {}
         if settings.item_images and template is not None and prompts.times(template, "candidates") > 1:
             raise PromptFileError("{{candidates}} stands twice in the prompt file; with --item-images once")
-        self._images = _images(backend, settings, base, store)
+        self._images = _images(backend, settings, base, store, image_processes)
         reader = LabelReader(self._backend, store)
         written = Prompts(reader.encoder, settings, template)
         pointwise = settings.mode == "pointwise"
@@ -144,12 +144,14 @@ class Rerank:
         }
 
 
-def _images(backend: Backend, settings: Settings, base: Path, store: Store | None) -> ImageSource | None:
+def _images(
+    backend: Backend, settings: Settings, base: Path, store: Store | None, processes: int | None
+) -> ImageSource | None:
     if not settings.item_images:
         return None
     if backend.profile.grid is None:
         raise UsageError(f"--item-images: {backend.identity.model} reads no images; use a Qwen-VL model")
-    return ImageSource(backend.profile.grid, settings, base, store)
+    return ImageSource(backend.profile.grid, settings, base, store, processes)
 
 
 def _about(row: RerankRow) -> dict[str, Any]:

@@ -1,0 +1,294 @@
+"""Processes that prepare a run's rows, seen from the run: it hands rows out, computes, and takes records.
+
+The run owns the engine or the sockets and keeps order, ledger and tally. A process that is killed costs what
+it had in hand: the run answers that itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import sys
+from array import array
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from typing import Any
+
+from cache.store import Store
+from tgi_stack.answers.turns import Turns
+from tgi_stack.backends.base import Backend, Replaced
+from tgi_stack.concurrency import first_of
+from tgi_stack.errors import RowError, is_certain
+from tgi_stack.images.pipe import framed, kill, next_part
+from tgi_stack.images.pool import cores
+from tgi_stack.jobs.pipeline import Tally, Watcher
+from tgi_stack.jobs.preparing.wire import (
+    BUFFER_BYTES,
+    Plain,
+    caption_request,
+    of_answer,
+    of_items,
+    packed,
+    score_request,
+    unpacked,
+)
+from tgi_stack.jobs.rerank.items import Items
+from tgi_stack.jobs.spec import JobSpec
+from tgi_stack.rows.columns import Wanted
+from tgi_stack.rows.ledger import Sink
+from tgi_stack.rows.reader import File, Line, Parts, Source, UnreadRow
+from tgi_stack.settings import Settings
+from tgi_stack.types import Caption, LabelScores
+
+LOG = logging.getLogger(__name__)
+
+MOST = 16
+LEAST_ROWS = 2048  # fewer are answered sooner than other processes are started
+BLOCK = 32  # rows that are handed out together
+AHEAD = 2  # blocks that wait in a process
+REMEMBERED = 4096  # answers, for equal questions of several processes
+LOOK_EVERY_S = 0.005
+MOST_ITEM_BYTES = 2**28  # of all processes together: they are held in each
+
+
+@dataclass(eq=False)
+class _Process:
+    """One of them: its pipes, the rows it has in hand, and the answers that wait to be sent."""
+
+    process: asyncio.subprocess.Process
+    stdin: asyncio.StreamWriter
+    stdout: asyncio.StreamReader
+    rows: dict[int, UnreadRow] = field(default_factory=dict)
+    answers: list[tuple[int, Plain]] = field(default_factory=list)
+    is_told: bool = False  # that there are no more rows
+
+
+class Preparers:
+    """Answers rows by processes.
+
+    Args:
+        many: how many there are to be.
+        concurrency: how many rows may be at work in all of them.
+
+    Attributes:
+        left: rows that the run has to answer itself.
+    """
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        source: Source,
+        items: Items,
+        backend: Backend,
+        store: Store | None,
+        many: int,
+        concurrency: int,
+    ) -> None:
+        self.left: list[UnreadRow] = []
+        self._backend = backend
+        self._store = store
+        self._many = max(1, min(many, concurrency))
+        self._concurrency = concurrency
+        self._hello = _hello(spec, source, backend, self._many)
+        self._items = of_items(items)
+        self._scores: Turns[LabelScores] = Turns(None, "labels", memory=REMEMBERED, certain=is_certain)
+        self._captions: Turns[Caption] = Turns(None, "summary", memory=REMEMBERED, certain=is_certain)
+        self._said: set[tuple[str, str]] = set()
+
+    async def run(
+        self, rows: Iterator[UnreadRow], sink: Sink, tally: Tally, watcher: Watcher, stop: asyncio.Event
+    ) -> None:
+        """Has rows answered until there are none, or `stop` is set; those in hand are finished then.
+
+        Raises:
+            Exception: what the backend raises for all rows, and what the sink can't write.
+        """
+        self._rows, self._sink, self._tally, self._watcher, self._stop = rows, sink, tally, watcher, stop
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                for number in range(self._many):
+                    width = len(range(number, self._concurrency, self._many))
+                    group.create_task(self._one(width))
+        except BaseExceptionGroup as several:
+            raise first_of(several) from None
+
+    # -- one process -------------------------------------------------------------------------------------
+
+    async def _one(self, width: int) -> None:
+        """One process from its start to its end; rows that it was given and did not answer are `left`."""
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-m", "tgi_stack.jobs.preparing.worker"),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is for the run
+                limit=BUFFER_BYTES,
+            )
+        except OSError:  # no more processes are allowed: the others go on, or the run itself
+            return
+        if process.stdin is None or process.stdout is None:
+            raise RuntimeError("started without pipes")
+        one = _Process(process, process.stdin, process.stdout)
+        stopping = asyncio.create_task(self._stopping(one))
+        try:
+            told = json.dumps(self._hello | {"width": width}).encode()
+            one.stdin.write(framed(told, self._backend.profile.tokenizer.content, self._items))
+            while await self._heard(one, width):
+                pass
+        except (asyncio.IncompleteReadError, ConnectionError):  # it has come to grief
+            LOG.debug("a process that prepares rows has ended early; the run answers what it had in hand")
+        finally:
+            stopping.cancel()
+            if not self._stop.is_set():
+                self.left += one.rows.values()
+            kill(process)
+            one.stdin.close()
+            await _let_go(one.stdout)
+            await process.wait()
+
+    async def _heard(self, one: _Process, width: int) -> bool:
+        """Whether there is more to hear after the next message."""
+        kind, *rest = unpacked(await next_part(one.stdout))
+        if kind == "questions":
+            for number, what, content in rest[0]:
+                self._group.create_task(self._answer(one, number, what, content))
+        elif kind == "records":
+            self._take(one, *rest)
+            await self._hand_out(one, width)
+        elif kind == "ready":
+            await self._hand_out(one, width)
+        elif kind == "log":
+            self._say(*rest)
+        return bool(kind != "end")
+
+    async def _hand_out(self, one: _Process, width: int) -> None:
+        """Fills a process up with rows, or tells it that there are no more."""
+        while len(one.rows) < width + AHEAD * BLOCK and not one.is_told:
+            while self._sink.is_full and not self._stop.is_set():
+                await asyncio.sleep(LOOK_EVERY_S)
+            block = list(islice(self._rows, BLOCK))
+            if block:
+                self._hand(one, block)
+            elif not one.is_told:
+                one.is_told = True
+                one.stdin.write(packed("end"))
+
+    def _hand(self, one: _Process, block: list[UnreadRow]) -> None:
+        rows = []
+        for row in block:
+            if isinstance(row.value, Line):
+                rows.append((row.number, *row.value))
+            elif isinstance(row.value, dict):
+                rows.append((row.number, row.value))
+            else:
+                self.left.append(row)
+        try:
+            message = packed("rows", rows)
+        except ValueError:  # a value that is not plain: the run reads those
+            self.left += [row for row in block if isinstance(row.value, dict)]
+            block = [row for row in block if isinstance(row.value, Line)]
+            message = packed("rows", [(row.number, *row.value) for row in block])
+        one.rows.update((row.number, row) for row in block if isinstance(row.value, Line | dict))
+        one.stdin.write(message)
+
+    async def _stopping(self, one: _Process) -> None:
+        await self._stop.wait()
+        if not one.is_told:
+            one.is_told = True
+            one.stdin.write(packed("stop"))
+
+    # -- what they send ----------------------------------------------------------------------------------
+
+    async def _answer(self, one: _Process, number: int, what: str, content: bytes) -> None:
+        """Has a question answered, and sends the answer with those that come in the same moment."""
+        try:
+            plain = of_answer(await self._asked(what, content))
+        except RowError as error:
+            plain = of_answer(error)
+        one.answers.append((number, plain))
+        if len(one.answers) == 1:
+            asyncio.get_running_loop().call_soon(self._send_answers, one)
+
+    async def _asked(self, what: str, content: bytes) -> Any:
+        if what == "stand_in":
+            return await self._backend.stand_in() if isinstance(self._backend, Replaced) else None
+        asked = hashlib.blake2b(content, digest_size=16).hexdigest()
+        if what == "score":
+            async with self._scores.turn(asked) as turn:
+                if turn.answer is None:
+                    turn.answer = await self._backend.score(score_request(content))
+                return turn.answer
+        async with self._captions.turn(asked) as summary:
+            if summary.answer is None:
+                summary.answer = await self._backend.caption(caption_request(content))
+            return summary.answer
+
+    @staticmethod
+    def _send_answers(one: _Process) -> None:
+        answers, one.answers = one.answers, []
+        if not one.stdin.is_closing():
+            one.stdin.write(packed("answers", answers))
+
+    def _take(
+        self,
+        one: _Process,
+        numbers: list[int],
+        lengths: list[int],
+        lines: bytes,
+        failed: list[int],
+        counts: dict[str, Any],
+        looked: dict[str, int],
+    ) -> None:
+        """Takes the records of rows that this process had in hand."""
+        self._sink.write_lines(array("Q", numbers), array("Q", lengths), lines, frozenset(failed))
+        for number in numbers:
+            del one.rows[number]
+        self._tally.merge(counts)
+        if self._store is not None:
+            self._store.counts.update(looked)
+        self._watcher.update(self._tally)
+
+    def _say(self, name: str, level: int, message: str) -> None:
+        """Says what a process has to say, once for all of them."""
+        if (name, message) not in self._said:
+            self._said.add((name, message))
+            logging.getLogger(name).log(level, "%s", message)
+
+
+def how_many(settings: Settings, rows: int, backend: Backend) -> int:
+    """How many processes are to prepare rows; 0 where the run itself is sooner done."""
+    if settings.preparers is not None:
+        return settings.preparers
+    most = min(cores(), MOST)
+    return most if most > 1 and rows >= LEAST_ROWS else 0
+
+
+def _hello(spec: JobSpec, source: Source, backend: Backend, many: int) -> dict[str, Any]:
+    """What each process is told about the job, as JSON."""
+    wanted = source.wanted if isinstance(source, File | Parts) else Wanted()
+    return {
+        "name": spec.name,
+        "settings": spec.settings.model_dump(mode="json"),
+        "base": str(spec.base),
+        "template": spec.template,
+        "kind": wanted.kind,
+        "columns": wanted.columns,
+        "identity": asdict(backend.identity),
+        "profile": backend.profile.described(),
+        "takes_tokens": backend.takes_tokens,
+        "replaced": isinstance(backend, Replaced),
+        "images": max(1, cores() // many),
+    }
+
+
+async def _let_go(stream: asyncio.StreamReader) -> None:
+    """Reads what is left: a pipe that is not empty is never closed."""
+    with suppress(ConnectionError):
+        while await stream.read(BUFFER_BYTES):
+            pass

@@ -1,0 +1,156 @@
+"""A process that prepares rows: it reads, renders, encodes and looks up, asks the run, and writes records.
+
+It begins with what it is told about the job, as JSON, then follows the messages of `wire` on stdin. It ends
+with its rows, or when the run does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+from tgi_stack.answers.cache_admin import open_store
+from tgi_stack.backends.offline import forbid_network
+from tgi_stack.images.pipe import next_part
+from tgi_stack.jobs.pipeline import Job, answered
+from tgi_stack.jobs.preparing.asking import AskingBackend, AskingReplacedBackend, Outbox
+from tgi_stack.jobs.preparing.wire import BUFFER_BYTES, items_of, unpacked
+from tgi_stack.jobs.spec import JobSpec
+from tgi_stack.logs import ROOTS
+from tgi_stack.prompting.profile import Profile
+from tgi_stack.prompting.tokenizer import Tokenizer
+from tgi_stack.rows.columns import Wanted
+from tgi_stack.rows.formats import json_row
+from tgi_stack.rows.ledger import line_of
+from tgi_stack.rows.reader import RawRow
+from tgi_stack.settings import Settings
+from tgi_stack.types import Identity
+
+LOG_LEVEL = logging.INFO
+
+
+class Preparer:
+    """One process: its job, the rows that wait here, and the workers that answer them.
+
+    Args:
+        told: what `Preparers` tells about the job.
+        tokenizer: the bytes of the tokenizer.json of whoever answers.
+        items: what ids stand for; see `wire.of_items`.
+    """
+
+    def __init__(self, told: dict[str, Any], tokenizer: bytes, items: bytes, out: IO[bytes]) -> None:
+        settings = Settings.model_validate(told["settings"])
+        self._store = open_store(settings)
+        counts: Counter[str] = Counter() if self._store is None else self._store.counts
+        self._outbox = Outbox(out, counts)
+        profile = Profile.of(Tokenizer.of(tokenizer), told["profile"])
+        kind = AskingReplacedBackend if told["replaced"] else AskingBackend
+        self._width: int = told["width"]
+        self._backend = kind(
+            Identity(**told["identity"]),
+            profile,
+            takes_tokens=told["takes_tokens"],
+            width=self._width,
+            outbox=self._outbox,
+        )
+        spec = JobSpec(told["name"], settings, Path(told["base"]), template=told["template"])
+        self._job: Job[Any] = spec.job(self._backend, self._store, items_of(items), told["images"])
+        self._wanted = Wanted(told["kind"], told["columns"])
+        self._rows: asyncio.Queue[tuple[Any, ...] | None] = asyncio.Queue()
+        counts.clear()  # what was looked at to begin with is counted by the run
+
+    async def serve(self, stream: asyncio.StreamReader) -> None:
+        """Answers rows until the run says that there are no more, or is gone."""
+        said = Forwarded(self._outbox)
+        for name in ROOTS:
+            logging.getLogger(name).addHandler(said)
+            logging.getLogger(name).setLevel(LOG_LEVEL)
+        self._outbox.send("ready")
+        workers = [asyncio.create_task(self._work()) for _ in range(self._width)]
+        follow = asyncio.create_task(self._follow(stream))
+        try:
+            done, _ = await asyncio.wait({follow, *workers}, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()
+            self._outbox.flush()
+        finally:
+            for task in workers:
+                task.cancel()
+            await self._job.aclose()
+            if self._store is not None:
+                self._store.counts.clear()  # counted by the run
+                self._store.close()
+        self._outbox.send("end")
+
+    async def _follow(self, stream: asyncio.StreamReader) -> None:
+        while True:
+            kind, *rest = unpacked(await next_part(stream))
+            if kind == "rows":
+                for row in rest[0]:
+                    self._rows.put_nowait(row)
+            elif kind == "answers":
+                for number, plain in rest[0]:
+                    self._backend.tell(number, plain)
+            else:
+                if kind == "stop":  # what was not begun is left
+                    while not self._rows.empty():
+                        self._rows.get_nowait()
+                for _ in range(self._width):
+                    self._rows.put_nowait(None)
+                return
+
+    async def _work(self) -> None:
+        """Takes a row, answers it, sends its record, and takes the next."""
+        while (row := await self._rows.get()) is not None:
+            number, value, *place = row
+            if place:
+                value = json_row(value, *place, self._wanted)
+            record = await answered(self._job, RawRow(number, value))
+            self._outbox.record(number, line_of(number, record), record)
+
+
+class Forwarded(logging.Handler):
+    """What this process has to say is said by the run."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        super().__init__(LOG_LEVEL)
+        self._outbox = outbox
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Sends one record."""
+        with suppress(OSError, ValueError):
+            self._outbox.send("log", record.name, record.levelno, record.getMessage())
+
+
+async def _main() -> None:
+    for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(stop, signal.SIG_IGN)  # the run hears them
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    stream = asyncio.StreamReader(limit=BUFFER_BYTES)
+    protocol = asyncio.StreamReaderProtocol(stream)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, os.fdopen(0, "rb"))
+    forbid_network()
+    told = json.loads(await next_part(stream))
+    tokenizer, items = await next_part(stream), await next_part(stream)
+    await Preparer(told, tokenizer, items, out).serve(stream)
+
+
+def main() -> None:
+    """Serves one run."""
+    try:
+        asyncio.run(_main())
+    except (BrokenPipeError, asyncio.IncompleteReadError):  # the run is gone
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
