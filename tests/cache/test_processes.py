@@ -80,8 +80,8 @@ def test_killed_writers_leave_whole_values_or_none(make: Callable[..., Store], t
     for _ in range(15):
         process = context.Process(target=_write_for_ever, args=(tmp_path / "cache", acknowledged))
         process.start()
-        seen = acknowledged.stat().st_size
-        while acknowledged.stat().st_size < seen + rng.choice((0, 1, 200)):  # however slow this machine is
+        wanted = acknowledged.stat().st_size + rng.choice((0, 1, 200))
+        while acknowledged.stat().st_size < wanted:  # however slow this machine is
             time.sleep(0.001)
         time.sleep(rng.uniform(0.0, 0.02))
         assert process.pid is not None
