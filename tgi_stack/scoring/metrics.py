@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote
 
 from tgi_stack.errors import InputError
 from tgi_stack.scoring import distributions
-from tgi_stack.text_files import as_utf_8, lines
+from tgi_stack.text_files import TextFileError, as_utf_8, lines
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
@@ -191,6 +191,8 @@ def read_qrels(path: Path) -> dict[str, dict[str, int]]:
             for number, line in enumerate(lines(as_utf_8(file), MAX_QRELS_LINE), 1):
                 if line is None or line.strip():
                     _take_grade(grades, places, line, f"{path}:{number}", number)
+    except TextFileError as error:
+        raise InputError(f"{path}: {error}") from error
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from error
     return grades
