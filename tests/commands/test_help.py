@@ -12,7 +12,7 @@ import pytest
 
 from tests.commands.test_common_options import ALL
 from tests.conftest import ROOT, Fastqwen
-from tgi_stack.commands.declare import DONE_BY
+from tgi_stack.commands.declare import DECLARED, CommandLine
 from tgi_stack.settings import Settings
 from tgi_stack.settings.declaration import GROUPS, declared
 from tgi_stack.stack.planning.request import Request
@@ -62,15 +62,15 @@ def test_each_field_is_declared(of: Any) -> None:
         assert re.fullmatch(r"[A-Z].*\.", one.option.help), one.name
 
 
-@pytest.mark.parametrize("arguments", DONE_BY, ids=DONE_BY.get)
-def test_each_command_is_done_by_a_function(arguments: Any) -> None:
-    module, _, name = DONE_BY[arguments].partition(".")
+@pytest.mark.parametrize("one", DECLARED, ids=lambda one: one.name)
+def test_each_command_is_done_by_a_function(one: CommandLine) -> None:
+    module, _, name = one.does.partition(".")
     function = getattr(importlib.import_module(f"tgi_stack.commands.actions.{module}"), name)
-    assert get_type_hints(function) == {"given": arguments, "return": type(None)}
+    assert get_type_hints(function) == {"given": one.arguments, "return": type(None)}
 
 
 @pytest.mark.parametrize("name", ["rerank", "eval", "cache info", "stack up", "bench"])
-def test_help_of_a_command_imports_none_of_its_work(name: str) -> None:
+def test_help_imports_none_of_a_commands_work(name: str) -> None:
     asked = [*name.split(), "--help"]
     code = f"import sys, cli; cli.app({asked}, standalone_mode=False); print(*sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -16,7 +16,6 @@ from tgi_stack.settings import Settings
 from tgi_stack.settings.declaration import FILES, GROUPS, RUN, Declared, declared, taken_by
 
 KEPT = 44  # characters of a default that stays on one line
-DONE_BY: dict[type[Arguments], str] = {}  # what is called with a command's arguments
 AnyArguments = TypeVar("AnyArguments", bound=Arguments)
 
 
@@ -25,6 +24,19 @@ class OptionsOf:
     """Marks a dict that holds what was given of the options that another class declares."""
 
     of: Any
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """A command as declared: its full name, its arguments, what does it, the settings that it takes."""
+
+    name: str
+    arguments: type[Arguments]
+    does: str
+    settings: tuple[Declared, ...]
+
+
+DECLARED: list[CommandLine] = []
 
 
 class Command(TyperCommand):
@@ -61,15 +73,13 @@ def command(of: typer.Typer, name: str, does: str, takes: tuple[str, ...] = ()) 
     def added(arguments: type[AnyArguments]) -> type[AnyArguments]:
         full = name if of.info.name == "fastqwen" else f"{of.info.name} {name}"
         settings = [one for each in takes or (full,) for one in taken_by(each, declared(Settings).values())]
-        settings = list(dict.fromkeys(settings))
-
-        DONE_BY[arguments] = does
+        DECLARED.append(CommandLine(full, arguments, does, tuple(dict.fromkeys(settings))))
 
         def run(**given: Any) -> None:
             # Late, and by its name: what a command needs to run would cost `--help` its start.
             importlib.import_module("tgi_stack.commands.calling").call(arguments, does, given)
 
-        parameters = list(_parameters(arguments, settings))
+        parameters = list(_parameters(arguments, DECLARED[-1].settings))
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {one.name: one.annotation for one in parameters}
         of.command(name, cls=Command, help=inspect.getdoc(arguments))(run)
@@ -90,7 +100,7 @@ def options_of(hint: Any) -> OptionsOf | None:
     return next((one for one in said if isinstance(one, OptionsOf)), None)
 
 
-def _parameters(arguments: type, settings: list[Declared]) -> Iterator[inspect.Parameter]:
+def _parameters(arguments: type, settings: Sequence[Declared]) -> Iterator[inspect.Parameter]:
     own = declared(arguments)
     for name, hint in hints_of(arguments).items():
         others = options_of(hint)
@@ -101,7 +111,7 @@ def _parameters(arguments: type, settings: list[Declared]) -> Iterator[inspect.P
         elif others is not None:
             yield from (_option(one, unset=True) for one in declared(others.of).values())
         elif isinstance(hint, type) and issubclass(hint, Group):
-            yield from _parameters(hint, [])
+            yield from _parameters(hint, ())
         else:
             yield _argument(name, hint)
 
