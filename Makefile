@@ -16,26 +16,12 @@ TEST_PROCESSES ?= 2
 .PHONY: up wait status logs down models pin stack-plan gateway observe
 
 # The servers of this host: what `make up` is given goes to `fastqwen stack`, which checks it.
-TEXT_MODEL ?= Qwen/Qwen3-0.6B
-TEXT_QUANTIZATION ?= none
-VISION ?= vllm
-VISION_MODEL ?=
-VISION_QUANTIZATION ?= none
-VISION_IMAGE ?=
-REPLICAS ?= 1
-NUM_SHARD ?= 1
-MAX_TOTAL_TOKENS ?= 8192
-TEXT_PORT ?= 8080
-VISION_PORT ?= 8081
+include docker/variables.mk
 TIMEOUT ?= 1800
 GPUS ?=
 GATEWAY_NAME ?=
 STACK := $(BIN)/fastqwen stack
 COMPOSE = docker compose --project-name fastqwen $(if $(wildcard docker/.env),--env-file docker/.env) --file docker/compose.yml
-SERVERS = --text-model "$(TEXT_MODEL)" --text-quantization "$(TEXT_QUANTIZATION)" --vision "$(VISION)" \
-	--vision-model "$(VISION_MODEL)" --vision-quantization "$(VISION_QUANTIZATION)" \
-	--vision-image "$(VISION_IMAGE)" --replicas "$(REPLICAS)" --num-shard "$(NUM_SHARD)" \
-	--max-total-tokens "$(MAX_TOTAL_TOKENS)" --text-port "$(TEXT_PORT)" --vision-port "$(VISION_PORT)"
 
 help: ## print the targets
 	@echo "fastqwen: make TARGET [VARIABLE=value]"
@@ -46,16 +32,7 @@ help: ## print the targets
 	@echo "  PYTHON=$(PYTHON)   the Python (3.11 or later) that makes $(VENV)"
 	@echo "  TEST_PROCESSES=$(TEST_PROCESSES)   processes that run the test suite"
 	@echo "variables of up and stack-plan"
-	@echo "  TEXT_MODEL=$(TEXT_MODEL)   what the text server (TGI) holds"
-	@echo "  TEXT_QUANTIZATION=$(TEXT_QUANTIZATION)       none | 8bit"
-	@echo "  VISION=$(VISION)                  vllm | tgi: who serves images; TGI can't load Qwen3-VL, but Qwen2.5-VL"
-	@echo "  VISION_MODEL=$(VISION_MODEL)                Qwen/Qwen3-VL-2B-Instruct on vllm, Qwen/Qwen2.5-VL-3B-Instruct on tgi"
-	@echo "  VISION_QUANTIZATION=$(VISION_QUANTIZATION)     none | fp8"
-	@echo "  VISION_IMAGE=$(VISION_IMAGE)                a container image in place of the engine's own release"
-	@echo "  REPLICAS=$(REPLICAS)                   of each server, on GPUs of their own"
-	@echo "  NUM_SHARD=$(NUM_SHARD)                  GPUs that a server is spread over"
-	@echo "  MAX_TOTAL_TOKENS=$(MAX_TOTAL_TOKENS)        of a prompt and its answer"
-	@echo "  TEXT_PORT=$(TEXT_PORT) VISION_PORT=$(VISION_PORT)  of 127.0.0.1"
+	$(say_variables)
 	@echo "  TIMEOUT=$(TIMEOUT)                 seconds that each server may take to come up"
 	@echo "  GATEWAY_NAME=$(GATEWAY_NAME)                gateway: the host's name, which its certificate bears"
 	@echo "  GPUS=$(GPUS)                        stack-plan: plan for GPUs of so many GiB that are not here, such as 24,24"
@@ -107,6 +84,7 @@ style: setup ## mend style
 	$(BIN)/ruff format .
 
 docs: setup ## the site, into out/site/index.html; a dead link is an error
+	$(BIN)/python tools/reference.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 lock: setup ## write constraints.txt anew from what is installed in .venv

@@ -140,6 +140,14 @@ def fastqwen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capt
     return run
 
 
+@pytest.fixture
+def cached(fastqwen: Fastqwen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fastqwen:
+    """The command with a cache of this test's own."""
+    monkeypatch.delenv("FASTQWEN_NO_CACHE")
+    monkeypatch.setenv("FASTQWEN_CACHE_DIR", str(tmp_path / "cache"))
+    return fastqwen
+
+
 def read_records(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
 

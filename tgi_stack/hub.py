@@ -23,11 +23,11 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from tgi_stack import lfs
 from tgi_stack.errors import CheckpointError, MachineError, NoEngineError, UsageError
+from tgi_stack.settings import DEFAULT_MODELS
 from tgi_stack.tiny import TINY
 
 LOG = logging.getLogger(__name__)
 
-DEFAULT_MODELS = {"text": "Qwen/Qwen3-0.6B", "vision": "Qwen/Qwen3-VL-2B-Instruct"}
 TOKENIZER = "tokenizer.json"
 FILES = ("*.safetensors", "*.json", "*.txt", "*.jinja")
 

@@ -19,6 +19,7 @@ PIECE_BYTES = 2**20
 
 UTF_8_MARK = codecs.BOM_UTF8
 UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+UTF_32_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 
 
 class TextFileError(ValueError):
@@ -55,6 +56,7 @@ def decoded(content: bytes) -> str:
     Raises:
         TextFileError: neither UTF-8 nor UTF-16, with the line and the byte where that shows.
     """
+    refuse_other_encoding(content[:4])
     name, encoding = ("UTF-16", "utf-16") if content.startswith(UTF_16_MARKS) else ("UTF-8", "utf-8-sig")
     try:
         return content.decode(encoding)
@@ -64,13 +66,29 @@ def decoded(content: bytes) -> str:
         raise TextFileError(f"line {line} is not {name} ({error.reason}); save it as UTF-8") from error
 
 
+def refuse_other_encoding(head: bytes) -> None:
+    """Raises TextFileError where a text's first four bytes are of UTF-32, or of UTF-16 without its mark.
+
+    Text begins with no NUL: where one stands among the first four bytes tells the encoding (RFC 4627, 3).
+    """
+    zeros = head[:4].count(0)
+    if head in UTF_32_MARKS or (zeros == 3 and len(head) == 4):
+        raise TextFileError("UTF-32; save it as UTF-8")
+    if not head.startswith(UTF_16_MARKS) and 0 < zeros < min(len(head), 3):
+        raise TextFileError("UTF-16 without a byte order mark; save it as UTF-8")
+
+
 def as_utf_8(file: IO[bytes]) -> IO[bytes]:
     """The same text as UTF-8 without a byte order mark.
 
     What is no text in UTF-16 comes out as what is none in UTF-8: the line it stands in fails there.
+
+    Raises:
+        TextFileError: see `refuse_other_encoding`.
     """
     buffered: Any = file if hasattr(file, "peek") else io.BufferedReader(file)
-    head: bytes = buffered.peek(3)[:3]
+    head: bytes = buffered.peek(4)[:4]
+    refuse_other_encoding(head)
     if head.startswith(UTF_8_MARK):
         buffered.read(len(UTF_8_MARK))
     elif head.startswith(UTF_16_MARKS):

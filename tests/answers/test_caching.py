@@ -26,13 +26,6 @@ IMAGES = ("summarize", CATALOGUE / "images")
 NOT_COMPARED = ("from_cache", "attempts")
 
 
-@pytest.fixture
-def cached(fastqwen: Fastqwen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fastqwen:
-    monkeypatch.delenv("FASTQWEN_NO_CACHE")
-    monkeypatch.setenv("FASTQWEN_CACHE_DIR", str(tmp_path / "cache"))
-    return fastqwen
-
-
 def plain(path: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in record.items() if k not in NOT_COMPARED} for record in read_records(path)]
 

@@ -76,15 +76,19 @@ def test_killed_writers_leave_whole_values_or_none(make: Callable[..., Store], t
     rng, context = random.Random(5), multiprocessing.get_context("fork")
     acknowledged = tmp_path / "acknowledged"
     make().close()
+    acknowledged.touch()
     for _ in range(15):
         process = context.Process(target=_write_for_ever, args=(tmp_path / "cache", acknowledged))
         process.start()
-        time.sleep(rng.uniform(0.01, 0.15))
+        wanted = acknowledged.stat().st_size + rng.choice((0, 1, 200))
+        while acknowledged.stat().st_size < wanted:  # however slow this machine is
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0.0, 0.02))
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)
         process.join()
     store = make()
-    done = set(acknowledged.read_text().split()) if acknowledged.exists() else set()
+    done = set(acknowledged.read_text().split())
     assert done
     for key in KEYS:
         found = store.get("labels", key)

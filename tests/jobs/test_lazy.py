@@ -17,13 +17,6 @@ SESSIONS = ("rerank", CATALOGUE / "sessions.jsonl", "--items", CATALOGUE / "item
 
 
 @pytest.fixture
-def cached(fastqwen: Fastqwen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fastqwen:
-    monkeypatch.delenv("FASTQWEN_NO_CACHE")
-    monkeypatch.setenv("FASTQWEN_CACHE_DIR", str(tmp_path / "cache"))
-    return fastqwen
-
-
-@pytest.fixture
 def model(tmp_path: Path) -> Path:
     return Path(shutil.copytree(TINY / "text", tmp_path / "model"))
 

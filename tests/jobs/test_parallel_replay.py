@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from tests.answers.test_caching import cached
 from tests.conftest import CATALOGUE, Fastqwen, write_rows
 from tgi_stack.backends import scripted
 from tgi_stack.errors import DiskError
@@ -23,8 +22,6 @@ from tgi_stack.images.pipe import kill
 from tgi_stack.jobs import parallel_replay, pipeline
 from tgi_stack.rows import ledger, reader
 from tgi_stack.settings import Settings
-
-__all__ = ["cached"]  # a fixture
 
 ROWS = 1200
 IMAGES = sorted((CATALOGUE / "images").glob("*.jpg"))[:8]

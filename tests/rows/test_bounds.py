@@ -39,6 +39,19 @@ def parsed(path: Path, **options: Any) -> list[Any]:
     return rows
 
 
+@pytest.mark.parametrize("encoding", ["utf-32", "utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("text", ["a", '{"id": 1}\n', "q 0 c 1\n", "[x]\r\n", "\n\n"])
+def test_other_encodings_are_named(tmp_path: Path, encoding: str, text: str) -> None:
+    path = tmp_path / "r.jsonl"
+    path.write_bytes(text.encode(encoding))
+    named = f"{encoding[:6].upper()}.*; save it as UTF-8"
+    with pytest.raises(TextFileError, match=named):
+        read_text(path)
+    for read in (read_qrels, parsed):
+        with pytest.raises(InputError, match=rf"r\.jsonl: {named}"):
+            read(path)
+
+
 @pytest.mark.parametrize("encoding", MARKS)
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_marks_and_line_ends_are_read(tmp_path: Path, encoding: str, end: str) -> None:

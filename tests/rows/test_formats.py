@@ -87,10 +87,23 @@ def test_columns_are_renamed_where_the_file_has_them(tmp_path: Path) -> None:
         ("r.csv", b"id,prompt\na\n", r"r\.csv:2: 1 cells under a header of 2"),
         ("r.csv", b"id,id\na,b\n", r"r\.csv:1: the column `id` stands twice"),
         ("r.csv", b'id,prompt\na,"open\nb\n', r"r\.csv:2:3: a quote that is never closed"),
-        ("r.csv", b"id,labels\na,[1\n", r"r\.csv:2: `labels` is not a JSON array"),
+        ("r.csv", b"id,prompt,labels\na,x,[1\n", r"r\.csv:2: `labels` is not a JSON array"),
         ("r.csv", b"id,prompt\nb,x\nab\xffc,x\n", r"r\.csv:3:3: not UTF-8"),
         ("r.csv", "id,prompt\na,x\n".encode("utf-16")[:-1], r"r\.csv:\d:\d+: not UTF-8"),
         ("r.csv", b'id,prompt\n"a\nb","x"y"\n', r"r\.csv:3:6: a quote inside a quoted cell"),
+        ("r.csv", b"\n\nid,prompt\na\n", r"r\.csv:4: 1 cells under a header of 2"),
+        ("r.csv", b"id;prompt\na;x\n", r"r\.csv:1: cells are parted by ';'; save it as CSV with commas"),
+        ("r.csv", b"id\tprompt\na\tx\n", r"r\.csv:1: cells are parted by '\\t'; save it"),
+        ("r.csv", b"id|prompt\n", r"r\.csv:1: cells are parted by '\|'"),
+        ("r.csv", b"sep=;\nid;prompt\na;x\n", r"r\.csv:1: cells are parted by ';'"),
+        ("r.csv", b'"id";"prompt"\n"a";"x"\n', r"r\.csv:1:4: .* or are cells parted by ';'\?"),
+        ("r.csv", b"id, prompt\na, x\n", r"r\.csv:1: the column ' prompt' has spaces .* write `prompt`"),
+        ("r.csv", b"id,prompt,labels \na,x,[1]\n", r"the column 'labels ' has spaces"),
+        ("r.csv", b"id,Prompt\na,x\n", r"r\.csv:1: no column `prompt`; .* --map prompt=Prompt\?"),
+        ("r.csv", b"id,promt,prose\n", r"--map prompt=promt\?"),
+        ("r.csv", b"a,x\nb,y\n", r"no column `prompt`; the first line names `a`, `x`; name it with --map"),
+        ("r.csv", "id,prompt\na,x\n".encode("utf-16-le"), r"r\.csv: UTF-16 without a byte order mark"),
+        ("r.csv", "id,prompt\na,x\n".encode("utf-32"), r"r\.csv: UTF-32; save it as UTF-8"),
         ("r.jsonl", b'{"id": "caf\xe9"}', r"r\.jsonl:1:12: not UTF-8"),
         ("r.parquet", b"PAR1 no more", r"r\.parquet: unreadable"),
     ],
@@ -98,7 +111,7 @@ def test_columns_are_renamed_where_the_file_has_them(tmp_path: Path) -> None:
 def test_a_fault_is_said_with_its_place(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     path = write(tmp_path / name, content)  # D01, D02, D08
     with pytest.raises(FastqwenError, match=message):
-        schema.check(open_source(str(path)), schema.Schema("probs", ("A",)))
+        schema.check(open_source(str(path), kind="probs"), schema.Schema("probs", ("A",)))
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])

@@ -12,7 +12,8 @@ import pytest
 from ir_measures import RR, R, nDCG
 
 from tgi_stack.errors import InputError
-from tgi_stack.scoring import metrics
+from tgi_stack.rows import jsonl
+from tgi_stack.scoring import evaluation, metrics
 from tgi_stack.scoring.metrics import collect, compare, evaluate, per_query, reread
 
 
@@ -97,6 +98,16 @@ def test_dropping_renormalises_what_was_read() -> None:
 def test_what_was_not_read_is_not_ranked(options: Any, reads: Any) -> None:
     with pytest.raises(InputError, match="record 1 has no `reads` of all"):
         collect([row("a", ["x", "y"], ["y"]) | {"reads": reads}], **options)
+
+
+def test_rows_in_windows_keep_their_order_and_say_so(tmp_path: Path) -> None:
+    kept = row("a", ["x", "y"], ["y"]) | {"window": {"size": 2, "stride": 1}, "reads": []}
+    out = tmp_path / "o.jsonl"
+    out.write_bytes(jsonl.dumps(kept) + jsonl.dumps(row("b", ["x", "y"], ["y"])))
+    found = evaluation.evaluate(out, [1], temperature=2.0)
+    assert found.rankings.ranked["a"] == ["x", "y"]
+    assert any(note.startswith("1 rows were ranked in windows") for note in found.notes)
+    assert not evaluation.evaluate(out, [1]).notes
 
 
 def test_a_temperature_flattens_reads_before_averaging() -> None:

@@ -393,3 +393,12 @@ def test_several_prompts_of_a_request_are_answered(
             fastqwen("probs", rows, "-o", out, *use(server, group=16))
         assert server.posts < 120
         same_as_scripted(fastqwen, out, "probs", rows)
+
+
+def test_an_endpoint_named_twice_is_one(fastqwen: Fastqwen, tmp_path: Path, rows: Path) -> None:
+    out = tmp_path / "o.jsonl"
+    with serve("vllm") as server:
+        again = ("--endpoint", server.url.replace("http", "HTTP") + "/v1/", "--concurrency", "1")
+        done = fastqwen("probs", rows, "-o", out, *use(server), *again)
+    assert server.most_in_flight == 1
+    assert f"tiny at {server.url}\n" in done.stderr

@@ -25,9 +25,9 @@ def test_a_copied_route_is_cut_off(route: str) -> None:
     [
         "http://127.0.0.1:8080",
         "https://gpu:8443/text",
-        "http://[::1]:80",
+        "http://[::1]:81",
         "http://a_b.internal",
-        "http://[fe80::1%25eth0]:80",
+        "http://[fe80::1%25eth0]:81",
     ],
 )
 def test_a_sound_endpoint_stays(url: str) -> None:
@@ -80,3 +80,16 @@ def test_nothing_behind_a_path_is_shown(end: str) -> None:
 
 def test_spaces_around_a_url_are_none_of_it() -> None:
     assert checked_url(" http://h:8080/v1/\n") == "http://h:8080"
+
+
+@pytest.mark.parametrize(
+    ("url", "one"),
+    [
+        ("HTTP://h", "http://h"), ("http://H", "http://h"), ("http://h:80", "http://h"),
+        ("http://h:080/", "http://h"),
+        ("http://h:", "http://h"), ("https://GPU:443/Text/", "https://gpu/Text"), ("http://[::1]:80", "http://[::1]"),
+        ("http://[FE80::1]:81//", "http://[fe80::1]:81"), ("https://h:80", "https://h:80"), ("http://h/V1/", "http://h"),
+    ],
+)  # fmt: skip
+def test_one_endpoint_has_one_spelling(url: str, one: str) -> None:
+    assert checked_url(url) == one

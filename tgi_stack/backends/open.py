@@ -68,7 +68,8 @@ async def _opened(settings: Settings, kind: str, store: Store | None) -> Backend
         return open_scripted(settings, kind)
     if settings.engine == "torch":
         return _local(settings, kind, on_demand=on_demand)
-    from tgi_stack.backends.servers.connect import DEFAULT_PATIENCE_S, open_served
+    from tgi_stack.backends.servers.connect import open_served
+    from tgi_stack.backends.servers.discovery import DEFAULT_PATIENCE_S
 
     if settings.engine != "auto" or settings.names_endpoints:
         return _with_fallback(await open_served(settings, kind), settings, kind, store)

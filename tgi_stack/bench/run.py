@@ -33,8 +33,7 @@ from tgi_stack.engine.placement import Placement, choose, devices
 from tgi_stack.engine.scorer import release
 from tgi_stack.engine.switches import switches_of
 from tgi_stack.errors import FastqwenError, UsageError
-from tgi_stack.hub import DEFAULT_MODELS
-from tgi_stack.settings import Settings
+from tgi_stack.settings import DEFAULT_MODELS, Settings
 from tgi_stack.tiny import TINY
 
 LOG = logging.getLogger(__name__)

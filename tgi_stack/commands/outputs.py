@@ -1,89 +1,48 @@
-"""`fastqwen verify` and `eval`: what stands in an output."""
+"""`fastqwen verify` and `eval`: what they take."""
 
 from __future__ import annotations
 
-import logging
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import typer
-
-from tgi_stack import logs
 from tgi_stack.commands.app import app
-from tgi_stack.commands.command import command
-from tgi_stack.commands.console import print_data, print_table
-from tgi_stack.commands.options import Common
-from tgi_stack.errors import UsageError
-from tgi_stack.rows.verify import verify
-from tgi_stack.scoring import evaluation
-
-MOST_CUTOFF = 2**31 - 1
-LOG = logging.getLogger(logs.CLOSING)
-DETAIL = logging.getLogger(__name__)
+from tgi_stack.commands.declare import command
+from tgi_stack.commands.options import Arguments, Positional
+from tgi_stack.settings.declaration import FILES, RUN, Option
 
 
-@command(app, "verify")
-def verify_output(
-    out: Annotated[Path, typer.Argument(metavar="OUT", show_default=False)],
-    common: Common,
-) -> None:
+@command(app, "verify", "outputs.verify_output")
+@dataclass(frozen=True, kw_only=True)
+class Verify(Arguments):
     """Proves an output: every input row exactly once, digests hold, counts add up."""
-    findings = verify(out)
-    for finding in findings:
-        sign = {True: "ok", False: "FAILED", None: "not checked"}[finding.holds]
-        (LOG if finding.holds is False else DETAIL).info(f"{sign}: {finding.what} ({finding.detail})")
-    if common.json:
-        print_data([asdict(finding) for finding in findings])
-    if any(finding.holds is False for finding in findings):
-        raise typer.Exit(1)
+
+    out: Annotated[Path, Positional("OUT", "What a job wrote with -o.")]
 
 
-@command(app, "eval")
-def evaluate(
-    ranked: Annotated[Path, typer.Argument(metavar="RANKED", show_default=False)],
-    *,
-    k: Annotated[str, typer.Option("--k", metavar="K,...", help="Cutoffs of Recall and NDCG.")] = "1,5,10,20",
-    trec: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a TREC run too.")] = None,
-    qrels: Annotated[Path | None, typer.Option(metavar="FILE", help="In place of `positive`.")] = None,
-    against: Annotated[
-        Path | None, typer.Option(metavar="OTHER", help="Another output to compare with.")
-    ] = None,
-    temperature: Annotated[
-        float | None, typer.Option(min=1e-6, max=1e6, help="Rank anew from the raw reads.")
-    ] = None,
-    drop: Annotated[
-        list[str] | None, typer.Option(metavar="ID", help="Leave a candidate out and renormalise.")
-    ] = None,
-    exclude_failed: Annotated[
-        bool, typer.Option("--exclude-failed", help="Leave failed rows out, else they count as 0.")
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Write a TREC run that is there already anew.")
-    ] = False,
-    common: Common,
-) -> None:
+@command(app, "eval", "outputs.evaluate")
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Arguments):
     """Recall@k, NDCG@k and MRR of a rerank output, with bootstrap 95 % intervals."""
-    cutoffs = _cutoffs(k)
-    options: dict[str, Any] = {
-        "qrels": qrels,
-        "exclude_failed": exclude_failed,
-        "temperature": temperature,
-        "drop": drop or [],
-    }
-    figures = evaluation.evaluate(ranked, cutoffs, trec=trec, against=against, overwrite=overwrite, **options)
-    if common.json:
-        print_data(figures.as_dict())
-    else:
-        for part in figures.printed():
-            print_table(part)
 
-
-def _cutoffs(value: str) -> list[int]:
-    try:
-        cutoffs = [int(part) for part in value.split(",")]
-    except ValueError as error:
-        raise UsageError(f"--k {value}: give numbers such as 1,5,10") from error
-    if min(cutoffs) < 1 or max(cutoffs) > MOST_CUTOFF:
-        raise UsageError(f"--k {value}: cutoffs are from 1 to {MOST_CUTOFF:,}")
-    return cutoffs
+    ranked: Annotated[Path, Positional("RANKED", "An output of rerank.")]
+    k: Annotated[str, Option("Cutoffs of Recall and NDCG.", RUN, metavar="K,...")] = "1,5,10,20"
+    trec: Annotated[Path | None, Option("Write a TREC run, too.", FILES, metavar="FILE", unset="none")] = None
+    qrels: Annotated[
+        Path | None, Option("What is relevant.", FILES, metavar="FILE", unset="each row's `positive`")
+    ] = None
+    against: Annotated[
+        Path | None, Option("Another output to compare with.", FILES, metavar="OTHER", unset="none")
+    ] = None
+    overwrite: Annotated[bool, Option("Write a TREC run that is there already anew.", FILES)] = False
+    temperature: Annotated[
+        float | None,
+        Option(
+            "Rank anew from the raw reads.", RUN, metavar="T", unset="as it is ranked", least=1e-6, most=1e6
+        ),
+    ] = None
+    drop: Annotated[
+        list[str] | None,
+        Option("Leave a candidate out and renormalise.", RUN, metavar="ID", unset="none"),
+    ] = None
+    exclude_failed: Annotated[bool, Option("Leave failed rows out; else they count as 0.", RUN)] = False

@@ -14,7 +14,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from tgi_stack.backends.servers.backend import ServedBackend
-from tgi_stack.backends.servers.connect import METRICS_S, WORK, access, describe, open_served
+from tgi_stack.backends.servers.connect import METRICS_S, WORK, access, open_served
+from tgi_stack.backends.servers.discovery import describe
 from tgi_stack.backends.servers.probes import label_request, picture_request
 from tgi_stack.backends.servers.protocols import vllm
 from tgi_stack.backends.servers.protocols.numbers import ReplyError
@@ -90,11 +91,15 @@ async def _endpoint(asked: ProbedEndpoint) -> AsyncIterator[Check]:
         yield _absent(asked, error)
         return
     for served in models:
+        if served.fault is not None:
+            yield Check("warning", asked.url, f"{served.model}: {served.fault}")
+            continue
         detail = f"{served.dialect} {served.version}, {served.model}, context {served.context:,}"
         yield Check("ok", asked.url, detail)
-    async for line in _model(asked, models[0]):
+    first = next(served for served in models if served.fault is None)
+    async for line in _model(asked, first):
         yield line
-    yield await _queue(asked, models[0])
+    yield await _queue(asked, first)
 
 
 def _absent(asked: ProbedEndpoint, error: Exception) -> Check:

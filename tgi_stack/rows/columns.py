@@ -19,6 +19,11 @@ FIELDS: dict[Kind, Fields] = {
     "probs": {"id": None, "prompt": None, "labels": None, "num_candidates": None},
     "item": ITEM,
 }
+# Without this one a table has no row that can be read.
+NEEDED: dict[Kind, str] = {"summarize": "id", "rerank": "candidates", "probs": "prompt", "item": "id"}
+OTHER_SEPARATORS = ";\t|"
+AROUND_NAMES = " \t\r\n\xa0\ufeff"
+SHOWN_NAMES = 10
 
 
 def parse_map(value: str | None, *kinds: Kind) -> dict[str, str]:
@@ -71,7 +76,7 @@ class Wanted:
         """Our names of the columns that are asked for, by their number.
 
         Raises:
-            InputError: two columns are one field.
+            InputError: two columns are one field, or the one that every row needs is missing.
         """
         self._note(header)
         active = {theirs: ours for ours, theirs in self.columns.items() if theirs in header}
@@ -84,7 +89,34 @@ class Wanted:
             if ours in found.values():
                 raise InputError(f"{place}: the column `{theirs}` stands twice; rename one of the two")
             found[number] = ours
+        if self.kind is not None and header:
+            self._refuse_spaces(header, place)
+            if NEEDED[self.kind] not in found.values():
+                raise InputError(f"{place}: {self._lacks(header)}")
         return found
+
+    def _refuse_spaces(self, header: Sequence[str], place: str) -> None:
+        asked = {*(self.fields or ()), *self.columns.values()} - {*header}
+        for name in header:
+            clean = name.strip(AROUND_NAMES)
+            if clean != name and clean in asked and name not in self.columns.values():
+                raise InputError(
+                    f"{place}: the column {name!r} has spaces around its name; write `{clean}` (cells are "
+                    "taken as they stand, their spaces too)"
+                )
+
+    def _lacks(self, header: Sequence[str]) -> str:
+        """What a header without the column that every row needs is told."""
+        ours = NEEDED[self.kind or "item"]
+        named = self.columns.get(ours, ours)
+        if len(header) == 1 and (separator := next((c for c in OTHER_SEPARATORS if c in header[0]), None)):
+            return f"cells are parted by {separator!r}; save it as CSV with commas between them"
+        there = ", ".join(f"`{name}`" for name in header[:SHOWN_NAMES])
+        there += ", ..." if len(header) > SHOWN_NAMES else ""
+        alike = [name for name in header if name.strip(AROUND_NAMES).casefold() == named.casefold()]
+        near = alike or difflib.get_close_matches(named, header, n=1)
+        advice = f"did you mean --map {ours}={near[0]}?" if near else f"name it with --map {ours}=COLUMN"
+        return f"no column `{named}`; the first line names {there}; {advice}"
 
     def of_object(self, value: dict[str, Any]) -> dict[str, Any]:
         """An object with our names of its fields."""

@@ -10,6 +10,7 @@ from typing import IO, Any
 
 from tgi_stack.errors import InputError, RowError
 from tgi_stack.rows import jsonl
+from tgi_stack.rows.columns import OTHER_SEPARATORS
 from tgi_stack.text_files import as_utf_8
 
 # The csv module holds four bytes a character of a cell.
@@ -30,7 +31,9 @@ class CsvFile:
         self._first_line = self._line = 0
         csv.field_size_limit(MAX_ROW_CHARACTERS)
         self._cells = csv.reader(self._lines(), strict=True)
-        self.header = next(self, [])
+        self.header = next(
+            (cells for cells in self if any(map(str.strip, cells))), []
+        )  # blank lines are none
 
     def __iter__(self) -> Iterator[list[str]]:
         return self
@@ -75,8 +78,11 @@ def fault_in(row: str) -> tuple[int, int, str | None]:
             if row[at] == '"' and row[at + 1 : at + 2] == '"':
                 at += 1
             elif row[at] == '"':
-                if row[at + 1 : at + 2] not in (",", "\r", "\n", ""):
-                    return *_place(row, at), 'a quote inside a quoted cell; write it twice ("")'
+                after = row[at + 1 : at + 2]
+                if after not in ("", ",", "\r", "\n"):
+                    reason = 'a quote inside a quoted cell; write it twice ("")'
+                    parted = f"{reason}; or are cells parted by {after!r}? Save it with commas between them"
+                    return *_place(row, at), parted if after in OTHER_SEPARATORS else reason
                 opened = None
         elif row[at] == '"' and fresh:
             opened = at

@@ -16,7 +16,7 @@ from typing import IO, Any
 from tgi_stack.errors import DiskError, InputError, RowError
 from tgi_stack.rows import csv_rows, jsonl, parquet
 from tgi_stack.rows.columns import Wanted
-from tgi_stack.text_files import as_utf_8, lines
+from tgi_stack.text_files import TextFileError, as_utf_8, lines
 
 # A row before its fields are looked at: its number, and an object or the reason why it is none.
 # None for one that the caller needs no more of than that it is there.
@@ -60,6 +60,8 @@ def opened(path: Path, name: str) -> Iterator[IO[bytes]]:
         else:
             with path.open("rb") as file:
                 yield file
+    except TextFileError as error:
+        raise InputError(f"{name}: {error}") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"{name}: broken compressed data: {error}") from error
     except OSError as error:

@@ -20,36 +20,9 @@ from tgi_stack.prompting import prompts
 from tgi_stack.redaction import redact_command
 from tgi_stack.rows.reader import SPOOLED, File, Folder, Parts, Source
 from tgi_stack.settings import Settings
+from tgi_stack.settings.declaration import declared
 from tgi_stack.types import Identity
 from tgi_stack.writing import write_json
-
-# What may change between a run and its rerun: it changes how fast an answer comes, not what it is.
-FREE = frozenset(
-    {
-        "limit",
-        "concurrency",
-        "overwrite",
-        "unordered",
-        "skip_bad_rows",
-        "llm_batch_size",
-        "semantic_summary_batch_size",
-        "use_torch_compile",
-        "use_flash_attention",
-        "device",
-        "engine",
-        "endpoint",
-        "text_endpoints",
-        "vision_endpoints",
-        "api_key_file",
-        "ca_file",
-        "startup_timeout",
-        "cache_dir",
-        "no_cache",
-        "cache_size",
-        "offline",
-        "dry_run",
-    }
-)
 
 
 def sha256_of(path: Path) -> str:
@@ -68,11 +41,8 @@ def manifest_path(out: Path) -> Path:
 
 def question(job: str, settings: Settings, source: Source, items: list[Source]) -> dict[str, Any]:
     """All that answers depend on but who gives them; flat, so that differences have names."""
-    asked = {
-        f"--{name.replace('_', '-')}": value
-        for name, value in settings.model_dump(mode="json").items()
-        if name not in FREE
-    }
+    values = settings.model_dump(mode="json")
+    asked = {one.flag: values[name] for name, one in declared(Settings).items() if one.option.changes_answers}
     prompt = asked["--prompt-file"]
     if prompt is not None:
         asked["--prompt-file"] = sha256_of(Path(prompt))

@@ -114,11 +114,11 @@ def evaluate(
     if trec is not None:
         with replaced("--trec", trec, overwrite=overwrite) as file:
             file.writelines(line.encode() for line in metrics.trec_lines(rankings))
-    notes = _notes(temperature, drop)
+    notes = _notes(temperature, drop, rankings.in_windows)
     return Figures(metrics.evaluate(rankings, cutoffs), rankings, exclude_failed, notes, comparison)
 
 
-def _notes(temperature: float | None, drop: Sequence[str]) -> tuple[str, ...]:
+def _notes(temperature: float | None, drop: Sequence[str], in_windows: int) -> tuple[str, ...]:
     notes = []
     if temperature is not None:
         notes.append(f"ranked anew from the raw reads at temperature {temperature:g}")
@@ -126,6 +126,11 @@ def _notes(temperature: float | None, drop: Sequence[str]) -> tuple[str, ...]:
         notes.append(
             f"without {', '.join(drop)}: what was read is renormalised over the others; "
             "the model might have said something else had it not seen them"
+        )
+    if notes and in_windows:
+        notes.append(
+            f"{in_windows:,} rows were ranked in windows, which show an order and no distribution: "
+            "their order stays"
         )
     return tuple(notes)
 

@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote
 
 from tgi_stack.errors import InputError
 from tgi_stack.scoring import distributions
-from tgi_stack.text_files import as_utf_8, lines
+from tgi_stack.text_files import TextFileError, as_utf_8, lines
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
@@ -31,7 +31,8 @@ class Rankings:
     """What is evaluated, by query id.
 
     `ranked` holds candidate ids, best first; a failed row is an empty ranking. `relevant` holds the positives
-    with their grades, whether or not they are among the candidates.
+    with their grades, whether or not they are among the candidates. `in_windows` counts the rankings that
+    stay what they are under a temperature: windows show an order, no distribution.
     """
 
     ranked: dict[str, list[str]] = field(default_factory=dict)
@@ -40,6 +41,7 @@ class Rankings:
     failed: int = 0
     without_positive: int = 0
     without_record: tuple[str, ...] = ()  # queries of the qrels
+    in_windows: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ def collect(
     ranked: dict[str, list[str]] = {}
     scores: dict[str, list[float]] = {}
     relevant: dict[str, dict[str, int]] = {}
-    failed = without = 0
+    failed = without = windows = 0
     seen: set[str] = set()
     for number, record in enumerate(records, 1):
         name = record.get("id")
@@ -106,6 +108,7 @@ def collect(
             continue
         if not ok and exclude_failed:
             continue
+        windows += record.get("window") is not None
         pairs = _ranked(record, number, temperature, drop) if ok else []
         ranked[name] = [id for id, _ in pairs]
         scores[name] = [score for _, score in pairs]
@@ -115,7 +118,7 @@ def collect(
         for query, grades in (qrels or {}).items()
         if query not in seen and any(grade > 0 for grade in grades.values())
     )
-    return Rankings(ranked, scores, relevant, failed, without, missing)
+    return Rankings(ranked, scores, relevant, failed, without, missing, windows)
 
 
 def _ranked(
@@ -123,7 +126,7 @@ def _ranked(
 ) -> list[tuple[str, float]]:
     listed = [(entry["id"], float(entry["score"])) for entry in record["ranking"] if entry["id"] not in drop]
     if record.get("window") is not None or (temperature is None and not drop):
-        return listed  # windows show an order, no distribution
+        return listed
     reads = record.get("reads") or []
     if {id for read in reads for id in read["order"]} != {entry["id"] for entry in record["ranking"]}:
         raise InputError(
@@ -188,6 +191,8 @@ def read_qrels(path: Path) -> dict[str, dict[str, int]]:
             for number, line in enumerate(lines(as_utf_8(file), MAX_QRELS_LINE), 1):
                 if line is None or line.strip():
                     _take_grade(grades, places, line, f"{path}:{number}", number)
+    except TextFileError as error:
+        raise InputError(f"{path}: {error}") from error
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from error
     return grades

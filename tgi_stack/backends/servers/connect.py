@@ -12,16 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tgi_stack.backends.servers.backend import ServedBackend, check, status_line
+from tgi_stack.backends.servers.backend import ServedBackend, check
+from tgi_stack.backends.servers.discovery import find
 from tgi_stack.backends.servers.endpoints import FIRST, Endpoint, Limit, Pool
-from tgi_stack.backends.servers.protocols import tgi, vllm
 from tgi_stack.backends.servers.protocols.numbers import ReplyError
 from tgi_stack.backends.servers.protocols.reply import Served, gauge
-from tgi_stack.backends.servers.transport import Reply, Transport, TransportError
+from tgi_stack.backends.servers.transport import Transport, TransportError
 from tgi_stack.backends.servers.urls import checked_url
 from tgi_stack.errors import (
     MachineError,
-    NoEngineError,
     ServerError,
     SettingsError,
     UsageError,
@@ -41,14 +40,11 @@ from tgi_stack.types import Identity
 
 LOG = logging.getLogger(__name__)
 
-DESCRIBE_S = 10.0
-DEFAULT_PATIENCE_S = 1.0  # for servers that nobody named
 MOST_IN_FLIGHT = 1024
 GROUP = 8  # prompts in a request to vLLM
 CREW = 256
 METRICS_S = 5.0
 FILES_TO_COME = 12  # that a run opens later: its output, the ledger, the cache, probes of the servers
-UNKNOWN_HOST_S = 5.0  # a name may come up with its container
 COMMIT = re.compile("[0-9a-f]{7,40}")
 PROOFS = 5  # attempts: a server that others use may be busy or hurt for a moment
 # What each dialect's /metrics calls the requests that run, and those that wait.
@@ -106,11 +102,11 @@ async def open_served(settings: Settings, kind: str, *, patience_s: float | None
 async def _open(
     transport: Transport, settings: Settings, kind: str, patience_s: float | None
 ) -> ServedBackend:
-    urls = [checked_url(url) for url in settings.endpoints_for(kind)]
+    urls = list(dict.fromkeys(map(checked_url, settings.endpoints_for(kind))))
     if patience_s is None:
         patience_s = settings.startup_timeout
     wanted = settings.model_for(kind)
-    found = (_find(transport, url, settings.engine, wanted, patience_s) for url in urls)
+    found = (find(transport, url, settings.engine, wanted, patience_s) for url in urls)
     served = await asyncio.gather(*found)
     _refuse_differences(urls, served)
     first = served[0]
@@ -211,84 +207,6 @@ def _common(urls: list[str], what: str, values: list[str]) -> str:
     return UNKNOWN if UNKNOWN in values else values[0]
 
 
-async def _find(transport: Transport, url: str, engine: str, wanted: str | None, patience_s: float) -> Served:
-    """The model that is wanted of an endpoint, or its only one."""
-    models = await _answering(transport, url, patience_s)
-    if engine not in ("auto", models[0].dialect):
-        raise WrongServerError(f"{url} is {models[0].dialect}, not {engine}")
-    named = [model for model in models if wanted is None or model.goes_by(wanted)]
-    if len(named) > 1:  # a model rather than its adapters, a name rather than a root
-        named = [model for model in named if model.parent is None] or named
-        named = [model for model in named if model.model == wanted] or named
-    if len(named) == 1:
-        return named[0]
-    names = ", ".join(model.model for model in models)
-    if named:
-        raise WrongServerError(f"{url} holds several models; give one with --model: {names}")
-    raise WrongServerError(f"{url} does not hold {wanted}; it has {names}")
-
-
-async def _answering(transport: Transport, url: str, patience_s: float) -> list[Served]:
-    """What an endpoint says it is, once it answers.
-
-    Raises:
-        NoEngineError: it does not in time.
-        WrongServerError: what it says, or what keeps it from answering, will not pass by waiting.
-    """
-    began, told = time.monotonic(), False
-    while True:
-        try:
-            return await describe(transport, url)
-        except (TransportError, ReplyError) as error:
-            kind = error.kind if isinstance(error, TransportError) else ""
-            if kind == "unsafe":
-                raise WrongServerError(f"{url}: {error}") from error
-            if kind == "handles":
-                raise MachineError(f"{url}: {error}; raise the limit: ulimit -n 1024") from error
-            spent = time.monotonic() - began
-            if spent >= (min(patience_s, UNKNOWN_HOST_S) if kind == "nowhere" else patience_s):
-                raise NoEngineError(
-                    f"{url} did not answer in {spent:.0f} s ({error}); start servers with: make up; "
-                    "or compute in process: --engine torch"
-                ) from error
-            if not told and patience_s > DEFAULT_PATIENCE_S:
-                LOG.info(f"waiting up to {patience_s:.0f} s for {url} ({error})")
-                told = True
-            await asyncio.sleep(0.5)
-
-
-async def describe(transport: Transport, url: str) -> list[Served]:
-    """What an endpoint says it is: TGI by `/info`, vLLM by `/v1/models` and `/version`.
-
-    Raises:
-        WrongServerError: a refused key, or a server that has neither's routes.
-        TransportError, ReplyError: no answer, or none of either's.
-    """
-    info = await transport.get(f"{url}/info", DESCRIBE_S)
-    _refuse_hopeless(url, info)
-    if info.status == 200:
-        return tgi.described(info.body)
-    models = await transport.get(f"{url}/v1/models", DESCRIBE_S)
-    _refuse_hopeless(url, models)
-    if models.status in (404, 405, 501) and info.status in (404, 405, 501):
-        raise WrongServerError(
-            f"{url}: neither TGI nor vLLM answers there ({status_line(models)}); "
-            "is it the server's own address, without a path?"
-        )
-    if models.status != 200:
-        raise ReplyError(status_line(models))
-    version = await transport.get(f"{url}/version", DESCRIBE_S)
-    if version.status != 200:
-        raise ReplyError(f"/version: {status_line(version)}")
-    return vllm.described(models.body, version.body)
-
-
-def _refuse_hopeless(url: str, reply: Reply) -> None:
-    """Raises WrongServerError for what waiting does not change: a refused key, a redirect."""
-    if reply.status in (401, 403) or 300 <= reply.status < 400:
-        raise WrongServerError(f"{url}: {status_line(reply)}")
-
-
 def _refuse_differences(urls: list[str], served: list[Served]) -> None:
     for url, one in zip(urls, served, strict=True):
         if (one.dialect, one.root, one.version) != (served[0].dialect, served[0].root, served[0].version):
@@ -338,7 +256,8 @@ def _files(served: Served, settings: Settings, kind: str) -> Path:
     local = Path(served.root)
     if wanted != "tiny" and (local / TOKENIZER).is_file():
         return local
-    for name in dict.fromkeys(name for name in (wanted, served.root, served.model) if name):
+    names = (wanted, served.parent, served.root, served.model)
+    for name in dict.fromkeys(name for name in names if name):
         try:
             return locate_files(name, kind, settings.revision)
         except (UsageError, MachineError):

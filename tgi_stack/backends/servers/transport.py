@@ -46,9 +46,10 @@ class TransportError(Exception):
             (the deadline), `large`, `unsafe` (TLS).
     """
 
-    def __init__(self, kind: str, detail: str) -> None:
+    def __init__(self, kind: str, detail: str, *, lasting: bool = False) -> None:
         super().__init__(detail)
         self.kind = kind
+        self.lasting = lasting
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +174,9 @@ class Transport:
             kind = "broken" if began else "silent"
             raise TransportError(kind, str(error) or type(error).__name__) from error
         except (aiohttp.ClientError, ValueError) as error:
-            raise TransportError("broken", redact(str(error)) or type(error).__name__) from error
+            no_http = isinstance(error, aiohttp.ClientResponseError)
+            detail = redact(str(error)) or type(error).__name__
+            raise TransportError("broken", detail, lasting=no_http) from error
         except OSError as error:
             kind = "handles" if error.errno in NO_HANDLES else "broken"
             raise TransportError(kind, error.strerror or str(error)) from error
@@ -207,22 +210,22 @@ def _unsafe(error: aiohttp.ClientError) -> TransportError:
 
 
 async def _body(response: ClientResponse) -> bytes:
-    """The body, as it comes, up to the cap."""
-    if response.headers.get("Content-Encoding", "identity") != "identity":
-        response.close()
-        raise TransportError("broken", "a compressed answer, which was not asked for")
+    """The body, as it comes, up to the cap; of anything but a 200 only what can be shown matters."""
+    encoded = response.headers.get("Content-Encoding", "identity").lower() != "identity"
     sized = "Content-Length" in response.headers or "chunked" in response.headers.get("Transfer-Encoding", "")
-    if not sized and response.status not in (204, 304):
+    if response.status == 200 and (encoded or not sized):
         response.close()
-        raise TransportError("broken", "an answer of no stated length")
+        what = "a compressed answer, which was not asked for" if encoded else "an answer of no stated length"
+        raise TransportError("broken", f"{what}: have the proxy pass answers on as they are", lasting=True)
     parts, size = [], 0
     async for part in response.content.iter_any():
         parts.append(part)
         size += len(part)
         if size > MAX_REPLY_BYTES:
             response.close()
-            raise TransportError("large", f"an answer of more than {MAX_REPLY_BYTES:,} bytes")
-    return b"".join(parts)
+            detail = f"an answer of more than {MAX_REPLY_BYTES:,} bytes"
+            raise TransportError("large", detail, lasting=True)
+    return b"" if encoded else b"".join(parts)
 
 
 _CERTIFICATE = re.compile(

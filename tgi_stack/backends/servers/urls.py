@@ -20,11 +20,12 @@ _ROUTES = re.compile(
     re.IGNORECASE,
 )
 _PLAIN = re.compile(r"https?://(?:\[[0-9a-fA-F:.]*\]?|[\w.-]+)(?::\d+)?(?:/.*)?", re.ASCII)
+_PORTS = {"http": 80, "https": 443}
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)", re.IGNORECASE | re.ASCII)
 
 
 def checked_url(url: str) -> str:
-    """An endpoint's URL without its last slash, and without the route that clients copy along.
+    """An endpoint's URL in one spelling: without its last slash, and the route that clients copy along.
 
     Raises:
         SettingsError: no URL, or one of a host or a port that can't exist.
@@ -50,7 +51,16 @@ def checked_url(url: str) -> str:
         raise SettingsError(f"--endpoint {shown}: no server has port 0; {like}")
     if not url.isprintable() or " " in url or "\\" in url or not _may_exist(host):
         raise SettingsError(f"--endpoint {shown}: {host[:SHOWN]!r} can't be a host's name; {like}")
-    return _without_route(url.rstrip("/"))
+    return _without_route(_in_one_spelling(url))
+
+
+def _in_one_spelling(url: str) -> str:
+    """Scheme and host in small letters, no port that goes without saying: one server, one URL."""
+    parts = urlsplit(url)
+    place = parts.netloc.lower()
+    if parts.port == _PORTS[parts.scheme] or place.endswith(":"):
+        place = place.rpartition(":")[0]
+    return f"{parts.scheme}://{place}{parts.path}".rstrip("/")
 
 
 def _without_route(url: str) -> str:

@@ -60,4 +60,4 @@ def declared(url: str, served: Answering, files: tuple[Path, ...] | None = None)
 def _place(url: str) -> tuple[str | None, int | None, str]:
     parts = urlsplit(url)
     host = "127.0.0.1" if parts.hostname in ("localhost", "::1") else parts.hostname
-    return host, parts.port, parts.path.rstrip("/")
+    return host, parts.port or {"http": 80, "https": 443}.get(parts.scheme), parts.path.rstrip("/")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import partial
+from typing import Annotated, Any
 
 from tgi_stack.errors import UsageError
-from tgi_stack.hub import DEFAULT_MODELS
+from tgi_stack.settings import DEFAULT_MODELS
+from tgi_stack.settings.declaration import SERVERS, Option, declared
 from tgi_stack.stack.planning.engines import CHOICES, ENGINES
 
 VISION_DEFAULTS = {"vllm": DEFAULT_MODELS["vision"], "tgi": "Qwen/Qwen2.5-VL-3B-Instruct"}
@@ -14,40 +16,58 @@ MOST_REPLICAS = 8
 SHARDS = (1, 2, 4, 8)
 
 
+_stack = partial(Option, group=SERVERS)
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Each field is a variable of `make up` under the same name in capitals.
+    """Each field is a variable of `make up` under the same name in capitals, and an option of `stack`."""
 
-    Attributes:
-        vision: the engine of the vision server.
-        vision_image: a container image in place of the engine's own release.
-        replicas: of each server, one GPU each (or `num_shard` of them).
-        num_shard: GPUs that a server is spread over.
-        max_total_tokens: of a prompt and its answer together.
-        text_port, vision_port: of 127.0.0.1, where the front publishes the servers.
-    """
-
-    text_model: str = DEFAULT_MODELS["text"]
-    text_quantization: str = "none"
-    vision: str = "vllm"
-    vision_model: str = ""
-    vision_quantization: str = "none"
-    vision_image: str = ""
-    replicas: int = 1
-    num_shard: int = 1
-    max_total_tokens: int = 8192
-    text_port: int = 8080
-    vision_port: int = 8081
+    text_model: Annotated[str, _stack("What the text server (TGI) holds.", metavar="ID")] = DEFAULT_MODELS[
+        "text"
+    ]
+    text_quantization: Annotated[
+        str, _stack("How it keeps weights; TGI can none and 8bit.", choices=CHOICES)
+    ] = "none"
+    vision: Annotated[
+        str,
+        _stack("Who serves images; TGI can't load Qwen3-VL, but Qwen2.5-VL.", choices=tuple(ENGINES)),
+    ] = "vllm"
+    vision_model: Annotated[
+        str,
+        _stack(
+            "What the vision server holds.",
+            metavar="ID",
+            unset="{vllm} on vllm, {tgi} on tgi".format(**VISION_DEFAULTS),
+        ),
+    ] = ""
+    vision_quantization: Annotated[
+        str, _stack("How it keeps weights; vLLM can none and fp8.", choices=CHOICES)
+    ] = "none"
+    vision_image: Annotated[
+        str,
+        _stack(
+            "The container image of the vision server.", metavar="IMAGE", unset="the engine's own release"
+        ),
+    ] = ""
+    replicas: Annotated[
+        int, _stack("Of each server, on GPUs of their own.", metavar="N", least=1, most=MOST_REPLICAS)
+    ] = 1
+    num_shard: Annotated[int, _stack("GPUs that a server is spread over.", choices=SHARDS)] = 1
+    max_total_tokens: Annotated[
+        int, _stack("Of a prompt and its answer together.", unit="tokens", least=1024, most=40960)
+    ] = 8192
+    text_port: Annotated[
+        int,
+        _stack("Where the text server is published, of 127.0.0.1.", metavar="PORT", least=1024, most=65535),
+    ] = 8080
+    vision_port: Annotated[
+        int, _stack("Where the vision server is, of 127.0.0.1.", metavar="PORT", least=1024, most=65535)
+    ] = 8081
 
     def __post_init__(self) -> None:
-        _one_of("VISION", self.vision, tuple(ENGINES))
-        _one_of("TEXT_QUANTIZATION", self.text_quantization, CHOICES)
-        _one_of("VISION_QUANTIZATION", self.vision_quantization, CHOICES)
-        _between("REPLICAS", self.replicas, 1, MOST_REPLICAS)
-        _one_of("NUM_SHARD", self.num_shard, SHARDS)
-        _between("MAX_TOTAL_TOKENS", self.max_total_tokens, 1024, 40960)
-        _between("TEXT_PORT", self.text_port, 1024, 65535)
-        _between("VISION_PORT", self.vision_port, 1024, 65535)
+        for name, one in declared(Request).items():
+            one.check(name.upper(), getattr(self, name))
         for name in (self.text_model, self.vision_model, self.vision_image):
             # They go into a file of variables and a command line.
             if name and not all(c.isalnum() or c in "/._-:@" for c in name):
@@ -66,13 +86,3 @@ class Request:
     def as_dict(self) -> dict[str, Any]:
         """For stack.json; two requests are the same where these are."""
         return asdict(self)
-
-
-def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
-    if value not in allowed:
-        raise UsageError(f"{name}={value}: one of {', '.join(map(str, allowed))}")
-
-
-def _between(name: str, value: int, least: int, most: int) -> None:
-    if not least <= value <= most:
-        raise UsageError(f"{name}={value}: from {least} to {most}")

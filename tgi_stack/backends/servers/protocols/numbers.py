@@ -66,6 +66,19 @@ def count(value: Any) -> int:
     return value
 
 
+def limit(name: str, value: Any) -> int:
+    """A number of tokens that a server takes at most.
+
+    Raises:
+        ReplyError: none, or 0, which no prompt keeps to.
+    """
+    found = count(value) if value is not None else 0
+    if not found:
+        said = "is missing" if value is None else "is 0: no prompt is short enough"
+        raise ReplyError(f"{name} {said}; mend how the server was started")
+    return found
+
+
 def _short(value: Any) -> str:
     # An integer of more than 4,300 digits has no decimal text in Python.
     if type(value) is int and not -FLOAT32 <= value <= FLOAT32:

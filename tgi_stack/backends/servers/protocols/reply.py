@@ -33,7 +33,7 @@ class Served:
     """A model that an endpoint says it has.
 
     `context` in tokens, prompt and answer together; `longest_prompt` where the prompt has a limit of its own;
-    `parent` the name of the model that an adapter is of.
+    `parent` the root of the model that an adapter is of; `fault` why it can't be used, where it can't.
     """
 
     dialect: str
@@ -44,6 +44,7 @@ class Served:
     revision: str | None = None
     longest_prompt: int | None = None
     parent: str | None = None
+    fault: str | None = None
 
     def goes_by(self, name: str) -> bool:
         """Whether a --model argument means this one."""

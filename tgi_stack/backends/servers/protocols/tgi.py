@@ -16,7 +16,7 @@ from typing import Any
 
 from text_generation.types import Grammar, GrammarType, Parameters
 
-from tgi_stack.backends.servers.protocols.numbers import ReplyError, count, distribution
+from tgi_stack.backends.servers.protocols.numbers import ReplyError, count, distribution, limit
 from tgi_stack.backends.servers.protocols.reply import (
     Call,
     ForeignReplyError,
@@ -215,10 +215,23 @@ def _prove_count(headers: Mapping[str, str], prompt_tokens: int) -> None:
 # -- who is there --------------------------------------------------------------------------------------
 
 
+def is_info(body: bytes) -> bool:
+    """Whether a page is TGI's `/info`, sound or not."""
+    try:
+        return isinstance(json_object(body).get("model_id"), str)
+    except ReplyError:
+        return False
+
+
 def described(info: bytes) -> list[Served]:
-    """The model of `/info`."""
+    """The model of `/info`.
+
+    Raises:
+        ReplyError: it names none, or takes no prompts.
+    """
     found = json_object(info)
-    model, context = a_text(found.get("model_id")), count(found.get("max_total_tokens"))
+    model = a_text(found.get("model_id"))
+    context = limit("max_total_tokens", found.get("max_total_tokens"))
     most = found.get("max_input_tokens")
     # The version of the last releases was never raised: the build tells them apart.
     build = str(found.get("sha") or found.get("docker_label") or "")[:12]
@@ -232,7 +245,7 @@ def described(info: bytes) -> list[Served]:
             version,
             context,
             revision=revision if isinstance(revision, str) and revision else None,
-            longest_prompt=None if most is None else count(most),
+            longest_prompt=None if most is None else limit("max_input_tokens", most),
         )
     ]
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from tgi_stack.backends.servers.protocols.numbers import MOST, ReplyError, count, distribution
+from tgi_stack.backends.servers.protocols.numbers import MOST, ReplyError, count, distribution, limit
 from tgi_stack.backends.servers.protocols.reply import (
     Call,
     ForeignReplyError,
@@ -192,26 +192,59 @@ def _prove(reply: dict[str, Any], id: str, model: str, prompt_tokens: int) -> di
 
 
 def described(models: bytes, version: bytes) -> list[Served]:
-    """The models that `/v1/models` lists, with what `/version` says.
+    """The models that `/v1/models` lists, with what `/version` says; each whose card is unsound has a fault.
 
-    An adapter's card has no length of its own: its parent's counts. A card without any is left out.
+    Raises:
+        ReplyError: no list of models, or none of them can be used.
     """
     release = a_text(json_object(version).get("version"))[:40]
-    cards = [an_object(card) for card in a_list(json_object(models).get("data"))]
-    lengths = {str(card.get("id")): card.get("max_model_len") for card in cards}
-    found = []
-    for card in cards:
-        name, parent = card.get("id"), card.get("parent")
-        length = card.get("max_model_len")
-        if length is None and isinstance(parent, str):
-            length = lengths.get(parent)
-        if isinstance(name, str) and name and length is not None:
-            root = card.get("root") if isinstance(card.get("root"), str) else None
-            of = parent if isinstance(parent, str) and parent in lengths and parent != name else None
-            found.append(Served("vllm", name, root or name, release, count(length), parent=of))
+    cards = [card for card in a_list(json_object(models).get("data")) if isinstance(card, dict)]
+    cards = [card for card in cards if isinstance(card.get("id"), str) and card["id"]]
+    bases = [card for card in cards if _of_base(card)]
+    found = list(dict.fromkeys(_model(card, bases, release) for card in cards))
     if not found:
-        raise ReplyError("no list of models with a max_model_len")
+        raise ReplyError("/v1/models lists no model")
+    if all(model.fault is not None for model in found):
+        raise ReplyError(f"model {found[0].model}: {found[0].fault}")
     return found
+
+
+def _of_base(card: dict[str, Any]) -> bool:
+    """Whether it is the card of a model, not of an adapter."""
+    return not isinstance(card.get("parent"), str) or card["parent"] == card["id"]
+
+
+def _model(card: dict[str, Any], bases: Sequence[dict[str, Any]], release: str) -> Served:
+    """What one card says; an adapter's has no length of its own: its model's counts."""
+    base = card if _of_base(card) else _parent(card["parent"], bases)
+    length = card.get("max_model_len")
+    if length is None and base is not None:
+        length = base.get("max_model_len")
+    parent = None if base is None or base is card else _root(base)
+    try:
+        context, fault = limit("max_model_len", length), None
+    except ReplyError as error:
+        context, fault = 0, str(error)
+    return Served("vllm", card["id"], _root(card), release, context, parent=parent, fault=fault)
+
+
+def _root(card: dict[str, Any]) -> str:
+    root = card.get("root")
+    return root if isinstance(root, str) and root else str(card["id"])
+
+
+def _parent(name: str, bases: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The model that an adapter names: by its id, its root, the end of that; or the only one there is.
+
+    A vLLM holds one model under one or more names, and its adapters' parent is whatever its operator wrote.
+    """
+    for base in bases:
+        if base["id"] == name:
+            return base
+    for base in bases:
+        if _root(base) == name or _root(base).rstrip("/").rpartition("/")[2] == name:
+            return base
+    return bases[0] if len({_root(base) for base in bases}) == 1 else None
 
 
 def count_call(text: str, model: str, name: str) -> Call:

@@ -1,0 +1,36 @@
+# The variables of `make up`. tools/reference.py writes them from tgi_stack/stack/planning/request.py.
+TEXT_MODEL ?= Qwen/Qwen3-0.6B
+TEXT_QUANTIZATION ?= none
+VISION ?= vllm
+VISION_MODEL ?=
+VISION_QUANTIZATION ?= none
+VISION_IMAGE ?=
+REPLICAS ?= 1
+NUM_SHARD ?= 1
+MAX_TOTAL_TOKENS ?= 8192
+TEXT_PORT ?= 8080
+VISION_PORT ?= 8081
+SERVERS = --text-model "$(TEXT_MODEL)" \
+	--text-quantization "$(TEXT_QUANTIZATION)" \
+	--vision "$(VISION)" \
+	--vision-model "$(VISION_MODEL)" \
+	--vision-quantization "$(VISION_QUANTIZATION)" \
+	--vision-image "$(VISION_IMAGE)" \
+	--replicas "$(REPLICAS)" \
+	--num-shard "$(NUM_SHARD)" \
+	--max-total-tokens "$(MAX_TOTAL_TOKENS)" \
+	--text-port "$(TEXT_PORT)" \
+	--vision-port "$(VISION_PORT)"
+define say_variables
+	@echo "  TEXT_MODEL=$(TEXT_MODEL)   What the text server (TGI) holds."
+	@echo "  TEXT_QUANTIZATION=$(TEXT_QUANTIZATION)   none|8bit|4bit|fp8: How it keeps weights; TGI can none and 8bit."
+	@echo "  VISION=$(VISION)   tgi|vllm: Who serves images; TGI can't load Qwen3-VL, but Qwen2.5-VL."
+	@echo "  VISION_MODEL=$(VISION_MODEL)   What the vision server holds. [Qwen/Qwen3-VL-2B-Instruct on vllm, Qwen/Qwen2.5-VL-3B-Instruct on tgi]"
+	@echo "  VISION_QUANTIZATION=$(VISION_QUANTIZATION)   none|8bit|4bit|fp8: How it keeps weights; vLLM can none and fp8."
+	@echo "  VISION_IMAGE=$(VISION_IMAGE)   The container image of the vision server. [the engine's own release]"
+	@echo "  REPLICAS=$(REPLICAS)   Of each server, on GPUs of their own."
+	@echo "  NUM_SHARD=$(NUM_SHARD)   1|2|4|8: GPUs that a server is spread over."
+	@echo "  MAX_TOTAL_TOKENS=$(MAX_TOTAL_TOKENS)   Of a prompt and its answer together."
+	@echo "  TEXT_PORT=$(TEXT_PORT)   Where the text server is published, of 127.0.0.1."
+	@echo "  VISION_PORT=$(VISION_PORT)   Where the vision server is, of 127.0.0.1."
+endef

@@ -1,0 +1,57 @@
+"""Every word that records and messages use is listed with its meaning, and none that nobody uses."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import ROOT
+from tgi_stack import words
+from tgi_stack.rows.columns import FIELDS
+from tgi_stack.settings import PREFIX, Settings
+
+LISTED = words.ERRORS.keys() | words.FLAGS.keys() | words.ROUTES.keys()
+KINDS = {word.partition(".")[0] for word in LISTED if "." in word}
+WORD = re.compile(rf"(?:{'|'.join(sorted(KINDS))})\.[a-z_0-9]+(?:\.[a-z]+)?")
+# Of the dry run, which asks nobody, and of the backend for tests.
+INNER = {"dry.miss", "scripted.failure"}
+MADE = {f"schema.{name}" for fields in FIELDS.values() for name in fields} | {
+    "resolution.bf16",
+    "resolution.fp16",
+}
+
+
+def constants() -> Iterator[str]:
+    """The strings of the code."""
+    for package in ("tgi_stack", "cache"):
+        for path in (ROOT / package).rglob("*.py"):
+            if path.name != "words.py":
+                nodes = ast.walk(ast.parse(path.read_text()))
+                yield from (
+                    node.value
+                    for node in nodes
+                    if isinstance(node, ast.Constant) and isinstance(node.value, str)
+                )
+
+
+STRINGS = set(constants())
+
+
+def test_each_word_of_the_code_is_listed() -> None:
+    assert {one for one in STRINGS if WORD.fullmatch(one)} - LISTED == set()
+
+
+@pytest.mark.parametrize("word", sorted(LISTED))
+def test_each_listed_word_is_used(word: str) -> None:
+    assert word in STRINGS | MADE
+
+
+def test_each_variable_is_listed() -> None:
+    settings = {PREFIX + name.upper() for name in Settings.model_fields}
+    named = {name for one in STRINGS for name in re.findall(r"FASTQWEN_[A-Z_]*[A-Z]", one)} - {
+        "FASTQWEN_NAME"
+    }
+    assert named - settings == {name for name in words.VARIABLES if name.startswith(PREFIX)}

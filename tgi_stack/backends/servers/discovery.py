@@ -1,0 +1,133 @@
+"""What an endpoint is: TGI by `/info`, vLLM by `/v1/models` and `/version`.
+
+A server that comes up is waited for. What waiting does not change is refused at once: a refused key, a
+redirect, a page that is neither's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from tgi_stack.backends.servers.backend import status_line
+from tgi_stack.backends.servers.protocols import tgi, vllm
+from tgi_stack.backends.servers.protocols.numbers import ReplyError
+from tgi_stack.backends.servers.protocols.reply import Served
+from tgi_stack.backends.servers.transport import Reply, Transport, TransportError
+from tgi_stack.errors import MachineError, NoEngineError, WrongServerError
+
+LOG = logging.getLogger(__name__)
+
+DESCRIBE_S = 10.0
+DEFAULT_PATIENCE_S = 1.0  # for servers that nobody named
+UNKNOWN_HOST_S = 5.0  # a name may come up with its container
+EVERY_S = 0.5
+PASSING = (408, 425, 429)  # beside 5xx: what a server says that comes up, or has too much to do
+
+
+async def find(transport: Transport, url: str, engine: str, wanted: str | None, patience_s: float) -> Served:
+    """The model that is wanted of an endpoint, or its only one.
+
+    Raises:
+        NoEngineError: see `_answering`.
+        WrongServerError: it does not hold that model, or several and none was named.
+    """
+    models = await _answering(transport, url, patience_s)
+    if engine not in ("auto", models[0].dialect):
+        raise WrongServerError(f"{url} is {models[0].dialect}, not {engine}")
+    named = [model for model in models if wanted is None or model.goes_by(wanted)]
+    named = [model for model in named if model.fault is None] or named
+    if len(named) > 1:  # a model rather than its adapters, a name rather than a root
+        named = [model for model in named if model.parent is None] or named
+        named = [model for model in named if model.model == wanted] or named
+    names = ", ".join(model.model for model in models)
+    if not named:
+        raise WrongServerError(f"{url} does not hold {wanted}; it has {names}")
+    if len(named) > 1:
+        raise WrongServerError(f"{url} holds several models; give one with --model: {names}")
+    if named[0].fault is not None:
+        raise WrongServerError(f"{url}, model {named[0].model}: {named[0].fault}")
+    return named[0]
+
+
+async def _answering(transport: Transport, url: str, patience_s: float) -> list[Served]:
+    """What an endpoint says it is, once it answers.
+
+    Raises:
+        NoEngineError: it does not in time, or another program answers there.
+        WrongServerError: what it says, or what keeps it from answering, will not pass by waiting.
+    """
+    began, told = time.monotonic(), False
+    while True:
+        try:
+            return await describe(transport, url)
+        except (TransportError, ReplyError) as error:
+            spent = time.monotonic() - began
+            _refuse_hopeless(url, error, spent, patience_s)
+            if not told and patience_s > DEFAULT_PATIENCE_S:
+                LOG.info(f"waiting up to {patience_s:.0f} s for {url} ({error})")
+                told = True
+            await asyncio.sleep(EVERY_S)
+
+
+def _refuse_hopeless(url: str, error: TransportError | ReplyError, spent: float, patience_s: float) -> None:
+    """Raises what ends the waiting, where something does."""
+    kind = error.kind if isinstance(error, TransportError) else ""
+    if kind == "unsafe":
+        raise WrongServerError(f"{url}: {error}") from error
+    if kind == "handles":
+        raise MachineError(f"{url}: {error}; raise the limit: ulimit -n 1024") from error
+    if isinstance(error, TransportError) and error.lasting:
+        raise _foreign(url, str(error)) from error
+    if spent >= (min(patience_s, UNKNOWN_HOST_S) if kind == "nowhere" else patience_s):
+        raise NoEngineError(
+            f"{url} did not answer in {spent:.0f} s ({error}); start servers with: make up; "
+            "or compute in process: --engine torch"
+        ) from error
+
+
+async def describe(transport: Transport, url: str) -> list[Served]:
+    """What an endpoint says it is.
+
+    Raises:
+        WrongServerError: a refused key, a redirect, a model that takes no prompts.
+        NoEngineError: another program answers there.
+        TransportError, ReplyError: no answer yet.
+    """
+    info = await _page(transport, url, "/info")
+    if info.status == 200 and tgi.is_info(info.body):
+        try:
+            return tgi.described(info.body)
+        except ReplyError as error:
+            raise WrongServerError(f"{url}/info: {error}") from error
+    models = await _page(transport, url, "/v1/models")
+    if models.status != 200:
+        raise _foreign(url, status_line(models))
+    version = await _page(transport, url, "/version")
+    if version.status != 200:
+        raise _foreign(url, f"/version: {status_line(version)}")
+    try:
+        return vllm.described(models.body, version.body)
+    except ReplyError as error:
+        raise _foreign(url, str(error)) from error
+
+
+async def _page(transport: Transport, url: str, path: str) -> Reply:
+    """What stands there.
+
+    Raises:
+        WrongServerError: a refused key, a redirect.
+        ReplyError: nothing yet.
+    """
+    reply = await transport.get(f"{url}{path}", DESCRIBE_S)
+    if reply.status in (401, 403) or 300 <= reply.status < 400:
+        raise WrongServerError(f"{url}: {status_line(reply)}")
+    if reply.status in PASSING or (reply.status >= 500 and reply.status != 501):
+        raise ReplyError(f"{path}: {status_line(reply)}")
+    return reply
+
+
+def _foreign(url: str, told: str) -> NoEngineError:
+    where = "is it the server's own address, without a path?"
+    return NoEngineError(f"{url}: neither TGI nor vLLM answers there ({told}); {where}")

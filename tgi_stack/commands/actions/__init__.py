@@ -1,0 +1,1 @@
+"""What commands do: imported when one is called, not for its `--help`."""

@@ -1,0 +1,110 @@
+"""Runs `fastqwen summarize`, `rerank` and `probs`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import typer
+
+from tgi_stack import logs
+from tgi_stack.commands.console import print_data
+from tgi_stack.commands.jobs import Job, Probs, Rerank, Summarize
+from tgi_stack.commands.options import Common
+from tgi_stack.commands.progress import Progress
+from tgi_stack.errors import UsageError
+from tgi_stack.jobs import session
+from tgi_stack.jobs.pipeline import Tally
+from tgi_stack.jobs.spec import JobSpec
+from tgi_stack.prompting import prompts
+from tgi_stack.prompting.template_file import read_template
+from tgi_stack.rows.columns import parse_map
+from tgi_stack.rows.reader import Source, open_source, remove_spooled
+from tgi_stack.settings import Settings
+
+Prepared = tuple[JobSpec, Source]
+LOG = logging.getLogger(logs.CLOSING)
+
+
+def summarize(given: Summarize) -> None:
+    """`fastqwen summarize`."""
+    _run(of_summarize(given.input, given.map, given.settings), given)
+
+
+def rerank(given: Rerank) -> None:
+    """`fastqwen rerank`."""
+    _run(of_rerank(given.input, given.items or (), given.map, given.settings), given)
+
+
+def probs(given: Probs) -> None:
+    """`fastqwen probs`."""
+    _run(of_probs(given.input, given.map, given.settings), given)
+
+
+def of_summarize(input: str, columns: str | None, settings: Settings) -> Prepared:
+    """The job, and where its rows are."""
+    source = open_source(input, folders=True, columns=parse_map(columns, "summarize"), kind="summarize")
+    prompt = read_template(settings, prompts.SUMMARY_PLACEHOLDERS)
+    return JobSpec("summarize", settings, source.base, template=prompt), source
+
+
+def of_rerank(input: str, items: Sequence[str], map: str | None, settings: Settings) -> Prepared:
+    """The job, and where its rows are."""
+    columns = parse_map(map, "rerank", "item")
+    source = open_source(input, columns=columns, kind="rerank")
+    item_sources = tuple(open_source(name, columns=columns, kind="item") for name in items)
+    prompt = read_template(settings, prompts.RERANK_PLACEHOLDERS)
+    return JobSpec("rerank", settings, source.base, item_sources, prompt), source
+
+
+def of_probs(input: str, columns: str | None, settings: Settings) -> Prepared:
+    """The job, and where its rows are."""
+    source = open_source(input, columns=parse_map(columns, "probs"), kind="probs")
+    return JobSpec("probs", settings, source.base), source
+
+
+def _run(prepared: Prepared, given: Job) -> None:
+    spec, source = prepared
+    out, common = given.out, given.common
+    progress = Progress(quiet=common.quiet, mode=common.progress)
+    if spec.settings.dry_run:
+        found = session.foretell(spec, source)
+        if common.json:
+            print_data(asdict(found))
+        else:
+            LOG.info(found.line())
+        return
+    if common.json and out is None:
+        raise UsageError("--json prints its summary on stdout, where the records go; give -o OUT as well")
+    tally = Tally()
+    try:
+        with progress:
+            ended = session.run(spec, source, out, command=sys.argv, watcher=progress, tally=tally)
+    except BaseException:
+        if tally.rows:
+            LOG.info(tally.line())
+        raise
+    _close(ended, out, common)
+
+
+def _close(ended: session.Session, out: Path | None, common: Common) -> None:
+    tally = ended.tally
+    for type, count in tally.failures.most_common():
+        LOG.info(f"{count:,} x {type}")
+    for note in tally.notes():
+        LOG.info(note)
+    LOG.info(tally.line())
+    if common.json:
+        print_data(tally.as_dict() | {"out": str(out)})
+    if ended.signals:
+        # A batch may still be computing in its thread; nobody waits for it any more.
+        sys.stdout.flush()
+        remove_spooled()
+        os._exit(128 + ended.signals[0])
+    ended.refuse_missing_rows()
+    if tally.failed:
+        raise typer.Exit(1)

@@ -1,0 +1,61 @@
+"""`fastqwen verify` and `eval`: what stands in an output."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+
+import typer
+
+from tgi_stack import logs
+from tgi_stack.commands.console import print_data, print_table
+from tgi_stack.commands.outputs import Evaluate, Verify
+from tgi_stack.errors import UsageError
+from tgi_stack.rows.verify import verify
+from tgi_stack.scoring import evaluation
+
+MOST_CUTOFF = 2**31 - 1
+LOG = logging.getLogger(logs.CLOSING)
+DETAIL = logging.getLogger(__name__)
+
+
+def verify_output(given: Verify) -> None:
+    """`fastqwen verify`."""
+    findings = verify(given.out)
+    for finding in findings:
+        sign = {True: "ok", False: "FAILED", None: "not checked"}[finding.holds]
+        (LOG if finding.holds is False else DETAIL).info(f"{sign}: {finding.what} ({finding.detail})")
+    if given.common.json:
+        print_data([asdict(finding) for finding in findings])
+    if any(finding.holds is False for finding in findings):
+        raise typer.Exit(1)
+
+
+def evaluate(given: Evaluate) -> None:
+    """`fastqwen eval`."""
+    figures = evaluation.evaluate(
+        given.ranked,
+        _cutoffs(given.k),
+        trec=given.trec,
+        against=given.against,
+        overwrite=given.overwrite,
+        qrels=given.qrels,
+        exclude_failed=given.exclude_failed,
+        temperature=given.temperature,
+        drop=given.drop or [],
+    )
+    if given.common.json:
+        print_data(figures.as_dict())
+    else:
+        for part in figures.printed():
+            print_table(part)
+
+
+def _cutoffs(value: str) -> list[int]:
+    try:
+        cutoffs = [int(part) for part in value.split(",")]
+    except ValueError as error:
+        raise UsageError(f"--k {value}: give numbers such as 1,5,10") from error
+    if min(cutoffs) < 1 or max(cutoffs) > MOST_CUTOFF:
+        raise UsageError(f"--k {value}: cutoffs are from 1 to {MOST_CUTOFF:,}")
+    return cutoffs

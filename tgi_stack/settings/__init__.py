@@ -1,0 +1,19 @@
+"""What a run was asked to do: each setting declared once, and where its value came from."""
+
+from tgi_stack.settings.loading import FILE, PREFIX, Given, given, load
+from tgi_stack.settings.run import ItemField, Settings
+from tgi_stack.settings.servers import DEFAULT_ENDPOINTS, DEFAULT_MODELS
+from tgi_stack.settings.written import bytes_of
+
+__all__ = [
+    "DEFAULT_ENDPOINTS",
+    "DEFAULT_MODELS",
+    "FILE",
+    "PREFIX",
+    "Given",
+    "ItemField",
+    "Settings",
+    "bytes_of",
+    "given",
+    "load",
+]

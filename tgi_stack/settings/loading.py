@@ -1,0 +1,98 @@
+"""Where settings come from: flags over `FASTQWEN_*` variables over `fastqwen.toml` over defaults.
+
+They are built once, frozen and handed down; nothing else reads the environment.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from tgi_stack.errors import SettingsError
+from tgi_stack.redaction import redact
+from tgi_stack.settings.declaration import declared
+from tgi_stack.settings.run import Settings
+from tgi_stack.text_files import TextFileError, read_text
+
+FILE = "fastqwen.toml"
+PREFIX = "FASTQWEN_"
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A value that somebody gave, and where it stands: an option, a variable or a file's name."""
+
+    value: Any
+    place: str
+
+
+def given(
+    flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ, file: Path | None = None
+) -> dict[str, Given]:
+    """What was given of the settings, by name; the others have their defaults. See `load`.
+
+    Raises:
+        SettingsError: an unreadable file, or an unknown key (with the nearest one).
+    """
+    known = declared(Settings)
+    found = {name: Given(value, str(file or FILE)) for name, value in _from_file(file).items()}
+    for name in known:
+        variable = PREFIX + name.upper()
+        if variable in environ:
+            found[name] = Given(environ[variable], variable)
+    told = {name: Given(value, known[name].flag) for name, value in flags.items() if value is not None}
+    return found | told
+
+
+def load(
+    flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ, file: Path | None = None
+) -> Settings:
+    """The settings of a run.
+
+    Args:
+        flags: options that were given on the command line; None means not given.
+        file: a settings file; without it `fastqwen.toml` in the current folder, if there is one.
+
+    Raises:
+        SettingsError: an unreadable file, an unknown key (with the nearest one), a value that won't do.
+    """
+    found = given(flags, environ, file)
+    try:
+        settings = Settings(**{name: one.value for name, one in found.items()})
+        settings._file = file or (Path(FILE) if Path(FILE).is_file() else None)
+        return settings
+    except ValidationError as error:
+        first = error.errors()[0]
+        said = first["msg"].removeprefix("Value error, ")
+        if not first["loc"]:
+            raise SettingsError(said) from error
+        name = str(first["loc"][0])
+        flag = declared(Settings)[name].flag
+        place = "" if found[name].place == flag else f" in {found[name].place}"
+        raise SettingsError(f"{flag}: {said} (got {redact(repr(first['input']))}{place})") from error
+
+
+def _from_file(file: Path | None) -> dict[str, Any]:
+    path = file or Path(FILE)
+    if file is None and not path.is_file():
+        return {}
+    try:
+        values = tomllib.loads(read_text(path))
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, TextFileError, RecursionError) as error:
+        raise SettingsError(f"{path}: {error}") from error
+    values = {name.replace("-", "_"): value for name, value in values.items()}
+    known = declared(Settings)
+    for name in values:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            raise SettingsError(f"{path}: unknown key `{name}`; did you mean `{near}`?")
+    return values
