@@ -8,7 +8,7 @@ import resource
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice, zip_longest
+from itertools import chain, islice, zip_longest
 from typing import Any, Generic, Protocol, TypeVar
 
 from tgi_stack.concurrency import crew
@@ -284,7 +284,8 @@ class _Run(Generic[AnyRow]):
         unread = self._pending(self.source.unread(self.sink))
         await self.others.run(unread, self.sink, self.tally, self.watcher, self.stop)
         wanted = self.source.wanted if isinstance(self.source, File | Parts) else Wanted()
-        await crew(self._workers(read_row(row, wanted) for row in self.others.left))
+        rest = chain(self.others.left, unread)  # where all processes have come to grief
+        await crew(self._workers(read_row(row, wanted) for row in rest))
 
     def _pending(self, rows: Iterator[OneRow]) -> Iterator[OneRow]:
         """The rows without an answer, until a stop is asked for."""

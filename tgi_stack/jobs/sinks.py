@@ -19,7 +19,7 @@ from tgi_stack.writing import Given, refuse_inputs
 
 
 class PacedSink(Discard):
-    """A queue of records for one reader; no more rows are begun while `AHEAD` records wait. `None` ends it."""
+    """A queue of records for one reader; it is full while `AHEAD` of them wait. `None` ends it."""
 
     AHEAD = 256
 

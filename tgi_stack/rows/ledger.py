@@ -62,7 +62,7 @@ class Sink(Protocol):
     def write_lines(
         self, numbers: Sequence[int], lengths: Sequence[int], lines: bytes, failed: Container[int] = ()
     ) -> None:
-        """Takes records as `line_of` writes them, one behind the other; those of rows in `failed` are not ok."""
+        """Takes records as `line_of` writes them, one behind another; of rows in `failed` they are not ok."""
 
     def finish(self, counts: dict[str, Any]) -> None:
         """To be called once, after the last record of a run that was not interrupted."""

@@ -16,6 +16,7 @@ BatchSize = Annotated[int, Field(ge=1, le=4096)]
 MOST = 2**63 - 1  # of counts that have no bound of their own
 
 Count = Annotated[int, Field(ge=1, le=MOST)]
+Preparers = Annotated[int, Field(ge=1, le=16)]
 
 
 class Settings(ServerSettings):
@@ -218,6 +219,15 @@ class Settings(ServerSettings):
         Count | None,
         free("Rows worked on at once.", RUN, JOBS, unit="rows", unset="as many as suit who computes"),
     ] = None
+    preparers: Annotated[
+        Preparers | Literal["auto"],
+        free(
+            "Processes that prepare rows. auto: one a core, none for few rows; OUT is the same.",
+            RUN,
+            JOBS,
+            metavar="auto|N",
+        ),
+    ] = "auto"
 
     @model_validator(mode="after")
     def _fit_together(self) -> Settings:

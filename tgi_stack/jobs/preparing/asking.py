@@ -99,7 +99,7 @@ class AskingBackend:
         self._asked += 1
         future = self._waiting[self._asked] = asyncio.get_running_loop().create_future()
         self._outbox.ask(self._asked, kind, content)
-        answer = await future
+        answer: Answer = await future
         if isinstance(answer, RowError):
             raise answer
         return answer

@@ -22,7 +22,7 @@ from cache.store import Store
 from tgi_stack.answers.turns import Turns
 from tgi_stack.backends.base import Backend, Replaced
 from tgi_stack.concurrency import first_of
-from tgi_stack.errors import RowError, is_certain
+from tgi_stack.errors import RowError
 from tgi_stack.images.pipe import framed, kill, next_part
 from tgi_stack.images.pool import cores
 from tgi_stack.jobs.pipeline import Tally, Watcher
@@ -95,8 +95,8 @@ class Preparers:
         self._concurrency = concurrency
         self._hello = _hello(spec, source, backend, self._many)
         self._items = of_items(items)
-        self._scores: Turns[LabelScores] = Turns(None, "labels", memory=REMEMBERED, certain=is_certain)
-        self._captions: Turns[Caption] = Turns(None, "summary", memory=REMEMBERED, certain=is_certain)
+        self._scores: Turns[LabelScores] = Turns(None, "labels", memory=REMEMBERED)
+        self._captions: Turns[Caption] = Turns(None, "summary", memory=REMEMBERED)
         self._said: set[tuple[str, str]] = set()
 
     async def run(
@@ -126,7 +126,7 @@ class Preparers:
                 *(sys.executable, "-P", "-m", "tgi_stack.jobs.preparing.worker"),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.DEVNULL,
+                stderr=None,
                 start_new_session=True,  # Ctrl-C is for the run
                 limit=BUFFER_BYTES,
             )
@@ -180,7 +180,7 @@ class Preparers:
                 one.stdin.write(packed("end"))
 
     def _hand(self, one: _Process, block: list[UnreadRow]) -> None:
-        rows = []
+        rows: list[Plain] = []
         for row in block:
             if isinstance(row.value, Line):
                 rows.append((row.number, *row.value))
@@ -193,7 +193,7 @@ class Preparers:
         except ValueError:  # a value that is not plain: the run reads those
             self.left += [row for row in block if isinstance(row.value, dict)]
             block = [row for row in block if isinstance(row.value, Line)]
-            message = packed("rows", [(row.number, *row.value) for row in block])
+            message = packed("rows", [row for row in rows if len(row) > 2])
         one.rows.update((row.number, row) for row in block if isinstance(row.value, Line | dict))
         one.stdin.write(message)
 
@@ -263,7 +263,7 @@ class Preparers:
 
 def how_many(settings: Settings, rows: int, backend: Backend) -> int:
     """How many processes are to prepare rows; 0 where the run itself is sooner done."""
-    if settings.preparers is not None:
+    if settings.preparers != "auto":
         return settings.preparers
     most = min(cores(), MOST)
     return most if most > 1 and rows >= LEAST_ROWS else 0

@@ -80,8 +80,8 @@ def items_of(content: bytes) -> dict[str, Item | ItemError]:
 def _item_of(plain: Plain) -> Item | ItemError:
     if len(plain) == 2:
         return ItemError(*plain)
-    *texts, image, no = plain
-    return Item(*texts, image=NoPicture(*image) if no else image)
+    id, title, text, summary, image, no = plain
+    return Item(id, title, text, summary, NoPicture(*image) if no else image)
 
 
 # -- questions -------------------------------------------------------------------------------------------
@@ -133,7 +133,7 @@ def answer_of(plain: Plain) -> Answer:
     """The answer that `of_answer` made plain."""
     kind, *rest = plain
     if kind == "scores":
-        return LabelScores(*rest[0], stand_in=None if rest[1] is None else Identity(*rest[1]))
+        return LabelScores(*(*rest[0], None if rest[1] is None else Identity(*rest[1])))
     if kind == "caption":
         known = dict(zip((f.name for f in fields(Caption) if f.name != "image"), rest[0], strict=True))
         return Caption(**known, image=None if rest[1] is None else PreparedImage(*rest[1]))

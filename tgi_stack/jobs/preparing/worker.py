@@ -19,6 +19,7 @@ from typing import IO, Any
 
 from tgi_stack.answers.cache_admin import open_store
 from tgi_stack.backends.offline import forbid_network
+from tgi_stack.concurrency import crew
 from tgi_stack.images.pipe import next_part
 from tgi_stack.jobs.pipeline import Job, answered
 from tgi_stack.jobs.preparing.asking import AskingBackend, AskingReplacedBackend, Outbox
@@ -28,9 +29,8 @@ from tgi_stack.logs import ROOTS
 from tgi_stack.prompting.profile import Profile
 from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.rows.columns import Wanted
-from tgi_stack.rows.formats import json_row
 from tgi_stack.rows.ledger import line_of
-from tgi_stack.rows.reader import RawRow
+from tgi_stack.rows.reader import Line, UnreadRow, read_row
 from tgi_stack.settings import Settings
 from tgi_stack.types import Identity
 
@@ -74,16 +74,18 @@ class Preparer:
             logging.getLogger(name).addHandler(said)
             logging.getLogger(name).setLevel(LOG_LEVEL)
         self._outbox.send("ready")
-        workers = [asyncio.create_task(self._work()) for _ in range(self._width)]
         follow = asyncio.create_task(self._follow(stream))
+        working = asyncio.create_task(crew([self._work() for _ in range(self._width)]))
         try:
-            done, _ = await asyncio.wait({follow, *workers}, return_when=asyncio.FIRST_EXCEPTION)
-            for task in done:
-                task.result()
+            await asyncio.wait({follow, working}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (working, follow):  # nobody follows for ever: it ends where the run does
+                if task.done():
+                    task.result()
             self._outbox.flush()
         finally:
-            for task in workers:
-                task.cancel()
+            follow.cancel()
+            working.cancel()
+            await asyncio.wait({follow, working})
             await self._job.aclose()
             if self._store is not None:
                 self._store.counts.clear()  # counted by the run
@@ -99,21 +101,19 @@ class Preparer:
             elif kind == "answers":
                 for number, plain in rest[0]:
                     self._backend.tell(number, plain)
-            else:
-                if kind == "stop":  # what was not begun is left
-                    while not self._rows.empty():
-                        self._rows.get_nowait()
+            elif kind == "stop":  # what was not begun is left
+                while not self._rows.empty():
+                    self._rows.get_nowait()
+            if kind in ("end", "stop"):
                 for _ in range(self._width):
                     self._rows.put_nowait(None)
-                return
 
     async def _work(self) -> None:
         """Takes a row, answers it, sends its record, and takes the next."""
         while (row := await self._rows.get()) is not None:
             number, value, *place = row
-            if place:
-                value = json_row(value, *place, self._wanted)
-            record = await answered(self._job, RawRow(number, value))
+            unread = UnreadRow(number, Line(value, *place) if place else value)
+            record = await answered(self._job, read_row(unread, self._wanted))
             self._outbox.record(number, line_of(number, record), record)
 
 
