@@ -15,6 +15,7 @@ from pathlib import Path
 from tgi_stack.backends.servers.backend import ServedBackend, check
 from tgi_stack.backends.servers.discovery import find
 from tgi_stack.backends.servers.endpoints import FIRST, Endpoint, Limit, Pool
+from tgi_stack.backends.servers.protocols import tgi
 from tgi_stack.backends.servers.protocols.numbers import ReplyError
 from tgi_stack.backends.servers.protocols.reply import Served, gauge
 from tgi_stack.backends.servers.transport import Transport, TransportError
@@ -243,6 +244,8 @@ def _profile(served: Served, settings: Settings, kind: str) -> Profile:
         context=served.context,
         grid=Grid.from_checkpoint(folder) if sees else None,
         longest_prompt=served.longest_prompt,
+        pixels_a_token=tgi.PATCH if served.dialect == "tgi" else None,
+        image_quotes=tgi.QUOTES,
     )
 
 
