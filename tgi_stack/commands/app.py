@@ -16,9 +16,18 @@ COMMANDS = {
     "summarize": ("jobs", "Semantic summaries of a folder of images or of the rows of a file."),
     "rerank": ("jobs", "Ranks each row's candidates."),
     "probs": ("jobs", "Label probabilities of prompts of your own."),
+    "check": (
+        "checks",
+        "What would fail in an input, by type, with the first rows of each; no model is asked.",
+    ),
     "verify": ("outputs", "Proves an output: every input row exactly once, digests hold, counts add up."),
     "eval": ("outputs", "Recall@k, NDCG@k and MRR of a rerank output, with bootstrap 95 % intervals."),
     "cache": ("cache", "What was computed before."),
+    "settings": (
+        "checks",
+        "The settings as a command would have them, and where each came from; secrets are left out.",
+    ),
+    "schema": ("checks", "The JSON schema of a job's rows and records, or of items."),
     "doctor": ("servers", "What works here; each line ok, a warning, or a failure with the fix."),
     "stack": ("servers", "The servers of this host; `make up` calls it."),
     "bench": (
