@@ -74,7 +74,8 @@ def access(settings: Settings, environ: Mapping[str, str] = os.environ) -> Acces
         try:
             key = read_text(settings.api_key_file, KEY_BYTES).strip()
         except (OSError, TextFileError) as error:
-            raise SettingsError(f"--api-key-file {settings.api_key_file}: can't be read as text") from error
+            why = (error.strerror if isinstance(error, OSError) else None) or error
+            raise SettingsError(f"--api-key-file {settings.api_key_file}: {why}") from error
     if key is not None and (not key or not key.isascii() or not key.isprintable() or " " in key):
         raise SettingsError("the API key is empty or holds characters that no header takes")
     for secret in (key, environ.get("HF_TOKEN")):
@@ -224,7 +225,7 @@ async def _prove(transport: Transport, endpoint: Endpoint, profile: Profile) -> 
             await check(transport, endpoint, profile)
             break
         except (TransportError, ReplyError) as error:
-            if not left:
+            if not left or (isinstance(error, TransportError) and error.lasting):
                 raise ServerError(f"{endpoint.url} says what it is but answers nothing: {error}") from error
             await asyncio.sleep(0.5)
 
