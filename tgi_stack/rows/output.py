@@ -15,6 +15,7 @@ from tgi_stack.rows import jsonl, parquet
 from tgi_stack.rows.ledger import Checked, Ledger, Lock, Record, line_of, part_path, sha256_of
 from tgi_stack.rows.manifest import Manifest, manifest_path, source_of
 from tgi_stack.rows.reader import Source
+from tgi_stack.text_files import TextFileError, as_utf_8
 from tgi_stack.types import Identity
 
 LOG = logging.getLogger("fastqwen")
@@ -205,9 +206,12 @@ def records(out: Path) -> Iterator[Record]:
     if out.suffix == ".parquet":
         yield from parquet.read(out)
         return
-    with out.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield jsonl.loads(line, most=math.inf)  # one of our own may be long
-            except jsonl.LineError as error:
-                raise InputError(f"{out}:{number}:{error.column}: {error}") from error
+    try:
+        with out.open("rb") as file:
+            for number, line in enumerate(as_utf_8(file), 1):
+                try:
+                    yield jsonl.loads(line, most=math.inf)  # one of our own may be long
+                except jsonl.LineError as error:
+                    raise InputError(f"{out}:{number}:{error.column}: {error}") from error
+    except TextFileError as error:
+        raise InputError(f"{out}: {error}") from error
