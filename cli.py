@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from tgi_stack.commands.app import app
+import signal
+
+# Ctrl-C while modules are imported ends the process as any other program, not with a traceback.
+_usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+if _usual:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+from tgi_stack.commands.app import app  # noqa: E402
+
+if _usual:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 __all__ = ["app", "main"]
 

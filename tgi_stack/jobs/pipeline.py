@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ class Row(Protocol):
 LEAST_ROWS = 4096  # fewer are answered sooner than other processes are started
 PROBE = 256  # rows that show whether the others are in the cache
 LEAST_SHARE = 0.95  # of them that have to be
+TURN_S = 0.05  # without a look at signals and sockets
 DRAIN_S = 8.0  # a container engine kills ten seconds after it asked
 MOST_AT_ONCE = 16_384
 OWN_FILES = 128  # of the run itself: input, output, cache, image processes
@@ -239,7 +241,10 @@ async def run(
 
 @dataclass
 class _Run(Generic[AnyRow]):
-    """See `run`; `last` is the number of the row that was begun last."""
+    """See `run`; `last` is the number of the row that was begun last.
+
+    Until `turn_until` rows are answered without a look at the event loop; then it is given way.
+    """
 
     job: Job[AnyRow]
     source: Source
@@ -250,6 +255,8 @@ class _Run(Generic[AnyRow]):
     stop: asyncio.Event
     ahead: Others | None
     last: int = 0
+    turn_until: float = 0.0
+    gives_way: bool = False
 
     async def all(self) -> None:
         """Answers all rows."""
@@ -294,6 +301,19 @@ class _Run(Generic[AnyRow]):
             self.sink.write(raw.number, record)
             self.tally.add(record)
             self.progress(self.tally)
+            await self._give_way()
+
+    async def _give_way(self) -> None:
+        """Lets the event loop hear signals and sockets now and then: answers that are there never wait."""
+        if time.monotonic() < self.turn_until:
+            return
+        if not self.gives_way:
+            self.gives_way = True
+            asyncio.get_running_loop().call_soon(self._next_turn)
+        await asyncio.sleep(0)
+
+    def _next_turn(self) -> None:
+        self.gives_way, self.turn_until = False, time.monotonic() + TURN_S
 
 
 async def answered(job: Job[AnyRow], raw: RawRow) -> Record:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -113,7 +114,8 @@ class Session:
 
     async def answer_once(self, store: Store | None) -> None:
         """As `answer`, by a backend of its own; signals end it in order."""
-        backend = await open_backend(self.spec.settings, self.spec.kind, store)
+        with _ended_at_once():
+            backend = await open_backend(self.spec.settings, self.spec.kind, store)
         try:
             with self._ended_by_signals():
                 await self.answer(backend, store)
@@ -146,6 +148,20 @@ class Session:
         """Raises InputError for rows that were counted and did not come."""
         if self.tally.pending and not self.signals:
             raise InputError(f"the input changed while it was read: {self.tally.pending:,} rows are missing")
+
+
+@contextmanager
+def _ended_at_once() -> Iterator[None]:
+    """Has Ctrl-C end what runs now: an event loop hears of it only when a model has been loaded."""
+    before = signal.getsignal(signal.SIGINT)
+    mine = threading.current_thread() is threading.main_thread() and callable(before)
+    if mine:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if mine:
+            signal.signal(signal.SIGINT, before)
 
 
 def run(
