@@ -10,6 +10,7 @@ if _usual:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from tgi_stack.commands.app import app  # noqa: E402
+from tgi_stack.commands.errors import ended  # noqa: E402
 
 if _usual:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -19,7 +20,8 @@ __all__ = ["app", "main"]
 
 def main() -> None:
     """The console script."""
-    app()
+    with ended():
+        app()
 
 
 if __name__ == "__main__":

@@ -53,6 +53,23 @@ def reported(*, debug: bool) -> Iterator[None]:
         raise typer.Exit(status) from None
 
 
+@contextmanager
+def ended() -> Iterator[None]:
+    """Around what typer does itself: help ends as commands do where stdout can't be written."""
+    try:
+        yield
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # typer and rich say 1
+            raise SystemExit(described(end.__context__)[1]) from None
+        raise
+    except OSError as error:
+        error.filename = error.filename or "standard output"
+        line, status = described(error)
+        _mute()
+        LOG.error(f"fastqwen: {line}")
+        raise SystemExit(status) from None
+
+
 def _mute() -> None:
     """Lets what is left for stdout go nowhere, so that the interpreter does not complain about it at exit."""
     if sys.stdout is not None:
