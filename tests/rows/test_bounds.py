@@ -80,7 +80,7 @@ def test_a_file_without_end_meets_a_limit(tmp_path: Path) -> None:
 
 
 def test_a_pipe_without_line_ends_meets_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tgi_stack.rows.reader.MOST_LINE_BYTES", 2**21)
+    monkeypatch.setattr("tgi_stack.rows.formats.MOST_LINE_BYTES", 2**21)
     os.mkfifo(tmp_path / "pipe")
 
     def pour() -> None:

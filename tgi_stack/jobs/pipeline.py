@@ -15,7 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from tgi_stack.concurrency import crew
 from tgi_stack.errors import InputError, RowError
 from tgi_stack.rows.ledger import Sink
-from tgi_stack.rows.reader import File, RawRow, Source, check, id_of, refuse_changed
+from tgi_stack.rows.reader import RawRow, Source, check, id_of
 from tgi_stack.rows.records import writable
 from tgi_stack.scoring import distributions
 from tgi_stack.settings import Settings
@@ -183,21 +183,24 @@ def count(
     source: Source,
     settings: Settings,
     tally: Tally,
-    known: int | None = None,
+    known: bool = False,
     items: Sequence[Source] = (),
 ) -> None:
     """Looks at all rows of a source before the first request, and counts them into `tally`.
 
     Args:
-        known: how many there are, where an earlier run looked at the same input.
+        known: whether an earlier run looked at each row of the same input.
         items: what is read beside it, under the same --map.
 
     Raises:
         InputError: see `reader.check`.
     """
-    if known is None:
-        known = check(source, parse, skip_bad_rows=settings.skip_bad_rows, others=items)
-    tally.input_rows = known
+    for one in items:
+        one.digest()  # what they hold from now on
+    if not known:
+        tally.input_rows = check(source, parse, skip_bad_rows=settings.skip_bad_rows, others=items)
+    else:
+        tally.input_rows = source.look_again()
     tally.rows = tally.input_rows if settings.limit is None else min(tally.input_rows, settings.limit)
 
 
@@ -232,7 +235,7 @@ async def run(
         await asyncio.wait({working})
         await job.aclose()
     if tally.pending == 0:
-        refuse_changed(source)
+        source.refuse_changed()
         sink.finish(tally.as_dict())
     elif not stop.is_set():
         missing = f"{tally.pending:,} rows are missing"
@@ -269,7 +272,7 @@ class _Run(Generic[AnyRow]):
 
     def _pending(self) -> Iterator[RawRow]:
         """The rows without an answer, until a stop is asked for."""
-        for raw in self._checked():
+        for raw in islice(self.source.rows(self.sink.is_done), self.tally.rows):
             if self.stop.is_set():
                 return
             self.last = raw.number
@@ -278,18 +281,6 @@ class _Run(Generic[AnyRow]):
             elif self.ahead is None or not self.ahead.did(raw.number):
                 self.tally.ok += 1
                 self.tally.kept += 1
-
-    def _checked(self) -> Iterator[RawRow]:
-        """The rows that were counted, as they were then, and no more of them."""
-        each = isinstance(self.source, File)  # of a folder's files all are looked at
-        try:
-            for raw in islice(self.source.rows(self.sink.is_done), self.tally.rows):
-                if raw.value is not None and (each or raw.number % 64 == 0):
-                    refuse_changed(self.source)
-                yield raw
-        except InputError:  # of a file that is torn now
-            refuse_changed(self.source)
-            raise
 
     def _workers(self, rows: Iterator[RawRow]) -> list[Coroutine[Any, Any, None]]:
         return [self._work(rows) for _ in range(self.settings.concurrency or self.job.workers)]

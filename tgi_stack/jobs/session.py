@@ -90,9 +90,8 @@ class Session:
             InputError: see `reader.check`.
         """
         settings = self.spec.settings
-        known = (
-            self.sink.known_rows(strict=not settings.skip_bad_rows) if isinstance(self.sink, Output) else None
-        )
+        strict = not settings.skip_bad_rows
+        known = isinstance(self.sink, Output) and self.sink.knows_rows(strict=strict)
         pipeline.count(self.spec.parse, self.source, settings, self.tally, known, self.spec.items)
 
     async def answer(self, backend: Backend, store: Store | None) -> None:

@@ -62,10 +62,10 @@ class Output:
             self._lock.release()
             raise
 
-    def known_rows(self, *, strict: bool) -> int | None:
-        """How many rows the input has, where an earlier run looked at each of them, as strictly as now."""
+    def knows_rows(self, *, strict: bool) -> bool:
+        """Whether an earlier run looked at each row of the input, as strictly as now."""
         checked = self._manifest.content.get("checked") if self._manifest is not None else None
-        return checked["rows"] if checked and (checked["strict"] or not strict) else None
+        return checked is not None and (checked["strict"] or not strict)
 
     def begin(self, identity: Identity, checked: Checked) -> None:
         """Opens the part file, with what an earlier run left in it; see `Manifest.set_identity`."""

@@ -24,7 +24,8 @@ from tgi_stack.jobs.spec import JobSpec, Name
 from tgi_stack.prompting import prompts
 from tgi_stack.prompting.template_file import read_template
 from tgi_stack.rows.columns import Kind, parse_map
-from tgi_stack.rows.reader import Source, open_source, remove_spooled
+from tgi_stack.rows.formats import remove_spooled
+from tgi_stack.rows.reader import Source, open_source
 from tgi_stack.settings import Settings
 
 PLACEHOLDERS = {"summarize": prompts.SUMMARY_PLACEHOLDERS, "rerank": prompts.RERANK_PLACEHOLDERS}
