@@ -23,6 +23,7 @@ from tgi_stack.types import PreparedImage
 
 LOG = logging.getLogger(__name__)
 
+# Token ids from logits; negative where those are no numbers: the row is over, whatever follows in its slot.
 Choose = Callable[[torch.Tensor, Sequence[int]], torch.Tensor]
 
 
@@ -121,7 +122,7 @@ class Decoder:
         out = network.forward(x, tables, attend, last=last, inject=visual[1:], inject_rows=rows)
         tokens = choose(out @ network.head.T, slots)
         where = torch.tensor(slots, device=device)
-        self._tokens[where] = tokens
+        self._tokens[where] = tokens.clamp(min=0)
         self._lengths[where] = attention.upload(lengths, device)
         self._positions[where] = torch.tensor([prompt.next_position for prompt in prompts], device=device)
         return tokens
@@ -135,12 +136,13 @@ class Decoder:
         """
         if self.whole:
             self._advance_all = self._advance_all or self._quickest()
-            self._tokens.copy_(choose(self._advance_all(), range(self.cache.slots)))
-            return self._tokens
+            tokens = choose(self._advance_all(), range(self.cache.slots))
+            self._tokens.copy_(tokens.clamp(min=0))
+            return tokens
         where = torch.tensor(slots, device=self._network.device)
         host = [(slot, length + 1) for slot, length in zip(slots, lengths, strict=True)]
         tokens = choose(self._advance(where, host), slots)
-        self._tokens[where] = tokens
+        self._tokens[where] = tokens.clamp(min=0)
         return tokens
 
     def _look(
