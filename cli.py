@@ -9,8 +9,7 @@ _usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
 if _usual:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from tgi_stack.commands.app import app  # noqa: E402
-from tgi_stack.commands.errors import ended  # noqa: E402
+from tgi_stack.commands.app import app, ended  # noqa: E402
 
 if _usual:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -77,6 +81,21 @@ stack = group("stack", COMMANDS["stack"][1])
 cache = group("cache", COMMANDS["cache"][1])
 app.add_typer(stack)
 app.add_typer(cache)
+
+
+@contextmanager
+def ended() -> Iterator[None]:
+    """Around what typer does itself: help ends as commands do where stdout can't be written."""
+    try:
+        yield
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # typer and rich say 1
+            raise SystemExit(128 + signal.SIGPIPE) from None
+        raise
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left for stdout goes nowhere
+        typer.echo(f"fastqwen: standard output: {error.strerror}", err=True)
+        raise SystemExit(3) from None
 
 
 def _version(show: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -20,6 +21,22 @@ LOG = logging.getLogger(logs.CLOSING)
 
 def described(error: BaseException) -> tuple[str | None, int]:
     """The line for an error, None for silence, and the exit status."""
+    line, status = _plainly(error)
+    if line is not None and "ulimit" not in line and _lacks_handles(error):
+        line += "; raise how many files a process may open: ulimit -n 1024"
+    return line, status
+
+
+def _lacks_handles(error: BaseException | None) -> bool:
+    """Whether this process or this machine could open no more files."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _plainly(error: BaseException) -> tuple[str | None, int]:
     match error:
         case FastqwenError():
             return str(error), error.exit_status
@@ -51,23 +68,6 @@ def reported(*, debug: bool) -> Iterator[None]:
         if line is not None:
             LOG.error(f"fastqwen: {line}", exc_info=debug)
         raise typer.Exit(status) from None
-
-
-@contextmanager
-def ended() -> Iterator[None]:
-    """Around what typer does itself: help ends as commands do where stdout can't be written."""
-    try:
-        yield
-    except SystemExit as end:
-        if isinstance(end.__context__, BrokenPipeError):  # typer and rich say 1
-            raise SystemExit(described(end.__context__)[1]) from None
-        raise
-    except OSError as error:
-        error.filename = error.filename or "standard output"
-        line, status = described(error)
-        _mute()
-        LOG.error(f"fastqwen: {line}")
-        raise SystemExit(status) from None
 
 
 def _mute() -> None:
