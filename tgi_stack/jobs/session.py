@@ -23,7 +23,7 @@ from tgi_stack import logs
 from tgi_stack.answers.cache_admin import open_store
 from tgi_stack.backends.base import Backend
 from tgi_stack.backends.open import open_backend
-from tgi_stack.errors import InputError
+from tgi_stack.errors import InputError, MachineError
 from tgi_stack.jobs import dry_run, pipeline
 from tgi_stack.jobs.parallel_replay import Ahead
 from tgi_stack.jobs.pipeline import Tally
@@ -36,6 +36,7 @@ from tgi_stack.rows.reader import Folder, Parts, Source
 
 LOG = logging.getLogger(__name__)
 CLOSING = logging.getLogger(logs.CLOSING)
+HANDLES_OF_A_RUN = 6  # of its event loop, the ledger and the cache
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -163,6 +164,23 @@ def _ended_at_once() -> Iterator[None]:
             signal.signal(signal.SIGINT, before)
 
 
+def _refuse_few_handles() -> None:
+    """An event loop that finds no handle complains in ways of its own.
+
+    Raises:
+        MachineError: too few files may be opened for a run.
+    """
+    spare: list[int] = []
+    try:
+        while len(spare) < HANDLES_OF_A_RUN:
+            spare.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        raise MachineError(f"this process may open too few files for a run: {error.strerror}") from error
+    finally:
+        for handle in spare:
+            os.close(handle)
+
+
 def run(
     spec: JobSpec,
     source: Source,
@@ -194,6 +212,7 @@ def run(
         else:
             session.count()
             store = open_store(session.spec.settings)
+            _refuse_few_handles()
             asyncio.run(session.answer_once(store))
     finally:
         sink.close(session.tally.as_dict())
