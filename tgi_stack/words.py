@@ -109,6 +109,9 @@ VARIABLES = {
     "FASTQWEN_API_KEY": "the key that servers want",
     "FASTQWEN_CACHE_GROUP": "`1` where a team shares the cache folder",
     "FASTQWEN_CACHE_KEY_FILE": "a key file that seals bundles of `cache export`",
+    "HTTPS_PROXY": "with `--proxy env`: the proxy to servers of https; as `https_proxy`, too",
+    "HTTP_PROXY": "the same for http",
+    "NO_PROXY": "with `--proxy env`: hosts that need none",
     "HF_TOKEN": "the hub's key, for models that want one",
     "XDG_CACHE_HOME": "where the user's cache folder is",
 }
