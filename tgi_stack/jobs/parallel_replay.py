@@ -1,7 +1,7 @@
 """Rows that are in the cache, answered ahead of all others by processes of their own: a rerun on all cores.
 
 Each process reads the same input and answers its share of the rows, as far as the cache alone can (see
-`ahead_worker`). What it leaves out, for whatever reason, the run itself answers afterwards: it finds which
+`replay_worker`). What it leaves out, for whatever reason, the run itself answers afterwards: it finds which
 rows are done as it does after it was killed.
 """
 
@@ -25,7 +25,7 @@ from tgi_stack.jobs.pipeline import Tally
 from tgi_stack.jobs.spec import JobSpec
 from tgi_stack.rows.columns import Wanted
 from tgi_stack.rows.output import Output
-from tgi_stack.rows.reader import File, Source
+from tgi_stack.rows.reader import File, Source, state_of
 
 MOST_PROCESSES = 4  # each holds 60 MB, and what ids stand for
 MOST_ITEM_BYTES = 64 * 2**20
@@ -36,12 +36,14 @@ class Ahead:
     """Processes that answer rows from the cache.
 
     Args:
-        asked: what each process is told; see `ahead_worker`.
+        asked: what each process is told; see `replay_worker`.
+        source: whose rows are answered.
         sink: takes the records.
     """
 
-    def __init__(self, asked: dict[str, Any], sink: Output, store: Store) -> None:
+    def __init__(self, asked: dict[str, Any], source: Source, sink: Output, store: Store) -> None:
         self._asked = asked
+        self._source = source
         self._sink = sink
         self._store = store
         self._early = bytearray()  # by row number
@@ -66,7 +68,7 @@ class Ahead:
             "profile": backend.profile.described(),
             "directory": str(store.directory),
         }
-        return cls(asked, sink, store)
+        return cls(asked, source, sink, store)
 
     def did(self, number: int) -> bool:
         """Whether a row was answered here."""
@@ -120,8 +122,8 @@ class Ahead:
         try:
             process.stdin.write(framed(json.dumps(asked).encode()))
             while not over.is_set():
-                head, numbers, lengths, lines = [await next_part(process.stdout) for _ in range(4)]
-                self._take(json.loads(head), array("Q", numbers), array("Q", lengths), lines, tally)
+                head, rows, lengths, lines = [await next_part(process.stdout) for _ in range(4)]
+                self._take(json.loads(head), array("q", rows), array("Q", lengths), lines, tally)
                 progress(tally)
         except (asyncio.IncompleteReadError, ConnectionError):  # it has come to its end, or to grief
             return
@@ -133,10 +135,16 @@ class Ahead:
             await process.wait()
 
     def _take(
-        self, head: dict[str, Any], numbers: array[int], lengths: array[int], lines: bytes, tally: Tally
+        self, head: dict[str, Any], rows: array[int], lengths: array[int], lines: bytes, tally: Tally
     ) -> None:
-        """Takes a batch; none of whose rows may have been answered by an earlier run, which `run` sees to."""
-        if any(number in self._sink for number in numbers):
+        """Takes a batch; none of whose rows may have been answered by an earlier run, which `run` sees to.
+
+        Rows of an input that was changed are left to the run, which will say so.
+        """
+        numbers, digests = rows[::2], rows[1::2]
+        if any(number in self._sink for number in numbers) or not all(
+            map(self._source.holds, numbers, digests)
+        ):
             return
         self._sink.write_lines(numbers, lengths, lines)
         missing = max(numbers) + 1 - len(self._early)
@@ -180,18 +188,12 @@ def _told(source: Source) -> dict[str, Any] | None:
         "columns": source.columns,
         "kind": source.wanted.kind,
     }
-    return known | {"name": source.name, "state": _state(source.path)}
+    return known | {"name": source.name, "state": state_of(source.path)}
 
 
 def opened(told: dict[str, Any]) -> Source | None:
     """The source that was told; None where it was changed since."""
     path = Path(told["path"])
-    if _state(path) != told["state"]:
+    if told["state"] is None or state_of(path) != tuple(told["state"]):
         return None
     return File(path, Path(told["base"]), told["name"], Wanted(told["kind"], told["columns"]))
-
-
-def _state(path: Path) -> list[int]:
-    """What tells a file from another one of that name."""
-    found = path.stat()
-    return [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns]

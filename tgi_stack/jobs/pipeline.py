@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from tgi_stack.concurrency import crew
 from tgi_stack.errors import InputError, RowError
 from tgi_stack.rows.ledger import Sink
-from tgi_stack.rows.reader import File, RawRow, Source, id_of, refuse_changed
+from tgi_stack.rows.reader import RawRow, Source, id_of
 from tgi_stack.rows.records import writable
 from tgi_stack.rows.schema import Schema, check
 from tgi_stack.scoring import distributions
@@ -36,6 +37,7 @@ class Row(Protocol):
 LEAST_ROWS = 4096  # fewer are answered sooner than other processes are started
 PROBE = 256  # rows that show whether the others are in the cache
 LEAST_SHARE = 0.95  # of them that have to be
+TURN_S = 0.05  # without a look at signals and sockets
 DRAIN_S = 8.0  # a container engine kills ten seconds after it asked
 MOST_AT_ONCE = 16_384
 OWN_FILES = 128  # of the run itself: input, output, cache, image processes
@@ -182,21 +184,24 @@ def count(
     source: Source,
     settings: Settings,
     tally: Tally,
-    known: int | None = None,
+    known: bool = False,
     items: Sequence[Source] = (),
 ) -> None:
     """Looks at all rows of a source before the first request, and counts them into `tally`.
 
     Args:
-        known: how many there are, where an earlier run looked at the same input.
+        known: whether an earlier run looked at each row of the same input.
         items: what is read beside it, under the same --map.
 
     Raises:
         InputError: see `schema.check`.
     """
-    if known is None:
-        known = check(source, schema, skip_bad_rows=settings.skip_bad_rows, others=items)
-    tally.input_rows = known
+    for one in items:
+        one.digest()  # what they hold from now on
+    if known:
+        tally.input_rows = source.look_again()
+    else:
+        tally.input_rows = check(source, schema, skip_bad_rows=settings.skip_bad_rows, others=items)
     tally.rows = tally.input_rows if settings.limit is None else min(tally.input_rows, settings.limit)
 
 
@@ -231,7 +236,7 @@ async def run(
         await asyncio.wait({working})
         await job.aclose()
     if tally.pending == 0:
-        refuse_changed(source)
+        source.refuse_changed()
         sink.finish(tally.as_dict())
     elif not stop.is_set():
         missing = f"{tally.pending:,} rows are missing"
@@ -240,7 +245,10 @@ async def run(
 
 @dataclass
 class _Run(Generic[AnyRow]):
-    """See `run`; `last` is the number of the row that was begun last."""
+    """See `run`; `last` is the number of the row that was begun last.
+
+    Until `turn_until` rows are answered without a look at the event loop; then it is given way.
+    """
 
     job: Job[AnyRow]
     source: Source
@@ -251,6 +259,8 @@ class _Run(Generic[AnyRow]):
     stop: asyncio.Event
     ahead: Others | None
     last: int = 0
+    turn_until: float = 0.0
+    gives_way: bool = False
 
     async def all(self) -> None:
         """Answers all rows."""
@@ -263,7 +273,7 @@ class _Run(Generic[AnyRow]):
 
     def _pending(self) -> Iterator[RawRow]:
         """The rows without an answer, until a stop is asked for."""
-        for raw in self._checked():
+        for raw in islice(self.source.rows(self.sink), self.tally.rows):
             if self.stop.is_set():
                 return
             self.last = raw.number
@@ -272,18 +282,6 @@ class _Run(Generic[AnyRow]):
             elif self.ahead is None or not self.ahead.did(raw.number):
                 self.tally.ok += 1
                 self.tally.kept += 1
-
-    def _checked(self) -> Iterator[RawRow]:
-        """The rows that were counted, as they were then, and no more of them."""
-        each = isinstance(self.source, File)  # of a folder's files all are looked at
-        try:
-            for raw in islice(self.source.rows(self.sink), self.tally.rows):
-                if raw.value is not None and (each or raw.number % 64 == 0):
-                    refuse_changed(self.source)
-                yield raw
-        except InputError:  # of a file that is torn now
-            refuse_changed(self.source)
-            raise
 
     def _workers(self, rows: Iterator[RawRow]) -> list[Coroutine[Any, Any, None]]:
         return [self._work(rows) for _ in range(self.settings.concurrency or self.job.workers)]
@@ -295,6 +293,19 @@ class _Run(Generic[AnyRow]):
             self.sink.write(raw.number, record)
             self.tally.add(record)
             self.progress(self.tally)
+            await self._give_way()
+
+    async def _give_way(self) -> None:
+        """Lets the event loop hear signals and sockets now and then: answers that are there never wait."""
+        if time.monotonic() < self.turn_until:
+            return
+        if not self.gives_way:
+            self.gives_way = True
+            asyncio.get_running_loop().call_soon(self._next_turn)
+        await asyncio.sleep(0)
+
+    def _next_turn(self) -> None:
+        self.gives_way, self.turn_until = False, time.monotonic() + TURN_S
 
 
 async def answered(job: Job[AnyRow], raw: RawRow) -> Record:

@@ -1,8 +1,8 @@
 """The process that answers its share of a run's rows from the cache, and computes nothing; see `ahead`.
 
     request  on stdin: what to answer, as JSON
-    answers  on stdout, a batch each: counts as JSON, the rows' numbers, the lengths of their lines, the lines
-             as they stand in a part file
+    answers  on stdout, a batch each: counts as JSON, each row's number and digest, the lengths of their
+             lines, the lines as they stand in a part file
 
 Each part stands behind its length (`pipe`). Rows that the cache can't answer are left out. It ends with its
 share, or when nobody reads its answers any more, or when too few rows are in the cache for it to be of use.
@@ -55,7 +55,7 @@ async def serve(asked: dict[str, Any], answers: IO[bytes]) -> None:
     profile = Profile.of(Tokenizer.of(content), asked["profile"])  # the run's own, whoever answered before
     job = recipe.job(OfflineBackend(identity, profile), store, replay=True)
     others = _Others(asked["after"], *asked["share"])
-    rows = islice(source.rows(others), settings.limit)
+    rows = islice(source.look(others), settings.limit)
     store.read_together(TOGETHER)
     store.counts.clear()
     try:
@@ -93,12 +93,12 @@ def _batches(rows: Iterator[RawRow]) -> Iterator[list[RawRow]]:
 
 async def _answers(job: Job[Any], batch: list[RawRow], store: Store) -> tuple[bytes, ...] | None:
     """The parts of an answer; None where the rows are not in the cache."""
-    tally, numbers, lines = Tally(), array("Q"), []
+    tally, rows, lines = Tally(), array("q"), []
     for raw in batch:
         record = await answered(job, raw)
         if record["status"] == "ok":
             tally.add(record)
-            numbers.append(raw.number)
+            rows.extend((raw.number, raw.digest))
             lines.append(line_of(raw.number, record))
     if len(lines) < LEAST_SHARE * len(batch):
         return None
@@ -106,7 +106,7 @@ async def _answers(job: Job[Any], batch: list[RawRow], store: Store) -> tuple[by
     store.counts.clear()  # whoever asked counts them
     head = json.dumps({"counts": tally.as_dict() | {"positions": tally.positions}, "hits": hits}).encode()
     lengths = array("Q", map(len, lines))
-    return head, numbers.tobytes(), lengths.tobytes(), b"".join(lines)
+    return head, rows.tobytes(), lengths.tobytes(), b"".join(lines)
 
 
 def main() -> None:
