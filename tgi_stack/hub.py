@@ -146,12 +146,12 @@ def revision_of(folder: Path) -> str:
     return f"local-{whole.hexdigest()[:12]}"
 
 
-def locate_files(name: str, kind: str, revision: str | None) -> Path:
+def locate_files(name: str, kind: str, revision: str | None, *, may_download: bool = True) -> Path:
     """A folder with a model's small files (tokenizer, template, configurations), without its weights.
 
     Raises:
         UsageError: no such model.
-        MachineError: they can't be downloaded from here.
+        MachineError: they can't be downloaded from here, or may not be.
     """
     if name == "tiny":
         return TINY / kind
@@ -164,6 +164,8 @@ def locate_files(name: str, kind: str, revision: str | None) -> Path:
             return found
     except LocalEntryNotFoundError:
         pass
+    if not may_download:
+        raise MachineError(f"the tokenizer of {name} is not on this machine")
     LOG.info(f"downloading the tokenizer and configuration of {name}")
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=small))
@@ -174,12 +176,12 @@ def locate_files(name: str, kind: str, revision: str | None) -> Path:
         ) from error
 
 
-def locate_tokenizer(name: str, kind: str) -> Path:
+def locate_tokenizer(name: str, kind: str, *, may_download: bool = True) -> Path:
     """The tokenizer.json that a --tokenizer argument names: a file, a folder, `tiny` or a hub id.
 
     Raises:
         UsageError: no such tokenizer.
-        MachineError: it can't be downloaded from here.
+        MachineError: it can't be downloaded from here, or may not be.
     """
     if name == "tiny":
         return TINY / kind / TOKENIZER
@@ -190,6 +192,8 @@ def locate_tokenizer(name: str, kind: str) -> Path:
     cached = try_to_load_from_cache(name, TOKENIZER)
     if isinstance(cached, str):
         return Path(cached)
+    if not may_download:
+        raise MachineError(f"the tokenizer of {name} is not on this machine")
     LOG.info(f"downloading the tokenizer of {name}")
     try:
         return Path(hf_hub_download(name, TOKENIZER))

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import codecs
 import io
+import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -20,6 +22,7 @@ PIECE_BYTES = 2**20
 UTF_8_MARK = codecs.BOM_UTF8
 UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 UTF_32_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
+_piped: dict[str, bytes] = {}  # what pipes gave, by their names
 
 
 class TextFileError(ValueError):
@@ -27,16 +30,22 @@ class TextFileError(ValueError):
 
 
 def read_bytes(path: Path, most: int = OPTION_BYTES) -> bytes:
-    """All of a small file, or of what a pipe gives.
+    """All of a small file, or of what a pipe gives: that is kept, as nobody can read it a second time.
 
     Raises:
         OSError: it can't be read.
         TextFileError: there are more than `most` bytes.
     """
+    place = str(path)
+    if place in _piped and path.is_fifo():
+        return _piped[place]
     with path.open("rb") as file:
         content = file.read(most + 1)
+        is_pipe = stat.S_ISFIFO(os.fstat(file.fileno()).st_mode)
     if len(content) > most:
         raise TextFileError(f"more than {most:,} bytes; is it the right file?")
+    if is_pipe:
+        _piped[place] = content
     return content
 
 

@@ -1,9 +1,9 @@
 """How long to wait for a process that holds a lock: a moment, where it stands still.
 
 A process that runs is waited for. One that is stopped, frozen or gone (its children keep its locks) does not
-go on by itself: what all of its locks cost a waiter together is `MOST_S`. The kernel's list of locks tells
-who holds one; where it tells nothing (other systems than Linux, other containers) nobody is known to stand
-still.
+go on by itself: what all of its locks cost a waiter together is `MOST_S`, and half of that for each further
+process, so that all of them together cost two seconds. The kernel's list of locks tells who holds one; where
+it tells nothing (other systems than Linux, other containers) nobody is known to stand still.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import errno
 import os
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-MOST_S = 1.0  # for all that a process holds, from the moment that it is seen to stand still
+MOST_S = 0.9  # for all that the first process holds, from the moment that it is seen to stand still
 CHECK_EVERY_S = 0.05
 LOCKS = Path("/proc/locks")
 SHOWN_WORDS = 3  # of a command: its program, script and command, and nothing that may be secret
@@ -47,13 +48,16 @@ class _Watched:
     still: bool
     checked_at: float
     since: float
+    most_s: float
 
 
 @dataclass
 class Patience:
     """What is known of the processes that one waiter waits for; safe among threads."""
 
+    clock: Callable[[], float] = time.monotonic
     _watched: dict[int, _Watched] = field(default_factory=dict)
+    _next_s: float = MOST_S
 
     def check(self, path: Path) -> None:
         """To be called while a file can't be locked.
@@ -66,15 +70,23 @@ class Patience:
 
     def check_process(self, pid: int, path: Path) -> None:
         """As `check`, where the holder of `path` is known."""
-        now = time.monotonic()
+        now = self.clock()
         seen = self._watched.get(pid)
         # Before anybody is passed over, it is looked at again: it may have gone on just now.
         if seen is None or seen.still or now - seen.checked_at >= CHECK_EVERY_S:
             still = pid != os.getpid() and stands_still(pid)
             since = seen.since if seen is not None and seen.still else now
-            seen = self._watched[pid] = _Watched(still, now, since)
-        if seen.still and now - seen.since >= MOST_S:
+            most_s = seen.most_s if seen is not None else 0.0
+            if still and not most_s:
+                most_s = self._share()
+            seen = self._watched[pid] = _Watched(still, now, since, most_s)
+        if seen.still and now - seen.since >= seen.most_s:
             raise StandsStillError(pid, path)
+
+    def _share(self) -> float:
+        """How long one more process may stand still: half as long as the one before, then no time at all."""
+        share, self._next_s = self._next_s, self._next_s / 2
+        return share if share >= CHECK_EVERY_S else 0.0
 
     def refuse(self, path: Path) -> None:
         """To be called before a file is locked.

@@ -14,7 +14,7 @@ import pytest
 import typer.main
 
 import cli
-from tests.conftest import ROOT, Fastqwen
+from tests.conftest import ROOT, Fastqwen, write_rows
 
 COMMON = {"--config", "--json", "--quiet", "--debug", "--log-json", "--progress"}
 
@@ -67,9 +67,20 @@ def test_a_wrong_config_is_refused_everywhere(fastqwen: Fastqwen, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("term", "wide", "drawn"), [("xterm", 80, True), ("dumb", 80, False), ("xterm", 39, False)]
+    ("term", "wide", "named", "columns"),
+    [
+        ("xterm", 80, "", 80),
+        ("dumb", 80, "", 0),
+        ("xterm", 39, "", 0),
+        ("xterm", 80, "20", 0),
+        ("xterm", 80, "1", 0),
+        ("xterm", 80, "50", 50),
+        ("xterm", 80, "10000", 80),
+        ("xterm", 80, "wide", 80),
+        ("xterm", 1, "10000", 0),
+    ],
 )
-def test_a_bar_needs_a_terminal_that_can(term: str, wide: int, drawn: bool) -> None:
+def test_a_bar_needs_a_terminal_that_can(term: str, wide: int, named: str, columns: int) -> None:
     ours, theirs = pty.openpty()
     code = "from tgi_stack.commands.progress import columns; print(columns())"
     sized = (
@@ -77,10 +88,34 @@ def test_a_bar_needs_a_terminal_that_can(term: str, wide: int, drawn: bool) -> N
         f"fcntl.ioctl(2, termios.TIOCSWINSZ, struct.pack('HHHH', 24, {wide}, 0, 0)); "
     )
     run = [sys.executable, "-c", sized + code]
-    env = os.environ | {"TERM": term}
+    env = os.environ | {"TERM": term, "COLUMNS": named}
     done = subprocess.run(
         run, env=env, stdout=subprocess.PIPE, stderr=theirs, cwd=ROOT, text=True, check=True
     )
     os.close(ours)
     os.close(theirs)
-    assert int(done.stdout) == (wide if drawn else 0)
+    assert int(done.stdout) == columns
+
+
+@pytest.mark.parametrize(
+    ("term", "named"), [("xterm", "1"), ("xterm", "20"), ("xterm", "39"), ("xterm", "10000"), ("dumb", "80")]
+)
+def test_a_table_is_whole_at_any_width(
+    fastqwen: Fastqwen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, term: str, named: str
+) -> None:
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.setenv("COLUMNS", named)
+    ranking = [{"id": "a", "rank": 1, "score": 0.7}, {"id": "b", "rank": 2, "score": 0.3}]
+    record = {"id": "u", "status": "ok", "positive": ["b"], "ranking": ranking}
+    shown = fastqwen("eval", write_rows(tmp_path / "r.jsonl", record), "--k", "1,2").stdout
+    for figure in (
+        "Recall@1",
+        "0.0000 to 0.0000",
+        "NDCG@2",
+        "0.6309",
+        "MRR",
+        "0.5000 to 0.5000",
+        "1 queries; ",
+    ):
+        assert figure in shown
+    assert ("─" in shown) == (named == "10000")

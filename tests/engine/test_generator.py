@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
@@ -22,7 +23,7 @@ from tgi_stack.engine.models.decoder import Decoder
 from tgi_stack.engine.models.network import Network
 from tgi_stack.engine.models.positions import rotary_positions
 from tgi_stack.engine.models.vision import Tower
-from tgi_stack.errors import MachineError
+from tgi_stack.errors import MachineError, ScoreError
 from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.types import Caption, CaptionRequest
 
@@ -96,6 +97,50 @@ def test_greedy_text_is_that_of_generate(
     assert len({one.completion_tokens for one in generated}) > 1, (
         "rows must leave their slots at different times"
     )
+
+
+def test_logits_that_are_no_numbers_fail_alone(
+    vision_model: Any, tokenizer: Tokenizer, requests: list[CaptionRequest], generated: list[Caption]
+) -> None:
+    used = {id for request in requests for id in request.token_ids}
+    odd = next(id for id in range(1, 2000) if id not in used)
+    broken = copy.deepcopy(vision_model)
+    embedding = broken.get_input_embeddings().weight
+    broken.lm_head.weight = torch.nn.Parameter(embedding.detach().clone())  # tied, else
+    embedding.data[odd] = float("nan")
+    bad = replace(requests[2], token_ids=(odd, *requests[2].token_ids))
+    asked = [*requests[:2], bad, *requests[3:8], replace(bad, temperature=0.7, seed=1), *requests[8:]]
+    wanted = [*generated[:2], *generated[3:8], *generated[8:]]
+    for slots in (1, 3):
+        one = Made(broken, tokenizer, slots)
+        futures = [one.generator.submit(request) for request in asked]
+        failed = [futures.pop(8), futures.pop(2)]
+        assert [future.result(PATIENCE_S) for future in futures] == wanted
+        for future in failed:
+            error = future.exception(PATIENCE_S)
+            assert isinstance(error, ScoreError)
+            assert error.type == "score.not_finite"
+        one.generator.close()
+    padded = caption.texts(broken, tokenizer, GRID, [*requests[:2], bad, *requests[3:6]])
+    assert isinstance(padded.pop(2), ScoreError)
+    assert padded == [*generated[:2], *generated[3:6]]
+    drawn = [replace(one, temperature=0.7) for one in (requests[0], bad)]
+    kinds = [type(one) for one in caption.texts(broken, tokenizer, GRID, drawn)]
+    assert kinds == [Caption, ScoreError]
+
+
+@pytest.mark.parametrize("temperature", [1e-38, 1e-320])
+def test_the_coldest_draw_is_the_likeliest(
+    made: Any,
+    vision_model: Any,
+    tokenizer: Tokenizer,
+    requests: list[CaptionRequest],
+    generated: list[Caption],
+    temperature: float,
+) -> None:
+    cold = [replace(request, temperature=temperature) for request in requests[:3]]
+    assert made(2).answers(cold) == generated[:3]
+    assert caption.caption(vision_model, tokenizer, GRID, cold) == generated[:3]
 
 
 def test_a_finished_row_makes_room_for_another(made: Any, requests: list[CaptionRequest]) -> None:

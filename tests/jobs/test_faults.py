@@ -22,6 +22,7 @@ import pytest
 from tests.conftest import Fastqwen, write_rows
 from tests.processes import start, wait
 from tgi_stack.rows.ledger import part_path
+from tgi_stack.rows.per_row import Numbers
 
 ROWS = 5
 CALLS = ("write", "fsync", "fdatasync", "rename", "unlink")
@@ -169,8 +170,10 @@ def test_a_full_folder_for_temporary_files_is_said(  # X05
     with small_disk(tmp_path / "disk", "8k") as disk:
         (disk / "filler").write_bytes(bytes(8192))
         monkeypatch.setattr("tempfile.tempdir", str(disk))
+        monkeypatch.setattr(Numbers, "ENTRIES", 64)  # as if there were very many rows
         done = fastqwen(*command(many, tmp_path / "out.jsonl"), check=3)
-        assert "No space left on device" in done.stderr
+        assert f"temporary files in {disk}: No space left on device" in done.stderr
+        monkeypatch.undo()
     fastqwen(*command(many, tmp_path / "out.jsonl"))
     fastqwen("verify", tmp_path / "out.jsonl")
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from tests.conftest import CATALOGUE, Fastqwen, read_records, write_rows
 from tgi_stack.backends.scripted import Script, ScriptedBackend
-from tgi_stack.errors import AnswerError, ImageError
+from tgi_stack.errors import ImageError
 from tgi_stack.jobs.summarize import Summarize
 from tgi_stack.settings import Settings
 from tgi_stack.types import Caption, CaptionRequest, SummarizeRow
@@ -78,17 +78,6 @@ async def test_what_fails_is_not_remembered(job: Any, tmp_path: Path) -> None:
             await job.answer(row)
     shutil.copy(MUG, tmp_path / "x.jpg")
     assert (await job.answer(row))["summary"]
-
-
-async def test_for_nobody_nothing_is_decoded(tmp_path: Path, tiny_settings: Callable[..., Settings]) -> None:
-    shutil.copy(MUG, tmp_path / "mug.jpg")
-    scripted = ScriptedBackend(Script())
-    made = Summarize(scripted, tiny_settings(), tmp_path, replay=True)
-    with pytest.raises(AnswerError, match="not in the cache"):
-        await made.answer(SummarizeRow(1, "x", "mug.jpg"))
-    assert made._images is not None
-    assert not made._images.images._pool._all  # no process was started
-    await made.aclose()
 
 
 @pytest.mark.parametrize("broken", ["truncated", "aspect"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 from collections.abc import Iterator
 
@@ -10,6 +11,8 @@ import pytest
 
 from tests.conftest import ROOT
 from tgi_stack import words
+from tgi_stack.backends.servers import retry, transport
+from tgi_stack.backends.servers.transport import TransportError
 from tgi_stack.rows.columns import FIELDS
 from tgi_stack.settings import PREFIX, Settings
 
@@ -18,10 +21,16 @@ KINDS = {word.partition(".")[0] for word in LISTED if "." in word}
 WORD = re.compile(rf"(?:{'|'.join(sorted(KINDS))})\.[a-z_0-9]+(?:\.[a-z]+)?")
 # Of the dry run, which asks nobody, and of the backend for tests.
 INNER = {"dry.miss", "scripted.failure"}
+# Ways in which no whole reply comes; those that a row fails of make a word with `server.`.
+WAYS = set(re.findall(r"`(\w+)`", TransportError.__doc__ or ""))
+BROKEN = {
+    f"server.{way}" for way in WAYS if retry.of_transport(way, silent_before=True) is retry.Decision.TRANSIENT
+}
 MADE = {f"schema.{name}" for fields in FIELDS.values() for name in fields} | {
     "resolution.bf16",
     "resolution.fp16",
 }
+MADE |= BROKEN
 
 
 def constants() -> Iterator[str]:
@@ -42,6 +51,12 @@ STRINGS = set(constants())
 
 def test_each_word_of_the_code_is_listed() -> None:
     assert {one for one in STRINGS if WORD.fullmatch(one)} - LISTED == set()
+
+
+def test_each_way_that_replies_break_is_listed() -> None:
+    raised = set(re.findall(r'TransportError\("(\w+)"|kind = "(\w+)"', inspect.getsource(transport)))
+    assert {way for pair in raised for way in pair if way} <= WAYS
+    assert words.ERRORS.keys() >= BROKEN
 
 
 @pytest.mark.parametrize("word", sorted(LISTED))

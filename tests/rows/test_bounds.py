@@ -16,6 +16,7 @@ import pytest
 from tgi_stack import settings
 from tgi_stack.errors import FastqwenError, InputError, RowError, SettingsError, UsageError
 from tgi_stack.rows import columns, csv_rows, jsonl, schema
+from tgi_stack.rows.output import records
 from tgi_stack.rows.reader import open_source
 from tgi_stack.scoring.metrics import read_qrels
 from tgi_stack.text_files import TextFileError, read_text
@@ -79,7 +80,7 @@ def test_a_file_without_end_meets_a_limit(tmp_path: Path) -> None:
 
 
 def test_a_pipe_without_line_ends_meets_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tgi_stack.rows.reader.MOST_LINE_BYTES", 2**21)
+    monkeypatch.setattr("tgi_stack.rows.formats.MOST_LINE_BYTES", 2**21)
     os.mkfifo(tmp_path / "pipe")
 
     def pour() -> None:
@@ -235,3 +236,19 @@ def test_an_open_quote_is_not_joined_again(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(InputError, match=r"in\.csv:1002:2: a quote inside"):
         next(table)
     assert Joined.asked == 1
+
+
+def test_an_option_from_a_pipe_is_read_once(tmp_path: Path) -> None:
+    pipe = tmp_path / "settings.toml"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_text('engine = "scripted"\n'))
+    writer.start()
+    assert [read_text(pipe), read_text(pipe)] == ['engine = "scripted"\n'] * 2
+    writer.join()
+
+
+@pytest.mark.parametrize("encoding", MARKS)
+def test_marks_are_skipped_in_outputs(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "o.jsonl"
+    path.write_bytes(marked('{"id": "a"}\n{"id": "b"}\n', encoding))
+    assert [record["id"] for record in records(path)] == ["a", "b"]

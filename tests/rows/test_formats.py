@@ -17,7 +17,7 @@ import pytest
 
 from tgi_stack.errors import FastqwenError, InputError, RowError
 from tgi_stack.rows import schema
-from tgi_stack.rows.duplicates import Duplicates
+from tgi_stack.rows.per_row import Duplicates
 from tgi_stack.rows.reader import open_source
 
 ROWS: list[dict[str, Any]] = [

@@ -7,16 +7,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.conftest import write_rows
-from tgi_stack.errors import DiskError, InputError, LockedError, UsageError
+from tgi_stack.errors import DiskError, LockedError, UsageError
 from tgi_stack.jobs.sinks import open_sink
 from tgi_stack.jobs.spec import JobSpec
 from tgi_stack.rows.ledger import Checked, UnorderedFile
-from tgi_stack.rows.reader import open_source, refuse_changed
+from tgi_stack.rows.reader import open_source
 from tgi_stack.settings import load
 from tgi_stack.types import Identity
 from tgi_stack.writing import Given, refuse_inputs, replaced
@@ -128,29 +127,3 @@ def test_a_name_of_an_open_file_stays(tmp_path: Path) -> None:
         subprocess.run([sys.executable, "-c", code], stdout=file, check=True)
     assert path.read_text() == "x"
     assert Path("/dev/stdout").is_symlink()
-
-
-def append(path: Path) -> None:
-    with path.open("a") as file:
-        file.write('{"id":"b"}\n')
-
-
-def replace(path: Path) -> None:
-    other = write_rows(path.with_name("other"), {"id": "z"})
-    os.replace(other, path)
-
-
-def rewrite(path: Path) -> None:
-    """Other rows, of the same size and time."""
-    before = path.stat()
-    path.write_text(path.read_text().replace("a", "b"))
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-
-
-@pytest.mark.parametrize("change", [append, replace, rewrite, Path.unlink])
-def test_a_changed_input_is_noticed(tmp_path: Path, change: Any) -> None:
-    source = open_source(str(write_rows(tmp_path / "r.jsonl", {"id": "a"})))
-    refuse_changed(source)
-    change(tmp_path / "r.jsonl")
-    with pytest.raises(InputError, match="the input changed while it was read"):
-        refuse_changed(source)

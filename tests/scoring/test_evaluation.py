@@ -100,7 +100,7 @@ def test_what_was_not_read_is_not_ranked(options: Any, reads: Any) -> None:
         collect([row("a", ["x", "y"], ["y"]) | {"reads": reads}], **options)
 
 
-def test_rows_in_windows_keep_their_order_and_say_so(tmp_path: Path) -> None:
+def test_rows_in_windows_keep_their_order(tmp_path: Path) -> None:
     kept = row("a", ["x", "y"], ["y"]) | {"window": {"size": 2, "stride": 1}, "reads": []}
     out = tmp_path / "o.jsonl"
     out.write_bytes(jsonl.dumps(kept) + jsonl.dumps(row("b", ["x", "y"], ["y"])))

@@ -89,3 +89,13 @@ def test_no_handle_at_all_ends_the_run() -> None:
     assert all(endpoint.limit.allowed == 1 for endpoint in made.endpoints)
     with pytest.raises(MachineError, match="ulimit -n"):
         made.short_of_handles(first, "Too many open files")
+
+
+@pytest.mark.parametrize("most", [8, 10, 12, 14])
+def test_too_few_handles_are_refused_with_a_line(tmp_path: Path, most: int) -> None:
+    with serve("vllm") as server:
+        done = run(server, tmp_path, most, ["-m", "cli"], 3)
+    assert done.returncode == 3
+    assert "Traceback" not in done.stderr
+    assert "ulimit -n 1024" in done.stderr.splitlines()[-1]
+    assert server.posts == 0

@@ -47,8 +47,15 @@ class PromptContext:
         """The prompt's last words, which are all that labels could merge with, and their ids."""
         return self._encoded[1]
 
+    @cached_property
+    def counted_more(self) -> int:
+        """See `Profile.counted_more`."""
+        images = (part for part in self.parts if isinstance(part, PreparedImage))
+        return self.encoder.profile.counted_more(images)
+
     def fits(self, tokens: int) -> bool:
         """Whether the prompt is shorter; a token is a byte at least, so that few have to be counted."""
+        tokens -= self.counted_more
         if len(self.prompt) < tokens and len(self.prompt.encode("utf-8", "surrogatepass")) < tokens:
             return True
         return len(self.token_ids) < tokens

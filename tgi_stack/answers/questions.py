@@ -24,6 +24,11 @@ from tgi_stack.types import CaptionRequest, LabelScores, PreparedImage, ScoreReq
 Paths = tuple[tuple[int, ...], ...]
 
 
+def counted_for_pictures(more: int) -> str:
+    """What is said of a server that counts more tokens for pictures than its model reads."""
+    return f" and {more} more, as TGI counts pictures (smaller ones: --max-side)" if more else ""
+
+
 @dataclass(frozen=True, slots=True)
 class LabelQuestion:
     """Which logarithms some labels have right after a prompt."""
@@ -65,8 +70,9 @@ class LabelQuestion:
         if not context.token_ids:
             raise TextError("text.empty", "the prompt is empty")
         length, most = len(context.token_ids) + label_tokens - 1, context.encoder.profile.room(1)
-        if length > most:
-            raise TextError("text.too_long", f"{length} tokens; a prompt may have {most}")
+        if length + context.counted_more > most:
+            pictures = counted_for_pictures(context.counted_more)
+            raise TextError("text.too_long", f"{length} tokens{pictures}; a prompt may have {most}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +163,12 @@ class SummaryWriter:
             visual = [profile.grid.tokens(image.sent_width, image.sent_height)]
         prompt, frame = profile.render(prompts.IMAGE_MARK * len(visual) + body, visual)
         ids = self._tokens.encode_prompt(prompt, frame)
-        if len(ids) > (room := profile.room(settings.max_new_tokens)):
+        more = profile.counted_more([] if image is None else [image])
+        if len(ids) + more > (room := profile.room(settings.max_new_tokens)):
             raise TextError(
                 "text.too_long",
-                f"{len(ids)} prompt tokens; before {settings.max_new_tokens} new ones (--max-new-tokens) "
-                f"there is room for {room}, in a context of {profile.context}",
+                f"{len(ids)} prompt tokens{counted_for_pictures(more)}; before {settings.max_new_tokens} new "
+                f"ones (--max-new-tokens) there is room for {room}, in a context of {profile.context}",
             )
         return CaptionRequest(
             prompt, body, ids, image, settings.max_new_tokens, settings.temperature, settings.seed

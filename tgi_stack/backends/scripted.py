@@ -57,15 +57,24 @@ class ScriptedBackend:
 
     takes_tokens = True
 
-    def __init__(self, script: Script, kind: str = "vision", tokenizer: Tokenizer | None = None) -> None:
+    def __init__(
+        self,
+        script: Script,
+        kind: str = "vision",
+        tokenizer: Tokenizer | None = None,
+        profile: Profile | None = None,
+    ) -> None:
         folder = TINY / "vision"
-        tokenizer = tokenizer or Tokenizer(folder / "tokenizer.json")
+        if profile is None:
+            # Prompts are those that the tiny checkpoint of its kind would get.
+            tokenizer = tokenizer or Tokenizer(folder / "tokenizer.json")
+            grid = Grid.from_checkpoint(folder)
+            profile = Profile(tokenizer, closes_thinking=kind == "text", context=65_536, grid=grid)
         self._script = script
         self.max_concurrency = 64
-        self.identity = Identity("scripted", "scripted", __version__, "none", "none", tokenizer.digest, "1")
-        grid = Grid.from_checkpoint(folder)
-        # Prompts are those that the tiny checkpoint of its kind would get.
-        self.profile = Profile(tokenizer, closes_thinking=kind == "text", context=65_536, grid=grid)
+        self.profile = profile
+        digest = profile.tokenizer.digest
+        self.identity = Identity("scripted", "scripted", __version__, "none", "none", digest, "1")
 
     async def score(self, request: ScoreRequest) -> LabelScores:
         number = number_of(request.token_ids)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -16,9 +20,18 @@ COMMANDS = {
     "summarize": ("jobs", "Semantic summaries of a folder of images or of the rows of a file."),
     "rerank": ("jobs", "Ranks each row's candidates."),
     "probs": ("jobs", "Label probabilities of prompts of your own."),
+    "check": (
+        "checks",
+        "What would fail in an input, by type, with the first rows of each; no model is asked.",
+    ),
     "verify": ("outputs", "Proves an output: every input row exactly once, digests hold, counts add up."),
     "eval": ("outputs", "Recall@k, NDCG@k and MRR of a rerank output, with bootstrap 95 % intervals."),
     "cache": ("cache", "What was computed before."),
+    "settings": (
+        "checks",
+        "The settings as a command would have them, and where each came from; secrets are left out.",
+    ),
+    "schema": ("checks", "The JSON schema of a job's rows and records, or of items."),
     "doctor": ("servers", "What works here; each line ok, a warning, or a failure with the fix."),
     "stack": ("servers", "The servers of this host; `make up` calls it."),
     "bench": (
@@ -68,6 +81,21 @@ stack = group("stack", COMMANDS["stack"][1])
 cache = group("cache", COMMANDS["cache"][1])
 app.add_typer(stack)
 app.add_typer(cache)
+
+
+@contextmanager
+def ended() -> Iterator[None]:
+    """Around what typer does itself: help ends as commands do where stdout can't be written."""
+    try:
+        yield
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # typer and rich say 1
+            raise SystemExit(128 + signal.SIGPIPE) from None
+        raise
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left for stdout goes nowhere
+        typer.echo(f"fastqwen: standard output: {error.strerror}", err=True)
+        raise SystemExit(3) from None
 
 
 def _version(show: bool) -> None:

@@ -102,6 +102,7 @@ def options_of(hint: Any) -> OptionsOf | None:
 
 def _parameters(arguments: type, settings: Sequence[Declared]) -> Iterator[inspect.Parameter]:
     own = declared(arguments)
+    defaults = {one.name: one.default for one in fields(arguments)}
     for name, hint in hints_of(arguments).items():
         others = options_of(hint)
         if name in own:
@@ -113,15 +114,14 @@ def _parameters(arguments: type, settings: Sequence[Declared]) -> Iterator[inspe
         elif isinstance(hint, type) and issubclass(hint, Group):
             yield from _parameters(hint, ())
         else:
-            yield _argument(name, hint)
+            yield _argument(name, hint, defaults[name])
 
 
-def _argument(name: str, hint: Any) -> inspect.Parameter:
+def _argument(name: str, hint: Any, default: Any) -> inspect.Parameter:
     kind, said = get_args(hint)
     assert isinstance(said, Positional)  # noqa: S101
-    many = get_origin(kind) is list
     info = typer.Argument(metavar=said.metavar, help=said.help, show_default=False)
-    return _parameter(name, Annotated[kind, info], None if many else MISSING)
+    return _parameter(name, Annotated[kind, info], default)
 
 
 def _checked_later(one: Declared) -> inspect.Parameter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -20,6 +21,22 @@ LOG = logging.getLogger(logs.CLOSING)
 
 def described(error: BaseException) -> tuple[str | None, int]:
     """The line for an error, None for silence, and the exit status."""
+    line, status = _plainly(error)
+    if line is not None and "ulimit" not in line and _lacks_handles(error):
+        line += "; raise how many files a process may open: ulimit -n 1024"
+    return line, status
+
+
+def _lacks_handles(error: BaseException | None) -> bool:
+    """Whether this process or this machine could open no more files."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _plainly(error: BaseException) -> tuple[str | None, int]:
     match error:
         case FastqwenError():
             return str(error), error.exit_status

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from tgi_stack import logs
+from tgi_stack.commands.console import LEAST_COLUMNS
 from tgi_stack.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ LOG = logging.getLogger(__name__)
 MODES = ("plain", "rich", "none")
 LINE_EVERY_S = 10.0
 REDRAW_EVERY_S = 0.1
-LEAST_COLUMNS = 40
 
 
 def columns() -> int:
@@ -29,6 +29,9 @@ def columns() -> int:
         if not sys.stderr.isatty() or os.environ.get("TERM", "dumb") in ("", "dumb", "unknown"):
             return 0
         wide = os.get_terminal_size(sys.stderr.fileno()).columns
+        named = os.environ.get("COLUMNS", "")
+        if named.isdecimal() and int(named):  # the user's word; but no bar may be wider than the terminal
+            wide = min(wide, int(named))
     except (AttributeError, OSError, ValueError):
         return 0
     return wide if wide >= LEAST_COLUMNS else 0

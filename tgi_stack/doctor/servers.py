@@ -13,8 +13,9 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+from tgi_stack.backends.servers.access import access
 from tgi_stack.backends.servers.backend import ServedBackend
-from tgi_stack.backends.servers.connect import METRICS_S, WORK, access, open_served
+from tgi_stack.backends.servers.connect import METRICS_S, WORK, open_served
 from tgi_stack.backends.servers.discovery import describe
 from tgi_stack.backends.servers.probes import label_request, picture_request
 from tgi_stack.backends.servers.protocols import vllm
@@ -56,8 +57,7 @@ async def examine(settings: Settings) -> AsyncIterator[Check]:
     """
     for line in await asyncio.to_thread(lambda: list(machine.examine(settings.cache_dir))):
         yield line
-    given = access(settings)
-    transport = Transport(given.api_key, given.ca_file)
+    transport = Transport(access(settings))
     told: str | None = None
     try:
         for url, kind in _endpoints(settings).items():

@@ -10,41 +10,81 @@ import numpy as np
 import torch
 from PIL import Image
 
+from tgi_stack.engine.label_scores import ROUTE, not_finite, whole
 from tgi_stack.engine.models import compat
 from tgi_stack.engine.models.patches import to_patches
+from tgi_stack.errors import ScoreError
 from tgi_stack.images.grid import Grid
 from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.types import Caption, CaptionRequest, PreparedImage
 
-ROUTE = "torch"
+COLDEST = 1e-30  # temperature that logits in fp32 may be divided by
 
 
-@torch.inference_mode()
 def caption(
     model: Any, tokenizer: Tokenizer, grid: Grid | None, requests: Sequence[CaptionRequest]
 ) -> list[Caption]:
-    """One text a request, in order. All requests must agree on how to sample (see `batch_key`)."""
+    """`texts` of which none failed.
+
+    Raises:
+        ScoreError: see there.
+    """
+    return whole(texts(model, tokenizer, grid, requests))
+
+
+@torch.inference_mode()
+def texts(
+    model: Any, tokenizer: Tokenizer, grid: Grid | None, requests: Sequence[CaptionRequest]
+) -> list[Caption | ScoreError]:
+    """One text a request, in order. All requests must agree on how to sample (see `batch_key`).
+
+    A ScoreError, `score.not_finite`, where the logits were no numbers at some token of the text.
+    """
     first = requests[0]
     ids, mask = _left_padded([request.token_ids for request in requests], _pad_id(model), model.device)
     sampling: dict[str, Any] = {"do_sample": False}
     if first.temperature > 0:
-        sampling = {"do_sample": True, "temperature": first.temperature, "top_p": 1.0, "top_k": 0}
+        sampling = {
+            "do_sample": True,
+            "temperature": max(first.temperature, COLDEST),
+            "top_p": 1.0,
+            "top_k": 0,
+        }
         if first.seed is not None:
             torch.manual_seed(first.seed)
     images = [request.image for request in requests if request.image is not None]
+    watch = _Finite(ids)
     output = model.generate(
         input_ids=ids,
         attention_mask=mask,
         max_new_tokens=first.max_new_tokens,
         pad_token_id=_pad_id(model),
+        logits_processor=[watch],
         **sampling,
         **image_arguments(model, grid, images, ids),
     )
     ends = end_ids(model)
-    return [
-        _read(tokenizer, request, row, ends)
-        for request, row in zip(requests, output[:, ids.shape[1] :].tolist(), strict=True)
-    ]
+    rows = zip(requests, output[:, ids.shape[1] :].tolist(), watch.numbers.tolist(), strict=True)
+    return [_read(tokenizer, request, row, ends, numbers) for request, row, numbers in rows]
+
+
+class _Finite:
+    """Looks at logits before a token is chosen: of those that are no numbers one would be the largest, too.
+
+    Attributes:
+        numbers: for how many tokens those of each row were numbers.
+    """
+
+    def __init__(self, ids: torch.Tensor) -> None:
+        self.numbers = torch.zeros(len(ids), dtype=torch.long, device=ids.device)
+        self._steps = 0
+
+    def __call__(self, ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """The logits, of a row without numbers any others, so that a draw among them goes on."""
+        finite = logits.amax(dim=-1).isfinite()
+        self.numbers += finite & (self.numbers == self._steps)
+        self._steps += 1
+        return logits.where(finite[:, None], 0.0)
 
 
 def batch_key(request: CaptionRequest) -> tuple[object, ...]:
@@ -53,9 +93,13 @@ def batch_key(request: CaptionRequest) -> tuple[object, ...]:
     return request.max_new_tokens, request.temperature, request.image is None, alone
 
 
-def _read(tokenizer: Tokenizer, request: CaptionRequest, row: list[int], ends: frozenset[int]) -> Caption:
+def _read(
+    tokenizer: Tokenizer, request: CaptionRequest, row: list[int], ends: frozenset[int], numbers: int
+) -> Caption | ScoreError:
     length = next((index for index, token in enumerate(row) if token in ends), None)
     answer = row[: request.max_new_tokens if length is None else length]
+    if numbers < len(answer) + (length is not None):
+        return not_finite()
     return Caption(
         text=tokenizer.decode(answer).strip(),
         finish_reason="length" if length is None else "stop",

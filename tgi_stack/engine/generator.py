@@ -17,7 +17,8 @@ from typing import Protocol
 
 import torch
 
-from tgi_stack.engine.label_scores import ROUTE
+from tgi_stack.engine.caption import COLDEST
+from tgi_stack.engine.label_scores import ROUTE, not_finite
 from tgi_stack.engine.models.decoder import Decoder, Prompt, prompt_of
 from tgi_stack.engine.placement import current
 from tgi_stack.errors import MachineError
@@ -222,8 +223,14 @@ class Generator:
                     self._write(slot, token)
 
     def _write(self, slot: int, token: int) -> None:
-        """Adds a token to a slot's text; the last one ends the job."""
+        """Adds a token to a slot's text; the last one ends the job, and one that is none fails it."""
         job = self._running[slot]
+        if token < 0:
+            del self._running[slot]
+            if self._decoder is not None:
+                self._decoder.cache.clear(slot)
+            job.answer.set_exception(not_finite())
+            return
         ended = token in self._ends
         if not ended:
             job.written.append(token)
@@ -242,15 +249,17 @@ class Generator:
         """The likeliest token of each row, or one drawn by the row's own generator, shape [rows].
 
         A draw divides probabilities by exponential noise: the largest quotient is distributed as they are.
+        -1 where the logits are no numbers: of those, too, one would be the largest.
         """
-        tokens = logits.argmax(dim=-1)
+        best, tokens = logits.max(dim=-1)
         for row, slot in enumerate(slots):
             job = self._running.get(slot)
             if job is not None and job.generator is not None:
-                weights = torch.softmax(logits[row].float() / job.request.temperature, dim=-1)
+                below = logits[row].float() - best[row].float()  # no quotient is beyond what a float holds
+                weights = torch.softmax(below / max(job.request.temperature, COLDEST), dim=-1)
                 noise = torch.empty_like(weights).exponential_(generator=job.generator)
                 tokens[row] = (weights / noise).argmax()
-        return tokens
+        return tokens.where(best.isfinite(), -1)
 
     def _shrink(self, error: torch.OutOfMemoryError) -> None:
         """Half the prompts at once, then half the slots; what was under way starts again."""

@@ -14,10 +14,8 @@ from tgi_stack.engine.kernels import triton_launch
 from tgi_stack.engine.layers import attention
 from tgi_stack.engine.models.network import Network
 
-LEAST_ROWS, KEYS = (
-    16,
-    64,
-)  # rows of a tensor core's tile, of which a group of heads fills a part; keys at once
+LEAST_ROWS = 16  # of a tensor core's tile, of which a group of heads fills a part
+KEYS = 64  # at once
 
 
 class SlotCache:
@@ -46,6 +44,11 @@ class SlotCache:
         """Keeps keys and values, shape [tokens, kv_heads, head_dim], at `places` = slot * rows + row."""
         for cache, new in ((self._keys, k), (self._values, v)):
             cache[layer].view(-1, cache.shape[-1]).index_copy_(0, places, new.flatten(1))
+
+    def clear(self, slot: int) -> None:
+        """Forgets a slot in which no numbers stand: what weighs nothing has to be finite all the same."""
+        for cache in (self._keys, self._values):
+            cache[:, slot] = 0
 
     def attend(
         self, layer: int, q: torch.Tensor, lengths: torch.Tensor, host: Sequence[tuple[int, int]] | None

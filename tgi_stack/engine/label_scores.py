@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 from tgi_stack.errors import ScoreError
 from tgi_stack.scoring import distributions
@@ -12,6 +13,7 @@ from tgi_stack.types import LabelScores, ScoreRequest
 ROUTE = "torch"
 
 
+Answer = TypeVar("Answer")
 Reading = LabelScores | ScoreError  # a failure is one request's own; the others of its batch have theirs
 
 
@@ -21,9 +23,7 @@ def reading(request: ScoreRequest, values: tuple[float, ...]) -> Reading:
     A ScoreError, `score.not_finite`, where one of them is no number.
     """
     if not all(map(math.isfinite, values)):
-        return ScoreError(
-            "score.not_finite", "the model's logits are not finite numbers; use --dtype bf16 or fp32"
-        )
+        return not_finite()
     label_mass = distributions.mass(values)
     return LabelScores(
         logprobs=values,
@@ -36,14 +36,21 @@ def reading(request: ScoreRequest, values: tuple[float, ...]) -> Reading:
     )
 
 
-def whole(readings: Sequence[Reading]) -> list[LabelScores]:
-    """The readings of a batch of which none failed.
+def not_finite() -> ScoreError:
+    """What a row fails with whose logits are no numbers."""
+    return ScoreError(
+        "score.not_finite", "the model's logits are not finite numbers; use --dtype bf16 or fp32"
+    )
+
+
+def whole(answers: Sequence[Answer | ScoreError]) -> list[Answer]:
+    """The answers of a batch of which none failed.
 
     Raises:
         ScoreError: the first that did.
     """
-    found = []
-    for one in readings:
+    found: list[Answer] = []
+    for one in answers:
         if isinstance(one, ScoreError):
             raise one
         found.append(one)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,18 +14,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from tgi_stack.concurrency import crew
 from tgi_stack.errors import InputError, RowError
-from tgi_stack.rows.columns import Wanted
 from tgi_stack.rows.ledger import Sink
-from tgi_stack.rows.reader import (
-    File,
-    Parts,
-    RawRow,
-    Source,
-    UnreadRow,
-    id_of,
-    read_row,
-    refuse_changed,
-)
+from tgi_stack.rows.reader import RawRow, Source, UnreadRow, id_of, read_row
 from tgi_stack.rows.records import writable
 from tgi_stack.rows.schema import Schema, check
 from tgi_stack.scoring import distributions
@@ -44,6 +35,7 @@ class Row(Protocol):
 
 
 LOOK_EVERY_S = 0.005
+TURN_S = 0.05  # without a look at signals and sockets
 DRAIN_S = 8.0  # a container engine kills ten seconds after it asked
 MOST_AT_ONCE = 16_384
 OWN_FILES = 128  # of the run itself: input, output, cache, image processes
@@ -207,21 +199,24 @@ def count(
     source: Source,
     settings: Settings,
     tally: Tally,
-    known: int | None = None,
+    known: bool = False,
     items: Sequence[Source] = (),
 ) -> None:
     """Looks at all rows of a source before the first request, and counts them into `tally`.
 
     Args:
-        known: how many there are, where an earlier run looked at the same input.
+        known: whether an earlier run looked at each row of the same input.
         items: what is read beside it, under the same --map.
 
     Raises:
         InputError: see `schema.check`.
     """
-    if known is None:
-        known = check(source, schema, skip_bad_rows=settings.skip_bad_rows, others=items)
-    tally.input_rows = known
+    for one in items:
+        one.digest()  # what they hold from now on
+    if known:
+        tally.input_rows = source.look_again()
+    else:
+        tally.input_rows = check(source, schema, skip_bad_rows=settings.skip_bad_rows, others=items)
     tally.rows = tally.input_rows if settings.limit is None else min(tally.input_rows, settings.limit)
 
 
@@ -256,7 +251,7 @@ async def run(
         await asyncio.wait({working})
         await job.aclose()
     if tally.pending == 0:
-        refuse_changed(source)
+        source.refuse_changed()
         sink.finish(tally.as_dict())
     elif not stop.is_set():
         missing = f"{tally.pending:,} rows are missing"
@@ -265,7 +260,10 @@ async def run(
 
 @dataclass
 class _Run(Generic[AnyRow]):
-    """See `run`."""
+    """See `run`.
+
+    Until `turn_until` rows are answered without a look at the event loop; then it is given way.
+    """
 
     job: Job[AnyRow]
     source: Source
@@ -275,6 +273,8 @@ class _Run(Generic[AnyRow]):
     watcher: Watcher
     stop: asyncio.Event
     others: Others | None
+    turn_until: float = 0.0
+    gives_way: bool = False
 
     async def all(self) -> None:
         """Answers all rows."""
@@ -283,32 +283,23 @@ class _Run(Generic[AnyRow]):
             return
         unread = self._pending(self.source.unread(self.sink))
         await self.others.run(unread, self.sink, self.tally, self.watcher, self.stop)
-        wanted = self.source.wanted if isinstance(self.source, File | Parts) else Wanted()
         rest = chain(self.others.left, unread)  # where all processes have come to grief
-        await crew(self._workers(read_row(row, wanted) for row in rest))
+        await crew(self._workers(read_row(row, self.source.wanted) for row in self._until_stop(rest)))
 
     def _pending(self, rows: Iterator[OneRow]) -> Iterator[OneRow]:
         """The rows without an answer, until a stop is asked for."""
-        for row in self._checked(rows):
-            if self.stop.is_set():
-                return
+        for row in self._until_stop(islice(rows, self.tally.rows)):
             if row.value is not None and row.number not in self.sink:
                 yield row
             else:
                 self.tally.ok += 1
                 self.tally.kept += 1
 
-    def _checked(self, rows: Iterator[OneRow]) -> Iterator[OneRow]:
-        """The rows that were counted, as they were then, and no more of them."""
-        each = isinstance(self.source, File)  # of a folder's files all are looked at
-        try:
-            for raw in islice(rows, self.tally.rows):
-                if raw.value is not None and (each or raw.number % 64 == 0):
-                    refuse_changed(self.source)
-                yield raw
-        except InputError:  # of a file that is torn now
-            refuse_changed(self.source)
-            raise
+    def _until_stop(self, rows: Iterator[OneRow]) -> Iterator[OneRow]:
+        for row in rows:
+            if self.stop.is_set():
+                return
+            yield row
 
     def _workers(self, rows: Iterator[RawRow]) -> list[Coroutine[Any, Any, None]]:
         return [self._work(rows) for _ in range(self.settings.concurrency or self.job.workers)]
@@ -322,6 +313,19 @@ class _Run(Generic[AnyRow]):
             self.sink.write(raw.number, record)
             self.tally.add(record)
             self.watcher.update(self.tally)
+            await self._give_way()
+
+    async def _give_way(self) -> None:
+        """Lets the event loop hear signals and sockets now and then: answers that are there never wait."""
+        if time.monotonic() < self.turn_until:
+            return
+        if not self.gives_way:
+            self.gives_way = True
+            asyncio.get_running_loop().call_soon(self._next_turn)
+        await asyncio.sleep(0)
+
+    def _next_turn(self) -> None:
+        self.gives_way, self.turn_until = False, time.monotonic() + TURN_S
 
 
 async def answered(job: Job[AnyRow], raw: RawRow) -> Record:

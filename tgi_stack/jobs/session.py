@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from tgi_stack import logs
 from tgi_stack.answers.cache_admin import open_store
 from tgi_stack.backends.base import Backend
 from tgi_stack.backends.open import open_backend
-from tgi_stack.errors import InputError
+from tgi_stack.errors import InputError, MachineError
 from tgi_stack.jobs import dry_run, pipeline
 from tgi_stack.jobs.pipeline import Tally, Unwatched, Watcher
 from tgi_stack.jobs.preparing.preparers import Preparers, how_many
@@ -34,6 +35,7 @@ from tgi_stack.rows.reader import Folder, Parts, Source
 
 LOG = logging.getLogger(__name__)
 CLOSING = logging.getLogger(logs.CLOSING)
+HANDLES_OF_A_RUN = 6  # of its event loop, the ledger and the cache
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -74,9 +76,8 @@ class Session:
             InputError: see `schema.check`.
         """
         settings = self.spec.settings
-        known = (
-            self.sink.known_rows(strict=not settings.skip_bad_rows) if isinstance(self.sink, Output) else None
-        )
+        strict = not settings.skip_bad_rows
+        known = isinstance(self.sink, Output) and self.sink.knows_rows(strict=strict)
         pipeline.count(self.spec.schema, self.source, settings, self.tally, known, self.spec.items)
 
     async def answer(self, backend: Backend, store: Store | None) -> None:
@@ -96,7 +97,8 @@ class Session:
 
     async def answer_once(self, store: Store | None) -> None:
         """As `answer`, by a backend of its own; signals end it in order."""
-        backend = await open_backend(self.spec.settings, self.spec.kind, store)
+        with _ended_at_once():
+            backend = await open_backend(self.spec.settings, self.spec.kind, store)
         try:
             with self._ended_by_signals():
                 await self.answer(backend, store)
@@ -131,6 +133,37 @@ class Session:
             raise InputError(f"the input changed while it was read: {self.tally.pending:,} rows are missing")
 
 
+@contextmanager
+def _ended_at_once() -> Iterator[None]:
+    """Has Ctrl-C end what runs now: an event loop hears of it only when a model has been loaded."""
+    before = signal.getsignal(signal.SIGINT)
+    mine = threading.current_thread() is threading.main_thread() and callable(before)
+    if mine:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if mine:
+            signal.signal(signal.SIGINT, before)
+
+
+def _refuse_few_handles() -> None:
+    """An event loop that finds no handle complains in ways of its own.
+
+    Raises:
+        MachineError: too few files may be opened for a run.
+    """
+    spare: list[int] = []
+    try:
+        while len(spare) < HANDLES_OF_A_RUN:
+            spare.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        raise MachineError(f"this process may open too few files for a run: {error.strerror}") from error
+    finally:
+        for handle in spare:
+            os.close(handle)
+
+
 def run(
     spec: JobSpec,
     source: Source,
@@ -162,6 +195,7 @@ def run(
         else:
             session.count()
             store = open_store(session.spec.settings)
+            _refuse_few_handles()
             asyncio.run(session.answer_once(store))
     finally:
         sink.close(session.tally.as_dict())

@@ -13,7 +13,7 @@ from tgi_stack.jobs.probs import Probs
 from tgi_stack.jobs.rerank.items import Items, join_items
 from tgi_stack.jobs.rerank.job import Rerank
 from tgi_stack.jobs.summarize import Summarize
-from tgi_stack.rows.reader import Source, refuse_changed
+from tgi_stack.rows.reader import Source
 from tgi_stack.rows.schema import Schema
 from tgi_stack.settings import Settings
 
@@ -56,7 +56,7 @@ class JobSpec:
         skip = self.settings.skip_bad_rows
         items = join_items(self.items, pictures=self.settings.item_images, skip_bad_rows=skip)
         for one in self.items:
-            refuse_changed(one)
+            one.refuse_changed()
         return items
 
     def job(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from tgi_stack.errors import TextError
 from tgi_stack.images.grid import Grid
 from tgi_stack.prompting import prompts
 from tgi_stack.prompting.tokenizer import Tokenizer
+from tgi_stack.types import PreparedImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +18,9 @@ class Profile:
     """What a job has to know of a model to write prompts for it.
 
     `context` is in tokens, prompt and answer together; `longest_prompt` where prompts have a limit of
-    their own. `grid` is None for a model that reads no images.
+    their own. `grid` is None for a model that reads no images. Both limits are held against what the server
+    counts: for an image one token for each `pixels_a_token` of it and `image_quotes` more, where it has a
+    count of its own, not the tokens that the model reads.
     """
 
     tokenizer: Tokenizer
@@ -25,6 +28,16 @@ class Profile:
     context: int
     grid: Grid | None
     longest_prompt: int | None = None
+    pixels_a_token: int | None = None
+    image_quotes: int = 0
+
+    def counted_more(self, images: Iterable[PreparedImage]) -> int:
+        """How many more tokens the server counts for a prompt's images than the model reads."""
+        if self.pixels_a_token is None or self.grid is None:
+            return 0
+        sizes = [(image.sent_width, image.sent_height) for image in images]
+        counted = sum(w * h // self.pixels_a_token + self.image_quotes for w, h in sizes)
+        return counted - sum(self.grid.tokens(w, h) for w, h in sizes)
 
     def room(self, new_tokens: int) -> int:
         """The longest prompt, in tokens, after which so many can follow."""
@@ -39,6 +52,8 @@ class Profile:
             "context": self.context,
             "grid": grid,
             "longest_prompt": self.longest_prompt,
+            "pixels_a_token": self.pixels_a_token,
+            "image_quotes": self.image_quotes,
         }
 
     @classmethod
@@ -47,8 +62,15 @@ class Profile:
         grid = described["grid"]
         if grid is not None:
             grid = Grid(**grid | {"mean": tuple(grid["mean"]), "std": tuple(grid["std"])})
-        longest = described.get("longest_prompt")
-        return cls(tokenizer, described["closes_thinking"], described["context"], grid, longest)
+        return cls(
+            tokenizer,
+            described["closes_thinking"],
+            described["context"],
+            grid,
+            longest_prompt=described.get("longest_prompt"),
+            pixels_a_token=described.get("pixels_a_token"),
+            image_quotes=described.get("image_quotes", 0),
+        )
 
     def turn(self, body: str, visual: Sequence[int] = (), *, system: str = "") -> tuple[str, tuple[int, ...]]:
         """One user turn with a body made harmless, and its token ids.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from tgi_stack.errors import InputError, UsageError
@@ -153,8 +154,8 @@ def refuse_unseen(wanted: Sequence[Wanted]) -> None:
     raise UsageError(f"--map {ours}={name}: no row has a field `{name}`{advice}")
 
 
+@dataclass(frozen=True, slots=True)
 class Unreadable:
     """Stands for a value that can't be read: the row that needs it fails."""
 
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
+    reason: str

@@ -5,8 +5,12 @@ Every reader yields one row at a time and holds no more than a block of the file
 
 from __future__ import annotations
 
+import atexit
 import gzip
 import io
+import os
+import sys
+import tempfile
 import zlib
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
@@ -16,15 +20,28 @@ from typing import IO, Any
 from tgi_stack.errors import DiskError, InputError, RowError
 from tgi_stack.rows import csv_rows, jsonl, parquet
 from tgi_stack.rows.columns import Wanted
-from tgi_stack.text_files import TextFileError, as_utf_8, lines
+from tgi_stack.text_files import PIECE_BYTES, TextFileError, as_utf_8, lines
 
-# A row before its fields are looked at: its number, and an object or the reason why it is none.
-# None for one that the caller needs no more of than that it is there.
-Rows = Iterator[tuple[int, "dict[str, Any] | RowError | None"]]
+# A row before its fields are looked at: its number, and an object or the reason why it is none. None for one
+# that the caller needs no more of than that it is there. Last the line it stands in, where it has one.
+Rows = Iterator[tuple[int, "dict[str, Any] | RowError | None", "bytes | None"]]
 Reader = Callable[[Path, str, Container[int], Wanted], Rows]
+
+STANDARD_INPUT = "standard input"
+SPOOLED = "fastqwen-spooled-"
+MOST_LINE_BYTES = 2**28
+MOST_SPOOLED_BYTES = 2**36
+_spooled: list[Path] = []
 
 COMPRESSED = (".gz", ".zst")
 SUFFIXES_OF_ROWS = (".jsonl", ".csv", ".parquet")
+
+
+class Every:
+    """Every number."""
+
+    def __contains__(self, number: object) -> bool:
+        return True
 
 
 def reader_for(path: Path) -> Reader:
@@ -72,20 +89,12 @@ def opened(path: Path, name: str) -> Iterator[IO[bytes]]:
 
 def read_jsonl(path: Path, name: str, done: Container[int], wanted: Wanted) -> Rows:
     """Rows of JSON lines; blank lines are no rows but keep their number."""
-    for number, line in unread_jsonl(path, name, done):
-        yield number, json_row(line, name, number, wanted) if isinstance(line, bytes) else line
-
-
-def unread_jsonl(
-    path: Path, name: str, done: Container[int]
-) -> Iterator[tuple[int, bytes | RowError | None]]:
-    """The rows of `read_jsonl` as lines, which `json_row` reads: here or in another process."""
     with opened(path, name) as file:
         for number, line in enumerate(lines(as_utf_8(file), jsonl.MAX_LINE_BYTES), 1):
             if line is None:
-                yield number, _long(name, number)
+                yield number, _long(name, number), None
             elif line.strip():
-                yield number, None if number in done else line
+                yield number, None if number in done else json_row(line, name, number, wanted), line
 
 
 def _long(name: str, number: int) -> RowError:
@@ -113,4 +122,53 @@ def read_csv(path: Path, name: str, done: Container[int], wanted: Wanted) -> Row
         for number, cells in enumerate(table, 1):
             if cells:
                 found = None if number in done else csv_rows.record(names, table.header, cells, table.place)
-                yield number, found
+                yield number, found, None
+
+
+# -- what can be read once only --------------------------------------------------------------------------
+
+
+def spooled(path: Path | None = None, suffix: str = ".jsonl") -> Path:
+    """What can be read once only, in a temporary file that goes with the process; without `path` stdin.
+
+    Raises:
+        InputError: a line without end, or more than a disk should be filled with.
+        DiskError: it can't be read or kept.
+    """
+    reader_for(Path(f"x{suffix or '.jsonl'}"))  # before anything is read
+    handle, name = tempfile.mkstemp(prefix=SPOOLED, suffix=suffix or ".jsonl")
+    _spooled.append(Path(name))
+    with os.fdopen(handle, "wb") as file:
+        try:
+            if path is None:
+                if sys.stdin is None:
+                    raise InputError("standard input is closed; give a file")
+                _copy(sys.stdin.buffer, file, "standard input", suffix)
+            else:
+                with path.open("rb") as pipe:
+                    _copy(pipe, file, str(path), suffix)
+        except OSError as error:
+            raise DiskError(f"{path or 'standard input'}, kept in {name}: {error.strerror}") from error
+    return Path(name)
+
+
+def _copy(pipe: IO[bytes], file: IO[bytes], name: str, suffix: str) -> None:
+    """All of a pipe; one that never ends a line, or never ends, meets a limit."""
+    is_text = suffix in ("", ".jsonl", ".csv")
+    size = line = 0
+    while piece := pipe.read(PIECE_BYTES):
+        size += len(piece)
+        line = line + len(piece) if b"\n" not in piece else len(piece) - piece.rindex(b"\n") - 1
+        if (is_text and line > MOST_LINE_BYTES) or size > MOST_SPOOLED_BYTES:
+            most = (
+                f"line of more than {MOST_LINE_BYTES:,}" if is_text else f"more than {MOST_SPOOLED_BYTES:,}"
+            )
+            raise InputError(f"{name}: {most} bytes; give a file")
+        file.write(piece)
+
+
+@atexit.register
+def remove_spooled() -> None:
+    """Removes the temporary files of inputs that can be read once only; called when the process ends."""
+    while _spooled:
+        _spooled.pop().unlink(missing_ok=True)

@@ -10,12 +10,11 @@ Without `-o`, and with `--unordered`, records are streamed as they finish and th
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import sys
-import tempfile
 import time
-from array import array
 from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from typing import IO, Any, Protocol
 from cache.storage.replacing import PresentError, Replacement
 from tgi_stack.errors import DiskError, UsageError
 from tgi_stack.rows import jsonl
+from tgi_stack.rows.per_row import Numbers
 from tgi_stack.types import Identity
 from tgi_stack.writing import opened
 
@@ -187,7 +187,7 @@ class Ledger:
     def __init__(self, out: Path) -> None:
         self._out = out
         self._part = part_path(out)
-        self._index = _Index()
+        self._index = Numbers()  # offset + 1 of an ok record, -(offset + 1) of a failed one
         self._synced_at = time.monotonic()
         self._rows = self._written = 0
         self._torn: str | None = None  # why a line may have been cut
@@ -277,7 +277,7 @@ class Ledger:
         self._written = 0
         # Rows finish nearly in input order, so one block serves many of them.
         start, block = 0, b""
-        for offset in self._index.offsets():
+        for offset in (abs(value) - 1 for value in self._index.values()):
             end = block.find(b"\n", offset - start) if start <= offset < start + len(block) else -1
             if end < 0:
                 start, block = offset, self._block_with_line(offset)
@@ -292,15 +292,8 @@ class Ledger:
         return block
 
     def _note(self, number: int, offset: int, *, ok: bool) -> None:
-        sign = 1 if ok else -1
-        try:
-            self._rows += self._index.get(number) == 0
-            self._index.set(number, sign * (offset + 1))
-        except OSError as error:
-            folder = tempfile.gettempdir()
-            raise DiskError(
-                f"temporary files in {folder}: {error.strerror}; free some or set TMPDIR"
-            ) from error
+        self._rows += self._index.get(number) == 0
+        self._index.set(number, offset + 1 if ok else -(offset + 1))
 
     def _sync(self) -> None:
         try:
@@ -359,59 +352,16 @@ def record_of(line: bytes) -> bytes:
     return line[start:-2] + b"\n"
 
 
-class _Index:
-    """Where in the part file each row's record stands, in an unlinked temporary file: 8 bytes a row.
-
-    Rows come nearly in order, so the few blocks touched last are all that is held.
-    """
-
-    _ENTRIES = 4096  # of a block
-    _BYTES = 8 * _ENTRIES
-    _HELD = 8  # blocks
-
-    def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(prefix="fastqwen-index-", buffering=0)  # noqa: SIM115
-        self._blocks: dict[int, array[int]] = {}
-
-    def get(self, number: int) -> int:
-        """0 for a row without a record; offset + 1 for an ok one, -(offset + 1) for a failed one."""
-        block, place = divmod(number, self._ENTRIES)
-        return (self._blocks.get(block) or self._load(block))[place]
-
-    def set(self, number: int, value: int) -> None:
-        block, place = divmod(number, self._ENTRIES)
-        (self._blocks.get(block) or self._load(block))[place] = value
-
-    def _load(self, block: int) -> array[int]:
-        if len(self._blocks) >= self._HELD:
-            self._store(next(iter(self._blocks)))
-        content = os.pread(self._file.fileno(), self._BYTES, block * self._BYTES)
-        self._blocks[block] = array("q", content.ljust(self._BYTES, b"\0"))
-        return self._blocks[block]
-
-    def _store(self, block: int) -> None:
-        content, place = self._blocks[block].tobytes(), block * self._BYTES
-        while content:  # a disk that is nearly full takes a part and says nothing
-            written = os.pwrite(self._file.fileno(), content, place)
-            content, place = content[written:], place + written
-        del self._blocks[block]
-
-    def offsets(self) -> Iterator[int]:
-        """The offsets of all records, in the order of their rows."""
-        for block in list(self._blocks):
-            self._store(block)
-        position = 0
-        while content := os.pread(self._file.fileno(), self._BYTES, position):
-            for value in array("q", content):
-                if value:
-                    yield abs(value) - 1
-            position += len(content)
-
-    def close(self) -> None:
-        self._file.close()
-
-
 # -- small things ----------------------------------------------------------------------------------------
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DiskError(f"{path}: {error.strerror}") from error
 
 
 def _write(descriptor: int, line: bytes, name: str) -> None:

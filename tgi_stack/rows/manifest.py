@@ -6,10 +6,9 @@ answers is not what it was.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,20 +17,13 @@ from tgi_stack import __version__, images
 from tgi_stack.errors import DiskError, UsageError
 from tgi_stack.prompting import prompts
 from tgi_stack.redaction import redact_command
-from tgi_stack.rows.reader import SPOOLED, File, Folder, Parts, Source
+from tgi_stack.rows.formats import SPOOLED
+from tgi_stack.rows.ledger import sha256_of
+from tgi_stack.rows.reader import File, Source
 from tgi_stack.settings import Settings
 from tgi_stack.settings.declaration import declared
 from tgi_stack.types import Identity
 from tgi_stack.writing import write_json
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DiskError(f"{path}: {error.strerror}") from error
 
 
 def manifest_path(out: Path) -> Path:
@@ -50,9 +42,9 @@ def question(job: str, settings: Settings, source: Source, items: list[Source]) 
         "job": job,
         "prompt version": prompts.VERSION,
         **({"image version": images.VERSION} if job == "summarize" or settings.item_images else {}),
-        "input": digest_of(source),
+        "input": source.digest(),
         "--map": source_of(source)["columns"],
-        "items": [digest_of(one) for one in items],
+        "items": [one.digest() for one in items],
         **asked,
     }
 
@@ -62,31 +54,7 @@ def source_of(source: Source) -> dict[str, Any]:
     if isinstance(source, File):
         spooled = source.path.name.startswith(SPOOLED)
         return {"name": "-" if spooled else str(source.path.resolve()), "columns": source.columns}
-    columns = source.columns if isinstance(source, Parts) else {}
-    return {"name": str(source.base.resolve()), "columns": columns}
-
-
-def digest_of(source: Source) -> str:
-    """SHA-256 of a file's bytes, of a folder's files of rows, or of the names, sizes and times of images."""
-    if isinstance(source, File):
-        return sha256_of(source.path)
-    if isinstance(source, Parts):
-        parts = [[path.relative_to(source.base).as_posix(), sha256_of(path)] for path in source.paths]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-    if isinstance(source, Folder):
-        whole = hashlib.sha256()
-        for line in _listing(source):
-            whole.update(line)
-        return whole.hexdigest()
-    raise TypeError(f"no digest of a {type(source).__name__}")
-
-
-def _listing(folder: Folder) -> Iterator[bytes]:
-    for raw in folder:
-        if isinstance(raw.value, dict):
-            status = (folder.base / raw.value["image"]).stat(follow_symlinks=False)
-            entry = [raw.value["id"], status.st_size, status.st_mtime_ns]
-            yield json.dumps(entry).encode("utf-8", "surrogatepass") + b"\n"
+    return {"name": str(source.base.resolve()), "columns": source.columns}
 
 
 class Manifest:

@@ -13,9 +13,10 @@ from typing import Any
 from cache.storage.replacing import replacing
 from tgi_stack.errors import DiskError, InputError, UsageError
 from tgi_stack.rows import jsonl, parquet
-from tgi_stack.rows.ledger import Checked, Ledger, Record, line_of, part_path
-from tgi_stack.rows.manifest import Manifest, manifest_path, sha256_of, source_of
+from tgi_stack.rows.ledger import Checked, Ledger, Record, line_of, part_path, sha256_of
+from tgi_stack.rows.manifest import Manifest, manifest_path, source_of
 from tgi_stack.rows.reader import Source
+from tgi_stack.text_files import TextFileError, as_utf_8
 from tgi_stack.types import Identity
 from tgi_stack.writing import Lock
 
@@ -63,10 +64,10 @@ class Output:
             self._lock.release()
             raise
 
-    def known_rows(self, *, strict: bool) -> int | None:
-        """How many rows the input has, where an earlier run looked at each of them, as strictly as now."""
+    def knows_rows(self, *, strict: bool) -> bool:
+        """Whether an earlier run looked at each row of the input, as strictly as now."""
         checked = self._manifest.content.get("checked") if self._manifest is not None else None
-        return checked["rows"] if checked and (checked["strict"] or not strict) else None
+        return checked is not None and (checked["strict"] or not strict)
 
     def begin(self, identity: Identity, checked: Checked) -> None:
         """Opens the part file, with what an earlier run left in it; see `Manifest.set_identity`."""
@@ -215,9 +216,12 @@ def records(out: Path) -> Iterator[Record]:
     if out.suffix == ".parquet":
         yield from parquet.read(out)
         return
-    with out.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield jsonl.loads(line, most=math.inf)  # one of our own may be long
-            except jsonl.LineError as error:
-                raise InputError(f"{out}:{number}:{error.column}: {error}") from error
+    try:
+        with out.open("rb") as file:
+            for number, line in enumerate(as_utf_8(file), 1):
+                try:
+                    yield jsonl.loads(line, most=math.inf)  # one of our own may be long
+                except jsonl.LineError as error:
+                    raise InputError(f"{out}:{number}:{error.column}: {error}") from error
+    except TextFileError as error:
+        raise InputError(f"{out}: {error}") from error

@@ -64,7 +64,7 @@ def _type(described: Any) -> Any:
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
     """The records of a Parquet output; fields that a record did not have are left out again."""
-    for _, row in read_rows(path, str(path), (), Wanted()):
+    for _, row, _ in read_rows(path, str(path), (), Wanted()):
         if row is not None:
             yield row
 
@@ -74,7 +74,7 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
 
 def read_rows(
     path: Path, name: str, done: Container[int], wanted: Wanted
-) -> Iterator[tuple[int, dict[str, Any] | None]]:
+) -> Iterator[tuple[int, dict[str, Any] | None, None]]:
     """Rows of a Parquet file, batch by batch; page checksums are verified where the file has them.
 
     What can't be read of a row is `Unreadable` there; columns that are not asked for are not read.
@@ -95,9 +95,10 @@ def read_rows(
             for batch in file.iter_batches(batch_size, columns=list(names)):
                 numbers = range(number + 1, number + 1 + len(batch))
                 if all(one in done for one in numbers):
-                    yield from ((one, None) for one in numbers)
+                    yield from ((one, None, None) for one in numbers)
                 else:
-                    yield from zip(numbers, _rows(batch, names, wanted.fields), strict=True)
+                    rows = _rows(batch, names, wanted.fields)
+                    yield from ((one, row, None) for one, row in zip(numbers, rows, strict=True))
                 number += len(batch)
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

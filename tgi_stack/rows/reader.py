@@ -6,29 +6,32 @@ torn line, a missing field or a duplicate id is refused while nothing has been s
 
 from __future__ import annotations
 
-import atexit
-import os
+import hashlib
+import json
 import re
-import sys
-import tempfile
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from tgi_stack.errors import DiskError, InputError, RowError
 from tgi_stack.rows.columns import Kind, Wanted
 from tgi_stack.rows.folder import ROWS, Listing, list_folder
-from tgi_stack.rows.formats import json_row, read_jsonl, reader_for, unread_jsonl
-from tgi_stack.text_files import PIECE_BYTES
+from tgi_stack.rows.formats import (
+    STANDARD_INPUT,
+    Every,
+    Rows,
+    json_row,
+    read_jsonl,
+    reader_for,
+    spooled,
+)
+from tgi_stack.rows.ledger import sha256_of
+from tgi_stack.rows.per_row import Digests, digest_of
 
-STANDARD_INPUT = "standard input"
-SPOOLED = "fastqwen-spooled-"
-_spooled: list[Path] = []
 SURROGATE = re.compile("[\ud800-\udfff]")
-MOST_LINE_BYTES = 2**28
-MOST_SPOOLED_BYTES = 2**36
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,24 +57,143 @@ class UnreadRow(NamedTuple):
     value: Line | dict[str, Any] | RowError | None
 
 
-class Source(Protocol):
+class Source(ABC):
     """Something with rows in it; iterating it again begins anew.
 
-    Attributes:
+    Once all rows were looked at (`look`), each is held to what it was then: whatever reads them again gets
+    the same rows, or an InputError at the first that is another, is missing or is new.
+
+    Args:
         base: where relative paths begin.
         name: what to call it in messages.
+        files: what the rows stand in.
+        wanted: the fields that are asked for.
     """
 
-    base: Path
-    name: str
+    def __init__(
+        self, base: Path, name: str, files: Sequence[Path] = (), wanted: Wanted | None = None
+    ) -> None:
+        self.base = base
+        self.name = name
+        self.wanted = wanted or Wanted()
+        self._files = tuple(files)
+        self._states = self._now()
+        self._content: str | None = None
+        self._noted: Digests | None = None
+        self._begins = name, 0  # the file that is read, and how many rows stand before it
 
-    def __iter__(self) -> Iterator[RawRow]: ...
+    @abstractmethod
+    def _read(self, done: Container[int]) -> Rows:
+        """All rows as they are now, those whose number is in `done` without their value."""
+
+    @abstractmethod
+    def _digest(self) -> str:
+        """See `digest`."""
+
+    def digest(self) -> str:
+        """SHA-256 of what it holds, as it was when that was first asked."""
+        if self._content is None:
+            self._content = self._digest()
+        return self._content
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Our names of fields -> the files' own."""
+        return self.wanted.columns
+
+    def __iter__(self) -> Iterator[RawRow]:
+        return self.rows()
+
+    def look(self, done: Container[int] = ()) -> Iterator[RawRow]:
+        """All rows; their digests are noted once the last was read.
+
+        Raises:
+            InputError: what they stand in is not what the `digest` is of.
+        """
+        noted = Digests()
+        for number, value, line in self._read(done):
+            noted.note(number, digest_of(value, line))
+            yield RawRow(number, value)
+        now = self._now()
+        if now != self._states and self._content not in (None, self._digest()):
+            raise self._changed("it is not what the run began with")
+        self._states, self._noted = now, noted
+
+    def look_again(self) -> int:
+        """Notes the rows of an input that was looked at by an earlier run: how many there are."""
+        by_line = not self._files or self._is_by_line()
+        return sum(1 for _ in self.look(Every() if by_line else ()))
 
     def rows(self, done: Container[int] = ()) -> Iterator[RawRow]:
-        """All rows, those whose number is in `done` without their value."""
+        """All rows, those whose number is in `done` without their value.
+
+        Raises:
+            InputError: one is not what it was when all were looked at.
+        """
+        for number, value, _ in self._held(done):
+            yield RawRow(number, value)
 
     def unread(self, done: Container[int] = ()) -> Iterator[UnreadRow]:
-        """The same rows, without the cost of reading them where that can be left to another process."""
+        """As `rows`, without the cost of reading JSON lines, which can be left to another process."""
+        by_line = self._is_by_line()
+        for number, value, line in self._held(Every() if by_line else done):
+            if by_line and value is None and line is not None and number not in done:
+                file, before = self._begins
+                yield UnreadRow(number, Line(line, file, number - before))
+            else:
+                yield UnreadRow(number, value)
+
+    def _is_by_line(self) -> bool:
+        return bool(self._files) and all(reader_for(path) is read_jsonl for path in self._files)
+
+    def _held(self, done: Container[int]) -> Rows:
+        """As `_read`, each row held to what it was."""
+        if self._noted is None:
+            yield from self._read(done)
+            return
+        noted, before = self._noted, 0
+        for number, value, line in self._unchanged(done):
+            if number != before + 1 and noted.between(before, number):
+                raise self._changed(f"a row before row {number:,} is missing")
+            known = value is not None or line is not None
+            if number > noted.last:
+                raise self._changed(f"row {number:,} was not there")
+            if known and not noted.holds(number, digest_of(value, line)):
+                raise self._changed(f"row {number:,} is not what it was")
+            before = number
+            yield number, value, line
+        if before != noted.last:
+            raise self._changed(f"rows are missing after row {before:,}")
+
+    def refuse_changed(self) -> None:
+        """Raises InputError where it is not any more what was looked at, or what the `digest` is of."""
+        now = self._now()
+        if now == self._states:
+            return
+        if self._noted is not None:
+            for _ in self.rows():
+                pass
+        elif self._content is None or self._content != self._digest():
+            raise self._changed("it was written to")
+        self._states = now  # somebody touched it
+
+    def _unchanged(self, done: Container[int]) -> Rows:
+        """As `_read`, of a file that is what it was as long as nothing is torn in it."""
+        try:
+            yield from self._read(done)
+        except (InputError, DiskError) as error:
+            if self._now() == self._states:
+                raise
+            raise self._changed(str(error)) from error
+
+    def _now(self) -> list[tuple[int, ...] | None]:
+        return list(map(state_of, self._files))
+
+    def _changed(self, how: str) -> InputError:
+        return InputError(
+            f"{self.name}: the input changed while it was read: {how}; rows that were finished before are "
+            "kept. Give a file that nobody writes to"
+        )
 
 
 def open_source(
@@ -92,14 +214,14 @@ def open_source(
         InputError: no such file, a folder with nothing in it that is taken, or a suffix that is not read.
     """
     if name == "-":
-        return File(_spool(), Path.cwd(), STANDARD_INPUT, Wanted(kind, columns))
+        return File(spooled(), Path.cwd(), STANDARD_INPUT, Wanted(kind, columns))
     path = Path(name)
     if path.is_dir():
         return _open_folder(path, columns, kind, pictures=folders)
     if not path.exists():
         raise InputError(f"{path}: no such file")
     if path.is_fifo():  # can be read once only
-        return File(_spool(path, "".join(path.suffixes)), path.parent, str(path), Wanted(kind, columns))
+        return File(spooled(path, "".join(path.suffixes)), path.parent, str(path), Wanted(kind, columns))
     if not path.is_file():
         raise InputError(f"{path} is neither a file nor a pipe; give one, or - for standard input")
     return File(path, path.parent, str(path), Wanted(kind, columns))
@@ -117,113 +239,55 @@ def _open_folder(
     return Parts(path, found, columns, kind)
 
 
-def _spool(path: Path | None = None, suffix: str = ".jsonl") -> Path:
-    """What can be read once only, in a temporary file that goes with the process."""
-    reader_for(Path(f"x{suffix or '.jsonl'}"))  # before anything is read
-    handle, name = tempfile.mkstemp(prefix=SPOOLED, suffix=suffix or ".jsonl")
-    _spooled.append(Path(name))
-    with os.fdopen(handle, "wb") as file:
-        try:
-            if path is None:
-                if sys.stdin is None:
-                    raise InputError("standard input is closed; give a file")
-                _copy(sys.stdin.buffer, file, "standard input", suffix)
-            else:
-                with path.open("rb") as pipe:
-                    _copy(pipe, file, str(path), suffix)
-        except OSError as error:
-            raise DiskError(f"{path or 'standard input'}, kept in {name}: {error.strerror}") from error
-    return Path(name)
-
-
-def _copy(pipe: IO[bytes], file: IO[bytes], name: str, suffix: str) -> None:
-    """All of a pipe; one that never ends a line, or never ends, meets a limit."""
-    is_text = suffix in ("", ".jsonl", ".csv")
-    size = line = 0
-    while piece := pipe.read(PIECE_BYTES):
-        size += len(piece)
-        line = line + len(piece) if b"\n" not in piece else len(piece) - piece.rindex(b"\n") - 1
-        if (is_text and line > MOST_LINE_BYTES) or size > MOST_SPOOLED_BYTES:
-            most = (
-                f"line of more than {MOST_LINE_BYTES:,}" if is_text else f"more than {MOST_SPOOLED_BYTES:,}"
-            )
-            raise InputError(f"{name}: {most} bytes; give a file")
-        file.write(piece)
-
-
-@atexit.register
-def remove_spooled() -> None:
-    """Removes the temporary files of inputs that can be read once only; called when the process ends."""
-    while _spooled:
-        _spooled.pop().unlink(missing_ok=True)
-
-
-class File:
+class File(Source):
     """A file of rows in any of the formats."""
 
     def __init__(self, path: Path, base: Path, name: str, wanted: Wanted | None = None) -> None:
-        self.base = base
+        super().__init__(base, name, [path], wanted)
         self.path = path
-        self.name = name
-        self.wanted = wanted or Wanted()
-        self._state = state_of(path)
-        self._read = reader_for(path)
-
-    def is_changed(self) -> bool:
-        """Whether the file is not the one that was opened: another, or written to since."""
-        return state_of(self.path) != self._state
+        self._reader = reader_for(path)
 
     @property
     def is_standard_input(self) -> bool:
         """Whether it is kept in a temporary file only because standard input can be read once."""
         return self.name == STANDARD_INPUT
 
-    @property
-    def columns(self) -> dict[str, str]:
-        """Our names of fields -> the file's own."""
-        return self.wanted.columns
+    def _read(self, done: Container[int]) -> Rows:
+        return self._reader(self.path, self.name, done, self.wanted)
 
-    def __iter__(self) -> Iterator[RawRow]:
-        return self.rows()
-
-    def rows(self, done: Container[int] = ()) -> Iterator[RawRow]:
-        for number, value in self._read(self.path, self.name, done, self.wanted):
-            yield RawRow(number, value)
-
-    def unread(self, done: Container[int] = ()) -> Iterator[UnreadRow]:
-        if self._read is not read_jsonl:
-            yield from (UnreadRow(raw.number, raw.value) for raw in self.rows(done))
-            return
-        name = self.name
-        for number, line in unread_jsonl(self.path, name, done):
-            yield UnreadRow(number, Line(line, name, number) if isinstance(line, bytes) else line)
+    def _digest(self) -> str:
+        return sha256_of(self.path)
 
 
-class Folder:
+class Folder(Source):
     """The images under a folder, sorted by path; ids are paths relative to it, hidden files are left out.
+
+    Its digest is of their names, sizes and times.
 
     Attributes:
         skipped: how many files are no pictures, by reason; known once it was iterated.
     """
 
     def __init__(self, path: Path) -> None:
-        self.base = path
-        self.name = str(path)
+        super().__init__(path, str(path))
         self.skipped: Counter[str] = Counter()
 
-    def __iter__(self) -> Iterator[RawRow]:
-        return self.rows()
-
-    def rows(self, done: Container[int] = ()) -> Iterator[RawRow]:
+    def _read(self, done: Container[int]) -> Rows:
         found = list_folder(self.base)
         self.skipped = found.skipped
         if found.parts:
             self.skipped[ROWS] += len(found.parts)
         for number, name in enumerate(found.pictures, 1):
-            yield RawRow(number, None if number in done else {"id": name, "image": name})
+            line = name.encode("utf-8", "surrogateescape")
+            yield number, None if number in done else {"id": name, "image": name}, line
 
-    def unread(self, done: Container[int] = ()) -> Iterator[UnreadRow]:
-        return (UnreadRow(raw.number, raw.value) for raw in self.rows(done))
+    def _digest(self) -> str:
+        whole = hashlib.sha256()
+        for name in list_folder(self.base).pictures:
+            status = (self.base / name).stat(follow_symlinks=False)
+            entry = json.dumps([name, status.st_size, status.st_mtime_ns])
+            whole.update(entry.encode("utf-8", "surrogatepass") + b"\n")
+        return whole.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +301,7 @@ class _OfPart:
         return isinstance(number, int) and self.before + number in self.done
 
 
-class Parts:
+class Parts(Source):
     """Files of rows under a folder, sorted by path, as one input; relative paths begin at the folder.
 
     Attributes:
@@ -252,45 +316,23 @@ class Parts:
         columns: Mapping[str, str] | None = None,
         kind: Kind | None = None,
     ) -> None:
-        self.base = path
-        self.name = str(path)
         self.paths = [path / name for name in found.parts]
-        self.wanted = Wanted(kind, columns)
+        super().__init__(path, str(path), self.paths, Wanted(kind, columns))
         self.skipped = found.skipped
-        self._states = [state_of(one) for one in self.paths]
 
-    def is_changed(self) -> bool:
-        """Whether a file is not what it was when the folder was opened."""
-        return [state_of(one) for one in self.paths] != self._states
-
-    @property
-    def columns(self) -> dict[str, str]:
-        """Our names of fields -> the files' own."""
-        return self.wanted.columns
-
-    def __iter__(self) -> Iterator[RawRow]:
-        return self.rows()
-
-    def rows(self, done: Container[int] = ()) -> Iterator[RawRow]:
+    def _read(self, done: Container[int]) -> Rows:
         before = 0
         for path in self.paths:
             last = before
-            for raw in self._file(path).rows(_OfPart(done, before)):
-                last = before + raw.number
-                yield RawRow(last, raw.value)
-            before = last
-
-    def unread(self, done: Container[int] = ()) -> Iterator[UnreadRow]:
-        before = 0
-        for path in self.paths:
-            last = before
-            for number, value in self._file(path).unread(_OfPart(done, before)):
+            self._begins = str(path), before
+            for number, value, line in reader_for(path)(path, str(path), _OfPart(done, before), self.wanted):
                 last = before + number
-                yield UnreadRow(last, value)
+                yield last, value, line
             before = last
 
-    def _file(self, path: Path) -> File:
-        return File(path, self.base, str(path), self.wanted)
+    def _digest(self) -> str:
+        parts = [[path.relative_to(self.base).as_posix(), sha256_of(path)] for path in self.paths]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def read_row(row: UnreadRow, wanted: Wanted) -> RawRow:
@@ -309,15 +351,6 @@ def state_of(path: Path) -> tuple[int, ...] | None:
         return None
     # Times of content can be set back; those of the file itself can not.
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-
-
-def refuse_changed(source: Source) -> None:
-    """Raises InputError where an input is no longer what was checked."""
-    if isinstance(source, File | Parts) and source.is_changed():
-        raise InputError(
-            f"{source.name}: the input changed while it was read; rows that were finished before are kept. "
-            "Give a file that nobody writes to"
-        )
 
 
 def as_id(found: object) -> str | None:

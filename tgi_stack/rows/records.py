@@ -1,4 +1,4 @@
-"""What a record holds: the one definition that JSON lines, Parquet and the schema's page are made of.
+"""What rows and records hold: the one definition that JSON lines, Parquet and JSON schemas are made of.
 
 A field that a record does not have and one that is null are the same.
 """
@@ -6,14 +6,16 @@ A field that a record does not have and one that is null are the same.
 from __future__ import annotations
 
 import re
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import orjson
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.json_schema import models_json_schema
 
 from tgi_stack.errors import AnswerError
 from tgi_stack.rows import jsonl
 
+DRAFT = "https://json-schema.org/draft/2020-12/schema"
 INT64 = 2**63
 REPLACED = "text.surrogate"  # a lone surrogate, which is no text, was replaced by U+FFFD
 
@@ -124,11 +126,103 @@ class ProbsRecord(Record):
     exact: bool | None = None
 
 
+# -- rows ----------------------------------------------------------------------------------------------------
+
+
+class _Input(BaseModel):
+    """What is read; `rows.schema` reads it, and fields that nobody asks for are passed over."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, defer_build=True)
+
+
+Id = Annotated[str, Field(min_length=1)] | int
+
+
+class Picture(_Input):
+    """An image's path, or in Parquet its bytes; or what a record of `summarize` says of one."""
+
+    path: str | None = None
+    bytes: str | None = None
+    sha256: str | None = None
+
+
+class ItemInput(_Input):
+    """An item, as a line of ITEMS or written out in a row; a record of `summarize` is one, too."""
+
+    id: Id
+    title: str | None = None
+    text: str | None = None
+    summary: str | None = None
+    image: str | Picture | None = None
+    status: str | None = None
+
+
+class SummarizeInput(_Input):
+    """A row of `summarize`; its image is a path, relative to the file."""
+
+    id: Id
+    image: str | Picture | None = None
+    title: str | None = None
+    text: str | None = None
+
+
+class RerankInput(_Input):
+    """A row of `rerank`: candidates, each once, and either a history or a query."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"required": ["history"], "properties": {"history": {"type": "array"}}},
+                {"required": ["query"], "properties": {"query": {"type": "string"}}},
+            ]
+        }
+    )
+
+    id: Id
+    candidates: list[Id | ItemInput] = Field(min_length=1)
+    history: list[Id | ItemInput] | None = None
+    query: str | None = None
+    positive: Id | list[Id] | None = None
+
+
+class ProbsInput(_Input):
+    """A row of `probs`; its id is the row's number where there is none."""
+
+    id: Id = ""
+    prompt: str
+    labels: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)] | None = None
+    num_candidates: Annotated[int, Field(ge=1)] | None = None
+
+
+ROWS: dict[str, type[_Input]] = {
+    "summarize": SummarizeInput,
+    "rerank": RerankInput,
+    "probs": ProbsInput,
+    "item": ItemInput,
+}
+
 RECORDS: dict[str, type[Record]] = {
     "summarize": SummarizeRecord,
     "rerank": RerankRecord,
     "probs": ProbsRecord,
 }
+
+
+def json_schema(name: str, only: str | None = None) -> dict[str, Any]:
+    """The JSON schema of a job's rows and records, or of items.
+
+    Args:
+        name: a job's, or `item`.
+        only: `row` or `record`; either will do without it.
+    """
+    shapes: dict[str, type[BaseModel]] = {"row": ROWS[name]}
+    if name in RECORDS:
+        shapes["record"] = RECORDS[name]
+    chosen = [(shape, "validation") for kind, shape in shapes.items() if only in (None, kind)]
+    _, definitions = models_json_schema(chosen, ref_template="#/$defs/{model}")  # type: ignore[arg-type]
+    refs = [{"$ref": f"#/$defs/{shape.__name__}"} for shape, _ in chosen]
+    whole = refs[0] if len(refs) == 1 else {"anyOf": refs}
+    return {"$schema": DRAFT, "title": f"fastqwen {name}", **whole, "$defs": definitions["$defs"]}
 
 
 def described(model: type[BaseModel]) -> dict[str, Any]:

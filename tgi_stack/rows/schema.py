@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from tgi_stack.errors import ImageError, InputError, ItemError, RowError, SchemaError
 from tgi_stack.rows.columns import Unreadable, refuse_unseen
-from tgi_stack.rows.duplicates import Duplicates
+from tgi_stack.rows.per_row import Duplicates
 from tgi_stack.rows.reader import BadRows, File, Parts, RawRow, Source, as_id, id_of
 from tgi_stack.types import Item, NoPicture, ProbsRow, RerankRow, SummarizeRow
 
@@ -59,7 +59,7 @@ def check(
     bad = BadRows("rows")
     count = 0
     with Duplicates() as ids:
-        for raw in source:
+        for raw in source.look():
             count += 1
             try:
                 ids.add(raw.number, schema.parse(raw).id)

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from tgi_stack.errors import FastqwenError, UsageError
-from tgi_stack.rows.duplicates import Duplicates
-from tgi_stack.rows.ledger import part_path
-from tgi_stack.rows.manifest import Manifest, digest_of, sha256_of
+from tgi_stack.rows.ledger import part_path, sha256_of
+from tgi_stack.rows.manifest import Manifest
 from tgi_stack.rows.output import records
+from tgi_stack.rows.per_row import Duplicates
 from tgi_stack.rows.reader import RawRow, Source, id_of, open_source
 
 Record = dict[str, Any]
@@ -71,7 +71,7 @@ def _input(manifest: Manifest) -> Iterator[Finding]:
     if source is None:
         yield Finding("input digest", None, "the input was standard input")
         return
-    found = digest_of(source)
+    found = source.digest()
     name = manifest.content["input"]["name"]
     yield Finding("input digest", found == manifest.content["asked"]["input"], f"{name}, {found[:16]}...")
 

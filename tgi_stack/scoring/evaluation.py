@@ -89,7 +89,8 @@ def evaluate(
 
     def collected(path: Path) -> Rankings:
         if not path.is_file():
-            raise InputError(f"{path}: no such file")
+            what = "no file; give an output of rerank" if path.exists() else "no such file"
+            raise InputError(f"{path}: {what}")
         try:
             return metrics.collect(
                 records(path),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache, partial
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -92,8 +92,8 @@ class Declared:
 
     @property
     def default_text(self) -> str:
-        """What holds without it, as people read it; nothing for a switch, which is off."""
-        if self.is_switch:
+        """What holds without it, as people read it; nothing for a switch, or for what must be given."""
+        if self.is_switch or self.default is MISSING:
             return ""
         if self.option.unset:
             return self.option.unset

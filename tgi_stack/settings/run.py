@@ -239,6 +239,8 @@ class Settings(ServerSettings):
             raise ValueError("--stride is the step of windows; give --window as well")
         if self.stride is not None and self.window is not None and self.stride > self.window:
             raise ValueError("--stride is at most --window, or candidates between windows are never read")
+        if self.client_key is not None and self.client_cert is None:
+            raise ValueError("--client-key is the key of a certificate; give --client-cert as well")
         if self.mode == "pointwise" and (self.permutations > 1 or self.window is not None):
             raise ValueError("--permutations and --window are for --mode listwise")
         return self

@@ -131,6 +131,37 @@ class ServerSettings(BaseModel):
         Path | None,
         free("Certificates to trust, as PEM.", SERVERS, ASKING, metavar="FILE", unset="the system's"),
     ] = None
+    client_cert: Annotated[
+        Path | None,
+        free(
+            "Our own certificate, as PEM, for servers that ask for one.",
+            SERVERS,
+            ASKING,
+            metavar="FILE",
+            unset="none",
+        ),
+    ] = None
+    client_key: Annotated[
+        Path | None,
+        free(
+            "Its key, as PEM, without a passphrase.",
+            SERVERS,
+            ASKING,
+            metavar="FILE",
+            unset="in --client-cert",
+        ),
+    ] = None
+    proxy: Annotated[
+        str | None,
+        free(
+            "The proxy to servers that are not on loopback: its URL, or env for HTTPS_PROXY, HTTP_PROXY and "
+            "NO_PROXY.",
+            SERVERS,
+            ASKING,
+            metavar="env|URL",
+            unset="none, whatever the environment says",
+        ),
+    ] = None
     startup_timeout: Annotated[
         float,
         Field(ge=0.0, le=86400.0, allow_inf_nan=False),

@@ -200,6 +200,7 @@ class ServedBackend:
                 self._pool.short_of_handles(endpoint, reason)
         elif decision is Decision.FREE:
             row.silent = True
+            self._blame.failed(row, error.kind)  # no pause, but if it comes again it is the second time
         elif error.kind in ("silent", "broken") and await self._is_dead(endpoint):
             self._died(endpoint, row, reason)
         else:

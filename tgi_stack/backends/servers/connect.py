@@ -8,13 +8,13 @@ import os
 import re
 import resource
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
+from tgi_stack.backends.servers.access import access
 from tgi_stack.backends.servers.backend import ServedBackend, check
 from tgi_stack.backends.servers.discovery import find
 from tgi_stack.backends.servers.endpoints import FIRST, Endpoint, Limit, Pool
+from tgi_stack.backends.servers.protocols import tgi
 from tgi_stack.backends.servers.protocols.numbers import ReplyError
 from tgi_stack.backends.servers.protocols.reply import Served, gauge
 from tgi_stack.backends.servers.transport import Transport, TransportError
@@ -22,7 +22,6 @@ from tgi_stack.backends.servers.urls import checked_url
 from tgi_stack.errors import (
     MachineError,
     ServerError,
-    SettingsError,
     UsageError,
     WrongServerError,
 )
@@ -32,10 +31,8 @@ from tgi_stack.prompting import prompts
 from tgi_stack.prompting.profile import Profile
 from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.prompting.vocabulary import refuse_another_vocabulary
-from tgi_stack.redaction import keep_secret
 from tgi_stack.settings import Settings
 from tgi_stack.stack.files.declared import UNKNOWN, declared
-from tgi_stack.text_files import KEY_BYTES, TextFileError, read_text
 from tgi_stack.types import Identity
 
 LOG = logging.getLogger(__name__)
@@ -54,33 +51,6 @@ WORK = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
-    """How to reach the endpoints: a secret, and whom to trust."""
-
-    api_key: str | None
-    ca_file: Path | None
-
-
-def access(settings: Settings, environ: Mapping[str, str] = os.environ) -> Access:
-    """The key from --api-key-file, FASTQWEN_API_KEY or FASTQWEN_API_KEY_FILE; never from an argument.
-
-    Raises:
-        SettingsError: a file that can't be read, or holds no key.
-    """
-    key = environ.get("FASTQWEN_API_KEY")
-    if settings.api_key_file is not None:
-        try:
-            key = read_text(settings.api_key_file, KEY_BYTES).strip()
-        except (OSError, TextFileError) as error:
-            raise SettingsError(f"--api-key-file {settings.api_key_file}: can't be read as text") from error
-    if key is not None and (not key or not key.isascii() or not key.isprintable() or " " in key):
-        raise SettingsError("the API key is empty or holds characters that no header takes")
-    for secret in (key, environ.get("HF_TOKEN")):
-        keep_secret(secret)
-    return Access(key, settings.ca_file)
-
-
 async def open_served(settings: Settings, kind: str, *, patience_s: float | None = None) -> ServedBackend:
     """The backend of the endpoints that the settings name for `kind` (`text` or `vision`).
 
@@ -90,8 +60,7 @@ async def open_served(settings: Settings, kind: str, *, patience_s: float | None
     Raises:
         ServerError: none answers, or one is not what was asked for.
     """
-    given = access(settings)
-    transport = Transport(given.api_key, given.ca_file)
+    transport = Transport(access(settings))
     try:
         return await _open(transport, settings, kind, patience_s)
     except BaseException:
@@ -223,7 +192,7 @@ async def _prove(transport: Transport, endpoint: Endpoint, profile: Profile) -> 
             await check(transport, endpoint, profile)
             break
         except (TransportError, ReplyError) as error:
-            if not left:
+            if not left or (isinstance(error, TransportError) and error.lasting):
                 raise ServerError(f"{endpoint.url} says what it is but answers nothing: {error}") from error
             await asyncio.sleep(0.5)
 
@@ -243,6 +212,8 @@ def _profile(served: Served, settings: Settings, kind: str) -> Profile:
         context=served.context,
         grid=Grid.from_checkpoint(folder) if sees else None,
         longest_prompt=served.longest_prompt,
+        pixels_a_token=tgi.PATCH if served.dialect == "tgi" else None,
+        image_quotes=tgi.QUOTES,
     )
 
 

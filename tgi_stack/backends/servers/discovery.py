@@ -81,8 +81,9 @@ def _refuse_hopeless(url: str, error: TransportError | ReplyError, spent: float,
     if isinstance(error, TransportError) and error.lasting:
         raise _foreign(url, str(error)) from error
     if spent >= (min(patience_s, UNKNOWN_HOST_S) if kind == "nowhere" else patience_s):
+        tls = "; if it speaks TLS, give https://" if kind == "silent" and url.startswith("http:") else ""
         raise NoEngineError(
-            f"{url} did not answer in {spent:.0f} s ({error}); start servers with: make up; "
+            f"{url} did not answer in {spent:.0f} s ({error}{tls}); start servers with: make up; "
             "or compute in process: --engine torch"
         ) from error
 

@@ -1,6 +1,6 @@
 """Requests over HTTP, each in its deadline and its size: the only file that knows aiohttp.
 
-No redirects, no cookies, no proxies from the environment, no compression; connections are given up before the
+No redirects, no cookies, no proxies unless asked for, no compression; connections are given up before the
 servers give them up. A reply that ends with its connection is not taken: nobody can tell it from one that was
 cut short.
 """
@@ -11,22 +11,19 @@ import asyncio
 import errno
 import json
 import logging
-import re
 import socket
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import aiohttp
 from aiohttp.client_reqrep import ClientResponse
 
 from tgi_stack import __version__
+from tgi_stack.backends.servers.access import Access
 from tgi_stack.backends.servers.protocols.reply import Call
-from tgi_stack.errors import SettingsError
 from tgi_stack.redaction import redact, without_secrets_in
-from tgi_stack.text_files import CERTIFICATES_BYTES, TextFileError, read_text
 
 LOG = logging.getLogger(__name__)
 
@@ -34,6 +31,7 @@ CONNECT_S = 5.0
 IDLE_S = 4.0  # vLLM closes idle connections after 5
 MAX_REPLY_BYTES = 8 * 2**20
 NO_HANDLES = (errno.EMFILE, errno.ENFILE)
+_WANTS_CERTIFICATE = "CERTIFICATE_REQUIRED"
 _NO_ADDRESS = getattr(socket, "EAI_NODATA", socket.EAI_NONAME)
 
 
@@ -43,7 +41,8 @@ class TransportError(Exception):
     Attributes:
         kind: `refused` (no connection), `nowhere` (the host has no address), `handles` (this process may open
             no more files), `silent` (it ended before a byte came), `broken` (it ended in the middle), `slow`
-            (the deadline), `large`, `unsafe` (TLS).
+            (the deadline), `large`, `unsafe` (TLS, or a proxy that
+            wants a password).
     """
 
     def __init__(self, kind: str, detail: str, *, lasting: bool = False) -> None:
@@ -108,20 +107,16 @@ class Transport:
     """A pool of connections; to be made and closed in the event loop that uses it.
 
     Args:
-        api_key: sent as a bearer token; never shown.
-        ca_file: certificates to trust in place of the system's.
+        access: how servers are reached; without a key, a certificate or a proxy unless told.
     """
 
-    def __init__(
-        self,
-        api_key: str | None = None,
-        ca_file: Path | None = None,
-    ) -> None:
+    def __init__(self, access: Access | None = None) -> None:
+        self._access = access = access or Access()
         self._pulse = _Pulse()
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_S, ssl=_trust(ca_file))
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_S, ssl=access.tls())
         headers = {"Accept-Encoding": "identity", "User-Agent": f"fastqwen/{__version__}"}
-        if api_key is not None:
-            headers["Authorization"] = f"Bearer {api_key}"
+        if access.api_key is not None:
+            headers["Authorization"] = f"Bearer {access.api_key}"
         self._session = aiohttp.ClientSession(
             connector=connector,
             headers=headers,
@@ -156,7 +151,12 @@ class Transport:
             async with (
                 deadline,
                 self._session.request(
-                    method, url, data=data, headers=headers, allow_redirects=False
+                    method,
+                    url,
+                    data=data,
+                    headers=headers,
+                    allow_redirects=False,
+                    proxy=self._access.proxies.to(url),
                 ) as response,
             ):
                 began = True
@@ -168,9 +168,13 @@ class Transport:
             raise TransportError("slow", f"no whole answer within {deadline_s:.0f} s{sent}") from error
         except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError) as error:
             raise _unsafe(error) from error
+        except (aiohttp.ClientProxyConnectionError, aiohttp.ClientHttpProxyError) as error:
+            raise _unproxied(error) from error
         except aiohttp.ClientConnectorError as error:
             raise _unconnected(error) from error
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+            if _WANTS_CERTIFICATE in str(error):  # by TLS 1.3 after the handshake
+                raise _unsafe(error) from error
             kind = "broken" if began else "silent"
             raise TransportError(kind, str(error) or type(error).__name__) from error
         except (aiohttp.ClientError, ValueError) as error:
@@ -189,6 +193,15 @@ class Transport:
         await self._session.close()
 
 
+def _unproxied(error: aiohttp.ClientError) -> TransportError:
+    """What a proxy that is not there, or that lets nobody through, is called."""
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        if error.status == 407:
+            return TransportError("unsafe", "the proxy wants a user and a password; give them in its URL")
+        return TransportError("refused", f"the proxy does not reach the server: status {error.status}")
+    return TransportError("refused", f"the proxy can't be reached: {redact(str(error))}")
+
+
 def _unconnected(error: aiohttp.ClientConnectorError) -> TransportError:
     """What a connection that did not come about is called."""
     cause = error.os_error
@@ -205,6 +218,8 @@ def _unsafe(error: aiohttp.ClientError) -> TransportError:
     if isinstance(cause, ssl.SSLCertVerificationError):
         why = f"the certificate can't be verified ({cause.verify_message})"
         return TransportError("unsafe", f"TLS: {why}; name who signed it with --ca-file FILE.pem")
+    if _WANTS_CERTIFICATE in str(cause):
+        return TransportError("unsafe", "TLS: the server wants a certificate; name ours with --client-cert")
     cut = isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError | ConnectionError)
     return TransportError("refused" if cut else "unsafe", f"TLS: {cause}; is it a server of https?")
 
@@ -226,23 +241,3 @@ async def _body(response: ClientResponse) -> bytes:
             detail = f"an answer of more than {MAX_REPLY_BYTES:,} bytes"
             raise TransportError("large", detail, lasting=True)
     return b"" if encoded else b"".join(parts)
-
-
-_CERTIFICATE = re.compile(
-    r"-----BEGIN [A-Z0-9 ]*CERTIFICATE-----.+?-----END [A-Z0-9 ]*CERTIFICATE-----", re.DOTALL
-)
-
-
-def _trust(ca_file: Path | None) -> ssl.SSLContext | bool:
-    if ca_file is None:
-        return True
-    try:
-        # Comments between certificates may be in any language; OpenSSL takes ASCII alone.
-        found = _CERTIFICATE.findall(read_text(ca_file, CERTIFICATES_BYTES))
-        if not found:
-            raise TextFileError("holds no certificate; give them as PEM")
-        return ssl.create_default_context(cadata="\n".join(found))
-    except TextFileError as error:
-        raise SettingsError(f"--ca-file {ca_file}: {error}") from error
-    except OSError as error:
-        raise SettingsError(f"--ca-file {ca_file}: {error.strerror or error}") from error

@@ -57,7 +57,7 @@ class LocalBackend:
         self._score_images: MicroBatcher[ScoreRequest, LabelScores] = MicroBatcher(
             in_threads(self._threads, runtime.score_images), size=PADDED
         )
-        write = partial(caption.caption, runtime.model, profile.tokenizer, profile.grid)
+        write = partial(caption.texts, runtime.model, profile.tokenizer, profile.grid)
         self._caption: MicroBatcher[CaptionRequest, Caption] = MicroBatcher(
             in_threads(self._threads, write),
             size=min(size, PADDED),

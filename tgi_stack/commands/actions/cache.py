@@ -16,7 +16,7 @@ from cache.store import Store
 from tgi_stack import logs
 from tgi_stack.answers import cache_admin
 from tgi_stack.commands.cache import Clear, Collect, Export, Import, Info, OfCache, Verify
-from tgi_stack.commands.console import print_data
+from tgi_stack.commands.console import print_data, print_lines
 from tgi_stack.jobs import reask as reask_of
 from tgi_stack.settings import FILE
 
@@ -45,8 +45,7 @@ def info(given: Info) -> None:
         if given.common.json:
             print_data(found)
         else:
-            for line in cache_admin.lines(found):
-                typer.echo(line)
+            print_lines(*cache_admin.lines(found))
 
 
 def verify(given: Verify) -> None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import get_args
 
 import typer
 
@@ -19,56 +20,54 @@ from tgi_stack.commands.progress import Progress
 from tgi_stack.errors import UsageError
 from tgi_stack.jobs import session
 from tgi_stack.jobs.pipeline import Tally
-from tgi_stack.jobs.spec import JobSpec
+from tgi_stack.jobs.spec import JobSpec, Name
 from tgi_stack.prompting import prompts
 from tgi_stack.prompting.template_file import read_template
-from tgi_stack.rows.columns import parse_map
-from tgi_stack.rows.reader import Source, open_source, remove_spooled
+from tgi_stack.rows.columns import Kind, parse_map
+from tgi_stack.rows.formats import remove_spooled
+from tgi_stack.rows.reader import Source, open_source
 from tgi_stack.settings import Settings
 
-Prepared = tuple[JobSpec, Source]
+PLACEHOLDERS = {"summarize": prompts.SUMMARY_PLACEHOLDERS, "rerank": prompts.RERANK_PLACEHOLDERS}
 LOG = logging.getLogger(logs.CLOSING)
 
 
 def summarize(given: Summarize) -> None:
     """`fastqwen summarize`."""
-    _run(of_summarize(given.input, given.map, given.settings), given)
+    _run("summarize", given)
 
 
 def rerank(given: Rerank) -> None:
     """`fastqwen rerank`."""
-    _run(of_rerank(given.input, given.items or (), given.map, given.settings), given)
+    _run("rerank", given, given.items or ())
 
 
 def probs(given: Probs) -> None:
     """`fastqwen probs`."""
-    _run(of_probs(given.input, given.map, given.settings), given)
+    _run("probs", given)
 
 
-def of_summarize(input: str, columns: str | None, settings: Settings) -> Prepared:
-    """The job, and where its rows are."""
-    source = open_source(input, folders=True, columns=parse_map(columns, "summarize"), kind="summarize")
-    prompt = read_template(settings, prompts.SUMMARY_PLACEHOLDERS)
-    return JobSpec("summarize", settings, source.base, template=prompt), source
+def prepared(
+    name: str, input: str, items: Sequence[str], map: str | None, settings: Settings
+) -> tuple[JobSpec, Source]:
+    """A job, and where its rows are.
+
+    Raises:
+        UsageError: `map` or a prompt file that won't do.
+        InputError: an input that can't be opened.
+    """
+    job: Name = next(one for one in get_args(Name) if one == name)
+    kinds: tuple[Kind, ...] = ("rerank", "item") if job == "rerank" else (job,)
+    columns = parse_map(map, *kinds)
+    source = open_source(input, folders=job == "summarize", columns=columns, kind=job)
+    known = tuple(open_source(name, columns=columns, kind="item") for name in items)
+    placeholders = PLACEHOLDERS.get(job)
+    prompt = None if placeholders is None else read_template(settings, placeholders)
+    return JobSpec(job, settings, source.base, known, prompt), source
 
 
-def of_rerank(input: str, items: Sequence[str], map: str | None, settings: Settings) -> Prepared:
-    """The job, and where its rows are."""
-    columns = parse_map(map, "rerank", "item")
-    source = open_source(input, columns=columns, kind="rerank")
-    item_sources = tuple(open_source(name, columns=columns, kind="item") for name in items)
-    prompt = read_template(settings, prompts.RERANK_PLACEHOLDERS)
-    return JobSpec("rerank", settings, source.base, item_sources, prompt), source
-
-
-def of_probs(input: str, columns: str | None, settings: Settings) -> Prepared:
-    """The job, and where its rows are."""
-    source = open_source(input, columns=parse_map(columns, "probs"), kind="probs")
-    return JobSpec("probs", settings, source.base), source
-
-
-def _run(prepared: Prepared, given: Job) -> None:
-    spec, source = prepared
+def _run(job: str, given: Job, items: Sequence[str] = ()) -> None:
+    spec, source = prepared(job, given.input, items, given.map, given.settings)
     out, common = given.out, given.common
     progress = Progress(quiet=common.quiet, mode=common.progress)
     if spec.settings.dry_run:

@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from tgi_stack import logs, settings
-from tgi_stack.commands.console import print_data
+from tgi_stack.commands.console import print_data, print_lines
 from tgi_stack.commands.servers import Doctor, Down, Plan, Planning, Status, Up, Wait
 from tgi_stack.doctor.servers import examine as examined
 from tgi_stack.errors import ServerError
@@ -54,7 +54,7 @@ def _told(lines: list[str], given: Planning) -> None:
     if given.common.json:
         print_data({"servers": lines})
     else:
-        typer.echo("\n".join(lines))
+        print_lines(*lines)
 
 
 def wait(given: Wait) -> None:
@@ -70,7 +70,7 @@ def status(given: Status) -> None:
     if given.common.json:
         print_data([line.as_dict() for line in lines])
     else:
-        typer.echo("\n".join(logs.escaped(str(line)) for line in lines))
+        print_lines(*(logs.escaped(str(line)) for line in lines))
     if any(line.state == "failure" for line in lines):
         raise typer.Exit(ServerError.exit_status)
 

@@ -141,11 +141,14 @@ class Decoder:
         return self._advance(where, host)
 
     def take(self, tokens: torch.Tensor, slots: Sequence[int] | None = None) -> None:
-        """Takes the latest token of each of some slots; of all where none are named."""
+        """Takes the latest token of each of some slots; of all where none are named.
+
+        A negative one is none: the slot's text is over, whatever follows in it.
+        """
         if slots is None:
-            self._tokens.copy_(tokens)
+            self._tokens.copy_(tokens.clamp(min=0))
         else:
-            self._tokens[torch.tensor(slots, device=self._network.device)] = tokens
+            self._tokens[torch.tensor(slots, device=self._network.device)] = tokens.clamp(min=0)
 
     def _look(
         self, prompts: Sequence[Prompt], ids: NDArray[np.int64]

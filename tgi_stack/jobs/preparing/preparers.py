@@ -38,9 +38,8 @@ from tgi_stack.jobs.preparing.wire import (
 )
 from tgi_stack.jobs.rerank.items import Items
 from tgi_stack.jobs.spec import JobSpec
-from tgi_stack.rows.columns import Wanted
 from tgi_stack.rows.ledger import Sink
-from tgi_stack.rows.reader import File, Line, Parts, Source, UnreadRow
+from tgi_stack.rows.reader import Line, Source, UnreadRow
 from tgi_stack.settings import Settings
 from tgi_stack.types import Caption, LabelScores
 
@@ -98,6 +97,7 @@ class Preparers:
         self._scores: Turns[LabelScores] = Turns(None, "labels", memory=REMEMBERED)
         self._captions: Turns[Caption] = Turns(None, "summary", memory=REMEMBERED)
         self._said: set[tuple[str, str]] = set()
+        self._ending: list[asyncio.Task[None]] = []
 
     async def run(
         self, rows: Iterator[UnreadRow], sink: Sink, tally: Tally, watcher: Watcher, stop: asyncio.Event
@@ -116,6 +116,8 @@ class Preparers:
                     group.create_task(self._one(width))
         except BaseExceptionGroup as several:
             raise first_of(several) from None
+        finally:  # not of the group, which cancels: a process that nobody waits for complains later
+            await asyncio.gather(*self._ending)
 
     # -- one process -------------------------------------------------------------------------------------
 
@@ -147,10 +149,7 @@ class Preparers:
             stopping.cancel()
             if not self._stop.is_set():
                 self.left += one.rows.values()
-            kill(process)
-            one.stdin.close()
-            await _let_go(one.stdout)
-            await process.wait()
+            self._ending.append(asyncio.create_task(_end(one)))
 
     async def _heard(self, one: _Process, width: int) -> bool:
         """Whether there is more to hear after the next message."""
@@ -177,7 +176,7 @@ class Preparers:
                 self._hand(one, block)
             elif not one.is_told:
                 one.is_told = True
-                one.stdin.write(packed("end"))
+                one.stdin.write(packed("stop" if self._stop.is_set() else "end"))
 
     def _hand(self, one: _Process, block: list[UnreadRow]) -> None:
         rows: list[Plain] = []
@@ -199,9 +198,8 @@ class Preparers:
 
     async def _stopping(self, one: _Process) -> None:
         await self._stop.wait()
-        if not one.is_told:
-            one.is_told = True
-            one.stdin.write(packed("stop"))
+        one.is_told = True
+        one.stdin.write(packed("stop"))
 
     # -- what they send ----------------------------------------------------------------------------------
 
@@ -271,14 +269,13 @@ def how_many(settings: Settings, rows: int, backend: Backend) -> int:
 
 def _hello(spec: JobSpec, source: Source, backend: Backend, many: int) -> dict[str, Any]:
     """What each process is told about the job, as JSON."""
-    wanted = source.wanted if isinstance(source, File | Parts) else Wanted()
     return {
         "name": spec.name,
         "settings": spec.settings.model_dump(mode="json"),
         "base": str(spec.base),
         "template": spec.template,
-        "kind": wanted.kind,
-        "columns": wanted.columns,
+        "kind": source.wanted.kind,
+        "columns": source.columns,
         "identity": asdict(backend.identity),
         "profile": backend.profile.described(),
         "takes_tokens": backend.takes_tokens,
@@ -287,8 +284,11 @@ def _hello(spec: JobSpec, source: Source, backend: Backend, many: int) -> dict[s
     }
 
 
-async def _let_go(stream: asyncio.StreamReader) -> None:
-    """Reads what is left: a pipe that is not empty is never closed."""
+async def _end(one: _Process) -> None:
+    """Kills a process, and reads what it left: a pipe that is not empty is never closed."""
+    kill(one.process)
+    one.stdin.close()
     with suppress(ConnectionError):
-        while await stream.read(BUFFER_BYTES):
+        while await one.stdout.read(BUFFER_BYTES):
             pass
+    await one.process.wait()

@@ -74,18 +74,17 @@ class Preparer:
             logging.getLogger(name).addHandler(said)
             logging.getLogger(name).setLevel(LOG_LEVEL)
         self._outbox.send("ready")
-        follow = asyncio.create_task(self._follow(stream))
-        working = asyncio.create_task(crew([self._work() for _ in range(self._width)]))
+        working = crew([self._work() for _ in range(self._width)])
+        tasks = [asyncio.create_task(what) for what in (working, self._follow(stream))]
         try:
-            await asyncio.wait({follow, working}, return_when=asyncio.FIRST_COMPLETED)
-            for task in (working, follow):  # nobody follows for ever: it ends where the run does
-                if task.done():
-                    task.result()
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:  # the run is followed until it is gone, rows are worked on until there are none
+                task.result()
             self._outbox.flush()
         finally:
-            follow.cancel()
-            working.cancel()
-            await asyncio.wait({follow, working})
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
             await self._job.aclose()
             if self._store is not None:
                 self._store.counts.clear()  # counted by the run

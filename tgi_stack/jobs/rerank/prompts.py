@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tgi_stack.answers.contexts import PromptContext, PromptEncoder
+from tgi_stack.answers.questions import counted_for_pictures
 from tgi_stack.errors import TextError
 from tgi_stack.prompting import prompts
 from tgi_stack.settings import Settings
@@ -98,10 +99,11 @@ class Prompts:
         return context.fits(self._encoder.profile.room(1) + 1)
 
     def _too_long(self, context: PromptContext) -> TextError:
+        room, pictures = self._encoder.profile.room(1), counted_for_pictures(context.counted_more)
         return TextError(
             "text.too_long",
-            f"{len(context.token_ids)} tokens without any history; a prompt may have "
-            f"{self._encoder.profile.room(1)}; lower --max-item-tokens, or rank in windows: --window 10",
+            f"{len(context.token_ids)} tokens without any history{pictures}; a prompt may have {room}; "
+            "lower --max-item-tokens, or rank in windows: --window 10",
         )
 
 

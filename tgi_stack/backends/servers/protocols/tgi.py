@@ -37,6 +37,7 @@ GROUPS_ROUTE = "tgi.grammar.groups"
 OPEN_ROUTE = "tgi.top_n"
 SEED_BITS = 53  # JSON numbers are exact that far
 PATCH = 14 * 14  # pixels for each of which TGI counts a token
+QUOTES = 2  # that it writes around an image, and counts
 COUNT = "x-prompt-tokens"
 OTHER_PROMPT = "the answer does not begin with the prompt that was sent: it is to another one"
 _SPECIAL = re.compile(r"([\\.+*?()|\[\]{}^$])")
@@ -185,7 +186,7 @@ def _with_images(prompt: str, images: Sequence[PreparedImage]) -> str:
 
 def _counted(token_ids: Sequence[int], prompt: str, images: Sequence[PreparedImage]) -> int:
     """How many tokens TGI counts: for an image one a patch, and the quotes that it writes around them."""
-    visual = sum(image.sent_width * image.sent_height // PATCH + 2 for image in images)
+    visual = sum(image.sent_width * image.sent_height // PATCH + QUOTES for image in images)
     return len(token_ids) + visual - (prompt.count(IMAGE_PAD) if images else 0)
 
 

@@ -1,11 +1,10 @@
-"""Rows that are in the cache are answered ahead, on all cores: the output is what one process would write."""
+"""Rows that are prepared in other processes: the output is what one process would write."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
 import json
-import os
 import sys
 import threading
 from collections.abc import Callable
@@ -16,12 +15,17 @@ from typing import Any
 import pytest
 
 from tests.conftest import CATALOGUE, Fastqwen, write_rows
+from tests.loopback import serve
+from tgi_stack import Reranker
 from tgi_stack.backends import scripted
 from tgi_stack.errors import DiskError
 from tgi_stack.images.pipe import kill
-from tgi_stack.jobs import parallel_replay, pipeline
-from tgi_stack.rows import ledger, reader
+from tgi_stack.jobs import session
+from tgi_stack.jobs.preparing import preparers
+from tgi_stack.jobs.preparing.preparers import Preparers as Team
+from tgi_stack.rows import ledger
 from tgi_stack.settings import Settings
+from tgi_stack.tiny import TINY
 
 ROWS = 1200
 IMAGES = sorted((CATALOGUE / "images").glob("*.jpg"))[:8]
@@ -30,19 +34,18 @@ WARM = ("-o", "warm.jsonl", "--engine", "scripted", "--offline")
 
 
 @pytest.fixture
-def teams(monkeypatch: pytest.MonkeyPatch) -> list[parallel_replay.Ahead]:
-    """Has small runs be answered ahead, and keeps who answered."""
-    monkeypatch.setattr(pipeline, "LEAST_ROWS", 100)
-    monkeypatch.setattr(pipeline, "PROBE", 64)
-    monkeypatch.setattr(parallel_replay, "processes", lambda: 2)
-    made: list[parallel_replay.Ahead] = []
-    plain = parallel_replay.Ahead.__init__
+def teams(monkeypatch: pytest.MonkeyPatch) -> list[Team]:
+    """Has small runs be prepared in two processes, and keeps who prepared them."""
+    monkeypatch.setattr(preparers, "how_many", lambda *_: 2)
+    monkeypatch.setattr(session, "how_many", lambda *_: 2)
+    made: list[Team] = []
 
-    def noted(self: parallel_replay.Ahead, *arguments: Any) -> None:
-        plain(self, *arguments)
-        made.append(self)
+    class Noted(Team):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            made.append(self)
 
-    monkeypatch.setattr(parallel_replay.Ahead, "__init__", noted)
+    monkeypatch.setattr(session, "Preparers", Noted)
     return made
 
 
@@ -64,30 +67,31 @@ def records(path: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if k not in ("from_cache", "attempts")} for line in lines]
 
 
-def early(team: parallel_replay.Ahead) -> int:
-    """How many rows were answered ahead."""
-    return sum(map(team.did, range(2 * ROWS)))
-
-
-def test_the_bytes_are_those_of_one_process(
-    cached: Fastqwen, tmp_path: Path, teams: list[parallel_replay.Ahead], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("more", [(), ("--no-cache",), ("--unordered",)])
+def test_the_bytes_are_those_of_one_process(cached: Fastqwen, tmp_path: Path, more: tuple[str, ...]) -> None:
     asked = questions(tmp_path / "q.jsonl")
-    cached("probs", asked, "-o", "cold.jsonl", *SCRIPTED)
-    assert early(teams[-1]) == 0
-    done = cached("probs", asked, "-o", "ahead.jsonl", *SCRIPTED, "--offline", "--json")
-    assert early(teams[-1]) == ROWS - 64
+    found = []
+    for many in ((), ("--preparers", "1"), ("--preparers", "3")):
+        done = cached("probs", asked, "-o", "out.jsonl", *SCRIPTED, "--json", *more, *many)
+        counts = json.loads(done.stdout)
+        assert (counts["ok"], counts["kept"]) == (ROWS, 0)
+        found.append(sorted(map(json.dumps, records(Path("out.jsonl")))))
+    assert found[0] == found[1] == found[2]
+
+
+def test_hits_of_the_cache_are_counted(cached: Fastqwen, tmp_path: Path, teams: list[Team]) -> None:
+    asked = known(cached, tmp_path)
+    before = json.loads(cached("cache", "info", "--json").stdout)["kinds"]["labels"]["hits"]
+    done = cached("probs", asked, "-o", "again.jsonl", *SCRIPTED, "--offline", "--json")
     counts = json.loads(done.stdout)
-    assert (counts["ok"], counts["cached"], counts["kept"]) == (ROWS, ROWS, 0)
-    monkeypatch.setattr(parallel_replay, "processes", lambda: 1)
-    cached("probs", asked, "-o", "one.jsonl", *SCRIPTED, "--offline")
-    assert Path("ahead.jsonl").read_bytes() == Path("one.jsonl").read_bytes()
+    assert (counts["ok"], counts["cached"]) == (ROWS, ROWS)
+    assert Path("again.jsonl").read_bytes() == Path("whole.jsonl").read_bytes()
     told = json.loads(cached("cache", "info", "--json").stdout)
-    assert told["kinds"]["labels"]["hits"] == 2 * ROWS
+    assert told["kinds"]["labels"]["hits"] == before + ROWS
 
 
 @pytest.mark.parametrize("job", ["rerank", "summarize"])
-def test_other_jobs(cached: Fastqwen, tmp_path: Path, teams: list[parallel_replay.Ahead], job: str) -> None:
+def test_other_jobs(cached: Fastqwen, tmp_path: Path, teams: list[Team], job: str) -> None:
     items = [json.loads(line)["id"] for line in (CATALOGUE / "items.jsonl").read_bytes().splitlines()]
     rows: list[dict[str, Any]] = []
     row: dict[str, Any]
@@ -101,15 +105,12 @@ def test_other_jobs(cached: Fastqwen, tmp_path: Path, teams: list[parallel_repla
         command += ["--items", CATALOGUE / "items.jsonl", "--permutations", "2"]
     cached(*command, "-o", "cold.jsonl")
     done = cached(*command, "-o", "warm.jsonl", "--offline", "--limit", "300")
-    assert early(teams[-1]) == 300 - 64
     assert "300 ok (300 from cache)" in done.stderr
     cold, warm = (records(Path(name)) for name in ("cold.jsonl", "warm.jsonl"))
     assert warm == cold[:300]
 
 
-def test_uncached_and_bad_rows_go_to_the_run(
-    cached: Fastqwen, tmp_path: Path, teams: list[parallel_replay.Ahead]
-) -> None:
+def test_uncached_and_bad_rows_go_to_the_run(cached: Fastqwen, tmp_path: Path, teams: list[Team]) -> None:
     asked = questions(tmp_path / "q.jsonl", 600)
     cached("probs", asked, "-o", "cold.jsonl", *SCRIPTED)
     lines = asked.read_bytes().splitlines(keepends=True)
@@ -121,12 +122,11 @@ def test_uncached_and_bad_rows_go_to_the_run(
     counts = json.loads(done.stdout)
     assert (counts["ok"], counts["cached"], counts["failed"]) == (600, 600, 2)
     assert counts["failures"] == {"offline.miss": 1, "input.malformed": 1}
-    assert early(teams[-1]) == 600 - 64
     assert len(Path("warm.jsonl").read_bytes().splitlines()) == 602
 
 
 def test_processes_that_fail_cost_only_speed(
-    cached: Fastqwen, tmp_path: Path, teams: list[parallel_replay.Ahead], monkeypatch: pytest.MonkeyPatch
+    cached: Fastqwen, tmp_path: Path, teams: list[Team], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = known(cached, tmp_path)
     killer = tmp_path / "python"
@@ -136,22 +136,20 @@ def test_processes_that_fail_cost_only_speed(
         monkeypatch.setattr(sys, "executable", program)
         done = cached("probs", asked, "-o", "hurt.jsonl", *SCRIPTED, "--offline")
         assert "1,200 ok (1,200 from cache)" in done.stderr
-        assert early(teams[-1]) == 0
         assert Path("hurt.jsonl").read_bytes() == Path("whole.jsonl").read_bytes()
 
 
 def test_a_run_that_broke_off_goes_on(
-    cached: Fastqwen, tmp_path: Path, teams: list[parallel_replay.Ahead], monkeypatch: pytest.MonkeyPatch
+    cached: Fastqwen, tmp_path: Path, teams: list[Team], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = known(cached, tmp_path)
     again = ("probs", asked, *WARM, "--json")
     with monkeypatch.context() as patch:
-        patch.setattr(parallel_replay.Ahead, "_take", full_after_one(parallel_replay.Ahead._take))
+        patch.setattr(Team, "_take", full_after_one(Team._take))
         cached(*again, check=3)
-    before = early(teams[-1])
-    assert 0 < before < ROWS - 64
     counts = json.loads(cached(*again).stdout)
-    assert (counts["ok"], counts["cached"], counts["kept"]) == (ROWS, ROWS - before - 64, before + 64)
+    assert (counts["ok"], counts["cached"] + counts["kept"]) == (ROWS, ROWS)
+    assert 0 < counts["kept"] < ROWS
     assert Path("warm.jsonl").read_bytes() == Path("whole.jsonl").read_bytes()
 
 
@@ -159,7 +157,7 @@ def full_after_one(take: Callable[..., None]) -> Callable[..., None]:
     """Takes a batch; then the disk is full."""
     taken: list[object] = []
 
-    def once(self: parallel_replay.Ahead, *arguments: Any) -> None:
+    def once(self: Team, *arguments: Any) -> None:
         if taken:
             raise DiskError("No space left on device")
         take(self, *arguments)
@@ -171,7 +169,7 @@ def full_after_one(take: Callable[..., None]) -> Callable[..., None]:
 def test_nothing_stands_behind_a_line_that_was_cut(
     cached: Fastqwen,
     tmp_path: Path,
-    teams: list[parallel_replay.Ahead],
+    teams: list[Team],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -191,20 +189,20 @@ def test_nothing_stands_behind_a_line_that_was_cut(
 def test_shares_that_fail_together_leave_nobody_behind(
     cached: Fastqwen,
     tmp_path: Path,
-    teams: list[parallel_replay.Ahead],
+    teams: list[Team],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Each still waits for its process, which takes its time to die, when the other fails."""
     asked = known(cached, tmp_path)
 
-    def take(self: parallel_replay.Ahead, *batch: Any) -> None:
+    def take(self: Team, *batch: Any) -> None:
         raise DiskError("No space left on device")
 
     monkeypatch.setattr(
-        parallel_replay, "kill", lambda process: asyncio.get_running_loop().call_later(1, kill, process)
+        preparers, "kill", lambda process: asyncio.get_running_loop().call_later(1, kill, process)
     )
-    monkeypatch.setattr(parallel_replay.Ahead, "_take", take)
+    monkeypatch.setattr(Team, "_take", take)
     assert "No space left" in cached("probs", asked, *WARM, check=3).stderr
     for thread in threading.enumerate():
         if "waitpid" in thread.name:
@@ -230,7 +228,7 @@ def half_of_the_second(write: Callable[..., None]) -> Callable[..., None]:
 
 
 def test_a_flag_of_a_second_read_stays(
-    cached: Fastqwen, tmp_path: Path, teams: list[parallel_replay.Ahead], monkeypatch: pytest.MonkeyPatch
+    cached: Fastqwen, tmp_path: Path, teams: list[Team], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = questions(tmp_path / "q.jsonl", 600)
     rows = [json.loads(line) for line in asked.read_bytes().splitlines()]
@@ -239,14 +237,14 @@ def test_a_flag_of_a_second_read_stays(
     few = [row | {"num_candidates": 2} if number > 100 else row for number, row in enumerate(rows)]
     write_rows(asked, *few)
     cached(*command, "-o", "ahead.jsonl")
-    monkeypatch.setattr(parallel_replay, "processes", lambda: 1)
+    monkeypatch.setattr(session, "how_many", lambda *_: 0)
     cached(*command, "-o", "one.jsonl")
     flags = [[record["flags"] for record in records(Path(name))] for name in ("ahead.jsonl", "one.jsonl")]
     assert flags[0] == flags[1]
 
 
 def test_prompts_are_those_of_whoever_answers_now(
-    cached: Fastqwen, tmp_path: Path, teams: list[parallel_replay.Ahead], monkeypatch: pytest.MonkeyPatch
+    cached: Fastqwen, tmp_path: Path, teams: list[Team], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     items = [json.loads(line)["id"] for line in (CATALOGUE / "items.jsonl").read_bytes().splitlines()]
     rows = [{"id": str(n), "history": items[:20], "candidates": items[n % 30 :][:5]} for n in range(300)]
@@ -272,17 +270,41 @@ def with_context(tokens: int) -> Callable[..., scripted.ScriptedBackend]:
     return opened
 
 
-@pytest.mark.parametrize("change", ["folder", "replaced"])
-def test_input_that_may_change_goes_to_the_run(
-    cached: Fastqwen, tmp_path: Path, teams: list[parallel_replay.Ahead], change: str
+def test_equal_questions_are_asked_once(tmp_path: Path, fastqwen: Fastqwen) -> None:
+    rows = ({"id": str(n), "prompt": f"Question {n % 7}\n", "labels": ["A", "B"]} for n in range(300))
+    asked = write_rows(tmp_path / "q.jsonl", *rows)
+    with serve("vllm") as server:
+        tokenizer = TINY / "vision" / "tokenizer.json"
+        options = ("--endpoint", server.url, "--tokenizer", tokenizer, "--no-cache", "--preparers", "3")
+        fastqwen("probs", asked, "-o", tmp_path / "one.jsonl", "--limit", "1", *options)
+        before = server.posts  # with one question, and what is asked of any server
+        fastqwen("probs", asked, "-o", tmp_path / "out.jsonl", *options)
+        assert server.posts - before == 7
+
+
+def test_a_killed_process_costs_what_it_had(
+    cached: Fastqwen, tmp_path: Path, teams: list[Team], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = questions(tmp_path / "q.jsonl", 10)
-    source = reader.open_source(str(asked))
-    told = parallel_replay._told(source)
-    assert told is not None
-    assert parallel_replay.opened(told) is not None
-    if change == "folder":
-        assert parallel_replay._told(reader.Folder(tmp_path)) is None
-    else:
-        os.replace(questions(tmp_path / "other.jsonl", 10), asked)
-        assert parallel_replay.opened(told) is None
+    asked = known(cached, tmp_path)
+    taken: list[int] = []
+
+    def take(self: Team, one: Any, *rest: Any) -> None:
+        plain(self, one, *rest)
+        if not taken:
+            kill(one.process)
+        taken.append(len(rest[0]))
+
+    plain = Team._take
+    monkeypatch.setattr(Team, "_take", take)
+    cached("probs", asked, "-o", "hurt.jsonl", *SCRIPTED, "--offline")
+    assert sum(taken) < ROWS
+    assert Path("hurt.jsonl").read_bytes() == Path("whole.jsonl").read_bytes()
+
+
+def test_an_api_run_is_prepared_elsewhere_too(tmp_path: Path) -> None:
+    asked = questions(tmp_path / "q.jsonl", 400)
+    found = []
+    for many in (1, "auto"):
+        with Reranker(engine="scripted", no_cache=True, preparers=many) as reranker:
+            found.append(sorted(reranker.run_probs(asked), key=lambda record: str(record["id"])))
+    assert json.loads(json.dumps(found[0])) == json.loads(json.dumps(found[1]))

@@ -1,0 +1,60 @@
+"""Standard streams that are closed, full, or read by nobody: an exit status and a line, never a traceback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, write_rows
+from tgi_stack.rows.ledger import part_path
+
+RANKED = [{"id": "u", "status": "ok", "positive": ["a"], "ranking": [{"id": "a", "rank": 1, "score": 1.0}]}]
+COMMANDS = {"help": "--help", "version": "--version", "info": "cache info", "data": "cache info --json",
+            "table": "eval r.jsonl --k 1"}  # fmt: skip
+STREAMS = {
+    "nobody reads": ("| true", {"help": 141, "version": 141, "info": 141, "data": 141, "table": 141}),
+    "full": (">/dev/full", {"help": 3, "version": 3, "info": 3, "data": 3, "table": 3}),
+    "closed": (
+        ">&-",
+        {"help": 0, "version": 0, "info": 3, "data": 3, "table": 3},
+    ),  # typer's own prints nothing
+}
+
+
+@pytest.mark.parametrize("what", COMMANDS)
+@pytest.mark.parametrize("stream", STREAMS)
+def test_a_stdout_that_takes_nothing_is_said(tmp_path: Path, what: str, stream: str) -> None:
+    redirect, statuses = STREAMS[stream]
+    write_rows(tmp_path / "r.jsonl", *RANKED)
+    waiting = "sleep 1; " if redirect == "| true" else ""  # until the reader has gone
+    line = f"({waiting}exec {sys.executable} -m cli {COMMANDS[what]}) {redirect}; exit ${{PIPESTATUS[0]}}"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "FASTQWEN_CACHE_DIR": str(tmp_path / "cache")}
+    done = subprocess.run(["bash", "-c", line], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == statuses[what], done.stderr
+    assert "Traceback" not in done.stderr
+    assert ("standard output" in done.stderr) == (done.returncode == 3)
+
+
+def test_answers_that_are_there_hear_ctrl_c(tmp_path: Path) -> None:
+    """The scripted engine never waits, nor does a cache: the loop has to be given its turn."""
+    count = 60_000
+    rows = write_rows(
+        tmp_path / "p.jsonl", *({"prompt": f"{i}\n", "labels": ["A", "B"]} for i in range(count))
+    )
+    out = tmp_path / "o.jsonl"
+    run = [sys.executable, "-m", "cli", "probs", str(rows), "-o", str(out), "--engine", "scripted", "--quiet"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(run, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        while not part_path(out).exists() or part_path(out).stat().st_size < 2000:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate()
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    assert 0 < len(part_path(out).read_bytes().splitlines()) < count

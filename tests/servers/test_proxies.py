@@ -1,0 +1,260 @@
+"""Servers behind a proxy, and servers that ask who we are."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Fastqwen, write_rows
+from tests.loopback import Loopback, listening, serve
+from tgi_stack import settings
+from tgi_stack.backends.servers.access import access
+from tgi_stack.errors import SettingsError
+
+HOST = "models.example.test"
+ROW = {"prompt": "x\n", "labels": ["A", "B"]}
+EC = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+
+
+def openssl(folder: Path, *words: str) -> None:
+    subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder: an authority, and certificates that it signed for a server and for a client."""
+    folder = tmp_path_factory.mktemp("certificates")
+    openssl(
+        folder, "req", "-x509", *EC, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=ca"
+    )
+    for name, host in (("server", HOST), ("client", "client.example.test")):
+        asked = ("-subj", f"/CN={host}", "-addext", f"subjectAltName=DNS:{host}")
+        openssl(folder, "req", *EC, "-keyout", f"{name}.key", "-out", f"{name}.csr", *asked)
+        signed = (
+            "-CA",
+            "ca.pem",
+            "-CAkey",
+            "ca.key",
+            "-CAcreateserial",
+            "-days",
+            "2",
+            "-copy_extensions",
+            "copy",
+        )
+        openssl(folder, "x509", "-req", "-in", f"{name}.csr", *signed, "-out", f"{name}.pem")
+    openssl(folder, "ec", "-in", "client.key", "-aes128", "-passout", "pass:hush", "-out", "locked.key")
+    return folder
+
+
+@dataclass
+class Secured(Loopback):
+    """A server over TLS that wants a certificate of its clients."""
+
+    folder: Path = Path()
+
+    async def _start(self) -> None:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=self.folder / "ca.pem")
+        context.load_cert_chain(self.folder / "server.pem", self.folder / "server.key")
+        context.verify_mode = ssl.CERT_REQUIRED
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=context)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+
+@dataclass
+class Tunnel(Loopback):
+    """A proxy for CONNECT: whatever host is wanted, it leads to one port."""
+
+    to: int = 0
+    wants: str = ""  # user:password
+    asked: list[str] = field(default_factory=list)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        self.asked.append(first)
+        known = base64.b64encode(self.wants.encode()).decode()
+        if self.wants and f"Proxy-Authorization: Basic {known}" not in lines:
+            writer.write(b"HTTP/1.1 407 Who are you\r\nContent-Length: 0\r\n\r\n")
+            writer.close()
+            return
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.to)
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        await asyncio.gather(pipe(reader, far_writer), pipe(far_reader, writer))
+
+
+async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while piece := await reader.read(2**16):
+            writer.write(piece)
+    except ConnectionError:
+        pass
+    writer.close()
+
+
+@dataclass
+class Forwarding(Loopback):
+    """A proxy for plain HTTP that answers in the server's place."""
+
+    asked: list[str] = field(default_factory=list)
+
+    async def _reply(self, writer: asyncio.StreamWriter, method: str, path: str, *rest: Any) -> None:
+        self.asked.append(path)
+        await super()._reply(writer, method, path.removeprefix(f"http://{HOST}"), *rest)
+
+
+def known(folder: Path) -> tuple[str | Path, ...]:
+    """The options that show our certificate and trust theirs."""
+    cert, key = folder / "client.pem", folder / "client.key"
+    return ("--ca-file", folder / "ca.pem", "--client-cert", cert, "--client-key", key)
+
+
+@pytest.mark.parametrize("asked", ["option", "environment"])
+def test_a_secured_server_behind_a_proxy(
+    fastqwen: Fastqwen, tmp_path: Path, certificates: Path, asked: str
+) -> None:
+    rows = write_rows(tmp_path / "p.jsonl", ROW)
+    out = tmp_path / "o.jsonl"
+    with (
+        listening(Secured("vllm", folder=certificates)) as server,
+        listening(Tunnel("vllm", wants="me:hunter2-hunter2")) as proxy,
+    ):
+        proxy.to = server.port
+        url = proxy.url.replace("//", "//me:hunter2-hunter2@")
+        given, variables = (
+            (("--proxy", url), {}) if asked == "option" else (("--proxy", "env"), {"HTTPS_PROXY": url})
+        )
+        job = ("probs", rows, "-o", out, "--endpoint", f"https://{HOST}", "--model", "tiny", "--debug")
+        done = fastqwen(*job, *known(certificates), *given, **variables)
+    assert set(proxy.asked) == {f"CONNECT {HOST}:443 HTTP/1.1"}
+    assert server.posts > 0
+    assert "1 ok" in done.stderr
+    for written in (done.stderr, (tmp_path / "o.jsonl.run.json").read_text()):
+        assert "hunter2" not in written
+
+
+def test_plain_http_goes_through_the_proxy(fastqwen: Fastqwen, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "p.jsonl", ROW)
+    with listening(Forwarding("vllm")) as proxy:
+        fastqwen("probs", rows, "--endpoint", f"http://{HOST}", "--model", "tiny", "--proxy", proxy.url)
+    assert all(path.startswith(f"http://{HOST}/") for path in proxy.asked)
+
+
+def test_loopback_is_reached_without_the_proxy(fastqwen: Fastqwen, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "p.jsonl", ROW)
+    with serve("vllm") as server, listening(Forwarding("vllm")) as proxy:
+        fastqwen("probs", rows, "--endpoint", server.url, "--model", "tiny", "--proxy", proxy.url)
+    assert proxy.asked == []
+
+
+@pytest.mark.parametrize(
+    ("wanted", "url", "way"),
+    [
+        (None, "https://gpu", None),
+        ("http://p:1", "https://gpu", "http://p:1"),
+        ("p:1", "http://gpu:8080/text", "http://p:1"),
+        ("http://p:1", "http://127.0.0.1:8080", None),
+        ("http://p:1", "http://127.8.8.8", None),
+        ("http://p:1", "http://[::1]:8080", None),
+        ("http://p:1", "http://[::ffff:127.0.0.1]", None),
+        ("http://p:1", "http://LOCALHOST.:8080", None),
+        ("http://p:1", "http://gpu.localhost", None),
+        ("http://p:1", "http://localhost.example.org", "http://p:1"),
+        ("env", "https://gpu", "http://secure:2"),
+        ("env", "http://gpu", "http://plain:3"),
+        ("env", "https://in.example.org", None),
+        ("env", "https://example.org", None),
+        ("env", "https://another-example.org", "http://secure:2"),
+        ("env", "https://10.1.2.3", None),
+        ("env", "https://11.1.2.3", "http://secure:2"),
+        ("env", "https://port:8443", None),
+        ("env", "https://port:8444", "http://secure:2"),
+    ],
+)
+def test_which_way_a_server_is_reached(wanted: str | None, url: str, way: str | None) -> None:
+    environ = {
+        "HTTPS_PROXY": "http://other:9",
+        "https_proxy": "http://secure:2",
+        "HTTP_PROXY": "plain:3",
+        "ALL_PROXY": "http://all:4",
+        "NO_PROXY": " .example.org, 10.0.0.0/8,port:8443,",
+    }
+    chosen = settings.load({"proxy": wanted}, {})
+    assert access(chosen, environ).proxies.to(url) == way
+
+
+@pytest.mark.parametrize("wanted", ["", "socks5://p:1", "http://", "http://p:99999", "http://me:hunter2@p:0"])
+def test_what_is_no_proxy_is_refused(wanted: str) -> None:
+    with pytest.raises(SettingsError, match="--proxy") as raised:
+        access(settings.load({"proxy": wanted}, {}), {})
+    assert "hunter2" not in str(raised.value)
+
+
+def test_a_closed_proxy_is_told(fastqwen: Fastqwen, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "p.jsonl", ROW)
+    job = ("probs", rows, "--endpoint", f"https://{HOST}", "--startup-timeout", "1")
+    with listening(Tunnel("vllm", wants="me:right")) as proxy:
+        refused = fastqwen(*job, "--proxy", proxy.url, check=4)
+    assert "the proxy wants a user and a password" in refused.stderr
+    assert "the proxy can't be reached" in fastqwen(*job, "--proxy", proxy.url, check=4).stderr
+
+
+def test_a_server_that_wants_a_certificate_says_so(
+    fastqwen: Fastqwen, tmp_path: Path, certificates: Path
+) -> None:
+    rows = write_rows(tmp_path / "p.jsonl", ROW)
+    with picky(certificates) as port, listening(Tunnel("vllm", to=port)) as proxy:
+        job = ("probs", rows, "--endpoint", f"https://{HOST}", "--proxy", proxy.url)
+        trusted = ("--ca-file", certificates / "ca.pem", "--startup-timeout", "2")
+        done = fastqwen(*job, *trusted, check=4)
+    assert "name ours with --client-cert" in done.stderr
+
+
+@contextmanager
+def picky(folder: Path) -> Iterator[int]:
+    """The port of a server that says by an alert that it wants a certificate, as asyncio's does not."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=folder / "ca.pem")
+    context.load_cert_chain(folder / "server.pem", folder / "server.key")
+    context.verify_mode = ssl.CERT_REQUIRED
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def accept() -> None:
+            while True:
+                try:
+                    context.wrap_socket(server.accept()[0], server_side=True).close()
+                except ssl.SSLError:
+                    continue
+                except OSError:
+                    return
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize(
+    ("cert", "key", "said"),
+    [
+        (None, "client.key", "give --client-cert as well"),
+        ("gone.pem", None, "No such file"),
+        ("client.pem", None, "give both as PEM"),
+        ("client.pem", "server.key", "they don't belong together"),
+        ("client.pem", "locked.key", "the key has a passphrase"),
+        ("ca.key", "ca.key", "give both as PEM"),
+    ],
+)
+def test_a_certificate_that_will_not_do(
+    certificates: Path, cert: str | None, key: str | None, said: str
+) -> None:
+    given = {"client_cert": cert and certificates / cert, "client_key": key and certificates / key}
+    with pytest.raises(SettingsError, match=said):
+        access(settings.load(given, {}), {}).tls()

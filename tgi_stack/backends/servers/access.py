@@ -1,0 +1,178 @@
+"""How servers are reached: with which key, whom to trust, who we are, through which proxy."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from tgi_stack.errors import SettingsError
+from tgi_stack.redaction import keep_secret, redact_url
+from tgi_stack.settings import Settings
+from tgi_stack.text_files import CERTIFICATES_BYTES, KEY_BYTES, TextFileError, read_text
+
+ENVIRONMENT = "env"
+_CERTIFICATE = re.compile(
+    r"-----BEGIN [A-Z0-9 ]*CERTIFICATE-----.+?-----END [A-Z0-9 ]*CERTIFICATE-----", re.DOTALL
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Proxies:
+    """The proxies that were asked for: by the scheme of a server's URL, and which hosts need none."""
+
+    by_scheme: Mapping[str, str] = field(default_factory=dict)
+    without: str = ""
+
+    def to(self, url: str) -> str | None:
+        """The proxy on the way to a URL; a server on loopback is reached directly."""
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        if not self.by_scheme or is_loopback(host):
+            return None
+        if any(_is_named(host, parts.port, one.strip().lower()) for one in self.without.split(",")):
+            return None
+        return self.by_scheme.get(parts.scheme)
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How to reach the endpoints.
+
+    Attributes:
+        api_key: sent as a bearer token; never shown.
+        ca_file: certificates to trust in place of the system's.
+        client_cert, client_key: our own certificate and its key, which may stand in one file.
+    """
+
+    api_key: str | None = None
+    ca_file: Path | None = None
+    client_cert: Path | None = None
+    client_key: Path | None = None
+    proxies: Proxies = field(default_factory=Proxies)
+
+    def tls(self) -> ssl.SSLContext | bool:
+        """What connections are secured with; True for the system's own way.
+
+        Raises:
+            SettingsError: a file that can't be read, or holds something else.
+        """
+        if self.ca_file is None and self.client_cert is None:
+            return True
+        context = ssl.create_default_context(cadata=_trusted(self.ca_file))
+        if self.client_cert is not None:
+            _show(context, self.client_cert, self.client_key)
+        return context
+
+
+def access(settings: Settings, environ: Mapping[str, str] = os.environ) -> Access:
+    """The key is from --api-key-file, FASTQWEN_API_KEY or FASTQWEN_API_KEY_FILE; never from an argument.
+
+    Raises:
+        SettingsError: a file that can't be read, or holds no key; no URL of a proxy.
+    """
+    key = environ.get("FASTQWEN_API_KEY")
+    if settings.api_key_file is not None:
+        try:
+            key = read_text(settings.api_key_file, KEY_BYTES).strip()
+        except (OSError, TextFileError) as error:
+            why = (error.strerror if isinstance(error, OSError) else None) or error
+            raise SettingsError(f"--api-key-file {settings.api_key_file}: {why}") from error
+    if key is not None and (not key or not key.isascii() or not key.isprintable() or " " in key):
+        raise SettingsError("the API key is empty or holds characters that no header takes")
+    for secret in (key, environ.get("HF_TOKEN")):
+        keep_secret(secret)
+    proxies = _proxies(settings.proxy, environ)
+    return Access(key, settings.ca_file, settings.client_cert, settings.client_key, proxies)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address is of this very machine's loopback; no look-up is made."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host.lower().rstrip(".").rpartition(".")[2] == "localhost"
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback or address.is_unspecified
+
+
+def _is_named(host: str, port: int | None, entry: str) -> bool:
+    """Whether an entry of NO_PROXY is a host: its name or the end of it, its address or a range, or `*`."""
+    if entry == "*" or (port is not None and entry == f"{host}:{port}"):
+        return True
+    try:
+        return ipaddress.ip_address(host) in ipaddress.ip_network(entry, strict=False)
+    except ValueError:
+        name = entry.lstrip("*").lstrip(".")
+        return bool(name) and (host == name or host.endswith(f".{name}"))
+
+
+def _proxies(wanted: str | None, environ: Mapping[str, str]) -> Proxies:
+    if wanted is None:
+        return Proxies()
+    if wanted != ENVIRONMENT:
+        proxy = _checked("--proxy", wanted)
+        return Proxies({"http": proxy, "https": proxy})
+    found = {}
+    for scheme in ("http", "https"):
+        # As other programs do: small letters first.
+        names = (f"{scheme}_proxy", f"{scheme}_proxy".upper())
+        name, value = next(((name, environ[name]) for name in names if environ.get(name)), ("", ""))
+        if value:
+            found[scheme] = _checked(name, value)
+    return Proxies(found, environ.get("no_proxy") or environ.get("NO_PROXY") or "")
+
+
+def _checked(name: str, url: str) -> str:
+    """A proxy's URL; one without a scheme is of http.
+
+    Raises:
+        SettingsError: it is none.
+    """
+    url = url.strip() if "://" in url else f"http://{url.strip()}"
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise SettingsError(f"{name} {redact_url(url)[:80]}: give env, or a URL such as http://proxy:3128")
+    keep_secret(unquote(parts.password) if parts.password else None)
+    return url
+
+
+def _trusted(ca_file: Path | None) -> str | None:
+    """The certificates of a file; None for the system's."""
+    if ca_file is None:
+        return None
+    try:
+        # Comments between certificates may be in any language; OpenSSL takes ASCII alone.
+        found = _CERTIFICATE.findall(read_text(ca_file, CERTIFICATES_BYTES))
+        if not found:
+            raise TextFileError("holds no certificate; give them as PEM")
+        return "\n".join(found)
+    except TextFileError as error:
+        raise SettingsError(f"--ca-file {ca_file}: {error}") from error
+    except OSError as error:
+        raise SettingsError(f"--ca-file {ca_file}: {error.strerror or error}") from error
+
+
+def _show(context: ssl.SSLContext, cert: Path, key: Path | None) -> None:
+    """Lets a context show our certificate."""
+    named = f"--client-cert {cert}" + ("" if key is None else f", --client-key {key}")
+
+    def refuse() -> str:
+        raise SettingsError(f"{named}: the key has a passphrase; give one without")
+
+    try:
+        context.load_cert_chain(cert, key, refuse)
+    except ssl.SSLError as error:
+        why = "they don't belong together" if error.reason == "KEY_VALUES_MISMATCH" else "give both as PEM"
+        raise SettingsError(f"{named}: no certificate with its key ({why})") from error
+    except OSError as error:
+        raise SettingsError(f"{named}: {error.strerror or error}") from error
