@@ -57,7 +57,7 @@ def told(skipped: Counter[str]) -> str:
     return ", ".join(f"{count:,} {reason}" for reason, count in sorted(skipped.items()))
 
 
-ROWS = "with rows, not pixels"
+ROWS = "file of rows"
 EMPTY = "empty"
 OTHER = "no image"
 
