@@ -65,7 +65,8 @@ class Rerank:
             raise PromptFileError("{{candidates}} stands twice in the prompt file; with --item-images once")
         self._images = _images(backend, settings, base, store)
         reader = LabelReader(self._backend, store)
-        written = Prompts(reader.encoder, settings, template)
+        self._encoder = reader.encoder
+        written = Prompts(self._encoder, settings, template)
         pointwise = settings.mode == "pointwise"
         self._ranker: Ranker = (Pointwise if pointwise else Listwise)(reader, written, settings)
 
@@ -131,7 +132,7 @@ class Rerank:
         if not text and not optional:
             fields = ", ".join(self._settings.item_fields)
             raise ItemError("item.empty", f"item {item.id!r} has none of the fields {fields}")
-        return self._backend.profile.tokenizer.truncate(text, self._settings.max_item_tokens)
+        return self._encoder.truncate(text, self._settings.max_item_tokens)
 
     def _identity(self, outcome: Outcome) -> dict[str, Any]:
         routes = dict.fromkeys(read.scores.route for read in outcome.reads)
