@@ -59,7 +59,10 @@ def _colons(value: Any) -> float:
     if type(value) is str:
         return value.count(":")
     if type(value) is dict:
-        return len(value) + sum(map(_colons, value)) + sum(map(_colons, value.values()))
+        keys, inner = len(value) + "".join(value).count(":"), value.values()
+        if set(map(type, inner)) == {str}:  # as most items are
+            return keys + "".join(inner).count(":")
+        return keys + sum(map(_colons, inner))
     if type(value) is list:
         return "".join(value).count(":") if set(map(type, value)) == {str} else sum(map(_colons, value))
     return math.nan if type(value) is float and abs(value) >= FLOATS_FROM else 0

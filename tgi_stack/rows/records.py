@@ -19,7 +19,6 @@ DRAFT = "https://json-schema.org/draft/2020-12/schema"
 INT64 = 2**63
 REPLACED = "text.surrogate"  # a lone surrogate, which is no text, was replaced by U+FFFD
 
-_LARGE = re.compile(rb"\d{19}")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -253,14 +252,21 @@ def writable(record: dict[str, Any]) -> dict[str, Any]:
         AnswerError: a number that is not finite, or a count beyond 64 bits.
     """
     try:
-        line = orjson.dumps(record)
+        line = orjson.dumps(record, option=orjson.OPT_STRICT_INTEGER)
+    except orjson.JSONEncodeError:  # a lone surrogate, or an integer beyond 53 bits
+        return _mended(record)
+    if b"null" in line and not jsonl.is_finite(record):
+        _check_numbers(record)
+    return record
+
+
+def _mended(record: dict[str, Any]) -> dict[str, Any]:
+    try:
+        orjson.dumps(record)
     except orjson.JSONEncodeError:
         record = _as_text(record)
         record["flags"] = [*record.get("flags", ()), REPLACED]
-        _check_numbers(record)
-        return record
-    if _LARGE.search(line) or (b"null" in line and not jsonl.is_finite(record)):
-        _check_numbers(record)
+    _check_numbers(record)
     return record
 
 
