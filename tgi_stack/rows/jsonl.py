@@ -98,6 +98,13 @@ def _integer(digits: str) -> int:
     return int(digits)
 
 
+def _number(text: str) -> float:
+    found = float(text)
+    if not math.isfinite(found):
+        raise LineError(f"{text[:20]} is beyond what a number holds")
+    return found
+
+
 def _refuse_constant(name: str) -> NoReturn:
     raise LineError(f"{name} is not JSON")
 
@@ -140,6 +147,6 @@ def is_finite(value: Any) -> bool:
 
 # Made once: making them costs as much as a short line does.
 _DECODER = json.JSONDecoder(
-    parse_constant=_refuse_constant, parse_int=_integer, object_pairs_hook=_no_duplicates
+    parse_constant=_refuse_constant, parse_int=_integer, parse_float=_number, object_pairs_hook=_no_duplicates
 )
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))

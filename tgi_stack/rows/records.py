@@ -9,7 +9,7 @@ import re
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.json_schema import models_json_schema
 
 from tgi_stack.errors import AnswerError
@@ -23,7 +23,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, defer_build=True)
+    model_config = ConfigDict(extra="forbid", strict=True, defer_build=True, allow_inf_nan=False)
 
 
 class Failure(_Part):
@@ -222,6 +222,20 @@ def json_schema(name: str, only: str | None = None) -> dict[str, Any]:
     refs = [{"$ref": f"#/$defs/{shape.__name__}"} for shape, _ in chosen]
     whole = refs[0] if len(refs) == 1 else {"anyOf": refs}
     return {"$schema": DRAFT, "title": f"fastqwen {name}", **whole, "$defs": definitions["$defs"]}
+
+
+def fault_in(job: str, record: dict[str, Any]) -> str | None:
+    """What of a record is not as a job's records are, with its place.
+
+    Fields of others' own, and those that are not there, are no fault.
+    """
+    try:
+        RECORDS[job].model_validate(record)
+    except ValidationError as error:
+        for one in error.errors(include_url=False):
+            if one["type"] not in ("extra_forbidden", "missing"):
+                return f"`{'.'.join(map(str, one['loc']))}`: {one['msg']}"
+    return None
 
 
 def described(model: type[BaseModel]) -> dict[str, Any]:
