@@ -240,6 +240,14 @@ def _reference(found: str | int, name: str) -> str:
     return known
 
 
+def positive_of(raw: RawRow) -> tuple[str, ...] | None:
+    """The positives of a row of `rerank` that may be wrong in other ways, where they can be read."""
+    try:
+        return _positive(fields(raw))
+    except RowError:
+        return None
+
+
 def _positive(value: dict[str, Any]) -> tuple[str, ...] | None:
     found = value.get("positive")
     if found is None:

@@ -14,6 +14,7 @@ from tgi_stack.settings.written import bytes_of, split
 ItemField = Literal["title", "summary", "text"]
 BatchSize = Annotated[int, Field(ge=1, le=4096)]
 MOST = 2**63 - 1  # of counts that have no bound of their own
+CHECKPOINTS = ("--model", "--text-model", "--vision-model", "--tokenizer")  # a folder, a file or an id
 
 Count = Annotated[int, Field(ge=1, le=MOST)]
 
@@ -246,13 +247,14 @@ class Settings(ServerSettings):
         return bytes_of(value) if isinstance(value, str) else value
 
     @property
-    def files(self) -> dict[str, Path]:
-        """The files that are read, by the option that names each."""
-        named = {one.flag: getattr(self, one.name) for one in declared(Settings).values()}
-        files = {
-            flag: path for flag, path in named.items() if isinstance(path, Path) and flag != "--cache-dir"
-        }
-        return files if self._file is None else files | {"--config": self._file}
+    def files(self) -> list[tuple[str, Path]]:
+        """The files that are read, and the option that names each; a checkpoint's files under its own."""
+        named = [(one.flag, getattr(self, one.name)) for one in declared(Settings).values()]
+        files = [(flag, path) for flag, path in named if isinstance(path, Path) and flag != "--cache-dir"]
+        for flag, name in named:
+            if flag in CHECKPOINTS and name is not None:
+                files += [(flag, path) for path in _files_of(Path(name))]
+        return files if self._file is None else [*files, ("--config", self._file)]
 
     def batch_size_for(self, kind: str) -> int | None:
         """Prompts, or images, in a batch; None for as many as suit who computes."""
@@ -263,3 +265,11 @@ class Settings(ServerSettings):
     def weights(self) -> str:
         """How weights are kept: `none` (as they are), `8bit`, `4bit` or `fp8`."""
         return self.quantization or ("4bit" if self.use_quantization else "none")
+
+
+def _files_of(path: Path) -> list[Path]:
+    """The files of a checkpoint, or of a tokenizer; none for an id."""
+    try:
+        return sorted(path.iterdir()) if path.is_dir() else [path] * path.is_file()
+    except OSError:  # no folder of ours, or an id that no name of a file can be
+        return []
