@@ -119,7 +119,7 @@ def finished(case: Case, tokenizer: Tokenizer, items: dict[str, str], *, closes_
             [_sentence(items[one] if isinstance(one, str) else one["text"]) for one in row[name]]
             for name in ("history", "candidates")
         )
-        body = prompts.listwise_body(default_labels(len(shown), tokenizer), shown, history=past)
+        body = "".join(prompts.listwise_body(default_labels(len(shown), tokenizer), shown, history=past))
         found.append(prompts.user_turn(tokenizer.harmless(body), close_thinking=closes_thinking))
     return found
 

@@ -32,6 +32,12 @@ class Given(NamedTuple):
     path: Path | None
 
 
+def refuse_folder(option: str, out: Path) -> None:
+    """Raises UsageError where the name of a file to be written is none."""
+    if not out.name or out.is_dir():
+        raise UsageError(f"{option} {out} is no file; give another name")
+
+
 def refuse_inputs(option: str, out: Path, inputs: Iterable[Given], also: Iterable[Path] = ()) -> None:
     """Looks by device and inode, so that links and standard input that was redirected from a file count.
 
@@ -40,9 +46,10 @@ def refuse_inputs(option: str, out: Path, inputs: Iterable[Given], also: Iterabl
         also: what else is written for it.
 
     Raises:
-        UsageError: `out`, or what is written beside it, is a file that is read.
+        UsageError: `out`, or what is written beside it, is a file that is read; or it is a folder.
     """
-    written = (*companions(out), *also)
+    refuse_folder(option, out)
+    written = [name for path in (out, *also) for name in companions(path)]
     for one in inputs:
         read = _status(one.path)
         if read is not None and is_written(read, written):

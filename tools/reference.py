@@ -16,8 +16,9 @@ from tgi_stack import words
 from tgi_stack.commands.app import COMMANDS, LateGroup
 from tgi_stack.commands.declare import DECLARED, CommandLine, hints_of, options_of, spellings
 from tgi_stack.commands.options import Common, Positional
-from tgi_stack.settings import PREFIX, Settings
-from tgi_stack.settings.declaration import GROUPS, Declared, declared
+from tgi_stack.declared.option import GROUPS, Declared, declared
+from tgi_stack.declared.run import Fields
+from tgi_stack.settings import PREFIX
 from tgi_stack.stack.planning.request import Request
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -120,7 +121,7 @@ def _settings(lines: Iterable[CommandLine]) -> Iterator[str]:
             takers.setdefault(one.name, []).append(line.name)
     yield f"A key `name` is the variable `{PREFIX}NAME`. *Rerun*: whether a rerun may change it.\n"
     for group in GROUPS:
-        found = [one for one in declared(Settings).values() if one.option.group == group]
+        found = [one for one in declared(Fields).values() if one.option.group == group]
         yield f"### {group}\n"
         yield _rows(
             ("key", "option", "default", "rerun", "commands", "meaning"),

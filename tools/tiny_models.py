@@ -90,12 +90,12 @@ def session_prompt(session: Session, fields: Sequence[str] = ITEM_FIELDS) -> tup
     labels = LETTERS[: len(session.candidates)]
     past = [prompts.item_text(item, fields) for item in session.history]
     offered = [prompts.item_text(item, fields) for item in session.candidates]
-    body = prompts.listwise_body(labels, offered, history=past, query=session.query)
+    body = "".join(prompts.listwise_body(labels, offered, history=past, query=session.query))
     prompt = prompts.user_turn(body, close_thinking=True)
     return (
         prompt,
-        _line_ends(prompt, prompts.history_block(past)) if past else [],
-        _line_ends(prompt, prompts.candidates_block(labels, offered)),
+        _line_ends(prompt, "".join(prompts.history_block(past))) if past else [],
+        _line_ends(prompt, "".join(prompts.candidates_block(labels, offered))),
     )
 
 

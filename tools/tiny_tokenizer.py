@@ -103,8 +103,11 @@ def _corpus() -> list[str]:
     texts = [text for look in all_looks() for text in (summary(look), title(look))]
     texts += [f"{brand} {title(look)}" for brand in BRANDS for look in all_looks()[::9]]
     texts += SENTENCES * 50
-    question = prompts.listwise_body(["A"], ["x"], history=["y"])
-    texts += [question, prompts.listwise_body(["A"], ["x"], query="y"), prompts.summary_body("a", "b")] * 200
+    bodies = [
+        prompts.listwise_body(["A"], ["x"], history=["y"]),
+        prompts.listwise_body(["A"], ["x"], query="y"),
+    ]
+    texts += [*map("".join, bodies), prompts.summary_body("a", "b")] * 200
     texts += ["user", "assistant", "system"] * 200
     return texts + ["yes", "no", " yes", " no", "Yes", "No"] * 200
 

@@ -13,8 +13,9 @@ import pytest
 from tests.commands.test_common_options import ALL
 from tests.conftest import ROOT, Fastqwen
 from tgi_stack.commands.declare import DECLARED, CommandLine
+from tgi_stack.declared.option import GROUPS, declared
+from tgi_stack.declared.run import Fields
 from tgi_stack.settings import Settings
-from tgi_stack.settings.declaration import GROUPS, declared
 from tgi_stack.stack.planning.request import Request
 
 HEADING = re.compile(r"^(\S[\w ]*):\n", re.MULTILINE)
@@ -53,9 +54,10 @@ def test_each_value_shows_its_default(name: str) -> None:
         assert one.param_type_name == "argument" or one.is_flag or one.metavar, one.name
 
 
-@pytest.mark.parametrize("of", [Settings, Request])
-def test_each_field_is_declared(of: Any) -> None:
-    names = of.model_fields if of is Settings else of.__dataclass_fields__
+@pytest.mark.parametrize(
+    ("of", "names"), [(Fields, Settings.model_fields), (Request, Request.__dataclass_fields__)]
+)
+def test_each_field_is_declared(of: Any, names: dict[str, Any]) -> None:
     assert list(declared(of)) == list(names)
     for one in declared(of).values():
         assert one.option.group in GROUPS
@@ -80,6 +82,7 @@ def test_help_imports_none_of_a_commands_work(name: str) -> None:
         "cache",
         "huggingface_hub",
         "numpy",
+        "pydantic",
         "rich",
         "tgi_stack.jobs",
         "tgi_stack.logs",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tgi_stack.engine.loader import load
+from tgi_stack.engine.placement import choose
 from tgi_stack.errors import CheckpointError, FastqwenError, MachineError, NoEngineError, UsageError
 from tgi_stack.hub import Checkpoint, locate
 from tgi_stack.tiny import TINY
@@ -110,3 +113,13 @@ def test_a_template_without_content_is_refused(tmp_path: Path, content: str) -> 
     (tmp_path / "chat_template.jinja").write_text(content)
     with pytest.raises(CheckpointError, match="fetch it"):
         _ = Checkpoint("x", "r", tmp_path).chat_template
+
+
+@pytest.mark.parametrize("method", ["awq", "gptq"])
+def test_weights_in_a_form_unknown_here(tmp_path: Path, method: str) -> None:
+    folder = shutil.copytree(TINY / "text", tmp_path / "m")
+    fields = config("text") | {"quantization_config": {"quant_method": method, "bits": 4}}
+    (folder / "config.json").write_text(json.dumps(fields))
+    found = locate(str(folder), "text", None, may_download=False)
+    with pytest.raises(CheckpointError, match="can't be loaded"):
+        load(found, "text", choose("cpu", "fp32"))

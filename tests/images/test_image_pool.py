@@ -21,7 +21,7 @@ from tests.conftest import ROOT
 from tgi_stack.errors import ImageError, MachineError
 from tgi_stack.images.grid import Grid
 from tgi_stack.images.pipe import kill
-from tgi_stack.images.pool import ImagePool, _Process
+from tgi_stack.images.pool import STARTS, ImagePool, _Process
 from tgi_stack.images.prepare import prepare
 from tgi_stack.tiny import TINY
 
@@ -261,3 +261,24 @@ async def test_a_process_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(sys, "executable", str(broken))
     with pytest.raises(MachineError, match="No module named PIL"):
         await ImagePool(1).prepare(picture(), "x", GRID)
+
+
+@pytest.mark.parametrize("kills", [1, 2, 3])
+async def test_one_killed_as_it_starts_is_started_anew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kills: int
+) -> None:
+    count = tmp_path / "starts"
+    weak = tmp_path / "python"
+    weak.write_text(
+        f"#!/bin/sh\necho >> {count}\n"
+        f'[ "$(wc -l < {count})" -le {kills} ] && kill -9 $$\nexec {sys.executable} "$@"\n'
+    )
+    weak.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(weak))
+    pool = ImagePool(1)
+    if kills < STARTS:
+        assert (await pool.prepare(picture(), "x", GRID)).sent_width
+    else:
+        with pytest.raises(MachineError, match="SIGKILL ended it"):
+            await pool.prepare(picture(), "x", GRID)
+    await pool.aclose()

@@ -366,6 +366,10 @@ PNG64 = encoded(picture())
         (b"\xd7\xcd\xc6\x9a" + bytes(60), "image.unrecognised"),  # I18
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image.unrecognised"),  # I20
         (b"\xff\x0a" + bytes(60), "image.unsupported"),  # I17
+        (png_header(0, 64), "image.corrupt"),
+        (png_header(64, 0), "image.corrupt"),
+        (b"GIF89a" + bytes(7) + b";", "image.corrupt"),
+        (b"BM" + bytes(12) + b"\x28\0\0\0" + bytes(40), "image.corrupt"),
     ],
 )
 def test_what_is_no_sound_image_is_refused(content: bytes, type: str) -> None:

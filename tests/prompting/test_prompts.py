@@ -121,7 +121,7 @@ def test_an_item_is_one_line_whatever_it_holds() -> None:
 
 
 def test_the_listwise_question_in_full() -> None:
-    body = prompts.listwise_body(["A", "B"], ["Red mug.", "Blue hat."], history=["Red vase."])
+    body = "".join(prompts.listwise_body(["A", "B"], ["Red mug.", "Blue hat."], history=["Red vase."]))
     assert body == (
         "Find the candidate that this shopper is most likely to want next.\n\n"
         "The shopper's history, oldest first:\n- Red vase.\n\n"
@@ -131,7 +131,7 @@ def test_the_listwise_question_in_full() -> None:
 
 
 def test_a_query_takes_the_place_of_the_history() -> None:
-    body = prompts.listwise_body(["AA", "AB"], ["x", "y"], query="red\nmug", instruction="Search.")
+    body = "".join(prompts.listwise_body(["AA", "AB"], ["x", "y"], query="red\nmug", instruction="Search."))
     assert "The shopper searches for:\nred mug\n" in body
     assert body.startswith("Search.\n")
     assert body.endswith("Answer with its letters.")

@@ -184,6 +184,9 @@ def test_labels_come_from_row_count_or_options() -> None:
 
     assert labels(labels=["1", "2"]) == ("1", "2")
     assert labels(num_candidates=20) == 20
+    assert labels(labels=["1", "2"], num_candidates=2) == ("1", "2")
+    with pytest.raises(RowError, match="`num_candidates` is 3, and there are 2 `labels`"):
+        labels(labels=["1", "2"], num_candidates=3)
     assert labels() == ("yes", "no")
     assert schema.probs_row(RawRow(4, {"prompt": "x"}), ("A",)).id == "4"
     for bad in (0, -1, 2.0, True, "3"):

@@ -107,6 +107,7 @@ def test_a_folder_that_is_a_file_is_said(tmp_path: Path) -> None:
         ("o", True, "a file without a suffix"),
         ("o", False, "a file without a suffix"),
         ("folder.jsonl", False, "is no file"),
+        ("folder.jsonl", True, "is no file"),
         ("pipe.jsonl", False, "is no file"),
     ],
 )
@@ -117,6 +118,33 @@ def test_a_name_that_no_sink_writes(tmp_path: Path, name: str, unordered: bool, 
     spec = JobSpec("probs", load({"unordered": unordered, "overwrite": True}, {}), tmp_path)
     with pytest.raises(UsageError, match=message):
         open_sink(spec, source, tmp_path / name, [])
+
+
+@pytest.mark.parametrize("suffix", ["", ".tmp", ".lock", ".part.jsonl", ".part.jsonl.tmp", ".run.json.tmp"])
+@pytest.mark.parametrize("option", ["input", "tokenizer", "model", "prompt_file"])
+def test_no_input_stands_where_is_written(tmp_path: Path, option: str, suffix: str) -> None:
+    (tmp_path / "model").mkdir()
+    read = {"input": "r.jsonl", "tokenizer": "t.json", "model": "model/w", "prompt_file": "p"}[option]
+    for name in ("r.jsonl", "t.json", "model/w", "p"):
+        (tmp_path / name).write_text('{"id":"a"}')
+    os.link(tmp_path / read, tmp_path / f"o.jsonl{suffix}")
+    given = {"tokenizer": str(tmp_path / "t.json"), "model": str(tmp_path / "model")}
+    settings = load({"overwrite": True, "prompt_file": str(tmp_path / "p"), **given}, {})
+    source = open_source(str(tmp_path / "r.jsonl"))
+    with pytest.raises(UsageError, match="would write over the input"):
+        open_sink(JobSpec("rerank", settings, tmp_path), source, tmp_path / "o.jsonl", [])
+    assert (tmp_path / read).read_text() == '{"id":"a"}'
+
+
+@pytest.mark.parametrize("name", ["", ".", "/", "..", "folder"])
+def test_a_folder_is_no_name_to_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    source = open_source(str(write_rows(tmp_path / "r.jsonl", {"id": "a"})))
+    with pytest.raises(UsageError, match="is no file"):
+        open_sink(JobSpec("probs", load({}, {}), tmp_path), source, Path(name), [])
+    with pytest.raises(UsageError, match="is no file"), replaced("--trec", Path(name), overwrite=True):
+        pass
 
 
 def test_a_name_of_an_open_file_stays(tmp_path: Path) -> None:

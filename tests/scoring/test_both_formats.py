@@ -97,6 +97,21 @@ def said(out: Path, **options: Any) -> tuple[str, str, str]:
     return console.file.getvalue(), programs, run.read_text("utf-8")
 
 
+def test_rows_that_are_wrong_keep_their_positives() -> None:
+    job = Rerank(FIRST, Settings(), {}).job()
+    sound: dict[str, Any] = {"id": 1, "query": "q", "candidates": [{"id": 2, "text": "x"}], "positive": [2]}
+    wrongs: list[dict[str, Any]] = [
+        {"id": 1.5},
+        {"query": 7},
+        {"candidates": []},
+        {"candidates": ["unknown"]},
+        {"positive": 2.5},
+    ]
+    found = [asyncio.run(answered(job, RawRow(1, sound | wrong))) for wrong in wrongs]
+    assert {record["status"] for record in found} == {"failed"}
+    assert [record.get("positive") for record in found] == [["2"]] * 4 + [None]
+
+
 @settings(deadline=None, max_examples=25)
 @given(data=st.data())
 def test_formats_are_evaluated_alike(data: st.DataObject) -> None:

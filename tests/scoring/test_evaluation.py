@@ -21,12 +21,14 @@ def row(
     name: str, order: list[str], positive: list[str], logprobs: list[float] | None = None
 ) -> dict[str, Any]:
     values = logprobs or [-1.0 - place for place in range(len(order))]
-    pairs = reread([{"order": order, "logprobs": values}])
+    labels = [f"label {place}" for place in range(len(order))]
+    read = {"order": order, "labels": labels, "logprobs": values, "normalised": "vocabulary"}
+    pairs = reread([read])
     return {
         "id": name,
         "status": "ok",
-        "ranking": [{"id": id, "score": score} for id, score in pairs],
-        "reads": [{"order": order, "logprobs": values}],
+        "ranking": [{"id": id, "rank": rank, "score": score} for rank, (id, score) in enumerate(pairs, 1)],
+        "reads": [read],
         "positive": positive,
     }
 
@@ -93,8 +95,15 @@ def test_dropping_renormalises_what_was_read() -> None:
     assert collect([row("a", ["x", "y"], ["y"])], drop=["x"]).ranked == {"a": ["y"]}
 
 
+def test_what_is_to_be_dropped_may_be_misspelt(tmp_path: Path) -> None:
+    out = tmp_path / "o.jsonl"
+    out.write_bytes(jsonl.dumps(row("a", ["x", "y"], ["y"])))
+    notes = evaluation.evaluate(out, [1], drop=["x", "Y"]).notes
+    assert "no row has a candidate 'Y' to leave out" in notes
+
+
 @pytest.mark.parametrize("options", [{"temperature": 1.0}, {"drop": ["none of them"]}])
-@pytest.mark.parametrize("reads", [None, [], [{"order": ["x"], "logprobs": [-1.0]}]])
+@pytest.mark.parametrize("reads", [None, [], row("b", ["x"], [])["reads"], row("b", ["x", "z"], [])["reads"]])
 def test_what_was_not_read_is_not_ranked(options: Any, reads: Any) -> None:
     with pytest.raises(InputError, match="record 1 has no `reads` of all"):
         collect([row("a", ["x", "y"], ["y"]) | {"reads": reads}], **options)
@@ -108,6 +117,72 @@ def test_rows_in_windows_keep_their_order(tmp_path: Path) -> None:
     assert found.rankings.ranked["a"] == ["x", "y"]
     assert any(note.startswith("1 rows were ranked in windows") for note in found.notes)
     assert not evaluation.evaluate(out, [1]).notes
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    """A record of which one value is another."""
+    record = row("a", ["x", "y", "z"], ["y"], [-1.0, -0.5, -3.0])
+    *parents, last = [int(part) if part.isdigit() else part for part in path.split(".")]
+    holder: Any = record
+    for part in parents:
+        holder = holder[part]
+    holder[last] = value
+    return record
+
+
+@pytest.mark.parametrize("exclude_failed", [True, False])
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("id", 5),
+        ("status", "OK"),
+        ("status", None),
+        ("ranking", None),
+        ("ranking", []),
+        ("ranking.0.score", "0.9"),
+        ("ranking.0.score", True),
+        ("ranking.0.score", math.inf),
+        ("ranking.0.score", math.nan),
+        ("ranking.0.score", None),
+        ("ranking.0.score", 0.0),
+        ("ranking.0", {"rank": 1, "score": 0.9}),
+        ("ranking.0", {"id": "y", "rank": 1}),
+        ("ranking.0.rank", 2),
+        ("ranking.0.id", "z"),
+        ("ranking.0.id", 7),
+        ("positive", "y"),
+        ("positive", [1]),
+        ("positive", [None]),
+        ("reads.0.logprobs", [-1.0]),
+        ("reads.0.logprobs", [-1.0, -2.0, 0.5]),
+        ("reads.0.logprobs", [-1.0, -2.0, True]),
+        ("reads.0.logprobs", [-1.0, -2.0, None]),
+        ("reads.0.labels", ["A", "B"]),
+        ("reads.0.order", ["x", "x", "z"]),
+        ("reads.0", {"order": ["x", "y", "z"]}),
+        ("reads.0.prior", [-1.0]),
+        ("reads.0.prior", [-1.0, -2.0, "x"]),
+        ("reads.0.normalised", "softmax"),
+        ("reads.0", "a read"),
+        ("window", {"size": "2"}),
+    ],
+)
+def test_no_record_of_rerank_is_no_figure(path: str, value: Any, exclude_failed: bool) -> None:
+    records = [row("b", ["x", "y"], ["y"]), changed(path, value)]
+    with pytest.raises(InputError, match=r"record 2: .*; eval reads the output of rerank"):
+        collect(records, exclude_failed=exclude_failed)
+
+
+def test_fields_of_others_do_not_matter() -> None:
+    assert collect([changed("split", "test"), changed("ranking.1.note", 7) | {"id": "b"}]).failed == 0
+
+
+@pytest.mark.parametrize("grade", ["1.0", "1_0", "٣", "99999999999", "x", ""])
+def test_a_grade_is_a_plain_integer(tmp_path: Path, grade: str) -> None:
+    path = tmp_path / "q"
+    path.write_text(f"u 0 a {grade}\n")
+    with pytest.raises(InputError):
+        metrics.read_qrels(path)
 
 
 def test_a_temperature_flattens_reads_before_averaging() -> None:

@@ -139,6 +139,14 @@ def test_a_refusal_is_one_in_any_dress(headers: bytes) -> None:
         look(server)
 
 
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed(status: int) -> None:
+    with listening(Pages("tgi", other=(status, b""))) as server:
+        with pytest.raises(WrongServerError, match=r"points elsewhere, to http://127\.0\.0\.1:1/stolen"):
+            look(server)
+        assert server.asked == 1
+
+
 @pytest.mark.parametrize("name", ["max_total_tokens", "max_input_tokens"])
 @pytest.mark.parametrize("value", [0, -1, 0.5, "4096", True, [], 2**31])
 def test_limits_that_are_none_refuse_tgi(name: str, value: Any) -> None:

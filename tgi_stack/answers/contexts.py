@@ -12,6 +12,7 @@ from cache.store import Store
 from tgi_stack.images import VERSION as image_version  # noqa: N811
 from tgi_stack.prompting import prompts
 from tgi_stack.prompting.labels import Ending, Prover
+from tgi_stack.prompting.pieces import Pieces
 from tgi_stack.prompting.profile import Profile
 from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.types import PreparedImage
@@ -24,7 +25,8 @@ class PromptContext:
     """What stands before the token that labels are read from.
 
     `parts` and `system` are what was said in the prompt's turns, for servers that render images themselves.
-    `frame` is the prompt without its body; None for a prompt of the user's own.
+    `frame` is the prompt without its body; None for a prompt of the user's own. `pieces` are those that the
+    body was put together from; joined they need not be it, where something in it was made harmless.
     """
 
     encoder: PromptEncoder
@@ -32,6 +34,7 @@ class PromptContext:
     frame: str | None = None
     parts: tuple[str | PreparedImage, ...] = ()
     system: str = ""
+    pieces: Sequence[str] = ()
 
     @cached_property
     def _encoded(self) -> Encoded:
@@ -54,11 +57,10 @@ class PromptContext:
         return self.encoder.profile.counted_more(images)
 
     def fits(self, tokens: int) -> bool:
-        """Whether the prompt is shorter; a token is a byte at least, so that few have to be counted."""
+        """Whether the prompt is shorter; few prompts have to be counted."""
         tokens -= self.counted_more
-        if len(self.prompt) < tokens and len(self.prompt.encode("utf-8", "surrogatepass")) < tokens:
-            return True
-        return len(self.token_ids) < tokens
+        within = self.encoder.profile.tokenizer.is_within(self.prompt, tokens - 1)
+        return within or len(self.token_ids) < tokens
 
     @cached_property
     def described(self) -> dict[str, Part]:
@@ -73,22 +75,31 @@ class PromptContext:
 
 
 class TokenAnswers:
-    """Token ids of prompts, by tokenizer and text; each is encoded once for all runs."""
+    """Token ids of prompts, by tokenizer and text; each is encoded once for all runs.
+
+    Attributes:
+        pieces: remembers those of pieces for this run.
+    """
 
     def __init__(self, store: Store | None, tokenizer: Tokenizer) -> None:
         self._store = store
-        self._tokenizer = tokenizer
         self._keys = Keys("tokens", {"tokenizer": tokenizer.digest, "prompt_version": prompts.VERSION})
+        self.pieces = Pieces(tokenizer)
 
-    def encode_prompt(self, prompt: str, frame: str) -> tuple[int, ...]:
-        """See `Tokenizer.encode_prompt`; what is kept was proven then."""
-        if self._store is None:
-            return self._tokenizer.encode_prompt(prompt, frame)
+    def encode_prompt(self, prompt: str, frame: str, pieces: Sequence[str] = ()) -> tuple[int, ...]:
+        """See `Tokenizer.encode_prompt`; what is kept was proven then.
+
+        Args:
+            pieces: that the prompt was put together from, if that is known.
+        """
+        parts = self.pieces.cut(pieces)
+        if self._store is None or self.pieces.knows(parts):  # sooner put together than looked up
+            return self.pieces.encode_prompt(prompt, frame, parts)
         key = self._keys.key(text=prompt, framed=True)
         payload = self._store.get("tokens", key)
         if payload is not None and len(payload) % 4 == 0:
             return tuple(array("I", payload))
-        ids = self._tokenizer.encode_prompt(prompt, frame)
+        ids = self.pieces.encode_prompt(prompt, frame, parts)
         self._store.put("tokens", key, array("I", ids).tobytes())
         return ids
 
@@ -106,19 +117,27 @@ class PromptEncoder:
         self.merging = merging
         self.prover = Prover(profile.tokenizer)
         self._tokens = TokenAnswers(store, profile.tokenizer)
-        self._endings = {system: self._turn_ending(system) for system in ("", prompts.JUDGE)}
+        self._ends = {system: profile.ends(system) for system in ("", prompts.JUDGE)}
+        self._endings = {
+            system: (tail, profile.tokenizer.encode(tail)) for system, (_, tail) in self._ends.items()
+        }
 
-    def _turn_ending(self, system: str) -> Ending:
-        tail = self.profile.tail(system)
-        return tail, self.profile.tokenizer.encode(tail)
+    def truncate(self, line: str, max_tokens: int) -> tuple[str, bool]:
+        """A line of a body cut to so many tokens, and whether it was; see `Pieces.truncate`."""
+        return self._tokens.pieces.truncate(line, max_tokens)
 
-    def turn(self, body: str, images: Sequence[PreparedImage] = (), *, system: str = "") -> PromptContext:
+    def turn(
+        self, pieces: Sequence[str], images: Sequence[PreparedImage] = (), *, system: str = ""
+    ) -> PromptContext:
         """The context after a turn with this body, made harmless; images stand at its marks.
+
+        Args:
+            pieces: of the body, as the functions of `prompts` give it.
 
         Raises:
             TextError: `text.too_long`, see `Profile.refuse_hopeless`.
         """
-        profile, grid = self.profile, self.profile.grid
+        profile, grid, body = self.profile, self.profile.grid, "".join(pieces)
         visual = [grid.tokens(i.sent_width, i.sent_height) for i in images] if grid is not None else []
         prompt, frame = profile.render(body, visual, system=system)
         parts: list[str | PreparedImage] = []
@@ -127,7 +146,7 @@ class PromptEncoder:
             parts = [texts[0]]
             for image, text in zip(images, texts[1:], strict=True):
                 parts += [image, text]
-        return PromptContext(self, prompt, frame, tuple(parts), system)
+        return PromptContext(self, prompt, frame, tuple(parts), system, pieces)
 
     def verbatim(self, prompt: str) -> PromptContext:
         """The context after a prompt of the user's own, in which no image has a place.
@@ -148,5 +167,9 @@ class PromptEncoder:
         """
         if context.frame is None:
             return self.profile.tokenizer.encode_with_ending(context.prompt)
-        ids = self._tokens.encode_prompt(context.prompt, context.frame)
+        head, tail = self._ends[context.system]
+        pieces = (head, *context.pieces, tail)
+        if "".join(pieces) != context.prompt:
+            pieces = ()
+        ids = self._tokens.encode_prompt(context.prompt, context.frame, pieces)
         return ids, self._endings[context.system]

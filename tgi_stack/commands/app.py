@@ -42,7 +42,18 @@ COMMANDS = {
 }
 
 
-class LateGroup(TyperGroup):
+class Group(TyperGroup):
+    """Commands; its switches are off, not unknown: for an unknown one typer loads pydantic."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        found = super().get_params(ctx)
+        for one in found:
+            if getattr(one, "is_flag", False) and one.default is None:
+                one.default = False
+        return found
+
+
+class LateGroup(Group):
     """Lists the commands of `COMMANDS`; the module of one is imported when it is called."""
 
     def __init__(self, **given: Any) -> None:
@@ -61,14 +72,14 @@ class LateGroup(TyperGroup):
         return typer.main.get_group(app).imported[name]  # type: ignore[attr-defined]  # a LateGroup
 
 
-def group(name: str, about: str, cls: type[TyperGroup] = TyperGroup) -> typer.Typer:
+def group(name: str, about: str, cls: type[Group] = Group) -> typer.Typer:
     """An application with commands; plain help: drawing boxes costs a tenth of a second."""
     return typer.Typer(
         name=name,
         cls=cls,
         help=about,
         no_args_is_help=True,
-        add_completion=False,
+        add_completion=cls is LateGroup,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},

@@ -8,9 +8,8 @@ from typing import Annotated
 
 from tgi_stack.commands.app import app
 from tgi_stack.commands.declare import command
-from tgi_stack.commands.options import Arguments
-from tgi_stack.settings import Settings
-from tgi_stack.settings.declaration import FILES, RUN, SERVERS, Option
+from tgi_stack.commands.options import Arguments, Settings
+from tgi_stack.declared.option import FILES, RUN, SERVERS, Option
 
 
 @command(app, "bench", "bench.bench_engine")

@@ -8,9 +8,8 @@ from typing import Annotated
 
 from tgi_stack.commands.app import cache
 from tgi_stack.commands.declare import command
-from tgi_stack.commands.options import Arguments, Positional
-from tgi_stack.settings import Settings
-from tgi_stack.settings.declaration import CACHE, FILES, Option
+from tgi_stack.commands.options import Arguments, Positional, Settings
+from tgi_stack.declared.option import CACHE, FILES, Option
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,8 @@ from typing import Any
 from tgi_stack import logs, settings
 from tgi_stack.commands.declare import hints_of, options_of
 from tgi_stack.commands.errors import reported
-from tgi_stack.commands.options import Arguments, Common, Group
-from tgi_stack.settings import Settings
-from tgi_stack.settings.declaration import declared
+from tgi_stack.commands.options import Arguments, Common, Group, Settings
+from tgi_stack.declared.option import declared
 
 
 def call(arguments: type[Arguments], does: str, given: dict[str, Any]) -> None:

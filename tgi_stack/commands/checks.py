@@ -7,10 +7,9 @@ from typing import Annotated, Any
 
 from tgi_stack.commands.app import app
 from tgi_stack.commands.declare import OptionsOf, command
-from tgi_stack.commands.options import Arguments, Input, Items, Map, Positional
-from tgi_stack.settings import Settings
-from tgi_stack.settings.declaration import FILES, Option
-from tgi_stack.settings.servers import JOBS
+from tgi_stack.commands.options import Arguments, Input, Items, Map, Positional, Settings
+from tgi_stack.declared.option import FILES, Option
+from tgi_stack.declared.servers import JOBS
 
 TAKERS = (*JOBS, "bench", "doctor", "cache")
 SHAPES = (*JOBS, "item")

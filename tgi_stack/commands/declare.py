@@ -11,9 +11,8 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 import typer
 from typer.core import TyperCommand
 
-from tgi_stack.commands.options import Arguments, Group, Positional
-from tgi_stack.settings import Settings
-from tgi_stack.settings.declaration import FILES, GROUPS, RUN, Declared, declared, taken_by
+from tgi_stack.commands.options import Arguments, Group, Positional, Settings
+from tgi_stack.declared.option import FILES, GROUPS, RUN, Declared, declared, taken_by
 
 KEPT = 44  # characters of a default that stays on one line
 AnyArguments = TypeVar("AnyArguments", bound=Arguments)

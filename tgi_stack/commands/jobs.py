@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from tgi_stack.commands.app import app
 from tgi_stack.commands.declare import command
-from tgi_stack.commands.options import Arguments, Input, Items, Map, Out
-from tgi_stack.settings import Settings
+from tgi_stack.commands.options import Arguments, Input, Items, Map, Out, Settings
 
 
 @dataclass(frozen=True, kw_only=True)

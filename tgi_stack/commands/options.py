@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-from tgi_stack.settings.declaration import FILES, RUN, Option
+from tgi_stack.declared.option import FILES, RUN, Option
 
+if TYPE_CHECKING:
+    from tgi_stack.settings import Settings as Settings
+else:  # what commands declare; pydantic, which checks the values, costs a tenth of a second
+    from tgi_stack.declared.run import Fields as Settings
+
+__all__ = ["Arguments", "Common", "Group", "Input", "Items", "Map", "Out", "Positional", "Settings"]
 CONFIG = "./fastqwen.toml, if it is there"
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 from tgi_stack.commands.app import app
 from tgi_stack.commands.declare import command
 from tgi_stack.commands.options import Arguments, Positional
-from tgi_stack.settings.declaration import FILES, RUN, Option
+from tgi_stack.declared.option import FILES, RUN, Option
 
 
 @command(app, "verify", "outputs.verify_output")

@@ -47,7 +47,7 @@ def load(checkpoint: Checkpoint, kind: str, placement: Placement, switches: Swit
         ) from error
     except CheckpointError as error:
         raise CheckpointError(f"{checkpoint.name} can't be loaded: {error}") from error
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError, ImportError, SafetensorError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
             f"{checkpoint.name} can't be loaded from {checkpoint.folder}: {reason}"

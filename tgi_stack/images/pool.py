@@ -18,6 +18,8 @@ CPU_S = 10  # of one image; the largest that are taken need two
 WALL_S = 120.0  # where even the CPU stands still
 START_S = 60.0
 MOST_PROCESSES = 32
+STARTS = 3  # of one that is killed from outside before it is ready
+LEAVE_S = 1.0  # for one that has closed its pipes to end by itself
 # glibc would give the memory of each image back and fetch it anew for the next: 2,000 page faults, 3 to 4 ms.
 KEEP_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
@@ -128,36 +130,42 @@ class _Process:
 
     @classmethod
     async def start(cls) -> _Process:
-        """Raises MachineError where it does not come up."""
-        # -P: the current folder may hold a json.py of its own. A new session: Ctrl-C is for the run, which
-        # lets images in work be finished.
+        """One that is ready; another where somebody kills it before.
+
+        Raises:
+            MachineError: it does not come up.
+        """
+        # -P: the current folder may hold a json.py of its own.
         command = (sys.executable, "-P", "-m", "tgi_stack.images.worker")
-        pipe = asyncio.subprocess.PIPE
+        reason = ""
+        for _ in range(STARTS):
+            started = cls(await _made(command))
+            try:
+                await asyncio.wait_for(started._ready(), START_S)
+                return started
+            except (TimeoutError, asyncio.IncompleteReadError) as error:
+                stays = isinstance(error, TimeoutError)
+                reason, status = await started._last_words(stays=stays)
+                if stays or status >= 0:
+                    break
+            except BaseException:
+                started.kill()
+                await started.ended()
+                raise
+        raise MachineError(f"`{' '.join(command)}` does not start: {reason}")
+
+    async def _last_words(self, *, stays: bool) -> tuple[str, int]:
+        """What one that is not ready said, and how it ended: by itself, unless it stays."""
         try:
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                stdin=pipe,
-                stdout=pipe,
-                stderr=pipe,
-                start_new_session=True,
-                env=KEEP_MEMORY | os.environ,
-            )
-        except OSError as error:
-            raise MachineError(f"can't start a process to decode images: {error.strerror}") from error
-        started = cls(process)
-        try:
-            await asyncio.wait_for(started._ready(), START_S)
-        except (TimeoutError, asyncio.IncompleteReadError) as error:
-            started.kill()
-            said = (await process.stderr.read()).decode(errors="replace") if process.stderr else ""
-            await started.ended()
-            reason = said.strip().splitlines()[-1] if said.strip() else "it says nothing"
-            raise MachineError(f"`{' '.join(command)}` does not start: {reason}") from error
-        except BaseException:
-            started.kill()
-            await started.ended()
-            raise
-        return started
+            await asyncio.wait_for(self.ended(), 0.0 if stays else LEAVE_S)
+        except TimeoutError:
+            self.kill()
+        said = await self._process.stderr.read() if self._process.stderr else b""
+        status = await self.ended()
+        lines = said.decode(errors="replace").strip().splitlines()
+        if lines:
+            return lines[-1], status
+        return (f"{signal.Signals(-status).name} ended it" if status < 0 else "it says nothing"), status
 
     async def _ready(self) -> None:
         await self._stdout.readexactly(len(READY))
@@ -187,6 +195,22 @@ class _Process:
     async def ended(self) -> int:
         """Its exit status; negative for a signal."""
         return await self._process.wait()
+
+
+async def _made(command: tuple[str, ...]) -> asyncio.subprocess.Process:
+    pipe = asyncio.subprocess.PIPE
+    try:
+        # A new session: Ctrl-C is for the run, which lets images in work be finished.
+        return await asyncio.create_subprocess_exec(
+            *command,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            start_new_session=True,
+            env=KEEP_MEMORY | os.environ,
+        )
+    except OSError as error:
+        raise MachineError(f"can't start a process to decode images: {error.strerror}") from error
 
 
 def cores() -> int:

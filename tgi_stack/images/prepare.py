@@ -20,7 +20,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from cache.keys import digest
 from tgi_stack.errors import ImageError
 from tgi_stack.images import colour, colour_tags, depth, jpeg
-from tgi_stack.images.files import HEIF_BRANDS
+from tgi_stack.images.files import HEAD_BYTES, HEIF_BRANDS, is_picture
 from tgi_stack.images.grid import Grid, fit
 from tgi_stack.types import PreparedImage
 
@@ -157,9 +157,7 @@ def _open(content: bytes, name: str) -> Iterator[ImageFile.ImageFile]:
         try:
             image = Image.open(io.BytesIO(content), formats=formats)
         except UnidentifiedImageError as error:
-            raise depth.told(content, name) or ImageError(
-                "image.unrecognised", f"{name} begins with {content[:8]!r}; not a known image format"
-            ) from error
+            raise depth.told(content, name) or _no_picture(content, name) from error
         except Image.DecompressionBombError as error:
             raise ImageError("image.too_large", f"{name}: {error}") from error
         with image:
@@ -169,6 +167,14 @@ def _open(content: bytes, name: str) -> Iterator[ImageFile.ImageFile]:
                     "image.too_large", f"{name} is {width} x {height} pixels; at most {MAX_PIXELS:,}"
                 )
             yield image
+
+
+def _no_picture(content: bytes, name: str) -> ImageError:
+    if is_picture(content[:HEAD_BYTES]):
+        return ImageError(
+            "image.corrupt", f"{name} begins as a picture, but its header says none (0 pixels?)"
+        )
+    return ImageError("image.unrecognised", f"{name} begins with {content[:8]!r}; not a known image format")
 
 
 # ISO/IEC 18181-2

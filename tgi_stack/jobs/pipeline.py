@@ -64,7 +64,7 @@ class Job(Generic[AnyRow]):
     parse: Callable[[RawRow], AnyRow]
     answer: Callable[[AnyRow], Awaitable[Record]]
     workers: int
-    about: Callable[[AnyRow], Record] = lambda row: {}
+    about: Callable[[RawRow], Record] = lambda raw: {}
     aclose: Callable[[], Awaitable[None]] = _nothing
 
 
@@ -333,11 +333,11 @@ async def answered(job: Job[AnyRow], raw: RawRow) -> Record:
     try:
         row = job.parse(raw)
     except RowError as error:
-        return writable(_failure(id_of(raw), raw.number, error))
+        return writable(_failure(id_of(raw), raw.number, error) | job.about(raw))
     try:
         return writable({"id": row.id, "status": "ok", **await job.answer(row)})
     except RowError as error:
-        return writable(_failure(row.id, raw.number, error) | job.about(row))
+        return writable(_failure(row.id, raw.number, error) | job.about(raw))
 
 
 def _failure(id: str | None, number: int, error: RowError) -> Record:

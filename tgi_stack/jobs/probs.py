@@ -43,7 +43,7 @@ class Probs:
     async def answer(self, row: ProbsRow) -> dict[str, Any]:
         """The fields of the row's record."""
         encoder, given = self._reader.encoder, row.labels
-        context = encoder.turn(row.prompt) if self._settings.chat else encoder.verbatim(row.prompt)
+        context = encoder.turn([row.prompt]) if self._settings.chat else encoder.verbatim(row.prompt)
         prefix = self._settings.label_prefix
         if isinstance(given, int):
             labels = encoder.prover.default(given, prefix)

@@ -15,7 +15,7 @@ from tgi_stack.rows.ledger import Discard, Sink, UnorderedFile, part_path, recor
 from tgi_stack.rows.manifest import manifest_path, question
 from tgi_stack.rows.output import Output, refuse_suffix
 from tgi_stack.rows.reader import File, Parts, Source
-from tgi_stack.writing import Given, refuse_inputs
+from tgi_stack.writing import Given, refuse_folder, refuse_inputs
 
 
 class PacedSink(Discard):
@@ -54,6 +54,7 @@ def open_sink(recipe: JobSpec, source: Source, out: Path | None, command: list[s
     """
     if out is None:
         return standard_output()
+    refuse_folder("-o", out)
     also = (part_path(out), manifest_path(out))
     refuse_inputs("-o", out, inputs_of(recipe, source), also)
     chosen = recipe.settings
@@ -79,4 +80,4 @@ def inputs_of(recipe: JobSpec, source: Source) -> Iterator[Given]:
             yield Given(option, None if one.is_standard_input else one.path)
         elif isinstance(one, Parts):
             yield from (Given(option, path) for path in one.paths)
-    yield from (Given(option, path) for option, path in recipe.settings.files.items())
+    yield from (Given(option, path) for option, path in recipe.settings.files)

@@ -103,9 +103,14 @@ class Profile:
                 f"{len(text):,} characters can't fit {self.context} tokens",
             )
 
+    def ends(self, system: str = "") -> tuple[str, str]:
+        """What every turn begins with, up to the body, and ends with, from the token that closes the body."""
+        head, _, tail = self._frame(prompts.IMAGE_MARK, system).partition(prompts.IMAGE_MARK)
+        return head, tail
+
     def tail(self, system: str = "") -> str:
-        """What every turn ends with, from the control token that closes the body."""
-        return self._frame(prompts.IMAGE_MARK, system).partition(prompts.IMAGE_MARK)[2]
+        """The second of `ends`."""
+        return self.ends(system)[1]
 
     def _frame(self, body: str, system: str) -> str:
         # A judge (see `prompts.JUDGE`) was trained on answers after a closed thinking block.

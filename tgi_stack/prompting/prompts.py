@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
 
 from tgi_stack.errors import PromptFileError, TextError
 from tgi_stack.types import Item
@@ -134,7 +135,7 @@ def summary_body(
     """What is asked about an image: what is known of the item, then the instruction."""
     title, text = one_line(title), one_line(text)
     if template is not None:
-        return fill(template, {"title": title, "text": text})
+        return "".join(fill(template, {"title": [title], "text": [text]}))
     known = [f"{name}: {line}" for name, line in (("Title", title), ("Description", text)) if line]
     return "\n".join([*known, instruction or SUMMARY_INSTRUCTION])
 
@@ -145,14 +146,37 @@ def item_text(item: Item, fields: Sequence[str]) -> str:
     return " ".join(s if s.endswith((".", "!", "?")) else s + "." for s in sentences if s)
 
 
-def history_block(lines: Sequence[str]) -> str:
-    """The shopper's past items, oldest first, as a list."""
-    return "\n".join([f"- {line}" for line in lines])
+def listed(marks: Iterable[str], lines: Sequence[str]) -> list[str]:
+    """Lines behind their marks (`- ...`, `A. ...`), in pieces: a mark, a line without its last word, that.
+
+    The last word stands apart because what follows a line may change its ids, and those of no other word.
+    """
+    pieces: list[str] = []
+    for mark, line in zip(marks, lines, strict=False):
+        pieces.append(mark)
+        pieces += words_of(line)
+        pieces[-1] += "\n"
+    if pieces:
+        pieces[-1] = pieces[-1][:-1]
+    return pieces
 
 
-def candidates_block(labels: Sequence[str], lines: Sequence[str]) -> str:
-    """The candidates, each behind its label: `A. ...`."""
-    return "\n".join([f"{label}. {line}" for label, line in zip(labels, lines, strict=True)])
+def words_of(line: str) -> tuple[str, ...]:
+    """A line behind a space, in two pieces: all but its last word, and that; in one where it is one word."""
+    head, space, last = line.rpartition(" ")
+    return (f" {head}", f" {last}") if space else (f" {line}",)
+
+
+def history_block(lines: Sequence[str]) -> list[str]:
+    """The shopper's past items, oldest first, as a list, in pieces."""
+    return listed(repeat("-"), lines)
+
+
+def candidates_block(labels: Sequence[str], lines: Sequence[str]) -> list[str]:
+    """The candidates, each behind its label: `A. ...`; in pieces."""
+    if len(labels) != len(lines):
+        raise ValueError(f"{len(labels)} labels for {len(lines)} candidates")
+    return listed([f"{label}." for label in labels], lines)
 
 
 def listwise_body(
@@ -163,24 +187,32 @@ def listwise_body(
     query: str | None = None,
     instruction: str | None = None,
     template: str | None = None,
-) -> str:
-    """The question of a listwise read: history or query, the candidates, and what to answer with."""
-    past = one_line(query) if query is not None else history_block(history)
-    listed = candidates_block(labels, candidates)
+) -> list[str]:
+    """The question of a listwise read, in pieces: history or query, candidates, what to answer with."""
+    past = [one_line(query)] if query is not None else history_block(history)
+    shown = candidates_block(labels, candidates)
     if template is not None:
-        return fill(template, {"history": past, "candidates": listed})
+        return fill(template, {"history": past, "candidates": shown})
     heading = "The shopper searches for:" if query is not None else "The shopper's history, oldest first:"
     answer = "one letter" if max(map(len, labels)) == 1 else "its letters"
-    return (
-        f"{without_marks(instruction or RERANK_INSTRUCTION)}\n\n{heading}\n{past}\n\n"
-        f"Candidates:\n{listed}\n\nWhich candidate fits best? Answer with {answer}."
-    )
+    return [
+        f"{without_marks(instruction or RERANK_INSTRUCTION)}\n\n{heading}\n",
+        *past,
+        "\n\nCandidates:\n",
+        *shown,
+        "\n\n",
+        f"Which candidate fits best? Answer with {answer}.",
+    ]
 
 
-def pointwise_body(query: str, document: str, *, instruction: str | None = None) -> str:
-    """The question of a pointwise read: what is looked for stands first, so that candidates share it."""
+def pointwise_body(wanted: Sequence[str], document: str, *, instruction: str | None = None) -> list[str]:
+    """The question of a pointwise read: what is looked for stands first, so that candidates share it.
+
+    Args:
+        wanted: a query, or a `history_block`; in pieces, as what is returned.
+    """
     task = without_marks(instruction or JUDGE_INSTRUCTION)
-    return f"<Instruct>: {task}\n<Query>: {query}\n<Document>: {document}"
+    return [f"<Instruct>: {task}\n<Query>:", " ", *wanted, "\n", "<Document>:", *words_of(document)]
 
 
 def one_line(text: str | None) -> str:
@@ -235,6 +267,14 @@ def times(template: str, name: str) -> int:
     return sum(match[1] == name for match in _PLACEHOLDER.finditer(template))
 
 
-def fill(template: str, values: Mapping[str, str]) -> str:
-    """The template with its placeholders replaced, in one pass: what data contains is never expanded."""
-    return _PLACEHOLDER.sub(lambda match: values[match[1]], without_marks(template))
+def fill(template: str, values: Mapping[str, Sequence[str]]) -> list[str]:
+    """The template with its placeholders replaced, in one pass: what data contains is never expanded.
+
+    Args:
+        values: in pieces, as what is returned.
+    """
+    texts = _PLACEHOLDER.split(without_marks(template))
+    pieces = texts[:1]
+    for name, text in zip(texts[1::2], texts[2::2], strict=True):
+        pieces += [*values[name], text]
+    return pieces

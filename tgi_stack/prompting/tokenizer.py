@@ -6,7 +6,7 @@ The `tokenizers` library alone reads it: no transformers, no code that comes wit
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
@@ -16,10 +16,12 @@ from tokenizers import Tokenizer as _Tokenizer
 from cache.keys import digest
 from tgi_stack import lfs
 from tgi_stack.errors import CheckpointError, MachineError, TextError
+from tgi_stack.prompting import rules
 from tgi_stack.prompting.prompts import Neutraliser
 
 ENDING_WORDS = 3
 MAX_ENDING = 64  # tokens
+FRAMES = 256  # whose control tokens are remembered; images of other sizes have other frames
 
 
 class Tokenizer:
@@ -32,6 +34,7 @@ class Tokenizer:
         harmless: breaks the added tokens that stand in a text.
         content: the bytes of the tokenizer.json.
         longest_token: of the vocabulary, in characters.
+        has_qwens_rules: whether it cuts texts into words as Qwen's do, see `rules`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -77,6 +80,8 @@ class Tokenizer:
         self.added_tokens: dict[str, int] = {token.content: id for id, token in added.items()}
         self._added_ids = frozenset(added)
         self.harmless = Neutraliser(self.added_tokens)
+        self.has_qwens_rules = rules.are_qwens(self._tokenizer)
+        self._framed: dict[str, list[int]] = {}  # the control tokens of frames
         vocabulary = self._tokenizer.get_vocab()
         self.size = max(vocabulary.values(), default=-1) + 1
         self.longest_token = max(map(len, vocabulary), default=1)
@@ -122,15 +127,24 @@ class Tokenizer:
             frame: the same prompt with an empty body: what the project itself wrote.
         """
         ids = self.encode(prompt)
-        if self._controls(ids) != self._controls(self.encode(frame)):
+        self.refuse_controls(ids, frame)
+        return ids
+
+    def refuse_controls(self, ids: Iterable[int], frame: str) -> None:
+        """Raises TextError for ids of a prompt whose control tokens are not those of its frame."""
+        wanted = self._framed.get(frame)
+        if wanted is None:
+            if len(self._framed) >= FRAMES:
+                self._framed.clear()
+            wanted = self._framed[frame] = self._controls(self.encode(frame))
+        if self._controls(ids) != wanted:
             raise TextError(
                 "text.control_token",
                 "a control token of the model stands in the text and could not be broken",
             )
-        return ids
 
-    def _controls(self, ids: tuple[int, ...]) -> Counter[int]:
-        return Counter(id for id in ids if id in self._added_ids)
+    def _controls(self, ids: Iterable[int]) -> list[int]:
+        return sorted(filter(self._added_ids.__contains__, ids))
 
     def decode(self, ids: list[int]) -> str:
         """The text of ids, control tokens left out."""
@@ -145,11 +159,15 @@ class Tokenizer:
         Takes time in proportion to `max_tokens`, however long the text.
         """
         text = self.harmless(text)
-        head = text[: max_tokens * self.longest_token]
-        if len(head) == len(text) and len(text) * 4 <= max_tokens:  # a token is at least one byte
+        if self.is_within(text, max_tokens):
             return text, False
+        head = text[: max_tokens * self.longest_token]
         offsets = self._encoding(head).offsets
         if len(offsets) <= max_tokens and len(head) == len(text):
             return text, False
         cut = offsets[max_tokens][0] if len(offsets) > max_tokens else len(head)
         return head[:cut].rstrip(), True
+
+    def is_within(self, text: str, most: int) -> bool:
+        """Whether a text is known to be at most so many tokens, without tokenizing it."""
+        return self.has_qwens_rules and len(text) <= most and rules.most_tokens(text) <= most

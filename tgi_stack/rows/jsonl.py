@@ -59,7 +59,10 @@ def _colons(value: Any) -> float:
     if type(value) is str:
         return value.count(":")
     if type(value) is dict:
-        return len(value) + sum(map(_colons, value)) + sum(map(_colons, value.values()))
+        keys, inner = len(value) + "".join(value).count(":"), value.values()
+        if set(map(type, inner)) == {str}:  # as most items are
+            return keys + "".join(inner).count(":")
+        return keys + sum(map(_colons, inner))
     if type(value) is list:
         return "".join(value).count(":") if set(map(type, value)) == {str} else sum(map(_colons, value))
     return math.nan if type(value) is float and abs(value) >= FLOATS_FROM else 0
@@ -93,6 +96,13 @@ def _integer(digits: str) -> int:
     if len(digits) > MAX_DIGITS:
         raise LineError(f"an integer of {len(digits):,} digits; at most {MAX_DIGITS:,}")
     return int(digits)
+
+
+def _number(text: str) -> float:
+    found = float(text)
+    if not math.isfinite(found):
+        raise LineError(f"{text[:20]} is beyond what a number holds")
+    return found
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -137,6 +147,6 @@ def is_finite(value: Any) -> bool:
 
 # Made once: making them costs as much as a short line does.
 _DECODER = json.JSONDecoder(
-    parse_constant=_refuse_constant, parse_int=_integer, object_pairs_hook=_no_duplicates
+    parse_constant=_refuse_constant, parse_int=_integer, parse_float=_number, object_pairs_hook=_no_duplicates
 )
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from tgi_stack import __version__, images
+from tgi_stack.declared.option import declared
+from tgi_stack.declared.run import Fields
 from tgi_stack.errors import DiskError, UsageError
 from tgi_stack.prompting import prompts
 from tgi_stack.redaction import redact_command
@@ -21,7 +23,6 @@ from tgi_stack.rows.formats import SPOOLED
 from tgi_stack.rows.ledger import sha256_of
 from tgi_stack.rows.reader import File, Source
 from tgi_stack.settings import Settings
-from tgi_stack.settings.declaration import declared
 from tgi_stack.types import Identity
 from tgi_stack.writing import write_json
 
@@ -34,7 +35,7 @@ def manifest_path(out: Path) -> Path:
 def question(job: str, settings: Settings, source: Source, items: list[Source]) -> dict[str, Any]:
     """All that answers depend on but who gives them; flat, so that differences have names."""
     values = settings.model_dump(mode="json")
-    asked = {one.flag: values[name] for name, one in declared(Settings).items() if one.option.changes_answers}
+    asked = {one.flag: values[name] for name, one in declared(Fields).items() if one.option.changes_answers}
     prompt = asked["--prompt-file"]
     if prompt is not None:
         asked["--prompt-file"] = sha256_of(Path(prompt))

@@ -9,7 +9,7 @@ import re
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.json_schema import models_json_schema
 
 from tgi_stack.errors import AnswerError
@@ -19,12 +19,11 @@ DRAFT = "https://json-schema.org/draft/2020-12/schema"
 INT64 = 2**63
 REPLACED = "text.surrogate"  # a lone surrogate, which is no text, was replaced by U+FFFD
 
-_LARGE = re.compile(rb"\d{19}")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, defer_build=True)
+    model_config = ConfigDict(extra="forbid", strict=True, defer_build=True, allow_inf_nan=False)
 
 
 class Failure(_Part):
@@ -225,6 +224,20 @@ def json_schema(name: str, only: str | None = None) -> dict[str, Any]:
     return {"$schema": DRAFT, "title": f"fastqwen {name}", **whole, "$defs": definitions["$defs"]}
 
 
+def fault_in(job: str, record: dict[str, Any]) -> str | None:
+    """What of a record is not as a job's records are, with its place.
+
+    Fields of others' own, and those that are not there, are no fault.
+    """
+    try:
+        RECORDS[job].model_validate(record)
+    except ValidationError as error:
+        for one in error.errors(include_url=False):
+            if one["type"] not in ("extra_forbidden", "missing"):
+                return f"`{'.'.join(map(str, one['loc']))}`: {one['msg']}"
+    return None
+
+
 def described(model: type[BaseModel]) -> dict[str, Any]:
     """A model as nested plain names: `string`, `int64`, `double`, `bool`, [one] for a list of them."""
     return {name: _described(field.annotation) for name, field in model.model_fields.items()}
@@ -253,14 +266,21 @@ def writable(record: dict[str, Any]) -> dict[str, Any]:
         AnswerError: a number that is not finite, or a count beyond 64 bits.
     """
     try:
-        line = orjson.dumps(record)
+        line = orjson.dumps(record, option=orjson.OPT_STRICT_INTEGER)
+    except orjson.JSONEncodeError:  # a lone surrogate, or an integer beyond 53 bits
+        return _mended(record)
+    if b"null" in line and not jsonl.is_finite(record):
+        _check_numbers(record)
+    return record
+
+
+def _mended(record: dict[str, Any]) -> dict[str, Any]:
+    try:
+        orjson.dumps(record)
     except orjson.JSONEncodeError:
         record = _as_text(record)
         record["flags"] = [*record.get("flags", ()), REPLACED]
-        _check_numbers(record)
-        return record
-    if _LARGE.search(line) or (b"null" in line and not jsonl.is_finite(record)):
-        _check_numbers(record)
+    _check_numbers(record)
     return record
 
 

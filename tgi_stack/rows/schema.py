@@ -240,6 +240,14 @@ def _reference(found: str | int, name: str) -> str:
     return known
 
 
+def positive_of(raw: RawRow) -> tuple[str, ...] | None:
+    """The positives of a row of `rerank` that may be wrong in other ways, where they can be read."""
+    try:
+        return _positive(fields(raw))
+    except RowError:
+        return None
+
+
 def _positive(value: dict[str, Any]) -> tuple[str, ...] | None:
     found = value.get("positive")
     if found is None:
@@ -252,20 +260,21 @@ def _positive(value: dict[str, Any]) -> tuple[str, ...] | None:
 
 
 def _labels(value: dict[str, Any], given: tuple[str, ...] | None) -> tuple[str, ...] | int:
-    found = value.get("labels")
-    if found is not None:
-        if (
-            not isinstance(found, list)
-            or not found
-            or not all(isinstance(label, str) and label for label in found)
-        ):
-            raise SchemaError("schema.labels", "`labels` is an array of strings that are not empty")
-        return tuple(found)
-    count = value.get("num_candidates")
-    if count is not None:
-        if type(count) is not int or count < 1:
-            raise SchemaError("schema.num_candidates", "`num_candidates` is a number of at least 1")
-        return count
-    if given is None:
-        raise SchemaError("schema.labels", "no labels: give `labels`, `num_candidates` or --labels")
-    return given
+    found, count = value.get("labels"), value.get("num_candidates")
+    if count is not None and (type(count) is not int or count < 1):
+        raise SchemaError("schema.num_candidates", "`num_candidates` is a number of at least 1")
+    if found is None:
+        if count is None and given is None:
+            raise SchemaError("schema.labels", "no labels: give `labels`, `num_candidates` or --labels")
+        return given or () if count is None else count
+    if (
+        not isinstance(found, list)
+        or not found
+        or not all(isinstance(label, str) and label for label in found)
+    ):
+        raise SchemaError("schema.labels", "`labels` is an array of strings that are not empty")
+    if count not in (None, len(found)):
+        raise SchemaError(
+            "schema.num_candidates", f"`num_candidates` is {count}, and there are {len(found)} `labels`"
+        )
+    return tuple(found)

@@ -115,11 +115,11 @@ def evaluate(
     if trec is not None:
         with replaced("--trec", trec, overwrite=overwrite) as file:
             file.writelines(line.encode() for line in metrics.trec_lines(rankings))
-    notes = _notes(temperature, drop, rankings.in_windows)
+    notes = _notes(temperature, drop, rankings)
     return Figures(metrics.evaluate(rankings, cutoffs), rankings, exclude_failed, notes, comparison)
 
 
-def _notes(temperature: float | None, drop: Sequence[str], in_windows: int) -> tuple[str, ...]:
+def _notes(temperature: float | None, drop: Sequence[str], rankings: Rankings) -> tuple[str, ...]:
     notes = []
     if temperature is not None:
         notes.append(f"ranked anew from the raw reads at temperature {temperature:g}")
@@ -128,9 +128,11 @@ def _notes(temperature: float | None, drop: Sequence[str], in_windows: int) -> t
             f"without {', '.join(drop)}: what was read is renormalised over the others; "
             "the model might have said something else had it not seen them"
         )
-    if notes and in_windows:
+    if rankings.not_there:
+        notes.append(f"no row has a candidate {', '.join(map(repr, rankings.not_there))} to leave out")
+    if notes and rankings.in_windows:
         notes.append(
-            f"{in_windows:,} rows were ranked in windows, which show an order and no distribution: "
+            f"{rankings.in_windows:,} rows were ranked in windows, which show an order and no distribution: "
             "their order stays"
         )
     return tuple(notes)

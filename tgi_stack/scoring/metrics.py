@@ -8,14 +8,15 @@ that ties keep the order of the input (trec_eval would break them by name).
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote, unquote
 
 from tgi_stack.errors import InputError
 from tgi_stack.scoring import distributions
+from tgi_stack.scoring.ranked import Record, refuse_unsound
 from tgi_stack.text_files import TextFileError, as_utf_8, lines
 
 RESAMPLES = 2000
@@ -23,7 +24,7 @@ CONFIDENCE = 0.95
 SEED = 0
 MAX_QRELS_LINE = 2**20  # bytes
 
-Record = dict[str, Any]
+GRADE = re.compile("[+-]?[0-9]+")  # `int` takes more: 1_0, and digits of other scripts
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Rankings:
     without_positive: int = 0
     without_record: tuple[str, ...] = ()  # queries of the qrels
     in_windows: int = 0
+    not_there: tuple[str, ...] = ()  # candidates to be dropped that no row has
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,9 @@ def collect(
     relevant: dict[str, dict[str, int]] = {}
     failed = without = windows = 0
     seen: set[str] = set()
+    absent = set(drop)
     for number, record in enumerate(records, 1):
+        refuse_unsound(record, number)
         name = record.get("id")
         if name in seen:
             raise InputError(f"record {number}: the id {name!r} stands twice; eval wants one record for each")
@@ -99,10 +103,10 @@ def collect(
             seen.add(name)
         own = dict.fromkeys(record.get("positive") or (), 1)
         grades = own if qrels is None else qrels.get(str(name), {})
-        ok = record.get("status") == "ok"
-        if (ok and "ranking" not in record) or (not ok and record.get("status") != "failed"):
-            raise InputError(f"record {number} has no `ranking`; eval reads the output of rerank")
+        ok = record["status"] == "ok"
         failed += not ok
+        if ok and absent:
+            absent.difference_update(entry["id"] for entry in record["ranking"])
         if name is None or not any(grade > 0 for grade in grades.values()):
             without += 1
             continue
@@ -118,7 +122,7 @@ def collect(
         for query, grades in (qrels or {}).items()
         if query not in seen and any(grade > 0 for grade in grades.values())
     )
-    return Rankings(ranked, scores, relevant, failed, without, missing, windows)
+    return Rankings(ranked, scores, relevant, failed, without, missing, windows, tuple(sorted(absent)))
 
 
 def _ranked(
@@ -128,11 +132,18 @@ def _ranked(
     if record.get("window") is not None or (temperature is None and not drop):
         return listed
     reads = record.get("reads") or []
-    if {id for read in reads for id in read["order"]} != {entry["id"] for entry in record["ranking"]}:
+    ids = {entry["id"] for entry in record["ranking"]}
+    one_by_one = bool(reads) and all(len(read["order"]) == 1 and len(read["logprobs"]) == 2 for read in reads)
+    shown = (
+        [set().union(*(read["order"] for read in reads))]
+        if one_by_one
+        else [set(read["order"]) for read in reads]
+    )
+    if not shown or any(one != ids for one in shown):
         raise InputError(
             f"record {number} has no `reads` of all its candidates; --temperature and --drop rank from those"
         )
-    if all(len(read["order"]) == 1 and len(read["labels"]) == 2 for read in reads):
+    if one_by_one:
         return _reread_pointwise(reads, temperature or 1.0, drop)
     return reread(reads, temperature or 1.0, drop)
 
@@ -207,7 +218,7 @@ def _take_grade(
 ) -> None:
     try:
         query, _, candidate, grade = (line or b"").decode().split()
-        value = int(grade)
+        value = int(grade if GRADE.fullmatch(grade) else "")
     except ValueError as error:
         raise InputError(f"{place}: not `query 0 candidate grade`") from error
     if not -(2**31) <= value < 2**31:

@@ -15,10 +15,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from tgi_stack.declared.option import declared
+from tgi_stack.declared.run import Fields
 from tgi_stack.errors import SettingsError
 from tgi_stack.redaction import redact
-from tgi_stack.settings.declaration import declared
-from tgi_stack.settings.run import Settings
+from tgi_stack.settings.model import Settings
 from tgi_stack.text_files import TextFileError, read_text
 
 FILE = "fastqwen.toml"
@@ -41,7 +42,7 @@ def given(
     Raises:
         SettingsError: an unreadable file, or an unknown key (with the nearest one).
     """
-    known = declared(Settings)
+    known = declared(Fields)
     found = {name: Given(value, str(file or FILE)) for name, value in _from_file(file).items()}
     for name in known:
         variable = PREFIX + name.upper()
@@ -74,7 +75,7 @@ def load(
         if not first["loc"]:
             raise SettingsError(said) from error
         name = str(first["loc"][0])
-        flag = declared(Settings)[name].flag
+        flag = declared(Fields)[name].flag
         place = "" if found[name].place == flag else f" in {found[name].place}"
         raise SettingsError(f"{flag}: {said} (got {redact(repr(first['input']))}{place})") from error
 
@@ -90,7 +91,7 @@ def _from_file(file: Path | None) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, TextFileError, RecursionError) as error:
         raise SettingsError(f"{path}: {error}") from error
     values = {name.replace("-", "_"): value for name, value in values.items()}
-    known = declared(Settings)
+    known = declared(Fields)
     for name in values:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]

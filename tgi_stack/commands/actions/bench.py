@@ -32,7 +32,7 @@ def bench_engine(given: Bench) -> None:
         "repeats": given.repeats,
     }
     named = [("--labelled", given.labelled), *(("--items", Path(name)) for name in given.items or ())]
-    files = (*named, *given.settings.files.items())
+    files = (*named, *given.settings.files)
     inputs = [Given(option, path) for option, path in files if path is not None]
     overwrite = given.settings.overwrite
     if given.plot is not None:

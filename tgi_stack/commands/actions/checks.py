@@ -14,12 +14,13 @@ from tgi_stack import logs
 from tgi_stack.commands.actions.jobs import prepared
 from tgi_stack.commands.checks import SHAPES, TAKERS, Check, EffectiveSettings, Schema
 from tgi_stack.commands.console import print_data
+from tgi_stack.declared.option import GROUPS, Declared, declared, taken_by
+from tgi_stack.declared.run import Fields
 from tgi_stack.errors import UsageError
 from tgi_stack.jobs import check as checking
 from tgi_stack.redaction import BLOT, keep_secret, redact, redact_url
 from tgi_stack.rows.records import RECORDS, json_schema
 from tgi_stack.settings import Settings, loading
-from tgi_stack.settings.declaration import GROUPS, Declared, declared, taken_by
 
 KEY = "FASTQWEN_API_KEY"
 DEFAULT = "default"
@@ -33,7 +34,7 @@ def settings(given: EffectiveSettings) -> None:
         keep_secret(os.environ.get(name))
     chosen = loading.load(given.flags, file=given.common.config)
     places = {name: one.place for name, one in loading.given(given.flags, file=given.common.config).items()}
-    shown = [one for one in declared(Settings).values() if not given.jobs or _concerns(one, given.jobs)]
+    shown = [one for one in declared(Fields).values() if not given.jobs or _concerns(one, given.jobs)]
     if given.common.json:
         values = chosen.model_dump(mode="json")
         found = {

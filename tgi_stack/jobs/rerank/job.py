@@ -19,6 +19,7 @@ from tgi_stack.jobs.rerank.rankings import Listwise, Outcome, Pointwise, Ranker,
 from tgi_stack.prompting import prompts
 from tgi_stack.prompting.vocabulary import refuse_missing_marks
 from tgi_stack.rows import schema
+from tgi_stack.rows.reader import RawRow
 from tgi_stack.scoring import distributions
 from tgi_stack.settings import Settings
 from tgi_stack.types import Item, NoPicture, RerankRow
@@ -65,7 +66,8 @@ class Rerank:
             raise PromptFileError("{{candidates}} stands twice in the prompt file; with --item-images once")
         self._images = _images(backend, settings, base, store, image_processes)
         reader = LabelReader(self._backend, store)
-        written = Prompts(reader.encoder, settings, template)
+        self._encoder = reader.encoder
+        written = Prompts(self._encoder, settings, template)
         pointwise = settings.mode == "pointwise"
         self._ranker: Ranker = (Pointwise if pointwise else Listwise)(reader, written, settings)
 
@@ -94,7 +96,9 @@ class Rerank:
         if self._images is not None:
             flags += [flag for one in candidates if one.image is not None for flag in one.image.flags]
         ids = [one.id for one in candidates]
-        return _record(ids, outcome, flags) | self._identity(outcome) | _about(row) | _cost(outcome)
+        return (
+            _record(ids, outcome, flags) | self._identity(outcome) | _positive(row.positive) | _cost(outcome)
+        )
 
     def _resolve(self, entry: Item | str) -> Item:
         if isinstance(entry, Item):
@@ -131,7 +135,7 @@ class Rerank:
         if not text and not optional:
             fields = ", ".join(self._settings.item_fields)
             raise ItemError("item.empty", f"item {item.id!r} has none of the fields {fields}")
-        return self._backend.profile.tokenizer.truncate(text, self._settings.max_item_tokens)
+        return self._encoder.truncate(text, self._settings.max_item_tokens)
 
     def _identity(self, outcome: Outcome) -> dict[str, Any]:
         routes = dict.fromkeys(read.scores.route for read in outcome.reads)
@@ -154,9 +158,13 @@ def _images(
     return ImageSource(backend.profile.grid, settings, base, store, processes)
 
 
-def _about(row: RerankRow) -> dict[str, Any]:
-    """What `eval` needs of a row, failed ones included."""
-    return {} if row.positive is None else {"positive": list(row.positive)}
+def _about(raw: RawRow) -> dict[str, Any]:
+    """What `eval` needs of a failed row, also where something else in it is wrong."""
+    return _positive(schema.positive_of(raw))
+
+
+def _positive(names: Sequence[str] | None) -> dict[str, Any]:
+    return {} if names is None else {"positive": list(names)}
 
 
 def _record(ids: Sequence[str], outcome: Outcome, seen: Sequence[str]) -> dict[str, Any]:

@@ -83,15 +83,15 @@ class Prompts:
 
     def _judged(self, query: Query, candidate: Candidate, history: Sequence[str]) -> PromptContext:
         known = query.text is not None
-        wanted = prompts.one_line(query.text) if known else prompts.history_block(history)
+        wanted = [prompts.one_line(query.text)] if known else prompts.history_block(history)
         if self._template is not None:
-            body = prompts.fill(self._template, {"history": wanted, "candidates": candidate.line})
+            body = prompts.fill(self._template, {"history": wanted, "candidates": [candidate.line]})
             return self._turn(body, [candidate])
         task = self._instruction or (None if known else prompts.RERANK_INSTRUCTION)
         body = prompts.pointwise_body(wanted, candidate.line, instruction=task)
         return self._turn(body, [candidate], system=prompts.JUDGE)
 
-    def _turn(self, body: str, candidates: Sequence[Candidate], system: str = "") -> PromptContext:
+    def _turn(self, body: Sequence[str], candidates: Sequence[Candidate], system: str = "") -> PromptContext:
         images = [one.image for one in candidates if one.image is not None]
         return self._encoder.turn(body, images, system=system)
 

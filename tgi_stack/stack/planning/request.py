@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Annotated, Any
 
+from tgi_stack.declared.option import SERVERS, Option, declared
+from tgi_stack.declared.servers import DEFAULT_MODELS
 from tgi_stack.errors import UsageError
-from tgi_stack.settings import DEFAULT_MODELS
-from tgi_stack.settings.declaration import SERVERS, Option, declared
 from tgi_stack.stack.planning.engines import CHOICES, ENGINES
 
 VISION_DEFAULTS = {"vllm": DEFAULT_MODELS["vision"], "tgi": "Qwen/Qwen2.5-VL-3B-Instruct"}

@@ -5,24 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from annotated_types import Interval, MaxLen, MinLen
 
-from tgi_stack.settings.declaration import CACHE, FILES, PROMPT, RUN, TORCH, Option, declared, free
-from tgi_stack.settings.servers import COMPUTING, JOBS, SCORING, ServerSettings
-from tgi_stack.settings.written import bytes_of, split
+from tgi_stack.declared.option import CACHE, FILES, PROMPT, RUN, TORCH, Option, free
+from tgi_stack.declared.servers import COMPUTING, JOBS, SCORING, ServerFields
 
 ItemField = Literal["title", "summary", "text"]
-BatchSize = Annotated[int, Field(ge=1, le=4096)]
+BatchSize = Annotated[int, Interval(ge=1, le=4096)]
 MOST = 2**63 - 1  # of counts that have no bound of their own
 
-Count = Annotated[int, Field(ge=1, le=MOST)]
-Preparers = Annotated[int, Field(ge=1, le=16)]
+Count = Annotated[int, Interval(ge=1, le=MOST)]
+Preparers = Annotated[int, Interval(ge=1, le=16)]
 
 
-class Settings(ServerSettings):
-    """Every field is an option, a variable `FASTQWEN_NAME` and a key of `fastqwen.toml`."""
-
-    _file: Path | None = PrivateAttr(None)  # that settings were read from
+class Fields(ServerFields):
+    """What `Settings` holds; apart from it, so that `--help` needs no pydantic."""
 
     # -- torch -------------------------------------------------------------------------------------------
 
@@ -99,22 +96,22 @@ class Settings(ServerSettings):
     ] = None
     max_new_tokens: Annotated[
         int,
-        Field(ge=1, le=32768),
+        Interval(ge=1, le=32768),
         Option("How long a summary may be.", PROMPT, ("summarize",), unit="tokens"),
     ] = 128
     max_side: Annotated[
         int,
-        Field(ge=1, le=16384),
+        Interval(ge=1, le=16384),
         Option("The longer side that an image is sent with.", PROMPT, ("summarize", "rerank"), unit="pixels"),
     ] = 448
     temperature: Annotated[
         float,
-        Field(ge=0.0, le=10.0, allow_inf_nan=False),
+        Interval(ge=0.0, le=10.0),
         Option("How freely summaries are sampled; 0 is greedy.", PROMPT, ("summarize",), metavar="T"),
     ] = 0.0
     seed: Annotated[
         int | None,
-        Field(ge=0, lt=2**53),
+        Interval(ge=0, lt=2**53),
         Option(
             "What sampling begins at.", PROMPT, ("summarize",), metavar="N", unset="another one each time"
         ),
@@ -125,13 +122,13 @@ class Settings(ServerSettings):
     ] = False
     item_fields: Annotated[
         tuple[ItemField, ...],
-        Field(min_length=1),
+        MinLen(1),
         Option("What stands for an item.", PROMPT, ("rerank",), metavar="FIELD,..."),
     ] = ("title", "summary", "text")
     item_images: Annotated[bool, Option("The candidates' images, too.", PROMPT, ("rerank",))] = False
     max_history: Annotated[
         int,
-        Field(ge=0, le=MOST),
+        Interval(ge=0, le=MOST),
         Option("How much of the history counts, the newest first.", PROMPT, ("rerank",), unit="items"),
     ] = 20
     max_item_tokens: Annotated[
@@ -143,7 +140,7 @@ class Settings(ServerSettings):
     ] = "listwise"
     permutations: Annotated[
         int,
-        Field(ge=1, le=1000),
+        Interval(ge=1, le=1000),
         Option("Orders of the candidates to average over, at most.", PROMPT, ("rerank",), metavar="N"),
     ] = 1
     calibrate: Annotated[
@@ -151,7 +148,7 @@ class Settings(ServerSettings):
     ] = False
     window: Annotated[
         int | None,
-        Field(ge=2, le=MOST),
+        Interval(ge=2, le=MOST),
         Option(
             "Candidates in a prompt; more go in windows.",
             PROMPT,
@@ -165,15 +162,15 @@ class Settings(ServerSettings):
         Option("How far a window moves.", PROMPT, ("rerank",), metavar="N", unset="half the window"),
     ] = None
     labels: Annotated[
-        tuple[Annotated[str, Field(min_length=1)], ...] | None,
-        Field(min_length=1),
+        tuple[Annotated[str, MinLen(1)], ...] | None,
+        MinLen(1),
         Option(
             "Labels of rows that bring none.", PROMPT, ("probs",), metavar="A,B,...", unset="each row's own"
         ),
     ] = None
     label_prefix: Annotated[
         str,
-        Field(max_length=64),
+        MaxLen(64),
         Option("What stands before each label, such as a space.", PROMPT, ("probs",), unset="nothing"),
     ] = ""
     merging_labels: Annotated[
@@ -197,7 +194,7 @@ class Settings(ServerSettings):
     no_cache: Annotated[bool, free("Compute every answer anew, and store none.", CACHE, JOBS)] = False
     cache_size: Annotated[
         int | None,
-        Field(ge=10**6, le=MOST),
+        Interval(ge=10**6, le=MOST),
         free("What the cache may take on disk, such as 20GB.", CACHE, JOBS, metavar="SIZE", unset="no bound"),
     ] = None
     offline: Annotated[bool, free("From the cache alone: no network, nothing computed.", CACHE, JOBS)] = False
@@ -212,7 +209,7 @@ class Settings(ServerSettings):
     skip_bad_rows: Annotated[bool, free("Record malformed rows as failed.", FILES, JOBS)] = False
     limit: Annotated[
         int | None,
-        Field(ge=0, le=MOST),
+        Interval(ge=0, le=MOST),
         free("Only so many rows, the first.", FILES, JOBS, unit="rows", unset="all"),
     ] = None
     concurrency: Annotated[
@@ -228,41 +225,6 @@ class Settings(ServerSettings):
             metavar="auto|N",
         ),
     ] = "auto"
-
-    @model_validator(mode="after")
-    def _fit_together(self) -> Settings:
-        if self.use_quantization and self.quantization not in (None, "4bit"):
-            raise ValueError(
-                f"--use-quantization means 4bit, but --quantization is {self.quantization}; give one of them"
-            )
-        if self.stride is not None and self.window is None:
-            raise ValueError("--stride is the step of windows; give --window as well")
-        if self.stride is not None and self.window is not None and self.stride > self.window:
-            raise ValueError("--stride is at most --window, or candidates between windows are never read")
-        if self.client_key is not None and self.client_cert is None:
-            raise ValueError("--client-key is the key of a certificate; give --client-cert as well")
-        if self.mode == "pointwise" and (self.permutations > 1 or self.window is not None):
-            raise ValueError("--permutations and --window are for --mode listwise")
-        return self
-
-    @field_validator("item_fields", "labels", mode="before")
-    @classmethod
-    def _lists(cls, value: object) -> object:
-        return split(value)
-
-    @field_validator("cache_size", mode="before")
-    @classmethod
-    def _bytes(cls, value: object) -> object:
-        return bytes_of(value) if isinstance(value, str) else value
-
-    @property
-    def files(self) -> dict[str, Path]:
-        """The files that are read, by the option that names each."""
-        named = {one.flag: getattr(self, one.name) for one in declared(Settings).values()}
-        files = {
-            flag: path for flag, path in named.items() if isinstance(path, Path) and flag != "--cache-dir"
-        }
-        return files if self._file is None else files | {"--config": self._file}
 
     def batch_size_for(self, kind: str) -> int | None:
         """Prompts, or images, in a batch; None for as many as suit who computes."""

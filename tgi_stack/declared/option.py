@@ -123,20 +123,18 @@ class Declared:
 
 
 def declared(of: Any) -> dict[str, Declared]:
-    """The options among the fields of a pydantic model or of a dataclass, by name."""
+    """The options among the fields of a class, by name."""
     return _declared(of)
 
 
 @cache
 def _declared(of: Any) -> dict[str, Declared]:
+    hints = get_type_hints(of, include_extras=True)
     if is_dataclass(of):
-        hints = get_type_hints(of, include_extras=True)
-        found = [(one.name, hints[one.name], one.default) for one in fields(of) if one.name in hints]
+        defaults = {one.name: one.default for one in fields(of)}
     else:
-        found = [
-            (name, Annotated[one.annotation, *one.metadata], one.default)
-            for name, one in of.model_fields.items()
-        ]
+        defaults = {name: getattr(of, name) for name in hints}
+    found = [(name, hints[name], default) for name, default in defaults.items()]
     options = {}
     for name, hint, default in found:
         kind, *said = get_args(hint) if get_origin(hint) is Annotated else (hint,)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from annotated_types import Interval
 
-from tgi_stack.settings.declaration import SERVERS, Option, free
-from tgi_stack.settings.written import split
+from tgi_stack.declared.option import SERVERS, Option, free
 
 DEFAULT_ENDPOINTS = {"text": "http://127.0.0.1:8080", "vision": "http://127.0.0.1:8081"}
 DEFAULT_MODELS = {"text": "Qwen/Qwen3-0.6B", "vision": "Qwen/Qwen3-VL-2B-Instruct"}
@@ -19,11 +18,8 @@ COMPUTING = (*JOBS, "bench", "cache verify")
 ASKING = (*COMPUTING, "doctor")
 
 
-class ServerSettings(BaseModel):
+class ServerFields:
     """The part of `Settings` that concerns them."""
-
-    # Built at first use: `--help` needs no validator.
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     engine: Annotated[
         Literal["auto", "tgi", "vllm", "torch", "scripted"],
@@ -164,14 +160,9 @@ class ServerSettings(BaseModel):
     ] = None
     startup_timeout: Annotated[
         float,
-        Field(ge=0.0, le=86400.0, allow_inf_nan=False),
+        Interval(ge=0.0, le=86400.0),
         free("How long servers may take to come up.", SERVERS, (*JOBS, "bench"), unit="seconds"),
     ] = 600.0
-
-    @field_validator("endpoint", "text_endpoints", "vision_endpoints", mode="before")
-    @classmethod
-    def _urls(cls, value: object) -> object:
-        return split(value)
 
     def model_for(self, kind: str) -> str | None:
         """The model named for a job of `kind` `text` or `vision`, or None for the default."""

@@ -1,0 +1,64 @@
+"""The settings of a run: frozen, each value of the type and within the bounds that were declared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, PrivateAttr, field_validator, model_validator
+
+from tgi_stack.declared.option import declared
+from tgi_stack.declared.run import Fields
+from tgi_stack.settings.written import bytes_of, split
+
+CHECKPOINTS = ("--model", "--text-model", "--vision-model", "--tokenizer")  # a folder, a file or an id
+
+
+class Settings(Fields, BaseModel):
+    """Every field is an option, a variable `FASTQWEN_NAME` and a key of `fastqwen.toml`; see `Fields`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    _file: Path | None = PrivateAttr(None)  # that settings were read from
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Settings:
+        if self.use_quantization and self.quantization not in (None, "4bit"):
+            raise ValueError(
+                f"--use-quantization means 4bit, but --quantization is {self.quantization}; give one of them"
+            )
+        if self.stride is not None and self.window is None:
+            raise ValueError("--stride is the step of windows; give --window as well")
+        if self.stride is not None and self.window is not None and self.stride > self.window:
+            raise ValueError("--stride is at most --window, or candidates between windows are never read")
+        if self.client_key is not None and self.client_cert is None:
+            raise ValueError("--client-key is the key of a certificate; give --client-cert as well")
+        if self.mode == "pointwise" and (self.permutations > 1 or self.window is not None):
+            raise ValueError("--permutations and --window are for --mode listwise")
+        return self
+
+    @field_validator("item_fields", "labels", "endpoint", "text_endpoints", "vision_endpoints", mode="before")
+    @classmethod
+    def _lists(cls, value: object) -> object:
+        return split(value)
+
+    @field_validator("cache_size", mode="before")
+    @classmethod
+    def _bytes(cls, value: object) -> object:
+        return bytes_of(value) if isinstance(value, str) else value
+
+    @property
+    def files(self) -> list[tuple[str, Path]]:
+        """The files that are read, and the option that names each; a checkpoint's files under its own."""
+        named = [(one.flag, getattr(self, one.name)) for one in declared(Fields).values()]
+        files = [(flag, path) for flag, path in named if isinstance(path, Path) and flag != "--cache-dir"]
+        for flag, name in named:
+            if flag in CHECKPOINTS and name is not None:
+                files += [(flag, path) for path in _files_of(Path(name))]
+        return files if self._file is None else [*files, ("--config", self._file)]
+
+
+def _files_of(path: Path) -> list[Path]:
+    """The files of a checkpoint, or of a tokenizer; none for an id."""
+    try:
+        return sorted(path.iterdir()) if path.is_dir() else [path] * path.is_file()
+    except OSError:  # no folder of ours, or an id that no name of a file can be
+        return []
