@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from typing import IO, Any
 
+from cache.store import Store
 from tgi_stack.errors import RowError
 from tgi_stack.jobs.pipeline import Tally
 from tgi_stack.jobs.preparing.wire import Answer, Plain, answer_of, of_question, packed
@@ -18,9 +18,9 @@ TOGETHER = 16  # questions, or records, that are sent without waiting for more
 class Outbox:
     """What goes to the run, in few messages: all of one turn of the event loop, or `TOGETHER` of a kind."""
 
-    def __init__(self, out: IO[bytes], counts: Counter[str]) -> None:
+    def __init__(self, out: IO[bytes], store: Store | None) -> None:
         self._out = out
-        self._counts = counts  # of the cache
+        self._store = store
         self._questions: list[Plain] = []
         self._numbers: list[int] = []
         self._lines: list[bytes] = []
@@ -29,7 +29,9 @@ class Outbox:
         self._is_due = False
 
     def ask(self, number: int, kind: str, content: bytes) -> None:
-        """Sends a question."""
+        """Sends a question; nobody else is kept from the cache meanwhile."""
+        if self._store is not None:
+            self._store.release()
         self._questions.append((number, kind, content))
         self._due(len(self._questions))
 
@@ -62,8 +64,11 @@ class Outbox:
             self.send("questions", questions)
         if self._numbers:
             counts = self._tally.as_dict() | {"positions": self._tally.positions}
-            looked = dict(self._counts)
-            self._counts.clear()
+            looked: dict[str, int] = {}
+            if self._store is not None:
+                self._store.release()
+                looked = dict(self._store.counts)
+                self._store.counts.clear()
             lengths = [len(line) for line in self._lines]
             self.send("records", self._numbers, lengths, b"".join(self._lines), self._failed, counts, looked)
             self._numbers, self._lines, self._failed, self._tally = [], [], [], Tally()

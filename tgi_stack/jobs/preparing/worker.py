@@ -12,7 +12,6 @@ import logging
 import os
 import signal
 import sys
-from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -35,6 +34,7 @@ from tgi_stack.settings import Settings
 from tgi_stack.types import Identity
 
 LOG_LEVEL = logging.INFO
+TOGETHER = 16  # lookups under one lock: a millisecond, which who wants to write can wait
 
 
 class Preparer:
@@ -49,8 +49,7 @@ class Preparer:
     def __init__(self, told: dict[str, Any], tokenizer: bytes, items: bytes, out: IO[bytes]) -> None:
         settings = Settings.model_validate(told["settings"])
         self._store = open_store(settings)
-        counts: Counter[str] = Counter() if self._store is None else self._store.counts
-        self._outbox = Outbox(out, counts)
+        self._outbox = Outbox(out, self._store)
         profile = Profile.of(Tokenizer.of(tokenizer), told["profile"])
         kind = AskingReplacedBackend if told["replaced"] else AskingBackend
         self._width: int = told["width"]
@@ -65,7 +64,9 @@ class Preparer:
         self._job: Job[Any] = spec.job(self._backend, self._store, items_of(items), told["images"])
         self._wanted = Wanted(told["kind"], told["columns"])
         self._rows: asyncio.Queue[tuple[Any, ...] | None] = asyncio.Queue()
-        counts.clear()  # what was looked at to begin with is counted by the run
+        if self._store is not None:
+            self._store.read_together(TOGETHER)
+            self._store.counts.clear()  # what was looked at to begin with is counted by the run
 
     async def serve(self, stream: asyncio.StreamReader) -> None:
         """Answers rows until the run says that there are no more, or is gone."""
