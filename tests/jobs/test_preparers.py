@@ -275,8 +275,8 @@ def test_equal_questions_are_asked_once(tmp_path: Path, fastqwen: Fastqwen) -> N
     asked = write_rows(tmp_path / "q.jsonl", *rows)
     with serve("vllm") as server:
         tokenizer = TINY / "vision" / "tokenizer.json"
-        options = ("--endpoint", server.url, "--tokenizer", tokenizer, "--no-cache", "--preparers", "3")
-        options += ("--llm-batch-size", "1")  # a request each
+        served = ("--endpoint", server.url, "--tokenizer", tokenizer, "--no-cache")
+        options = (*served, "--preparers", "3", "--llm-batch-size", "1")  # a request each
         fastqwen("probs", asked, "-o", tmp_path / "one.jsonl", "--limit", "1", *options)
         before = server.posts  # one question, and what is asked of any server
         fastqwen("probs", asked, "-o", tmp_path / "out.jsonl", *options)
