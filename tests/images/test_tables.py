@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.images.test_colour import encoded, sent, shown
 
-# From linear sRGB to XYZ, adapted to D50 (IEC 61966-2-1 with Bradford); and D50 itself.
+# From linear sRGB to XYZ, adapted to daylight of 5000 K (IEC 61966-2-1 with Bradford); and that light itself.
 TO_D50 = np.array([[0.4361, 0.3851, 0.1431], [0.2225, 0.7169, 0.0606], [0.0139, 0.0971, 0.7141]])
 D50 = np.array([0.9642, 1.0, 0.8249])
 MODES = {1: ("L", b"GRAY"), 3: ("RGB", b"RGB "), 4: ("CMYK", b"CMYK")}
