@@ -128,7 +128,7 @@ class Preparers:
                 *(sys.executable, "-P", "-m", "tgi_stack.jobs.preparing.worker"),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
-                stderr=None,
+                stderr=asyncio.subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C is for the run
                 limit=BUFFER_BYTES,
             )
