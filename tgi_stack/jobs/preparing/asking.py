@@ -29,9 +29,7 @@ class Outbox:
         self._is_due = False
 
     def ask(self, number: int, kind: str, content: bytes) -> None:
-        """Sends a question; nobody else is kept from the cache meanwhile."""
-        if self._store is not None:
-            self._store.release()
+        """Sends a question."""
         self._questions.append((number, kind, content))
         self._due(len(self._questions))
 
@@ -66,7 +64,6 @@ class Outbox:
             counts = self._tally.as_dict() | {"positions": self._tally.positions}
             looked: dict[str, int] = {}
             if self._store is not None:
-                self._store.release()
                 looked = dict(self._store.counts)
                 self._store.counts.clear()
             lengths = [len(line) for line in self._lines]

@@ -34,7 +34,6 @@ from tgi_stack.settings import Settings
 from tgi_stack.types import Identity
 
 LOG_LEVEL = logging.INFO
-TOGETHER = 16  # lookups under one lock: a millisecond, which who wants to write can wait
 
 
 class Preparer:
@@ -65,7 +64,6 @@ class Preparer:
         self._wanted = Wanted(told["kind"], told["columns"])
         self._rows: asyncio.Queue[tuple[Any, ...] | None] = asyncio.Queue()
         if self._store is not None:
-            self._store.read_together(TOGETHER)
             self._store.counts.clear()  # what was looked at to begin with is counted by the run
 
     async def serve(self, stream: asyncio.StreamReader) -> None:
