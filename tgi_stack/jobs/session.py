@@ -88,7 +88,7 @@ class Session:
         job = self.spec.job(backend, store, items)
         self.sink.begin(backend.identity, Checked(self.tally.input_rows, not settings.skip_bad_rows))
         others = None
-        if many := how_many(settings, self.tally.rows, backend):
+        if many := how_many(settings, self.tally.rows):
             width = settings.concurrency or job.workers
             others = Preparers(self.spec, self.source, items, backend, store, many, width)
         began = time.monotonic()

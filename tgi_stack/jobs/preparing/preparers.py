@@ -25,7 +25,7 @@ from tgi_stack.concurrency import first_of
 from tgi_stack.errors import RowError
 from tgi_stack.images.pipe import framed, kill, next_part
 from tgi_stack.images.pool import cores
-from tgi_stack.jobs.pipeline import Tally, Watcher
+from tgi_stack.jobs.pipeline import LOOK_EVERY_S, Tally, Watcher
 from tgi_stack.jobs.preparing.wire import (
     BUFFER_BYTES,
     Plain,
@@ -50,7 +50,6 @@ LEAST_ROWS = 2048  # fewer are answered sooner than other processes are started
 BLOCK = 32  # rows that are handed out together
 AHEAD = 2  # blocks that wait in a process
 REMEMBERED = 4096  # answers, for equal questions of several processes
-LOOK_EVERY_S = 0.005
 MOST_ITEM_BYTES = 2**28  # of all processes together: they are held in each
 
 
@@ -90,10 +89,11 @@ class Preparers:
         self.left: list[UnreadRow] = []
         self._backend = backend
         self._store = store
-        self._many = max(1, min(many, concurrency))
+        self._items = of_items(items)
+        bearable = MOST_ITEM_BYTES // max(1, len(self._items))
+        self._many = max(1, min(many, concurrency, bearable))
         self._concurrency = concurrency
         self._hello = _hello(spec, source, backend, self._many)
-        self._items = of_items(items)
         self._scores: Turns[LabelScores] = Turns(None, "labels", memory=REMEMBERED)
         self._captions: Turns[Caption] = Turns(None, "summary", memory=REMEMBERED)
         self._said: set[tuple[str, str]] = set()
@@ -174,7 +174,7 @@ class Preparers:
             block = list(islice(self._rows, BLOCK))
             if block:
                 self._hand(one, block)
-            elif not one.is_told:
+            else:
                 one.is_told = True
                 one.stdin.write(packed("stop" if self._stop.is_set() else "end"))
 
@@ -259,7 +259,7 @@ class Preparers:
             logging.getLogger(name).log(level, "%s", message)
 
 
-def how_many(settings: Settings, rows: int, backend: Backend) -> int:
+def how_many(settings: Settings, rows: int) -> int:
     """How many processes are to prepare rows; 0 where the run itself is sooner done."""
     if settings.preparers != "auto":
         return settings.preparers

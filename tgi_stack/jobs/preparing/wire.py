@@ -3,8 +3,8 @@
 A message is a tuple whose first entry says what it is, in the form of `marshal`: made of plain values alone,
 and read by the same Python on the same host. Each stands behind its length (`images.pipe`).
 
-    to a process     ("rows", rows)  ("answers", answers)  ("end",)
-    from a process   ("ready", width) ("questions", questions)  ("records", ...)  ("log", ...)  ("end",)
+    to a process     ("rows", rows)  ("answers", answers)  ("end",)  ("stop",)
+    from a process   ("ready",)  ("questions", questions)  ("records", ...)  ("log", ...)  ("end",)
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ Answer = LabelScores | Caption | Identity | RowError | None
 _identity = attrgetter(*(field.name for field in fields(Identity)))
 _image = attrgetter(*(field.name for field in fields(PreparedImage)))
 _scores = attrgetter(*(field.name for field in fields(LabelScores) if field.name != "stand_in"))
-_caption = attrgetter(*(field.name for field in fields(Caption) if field.name != "image"))
+_of_caption = [field.name for field in fields(Caption) if field.name != "image"]
+_caption = attrgetter(*_of_caption)
 
 
 def packed(*message: Any) -> bytes:
@@ -67,9 +68,9 @@ def of_items(items: Mapping[str, Item | ItemError]) -> bytes:
 def _of_item(item: Item | ItemError) -> Plain:
     if isinstance(item, ItemError):
         return item.type, str(item)
-    no = isinstance(item.image, NoPicture)
-    image = (item.image.type, item.image.message) if isinstance(item.image, NoPicture) else item.image
-    return item.id, item.title, item.text, item.summary, image, no
+    if isinstance(item.image, NoPicture):
+        return item.id, item.title, item.text, item.summary, (item.image.type, item.image.message), True
+    return item.id, item.title, item.text, item.summary, item.image, False
 
 
 def items_of(content: bytes) -> dict[str, Item | ItemError]:
@@ -135,7 +136,7 @@ def answer_of(plain: Plain) -> Answer:
     if kind == "scores":
         return LabelScores(*(*rest[0], None if rest[1] is None else Identity(*rest[1])))
     if kind == "caption":
-        known = dict(zip((f.name for f in fields(Caption) if f.name != "image"), rest[0], strict=True))
+        known = dict(zip(_of_caption, rest[0], strict=True))
         return Caption(**known, image=None if rest[1] is None else PreparedImage(*rest[1]))
     if kind == "identity":
         return Identity(*rest[0])
