@@ -274,27 +274,14 @@ class Store:
 
     def flush(self) -> None:
         """Waits until all that was put is written."""
-        self.release()
         if self._writer is not None:
             self._writer.flush()
-
-    def read_together(self, lookups: int) -> None:
-        """Has so many lookups share a lock, which costs more than one; `release` it before waiting."""
-        for database in self._databases.values():
-            database.together = lookups
-
-    def release(self) -> None:
-        """Lets other processes write, until the next lookup."""
-        for database in list(self._databases.values()):
-            with contextlib.suppress(sqlite3.Error):
-                database.release()
 
     def close(self) -> None:
         """Writes what is left; adds to the counts that stay."""
         if self._closed or self._process != os.getpid():
             return
         self._closed = True
-        self.release()
         if self._writer is not None:
             self._writer.close()
         for database in self._databases.values():

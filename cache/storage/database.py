@@ -123,7 +123,6 @@ class Database:
 
     Attributes:
         inode: of the file that was opened; another one is there once the database was rebuilt.
-        together: how many lookups share a lock; whoever raises it calls `release` before waiting.
     """
 
     def __init__(self, folder: Path, patience: Patience | None = None) -> None:
@@ -132,8 +131,6 @@ class Database:
         self._file = folder / DATABASE
         self._patience = patience or Patience()
         self._reader = _connect(folder)
-        self.together = 1
-        self._left = 0  # lookups that the lock is still held for
         self._mine = threading.local()  # diskcache closes a connection in the thread that opened it alone
 
     def get(self, key: str) -> bytes | None:
@@ -142,39 +139,13 @@ class Database:
         Raises:
             DamagedError: what is there is none of ours; it is not looked into.
         """
-        self._hold()
-        try:
-            row = self._looked("SELECT value, mode, raw FROM Cache WHERE key = ?", (key,)).fetchone()
-        except sqlite3.Error:
-            self.release()
-            raise
+        row = self._looked("SELECT value, mode, raw FROM Cache WHERE key = ?", (key,)).fetchone()
         if row is None:
             return None
         value, mode, raw = row
         if type(value) is not bytes or mode != diskcache.core.MODE_RAW or raw != 1:
             raise DamagedError("a value that is no bytes of ours")
         return value
-
-    def _hold(self) -> None:
-        """Keeps the lock of this lookup for the next ones: to take it costs more than to look.
-
-        A write-ahead log needs no lock, and a reader that held on to its state would not see what was
-        written since.
-        """
-        if self._left > 0:
-            self._left -= 1
-            return
-        self.release()
-        if self.together > 1 and journal_mode() != "wal":
-            self._reader.execute("BEGIN")
-            self._left = self.together - 1
-
-    def release(self) -> None:
-        """Lets writers in, before the next lookup."""
-        self._left = 0
-        with contextlib.suppress(sqlite3.ProgrammingError):  # it was closed meanwhile
-            if self._reader.in_transaction:
-                self._reader.rollback()
 
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """All rows of a query, read at once."""
