@@ -161,7 +161,7 @@ class Resident:
                 one.count()
                 await one.answer(await self._opened(), self._store)
         finally:
-            one.sink.close(one.tally.as_dict())
+            one.sink.close(one.tally.noted())
         one.say_skipped()
         one.refuse_missing_rows()
         return one.tally.as_dict()

@@ -14,6 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from tgi_stack.concurrency import crew
 from tgi_stack.errors import InputError, RowError
+from tgi_stack.jobs.timeline import Timeline
 from tgi_stack.rows.ledger import Sink
 from tgi_stack.rows.reader import RawRow, Source, UnreadRow, id_of, read_row
 from tgi_stack.rows.records import writable
@@ -78,9 +79,12 @@ class Tally:
     kept: int = 0  # of the ok, those of an earlier run
     cached: int = 0
     failed: int = 0
+    prompt_tokens: int = 0  # computed in this run
+    completion_tokens: int = 0
     flags: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
     positions: list[tuple[float, int]] = field(default_factory=list)  # sums of probabilities, and reads
+    timeline: Timeline = field(default_factory=Timeline)
 
     @classmethod
     def of(cls, counts: dict[str, Any]) -> Tally:
@@ -97,12 +101,24 @@ class Tally:
         self.flags.update(record.get("flags", ()))
         if record["status"] == "ok":
             self.ok += 1
-            self.cached += bool(record.get("from_cache"))
+            if record.get("from_cache"):
+                self.cached += 1
+            else:
+                self._add_tokens(record.get("usage") or {})
             if len(record.get("reads", ())) > 1 and "window" not in record:
                 self._add_positions(record["reads"])
         else:
             self.failed += 1
             self.failures[record["error"]["type"]] += 1
+        self.timeline.update(*self._done())
+
+    def _add_tokens(self, usage: Record) -> None:
+        self.prompt_tokens += usage.get("prompt_tokens") or 0
+        self.completion_tokens += usage.get("completion_tokens") or 0
+
+    def _done(self) -> tuple[int, ...]:
+        """What this run has done, as a point of its timeline counts it."""
+        return self.ok - self.kept, self.failed, self.cached, self.prompt_tokens, self.completion_tokens
 
     def _add_positions(self, reads: list[Record]) -> None:
         for read in reads:
@@ -119,10 +135,12 @@ class Tally:
         self.ok += counts["ok"]
         self.failed += counts["failed"]
         self.cached += counts["cached"]
+        self._add_tokens(counts)
         self.flags.update(counts["flags"])
         self.failures.update(counts["failures"])
         sums = zip_longest(self.positions, counts["positions"], fillvalue=(0.0, 0))
         self.positions = [(ours[0] + theirs[0], ours[1] + theirs[1]) for ours, theirs in sums]
+        self.timeline.update(*self._done())
 
     def notes(self) -> Iterator[str]:
         """What else the closing summary says: flags, and what positions have to do with probabilities."""
@@ -145,7 +163,17 @@ class Tally:
         """The counts, for --json."""
         counts = {
             name: getattr(self, name)
-            for name in ("rows", "input_rows", "ok", "kept", "cached", "failed", "pending")
+            for name in (
+                "rows",
+                "input_rows",
+                "ok",
+                "kept",
+                "cached",
+                "failed",
+                "pending",
+                "prompt_tokens",
+                "completion_tokens",
+            )
         }
         means = [total / count for total, count in self.positions]
         return counts | {
@@ -153,6 +181,10 @@ class Tally:
             "failures": dict(self.failures),
             **({"mean_probability_by_position": means} if means else {}),
         }
+
+    def noted(self) -> dict[str, Any]:
+        """What run.json keeps: the counts, and how they grew."""
+        return self.as_dict() | {"timeline": self.timeline.as_dict(*self._done())}
 
 
 class Watcher(Protocol):
@@ -252,7 +284,7 @@ async def run(
         await job.aclose()
     if tally.pending == 0:
         source.refuse_changed()
-        sink.finish(tally.as_dict())
+        sink.finish(tally.noted())
     elif not stop.is_set():
         missing = f"{tally.pending:,} rows are missing"
         raise InputError(f"{source.name}: the input changed while it was read: {missing}")

@@ -28,6 +28,7 @@ from tgi_stack.jobs.pipeline import Tally, Unwatched, Watcher
 from tgi_stack.jobs.preparing.preparers import Preparers, how_many
 from tgi_stack.jobs.sinks import open_sink
 from tgi_stack.jobs.spec import JobSpec
+from tgi_stack.jobs.timeline import Timeline
 from tgi_stack.rows import folder
 from tgi_stack.rows.ledger import Checked, Sink
 from tgi_stack.rows.output import Output
@@ -91,6 +92,7 @@ class Session:
         if many := how_many(settings, self.tally.rows):
             width = settings.concurrency or job.workers
             others = Preparers(self.spec, self.source, items, backend, store, many, width)
+        self.tally.timeline = Timeline()
         began = time.monotonic()
         await pipeline.run(job, self.source, self.sink, settings, self.tally, self.watcher, self.stop, others)
         dry_run.note_speed(store, self.spec.kind, backend, self.tally, time.monotonic() - began)
@@ -198,7 +200,7 @@ def run(
             _refuse_few_handles()
             asyncio.run(session.answer_once(store))
     finally:
-        sink.close(session.tally.as_dict())
+        sink.close(session.tally.noted())
         if store is not None:
             store.close()
     session.say_skipped()

@@ -44,7 +44,7 @@ class Checked:
 
 
 class Sink(Protocol):
-    """Takes records. `counts` are those of `Tally.as_dict`."""
+    """Takes records. `counts` are those of `Tally.noted`."""
 
     def begin(self, identity: Identity, checked: Checked) -> None:
         """To be called when all that can be refused has been: nothing is written before."""
