@@ -12,7 +12,7 @@ CATALOGUE := examples/catalogue
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-numbers coverage test-live test-gpu test-wheel quality style docs lock clean
+.PHONY: help setup demo test test-numbers test-soak coverage test-live test-gpu test-wheel quality style docs lock clean
 .PHONY: up wait status logs down models pin stack-plan gateway observe
 
 # The servers of this host: what `make up` is given goes to `fastqwen stack`, which checks it.
@@ -63,6 +63,9 @@ test-numbers: setup ## the tests of numbers by each instruction set of this proc
 		echo "ATEN_CPU_CAPABILITY=$$set OMP_NUM_THREADS=$$threads"; \
 		ATEN_CPU_CAPABILITY=$$set OMP_NUM_THREADS=$$threads $(BIN)/python -m pytest -m numbers tests/engine || exit 1; \
 	done; done
+
+test-soak: setup ## tests that hold at random moments or for many rows, with far more of both
+	$(BIN)/python -m pytest -m soak --numprocesses $(TEST_PROCESSES)
 
 test-live: setup ## summarize, rerank and probs against a real vLLM on this CPU (builds it first, outside the clone)
 	@vllm=$$($(BIN)/python tests/live/environment.py) && FASTQWEN_VLLM=$$vllm $(BIN)/python -m pytest -m live tests/live

@@ -13,6 +13,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
+# Before torch is imported: where test processes share the cores, threads that wait for each other take thrice
+# the time. `make test-numbers` has several.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import cli
 from tgi_stack import logs, settings
 from tgi_stack.prompting.tokenizer import Tokenizer

@@ -6,6 +6,10 @@ import os
 from pathlib import Path
 
 import cli
+
+# What the command imports when it is called: here, so that no child does it anew.
+import tgi_stack.backends.scripted
+import tgi_stack.commands.actions.jobs  # noqa: F401
 from tgi_stack.rows.output import Output
 
 

@@ -231,13 +231,14 @@ def test_the_output_folder_is_removed_mid_run(tmp_path: Path, many: Path) -> Non
     assert not out.exists()
 
 
-def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:  # D13
+@pytest.mark.parametrize("many", [20_000, pytest.param(60_000, marks=pytest.mark.soak)])
+def test_memory_does_not_grow_with_the_rows(tmp_path: Path, many: int) -> None:  # D13
     measure = (
         "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); "
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     )
     peaks = []
-    for count in (3_000, 60_000):
+    for count in (3_000, many):
         rows = ({"id": f"row-{i}", "prompt": "Which?\n", "labels": ["A", "B"]} for i in range(count))
         path = write_rows(tmp_path / f"{count}.jsonl", *rows)
         program = str(Path(sys.executable).with_name("fastqwen"))
