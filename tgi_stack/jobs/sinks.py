@@ -12,7 +12,7 @@ import orjson
 from tgi_stack.errors import UsageError
 from tgi_stack.jobs.spec import JobSpec
 from tgi_stack.rows.ledger import Discard, Sink, UnorderedFile, part_path, record_of, standard_output
-from tgi_stack.rows.manifest import manifest_path, question
+from tgi_stack.rows.manifest import manifest_path, places, question
 from tgi_stack.rows.output import Output, refuse_suffix
 from tgi_stack.rows.reader import File, Parts, Source
 from tgi_stack.writing import Given, refuse_folder, refuse_inputs
@@ -68,6 +68,7 @@ def open_sink(recipe: JobSpec, source: Source, out: Path | None, command: list[s
         question(recipe.name, chosen, source, list(recipe.items)),
         source,
         command=command,
+        places=places(chosen, source, recipe.items),
         limit=chosen.limit,
         overwrite=chosen.overwrite,
     )

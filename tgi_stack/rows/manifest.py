@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,9 @@ from tgi_stack.writing import write_json
 
 
 def manifest_path(out: Path) -> Path:
-    """Where the manifest of an output stands."""
+    """Where the manifest of an output stands: beside a file, in a folder of parts."""
+    if out.is_dir():
+        return out / "run.json"
     return out.with_name(out.name + ".run.json")
 
 
@@ -56,6 +58,16 @@ def source_of(source: Source) -> dict[str, Any]:
         spooled = source.path.name.startswith(SPOOLED)
         return {"name": "-" if spooled else str(source.path.resolve()), "columns": source.columns}
     return {"name": str(source.base.resolve()), "columns": source.columns}
+
+
+def places(settings: Settings, source: Source, items: Sequence[Source]) -> dict[str, Any]:
+    """Where all that a run reads can be read again, but the images of rows and a checkpoint."""
+    prompt = settings.prompt_file
+    return {
+        "input": source_of(source),
+        "items": [source_of(one) for one in items],
+        "prompt_file": None if prompt is None else str(prompt.resolve()),
+    }
 
 
 class Manifest:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import math
 import os
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,12 @@ from typing import Any
 from cache.storage.replacing import replacing
 from tgi_stack.errors import DiskError, InputError, UsageError
 from tgi_stack.rows import jsonl, parquet
+from tgi_stack.rows.folder import list_folder
+from tgi_stack.rows.formats import COMPRESSED, opened
 from tgi_stack.rows.ledger import Checked, Ledger, Record, line_of, part_path, sha256_of
 from tgi_stack.rows.manifest import Manifest, manifest_path, source_of
 from tgi_stack.rows.reader import Source
-from tgi_stack.text_files import TextFileError, as_utf_8
+from tgi_stack.text_files import as_utf_8
 from tgi_stack.types import Identity
 from tgi_stack.writing import Lock
 
@@ -26,6 +30,9 @@ SUFFIXES = (".jsonl", ".parquet")
 
 class Output:
     """The sink of a run that can be resumed.
+
+    Args:
+        places: where all that is read can be read again; see `manifest.places`.
 
     Attributes:
         finished: the counts of an output that is there and has nothing left to do, else None.
@@ -43,6 +50,7 @@ class Output:
         source: Source,
         *,
         command: list[str],
+        places: Mapping[str, Any] | None = None,
         limit: int | None = None,
         overwrite: bool = False,
     ) -> None:
@@ -53,6 +61,7 @@ class Output:
         self._asked = asked
         self._source = source
         self._command = command
+        self._places = dict(places or {"input": source_of(source)})
         self._overwrite = overwrite
         self._ledger: Ledger | None = None
         self._is_new = False
@@ -81,11 +90,7 @@ class Output:
         manifest.set_identity(identity)
         if manifest.is_complete and self._out.exists() and not part_path(self._out).exists():
             _reopen(self._out, self._source)
-        manifest.content |= {
-            "state": "running",
-            "input": source_of(self._source),
-            "checked": asdict(checked),
-        }
+        manifest.content |= {"state": "running", "checked": asdict(checked)} | self._places
         try:
             manifest.write()
         except DiskError as error:
@@ -212,16 +217,52 @@ def _reopen(out: Path, source: Source) -> None:
 
 
 def records(out: Path) -> Iterator[Record]:
-    """The records of an output, in the order of its rows."""
-    if out.suffix == ".parquet":
-        yield from parquet.read(out)
-        return
-    try:
-        with out.open("rb") as file:
-            for number, line in enumerate(as_utf_8(file), 1):
-                try:
-                    yield jsonl.loads(line, most=math.inf)  # one of our own may be long
-                except jsonl.LineError as error:
-                    raise InputError(f"{out}:{number}:{error.column}: {error}") from error
-    except TextFileError as error:
-        raise InputError(f"{out}: {error}") from error
+    """The records of an output, in the order of its rows: of a file, or of all parts in a folder.
+
+    Raises:
+        InputError: there is none, a suffix that no output has, or a line that is no record.
+    """
+    for path in parts_of(out):
+        if path.suffix == ".parquet":
+            yield from parquet.read(path)
+        else:
+            yield from _of_lines(path)
+
+
+def parts_of(out: Path) -> list[Path]:
+    """The files that hold an output: itself, or the parts of a folder in the order of their names.
+
+    Raises:
+        InputError: there is none, or one that no output is.
+    """
+    if out.is_dir():
+        found = [out / name for name in list_folder(out).parts]
+        if not found:
+            raise InputError(f"{out} is a folder without parts of an output (.jsonl, .parquet)")
+    elif out.is_file() or out.is_fifo():
+        found = [out]
+    else:
+        what = "no file; give an output of a job" if out.exists() else "no such file"
+        raise InputError(f"{out}: {what}")
+    for path in found:
+        suffixes = "".join(path.suffixes[-2:]) if path.suffix in COMPRESSED else path.suffix
+        if path.suffix == ".csv" or suffixes.startswith((".csv", ".parquet.")):
+            raise InputError(f"{path}: no output of a job; give .jsonl (also .gz, .zst) or .parquet")
+    return found
+
+
+def digest_of(out: Path) -> str:
+    """SHA-256 of an output: of a file's content, or of the names and contents of the parts of a folder."""
+    if not out.is_dir():
+        return sha256_of(out)
+    parts = [[path.relative_to(out).as_posix(), sha256_of(path)] for path in parts_of(out)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _of_lines(path: Path) -> Iterator[Record]:
+    with opened(path, str(path)) as file:
+        for number, line in enumerate(as_utf_8(file), 1):
+            try:
+                yield jsonl.loads(line, most=math.inf)  # one of our own may be long
+            except jsonl.LineError as error:
+                raise InputError(f"{path}:{number}:{error.column}: {error}") from error

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from tgi_stack.errors import FastqwenError, UsageError
-from tgi_stack.rows.ledger import part_path, sha256_of
-from tgi_stack.rows.manifest import Manifest
-from tgi_stack.rows.output import records
+from tgi_stack.rows.ledger import part_path
+from tgi_stack.rows.manifest import Manifest, manifest_path
+from tgi_stack.rows.output import digest_of, records
 from tgi_stack.rows.per_row import Duplicates
 from tgi_stack.rows.reader import RawRow, Source, id_of, open_source
 
@@ -36,7 +36,7 @@ def verify(out: Path) -> list[Finding]:
     """
     manifest = Manifest.read(out)
     if manifest is None or not out.exists():
-        missing = out if manifest is not None else f"{out}.run.json"
+        missing = out if manifest is not None else manifest_path(out)
         raise UsageError(f"{missing} is not there; verify wants an OUT that a job wrote with -o")
     findings = [
         Finding("complete", manifest.is_complete, f"state {manifest.content.get('state')}"),
@@ -52,7 +52,7 @@ def verify(out: Path) -> list[Finding]:
 
 def _digest(manifest: Manifest) -> Iterator[Finding]:
     noted = manifest.content.get("out", {}).get("sha256")
-    found = sha256_of(manifest.out)
+    found = digest_of(manifest.out)
     yield Finding("output digest", found == noted, f"sha256 {found[:16]}...")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from tgi_stack.errors import InputError
-from tgi_stack.rows.output import records
+from tgi_stack.rows.output import parts_of, records
 from tgi_stack.scoring import metrics
 from tgi_stack.scoring.metrics import Comparison, Estimate, Rankings
 from tgi_stack.writing import Given, refuse_present, replaced
@@ -88,9 +88,7 @@ def evaluate(
     grades = None if qrels is None else metrics.read_qrels(qrels)
 
     def collected(path: Path) -> Rankings:
-        if not path.is_file():
-            what = "no file; give an output of rerank" if path.exists() else "no such file"
-            raise InputError(f"{path}: {what}")
+        parts_of(path)  # says what is wrong with its name
         try:
             return metrics.collect(
                 records(path),
