@@ -26,6 +26,11 @@ COMMANDS = {
     ),
     "verify": ("outputs", "Proves an output: every input row exactly once, digests hold, counts add up."),
     "eval": ("outputs", "Recall@k, NDCG@k and MRR of a rerank output, with bootstrap 95 % intervals."),
+    "compare": (
+        "outputs",
+        "How far outputs of the same rows are apart; with --against, some rows of one are asked again "
+        "elsewhere.",
+    ),
     "cache": ("cache", "What was computed before."),
     "settings": (
         "checks",

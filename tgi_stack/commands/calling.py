@@ -20,8 +20,13 @@ def call(arguments: type[Arguments], does: str, given: dict[str, Any]) -> None:
     with reported(debug=common.debug):
         if common.config is not None:  # wrong ones are refused by commands that need none, too
             settings.load({}, file=common.config)
-        values = {name: _value(name, hint, given, common) for name, hint in hints_of(arguments).items()}
-        for name, one in declared(arguments).items():
+        own = declared(arguments)  # an option of its own may bear the name of a setting
+        others = {name: value for name, value in given.items() if name not in own}
+        values = {
+            name: given[name] if name in own else _value(name, hint, others, common)
+            for name, hint in hints_of(arguments).items()
+        }
+        for name, one in own.items():
             one.check(one.flag, values[name])
         module, _, function = does.partition(".")
         getattr(importlib.import_module(f"tgi_stack.commands.actions.{module}"), function)(

@@ -1,14 +1,14 @@
-"""`fastqwen verify` and `eval`: what they take."""
+"""`fastqwen verify`, `eval` and `compare`: what they take."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tgi_stack.commands.app import app
-from tgi_stack.commands.declare import command
-from tgi_stack.commands.options import Arguments, Positional
+from tgi_stack.commands.declare import OptionsOf, command
+from tgi_stack.commands.options import Arguments, Items, Positional, Settings
 from tgi_stack.declared.option import FILES, RUN, Option
 
 
@@ -46,3 +46,47 @@ class Evaluate(Arguments):
         Option("Leave a candidate out and renormalise.", RUN, metavar="ID", unset="none"),
     ] = None
     exclude_failed: Annotated[bool, Option("Leave failed rows out; else they count as 0.", RUN)] = False
+
+
+@command(app, "compare", "compare.outputs")
+@dataclass(frozen=True, kw_only=True)
+class Compare(Arguments):
+    """How far outputs of the same rows are apart; with --against, some rows of one are asked again elsewhere.
+
+    Exit status 0 where all are within the limit, 1 where they are not.
+    """
+
+    outputs: Annotated[list[Path], Positional("OUT...", "What jobs wrote with -o: files, folders of parts.")]
+    limit: Annotated[
+        float,
+        Option(
+            "How far probabilities may be apart; of texts, the share that may differ.",
+            RUN,
+            metavar="P",
+            least=0.0,
+            most=1.0,
+        ),
+    ] = 0.03
+    noise: Annotated[
+        Path | None,
+        Option(
+            "A second run of what made the first OUT: how far an engine is from itself.",
+            FILES,
+            metavar="OUT",
+            unset="none",
+        ),
+    ] = None
+    against: Annotated[
+        str | None,
+        Option("Who is asked again: torch, or a server.", RUN, metavar="torch|URL", unset="nobody"),
+    ] = None
+    sample: Annotated[
+        int | None,
+        Option("How many rows are asked again.", RUN, metavar="N", unset="none", least=1, most=10**9),
+    ] = None
+    input: Annotated[
+        str | None,
+        Option("Where the output's input is now.", FILES, metavar="INPUT", unset="where it was read from"),
+    ] = None
+    items: Items = None
+    flags: Annotated[dict[str, Any], OptionsOf(Settings)]

@@ -38,13 +38,14 @@ class Fields(ServerFields):
     ] = "auto"
     quantization: Annotated[
         Literal["none", "8bit", "4bit", "fp8"] | None,
-        Option("How weights are kept.", TORCH, JOBS, unset="none"),
+        Option("How weights are kept.", TORCH, (*JOBS, "compare"), unset="none"),
     ] = None
-    loader: Annotated[Literal["transformers", "unsloth"], Option("Who loads weights.", TORCH, JOBS)] = (
-        "transformers"
-    )
+    loader: Annotated[
+        Literal["transformers", "unsloth"], Option("Who loads weights.", TORCH, (*JOBS, "compare"))
+    ] = "transformers"
     use_quantization: Annotated[
-        bool, Option("The same as --quantization 4bit.", TORCH, JOBS, also=("--use_quantization",))
+        bool,
+        Option("The same as --quantization 4bit.", TORCH, (*JOBS, "compare"), also=("--use_quantization",)),
     ] = False
     use_torch_compile: Annotated[
         bool, free("Compile layers.", TORCH, JOBS, also=("--use_torch_compile",))
@@ -80,7 +81,7 @@ class Fields(ServerFields):
         Option(
             "The prompt, with placeholders such as {{title}}.",
             PROMPT,
-            ("summarize", "rerank"),
+            ("summarize", "rerank", "compare"),
             metavar="FILE",
             unset="the built-in prompt",
         ),

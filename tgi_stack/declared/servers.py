@@ -14,7 +14,8 @@ DEFAULT_MODELS = {"text": "Qwen/Qwen3-0.6B", "vision": "Qwen/Qwen3-VL-2B-Instruc
 
 JOBS = ("summarize", "rerank", "probs")
 SCORING = ("rerank", "probs")
-COMPUTING = (*JOBS, "bench", "cache verify")
+CHOOSING = (*JOBS, "bench", "cache verify", "doctor")  # who is asked; `compare` names that by --against
+COMPUTING = (*JOBS, "bench", "cache verify", "compare")
 ASKING = (*COMPUTING, "doctor")
 
 
@@ -27,7 +28,7 @@ class ServerFields:
             "Who computes. auto: asks the endpoints what they are; where none was named and none answers, "
             "torch computes here if the weights are on this machine.",
             SERVERS,
-            ASKING,
+            CHOOSING,
             metavar="auto|tgi|vllm|torch",
         ),
     ] = "auto"
@@ -36,7 +37,7 @@ class ServerFields:
         free(
             "A server to use; may be given several times, for servers of the same model.",
             SERVERS,
-            ASKING,
+            CHOOSING,
             metavar="URL",
             unset="where `make up` puts them",
         ),
@@ -161,7 +162,7 @@ class ServerFields:
     startup_timeout: Annotated[
         float,
         Interval(ge=0.0, le=86400.0),
-        free("How long servers may take to come up.", SERVERS, (*JOBS, "bench"), unit="seconds"),
+        free("How long servers may take to come up.", SERVERS, (*JOBS, "bench", "compare"), unit="seconds"),
     ] = 600.0
 
     def model_for(self, kind: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,11 +14,14 @@ from tgi_stack.jobs.probs import Probs
 from tgi_stack.jobs.rerank.items import Items, join_items
 from tgi_stack.jobs.rerank.job import Rerank
 from tgi_stack.jobs.summarize import Summarize
-from tgi_stack.rows.reader import Source
+from tgi_stack.prompting import prompts
+from tgi_stack.prompting.template_file import read_template
+from tgi_stack.rows.reader import Source, open_source
 from tgi_stack.rows.schema import Schema
 from tgi_stack.settings import Settings
 
 Name = Literal["summarize", "rerank", "probs"]
+PLACEHOLDERS = {"summarize": prompts.SUMMARY_PLACEHOLDERS, "rerank": prompts.RERANK_PLACEHOLDERS}
 
 
 @dataclass(frozen=True)
@@ -75,3 +79,22 @@ class JobSpec:
             known = self.joined() if items is None else items
             return Rerank(backend, settings, known, template, base, store, image_processes=images).job()
         return Probs(backend, settings, store).job()
+
+
+def opened(
+    name: Name, input: str, items: Sequence[str], columns: Mapping[str, str], settings: Settings
+) -> tuple[JobSpec, Source]:
+    """A job, and where its rows are.
+
+    Args:
+        columns: our names of fields -> the files' own.
+
+    Raises:
+        PromptFileError: a prompt file that won't do.
+        InputError: an input that can't be opened.
+    """
+    source = open_source(input, folders=name == "summarize", columns=columns, kind=name)
+    known = tuple(open_source(one, columns=columns, kind="item") for one in items)
+    placeholders = PLACEHOLDERS.get(name)
+    prompt = None if placeholders is None else read_template(settings, placeholders)
+    return JobSpec(name, settings, source.base, known, prompt), source

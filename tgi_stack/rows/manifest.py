@@ -119,7 +119,7 @@ class Manifest:
         before = self.content.get("asked", {})
         for name in [*before, *asked]:
             if before.get(name) != asked.get(name):
-                was, now = _short(before.get(name)), _short(asked.get(name))
+                was, now = short(before.get(name)), short(asked.get(name))
                 raise UsageError(
                     f"{self.out} was made with {name} {was}, not {now}; to start anew: --overwrite"
                 )
@@ -134,7 +134,7 @@ class Manifest:
         before = self.content.get("identity")
         if before is not None and before != now:
             name = next(name for name in now if before.get(name) != now[name])
-            was, other = _short(before.get(name)), _short(now[name])
+            was, other = short(before.get(name)), short(now[name])
             raise UsageError(
                 f"{self.out} holds answers of {name} {was}, not {other}; to start anew: --overwrite"
             )
@@ -166,6 +166,7 @@ def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value as one line of a message."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 40 else text[:37] + '..."'

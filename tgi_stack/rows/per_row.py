@@ -68,7 +68,7 @@ class Numbers:
         """A block as it is on disk; an empty one behind the last."""
         if self._file is None:
             return array("q")
-        with _on_disk():
+        with on_disk():
             return array("q", os.pread(self._file.fileno(), 8 * self.ENTRIES, block * 8 * self.ENTRIES))
 
     def _load(self, block: int) -> array[int]:
@@ -80,7 +80,7 @@ class Numbers:
         return self._blocks[block]
 
     def _store(self, block: int) -> None:
-        with _on_disk():
+        with on_disk():
             if self._file is None:
                 self._file = tempfile.TemporaryFile(prefix="fastqwen-rows-", buffering=0)  # noqa: SIM115
             content, place = self._blocks[block].tobytes(), block * 8 * self.ENTRIES
@@ -116,7 +116,7 @@ class Duplicates:
         bucket = self._buckets[key[0]]
         bucket += _ENTRY.pack(key, number)
         if len(bucket) >= _BUFFERED_BYTES:
-            with _on_disk(), self._file(key[0]).open("ab") as file:
+            with on_disk(), self._file(key[0]).open("ab") as file:
                 file.write(bucket)
             bucket.clear()
 
@@ -181,7 +181,8 @@ def digest_of(value: Any, line: bytes | None = None) -> int:
 
 
 @contextmanager
-def _on_disk() -> Iterator[None]:
+def on_disk() -> Iterator[None]:
+    """Around work on temporary files: raises DiskError where they can't be written."""
     try:
         yield
     except OSError as error:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from tgi_stack.errors import ImageError, InputError, ItemError, RowError, SchemaError
 from tgi_stack.rows.columns import Unreadable, refuse_unseen
 from tgi_stack.rows.per_row import Duplicates
-from tgi_stack.rows.reader import BadRows, File, Parts, RawRow, Source, as_id, id_of
+from tgi_stack.rows.reader import BadRows, Folder, RawRow, Source, as_id, id_of
 from tgi_stack.types import Item, NoPicture, ProbsRow, RerankRow, SummarizeRow
 
 URLS = ("http://", "https://", "ftp://", "data:", "file:")
@@ -81,7 +81,7 @@ def check(
 
 def _refuse_unseen_columns(sources: Sequence[Source]) -> None:
     """Raises UsageError for a column of --map that no row has; others are read as far as need be."""
-    files = [source for source in sources if isinstance(source, File | Parts)]
+    files = [source for source in sources if not isinstance(source, Folder)]
     for file in files[1:]:
         if not set.intersection(*(one.wanted.unseen for one in files)):
             return

@@ -104,14 +104,14 @@ def _matched(source: Source, out: Path, rows: int, job: str) -> Finding:
             side = "output" if raw is None else "input"
             return Finding("every row once", False, f"only the {side} has a row {count + 1}")
         count += 1
-        wanted = _id_in_record(raw, job)
+        wanted = id_in_record(raw, job)
         if record.get("id") != wanted:
             detail = f"row {raw.number} is {wanted!r}, its record {record.get('id')!r}"
             return Finding("every row once", False, detail)
     return Finding("every row once", True, f"{count:,} rows in the order of the input")
 
 
-def _id_in_record(raw: RawRow, job: str) -> str | None:
+def id_in_record(raw: RawRow, job: str) -> str | None:
     """The id that a row's record bears; prompts without one are known by their number."""
     if job == "probs" and isinstance(raw.value, dict) and "prompt" in raw.value and "id" not in raw.value:
         return str(raw.number)

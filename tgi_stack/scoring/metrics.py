@@ -304,13 +304,18 @@ def compare(this: Rankings, other: Rankings, cutoffs: Sequence[int]) -> Comparis
         for name, found in ours.items()
     }
     flips = sum(this.ranked[query][:1] != other.ranked[query][:1] for query in shared)
-    taus = [tau for query in shared if (tau := _tau(this.ranked[query], other.ranked[query])) is not None]
+    taus = [
+        tau for query in shared if (tau := kendall_tau(this.ranked[query], other.ranked[query])) is not None
+    ]
     agreement = math.fsum(taus) / len(taus) if taus else None
     alone = (len(this.relevant) - len(shared), len(other.relevant) - len(shared))
     return Comparison(differences, len(shared), *alone, flips, agreement)
 
 
-def _tau(ours: list[str], theirs: list[str]) -> float | None:
+def kendall_tau(ours: Sequence[str], theirs: Sequence[str]) -> float | None:
+    """Kendall's tau of two orders, over what both hold; None of fewer than two."""
+    if len(ours) > 1 and ours == theirs:
+        return 1.0
     from scipy import stats
 
     place = {id: rank for rank, id in enumerate(theirs)}

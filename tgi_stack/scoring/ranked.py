@@ -16,14 +16,15 @@ ABOVE_ZERO = 1e-3  # of a logarithm that was normalised over a few labels
 def refuse_unsound(record: Record, number: int) -> None:
     """Raises InputError for a record that `rerank` does not write."""
     try:
-        fault = fault_in("rerank", record) or (_fault(record) if record["status"] == "ok" else None)
+        fault = fault_in("rerank", record) or (fault_of_ranking(record) if record["status"] == "ok" else None)
     except KeyError as error:
         fault = f"no `{error.args[0]}`"
     if fault is not None:
         raise InputError(f"record {number}: {fault}; eval reads the output of rerank")
 
 
-def _fault(record: Record) -> str | None:
+def fault_of_ranking(record: Record) -> str | None:
+    """What of an answer of `rerank` does not fit together, with its place."""
     ranking = record["ranking"]
     if not ranking:
         return "no `ranking`"

@@ -20,15 +20,12 @@ from tgi_stack.commands.progress import Progress
 from tgi_stack.errors import UsageError
 from tgi_stack.jobs import session
 from tgi_stack.jobs.pipeline import Tally
-from tgi_stack.jobs.spec import JobSpec, Name
-from tgi_stack.prompting import prompts
-from tgi_stack.prompting.template_file import read_template
+from tgi_stack.jobs.spec import JobSpec, Name, opened
 from tgi_stack.rows.columns import Kind, parse_map
 from tgi_stack.rows.formats import remove_spooled
-from tgi_stack.rows.reader import Source, open_source
+from tgi_stack.rows.reader import Source
 from tgi_stack.settings import Settings
 
-PLACEHOLDERS = {"summarize": prompts.SUMMARY_PLACEHOLDERS, "rerank": prompts.RERANK_PLACEHOLDERS}
 LOG = logging.getLogger(logs.CLOSING)
 
 
@@ -58,12 +55,7 @@ def prepared(
     """
     job: Name = next(one for one in get_args(Name) if one == name)
     kinds: tuple[Kind, ...] = ("rerank", "item") if job == "rerank" else (job,)
-    columns = parse_map(map, *kinds)
-    source = open_source(input, folders=job == "summarize", columns=columns, kind=job)
-    known = tuple(open_source(name, columns=columns, kind="item") for name in items)
-    placeholders = PLACEHOLDERS.get(job)
-    prompt = None if placeholders is None else read_template(settings, placeholders)
-    return JobSpec(job, settings, source.base, known, prompt), source
+    return opened(job, input, items, parse_map(map, *kinds), settings)
 
 
 def _run(job: str, given: Job, items: Sequence[str] = ()) -> None:

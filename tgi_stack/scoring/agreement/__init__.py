@@ -1,0 +1,1 @@
+"""How far outputs of the same rows are apart: `fastqwen compare`."""
