@@ -1,4 +1,4 @@
-"""A server on loopback that speaks both dialects and plays faults, in a thread of its own.
+"""A server on loopback that speaks each dialect and plays faults, in a thread of its own.
 
 Its answers are the scripted backend's: a pure function of the question, so that one in the wrong row shows.
 """
@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
+from tests import loopback_sglang
 from tgi_stack.backends.scripted import label_logprobs, number_of
 from tgi_stack.images.grid import Grid
 from tgi_stack.prompting import prompts
@@ -52,6 +53,12 @@ class Loopback:
     reads_ids: bool = True  # vLLM's logprob_token_ids
     half: bool = False  # logarithms in bf16, as TGI gives them
     kernels: bool = True  # without TGI's attention kernels `top_tokens` passes the grammar over
+    scores_items: bool = True  # SGLang's /v1/score
+    echoes: bool = True  # and that it repeats the name of a model that it is given
+    weights: str = "default"  # SGLang's version of them
+    started: dict[str, Any] = field(default_factory=dict)  # how SGLang says that it was, beside the ordinary
+    key_header: str = "authorization"
+    looked_at: list[str] = field(default_factory=list)  # pages that were asked for by GET
     poison: bytes | None = None  # a request that holds it kills the server, which is started again
     url: str = ""
     port: int = 0
@@ -115,10 +122,12 @@ class Loopback:
     async def _reply(
         self, writer: asyncio.StreamWriter, method: str, path: str, headers: dict[str, str], body: bytes
     ) -> None:
-        if self.api_key is not None and headers.get("authorization") != f"Bearer {self.api_key}":
+        is_open = self.dialect == "sglang" and path in loopback_sglang.OPEN
+        if self.api_key is not None and not is_open and not self._opens(headers):
             await _send(writer, 401, b"")
             return
         if method == "GET":
+            self.looked_at.append(path)
             found = self._described(path)
             await _send(writer, 404 if found is None else 200, json.dumps(found or {}).encode())
             return
@@ -142,9 +151,36 @@ class Loopback:
             return
         await _play(fault, writer, json.dumps(answer).encode(), more)
 
+    def _opens(self, headers: dict[str, str]) -> bool:
+        """Whether a request bears the key."""
+        bearer = "Bearer " if self.key_header == "authorization" else ""
+        return headers.get(self.key_header) == f"{bearer}{self.api_key}"
+
+    # -- what a model makes of a question -----------------------------------------------------------------
+
+    def refusal(self, status: int, body: dict[str, Any]) -> RefusedError:
+        """To be raised, for a request that is not taken."""
+        return RefusedError(status, body)
+
+    def _encoded(self, text: str) -> list[int]:
+        return list(TOKENIZER.encode(text))
+
+    def _visual(self, jpeg: bytes) -> int:
+        """How many tokens a picture has."""
+        return GRID.tokens(*Image.open(io.BytesIO(jpeg)).size)
+
+    def _logprobs(self, ids: Sequence[int], seen: bytes, labels: Sequence[int]) -> list[float]:
+        """Of labels after a prompt with the pictures that were `seen` in it."""
+        if self.logits is None:
+            return list(label_logprobs(number_of(ids, seen), labels))
+        found = log_softmax(self.logits(ids))
+        return [float(found[label]) for label in labels]
+
     # -- dialects ----------------------------------------------------------------------------------------
 
     def _described(self, path: str) -> dict[str, Any] | None:
+        if self.dialect == "sglang":
+            return loopback_sglang.described(self, path)
         if path in ("/health", "/metrics"):
             return {}
         if self.dialect == "tgi" and path == "/info":
@@ -165,6 +201,8 @@ class Loopback:
     def _answer(
         self, path: str, asked: dict[str, Any], headers: dict[str, str]
     ) -> tuple[dict[str, str], dict[str, Any]]:
+        if self.dialect == "sglang":
+            return {}, loopback_sglang.answer(self, path, asked)
         if path == "/generate":
             return self._generate(asked["inputs"], asked["parameters"])
         name = headers["x-request-id"]
@@ -242,7 +280,7 @@ class Loopback:
         jpeg, visual = b"", None
         if len(parts) == 2:
             jpeg = base64.b64decode(parts[0]["image_url"]["url"].partition("base64,")[2])
-            visual = GRID.tokens(*Image.open(io.BytesIO(jpeg)).size)
+            visual = self._visual(jpeg)
         frame = (
             prompts.user_turn(body, close_thinking=False)
             if visual is None
@@ -262,7 +300,7 @@ class Loopback:
                 body += part["text"]
             else:
                 jpeg = base64.b64decode(part["image_url"]["url"].partition("base64,")[2])
-                visual.append(GRID.tokens(*Image.open(io.BytesIO(jpeg)).size))
+                visual.append(self._visual(jpeg))
                 body, seen = body + prompts.IMAGE_MARK, seen + jpeg
         ids = TOKENIZER.encode(prompts.user_turn(prompts.place_images(body, visual), close_thinking=False))
         labels = asked["logprob_token_ids"]
@@ -395,7 +433,20 @@ async def _play(fault: Fault, writer: asyncio.StreamWriter, body: bytes, headers
 
 
 def _without_logprobs(body: bytes) -> bytes:
-    return body.replace(b"token_id:3", b"token_id:9").replace(b'"top_tokens"', b'"other"')
+    body = body.replace(b"token_id:3", b"token_id:9").replace(b'"top_tokens"', b'"other"')
+    return body.replace(b'"token_logprobs"', b'"other"')
+
+
+def _other(body: bytes, name: bytes) -> bytes:
+    """As it were to another request, or of another model."""
+    body = body.replace(b'"seed": ', b'"seed": 1').replace(b"cmpl-", b"cmpl-" + name)
+    return body.replace(b"tiny#", b"tiny#" + name).replace(b'"id": "', b'"id": "' + name)
+
+
+def _first_number(body: bytes, value: bytes) -> bytes:
+    """With something else in the place of a logarithm: under a name, or first in a list."""
+    body = body.replace(b": -", b": " + value + b', "x": -')
+    return re.sub(rb"\[\[-[0-9.e-]+", b"[[" + value, body)
 
 
 REPLACED: dict[str, Callable[[bytes], bytes]] = {
@@ -404,13 +455,13 @@ REPLACED: dict[str, Callable[[bytes], bytes]] = {
     "html": lambda body: b"<html>Bad gateway</html>",
     "list": lambda body: b"[1]",
     "error": lambda body: b'{"error":{"message":"engine","code":500}}',
-    "other id": lambda body: body.replace(b"cmpl-", b"cmpl-f").replace(b'"seed": ', b'"seed": 1'),
-    "other model": lambda body: body.replace(b'"model": "tiny"', b'"model": "huge"').replace(
+    "other id": lambda body: _other(body, b"f"),
+    "other model": lambda body: body.replace(b'"model": "tiny', b'"model": "huge').replace(
         b'"seed": ', b'"seed": 1'
     ),
     "no label": _without_logprobs,
-    "null": lambda body: body.replace(b": -", b': null, "x": -'),
-    "nan": lambda body: body.replace(b": -", b': NaN, "x": -'),
+    "null": lambda body: _first_number(body, b"null"),
+    "nan": lambda body: _first_number(body, b"NaN"),
 }
 
 

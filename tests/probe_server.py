@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +65,16 @@ vllm:e2e_request_latency_seconds_sum{{{{{_VLLM_LABELS}}}}} {{n}}
 vllm:e2e_request_latency_seconds_count{{{{{_VLLM_LABELS}}}}} {{n}}
 """
 
+SGLANG_METRICS = """\
+# TYPE sglang:num_running_reqs gauge
+sglang:num_running_reqs{{model_name="tiny"}} 1.0
+# TYPE sglang:num_queue_reqs gauge
+sglang:num_queue_reqs{{model_name="tiny"}} 0.0
+# TYPE sglang:prompt_tokens_total counter
+sglang:prompt_tokens_total{{model_name="tiny"}} {n}
+"""
+METRICS = {"tgi": TGI_METRICS, "vllm": VLLM_METRICS, "sglang": SGLANG_METRICS}
+
 
 @dataclass
 class Obedient(Loopback):
@@ -78,7 +89,7 @@ class Obedient(Loopback):
     ) -> None:
         if method == "GET" and path in ("/metrics", "/health"):
             self.scrapes += 1
-            text = (TGI_METRICS if self.dialect == "tgi" else VLLM_METRICS).format(n=10 * self.scrapes)
+            text = METRICS[self.dialect].format(n=10 * self.scrapes)
             sent = text.encode() if path == "/metrics" else b""
             date = f"Date: {self.date}\r\n" if self.date else ""
             kind = "Content-Type: text/plain; version=0.0.4\r\n"
@@ -104,6 +115,12 @@ class Obedient(Loopback):
         for token in reply["details"].get("top_tokens", [[]])[0] if wanted is not None else ():
             token["logprob"] = -0.01 if token["id"] == wanted else -9.0
         return headers, reply
+
+    def _logprobs(self, ids: Sequence[int], seen: bytes, labels: Sequence[int]) -> list[float]:
+        wanted = self._wanted(TOKENIZER.decode(list(ids)))
+        if wanted is None:
+            return super()._logprobs(ids, seen, labels)
+        return [-0.01 if label == wanted else -9.0 for label in labels]
 
     def _wanted(self, text: str) -> int | None:
         found = _ASKED.search(text)

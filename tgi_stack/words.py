@@ -96,6 +96,8 @@ FLAGS = {
 ROUTES = {
     "chat": "a summary by a chat completion",
     "generate": "a summary of a rendered prompt",
+    "sglang.generate": "SGLang, asked for the labels' own logarithms after one prompt, with its images",
+    "sglang.score": "SGLang, asked for the labels' own logarithms after several prompts",
     "tgi.grammar": "TGI, held to the labels by a grammar",
     "tgi.grammar.groups": "the same, in groups of labels that share one",
     "tgi.top_n": "TGI's likeliest tokens",

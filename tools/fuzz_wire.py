@@ -1,4 +1,4 @@
-"""Spoils replies of both dialects at random and reads them: an answer or an error of the row comes out.
+"""Spoils replies of all dialects at random and reads them: an answer or an error of the row comes out.
 
     python tools/fuzz_wire.py --cases 100000 [--seed 1]
 
@@ -28,9 +28,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.loopback import GRID, TOKENIZER, Loopback, RefusedError
 from tgi_stack.backends.servers import retry
+from tgi_stack.backends.servers.dialects import DIALECTS, Reading
 from tgi_stack.backends.servers.endpoints import Endpoint, Limit
-from tgi_stack.backends.servers.label_routes import TgiReads, VllmReads
-from tgi_stack.backends.servers.protocols import tgi, vllm
+from tgi_stack.backends.servers.protocols import sglang, tgi, vllm
 from tgi_stack.backends.servers.protocols.numbers import NOT_SEEN, SUM_TOLERANCE, ReplyError
 from tgi_stack.backends.servers.protocols.reply import Call, Served, error_text, gauge
 from tgi_stack.backends.servers.question import Answer, Question
@@ -38,8 +38,8 @@ from tgi_stack.backends.servers.transport import Reply
 from tgi_stack.errors import AnswerError, RowError
 from tgi_stack.images.prepare import prepare
 from tgi_stack.prompting import prompts
-from tgi_stack.prompting.labels import Prover
-from tgi_stack.types import Caption, CaptionRequest, LabelScores, PreparedImage, ScoreRequest
+from tgi_stack.prompting.profile import Profile
+from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, PreparedImage, ScoreRequest
 
 NAME = f"{4242:014x}"
 LABELS = ("A", "B", "C")
@@ -70,7 +70,8 @@ class Spoiler:
 
     def reply(self, server: Loopback, call: Call) -> Reply:
         """A reply to a call, spoilt more or less."""
-        key = f"{server.dialect} {server.kernels} {server.half} {call.path} {json.dumps(call.body)}"
+        manner = f"{server.dialect} {server.kernels} {server.half} {server.scores_items}"
+        key = f"{manner} {call.path} {json.dumps(call.body)}"
         if key not in self.base:
             headers = {name.lower(): value for name, value in call.headers.items()}
             try:
@@ -215,40 +216,38 @@ def logits(ids: Any) -> Any:
     return np.random.default_rng(len(ids)).normal(size=TOKENIZER.size, scale=4.0)
 
 
-OF_TGI: list[dict[str, Any]] = [
-    {},
-    {"logits": logits},
-    {"logits": logits, "half": True},
-    {"logits": logits, "kernels": False},
+SERVERS: list[tuple[str, dict[str, Any]]] = [
+    ("tgi", {}),
+    ("tgi", {"logits": logits}),
+    ("tgi", {"logits": logits, "half": True}),
+    ("tgi", {"logits": logits, "kernels": False}),
+    ("vllm", {}),
+    ("vllm", {"logits": logits, "reads_ids": False, "max_top_n": 20}),
+    ("sglang", {}),
+    ("sglang", {"logits": logits, "scores_items": False}),
 ]
-OF_VLLM: list[dict[str, Any]] = [{}, {"logits": logits, "reads_ids": False, "max_top_n": 20}]
+PROFILE = Profile(TOKENIZER, closes_thinking=False, context=4096, grid=GRID)
 
 
 def cases(spoiler: Spoiler) -> list[Callable[[], Coroutine[Any, Any, object]]]:
     """All that is asked of servers, each as one case."""
     scores, captions = requests()
     made: list[Callable[[], Coroutine[Any, Any, object]]] = []
-    for options in OF_TGI:
-        wire = Wire(Loopback("tgi", max_top_n=20, **options), spoiler)
-        made += [_tgi(wire, request, mass) for request in scores for mass in ("logits" in options, False)]
-        made += [_caption(wire, request) for request in captions]
-    for options in OF_VLLM:
-        wire = Wire(Loopback("vllm", **options), spoiler)
-        made += [_vllm(wire, request) for request in scores]
+    for dialect, options in SERVERS:
+        wire = Wire(Loopback(dialect, **{"max_top_n": 20} | options), spoiler)
+        masses = ("logits" in options, False) if dialect == "tgi" else (False,)
+        made += [_score(wire, request, mass) for request in scores for mass in masses]
         made += [_caption(wire, request) for request in captions]
     return [*made, *_descriptions(spoiler)]
 
 
-def _tgi(wire: Wire, request: ScoreRequest, mass: bool) -> Callable[[], Coroutine[Any, Any, object]]:
+def _score(wire: Wire, request: ScoreRequest, mass: bool) -> Callable[[], Coroutine[Any, Any, object]]:
+    served = wire.endpoint.served
+    identity = Identity(served.dialect, served.model, "1", "none", "bf16", "0", "1")
+
     async def case() -> object:
-        return await TgiReads(wire.ask, Prover(TOKENIZER), with_mass=mass).score(request)
-
-    return case
-
-
-def _vllm(wire: Wire, request: ScoreRequest) -> Callable[[], Coroutine[Any, Any, object]]:
-    async def case() -> object:
-        reads = VllmReads(wire.ask, group_size=1, closes_thinking=False, dtype="bf16")
+        how = Reading(1, with_mass=mass)
+        reads = DIALECTS[served.dialect].reads(wire.ask, served, PROFILE, identity, how)
         try:
             return await reads.score(request)
         finally:
@@ -258,15 +257,13 @@ def _vllm(wire: Wire, request: ScoreRequest) -> Callable[[], Coroutine[Any, Any,
 
 
 def _caption(wire: Wire, request: CaptionRequest) -> Callable[[], Coroutine[Any, Any, object]]:
+    dialect = DIALECTS[wire.endpoint.served.dialect]
+
     def call(endpoint: Endpoint, name: str) -> Call:
-        if endpoint.served.dialect == "tgi":
-            return tgi.caption_call(request)
-        return vllm.caption_call(request, endpoint.served.model, name, closes_thinking=False)
+        return dialect.caption_call(request, endpoint.served, PROFILE, name)
 
     def parse(endpoint: Endpoint, name: str, reply: Reply) -> Caption:
-        if endpoint.served.dialect == "tgi":
-            return tgi.parse_caption(reply.body, reply.headers, request)
-        return vllm.parse_caption(reply.body, request, endpoint.served.model, name)
+        return dialect.parse_caption(reply, request, endpoint.served, name)
 
     async def case() -> object:
         return (await wire.ask(Question(call, parse)))[0]
@@ -290,13 +287,19 @@ def _descriptions(spoiler: Spoiler) -> list[Callable[[], Coroutine[Any, Any, obj
         server = Loopback("vllm")
         return vllm.described(spoilt(server, "/v1/models"), spoilt(server, "/version"))
 
+    async def of_sglang() -> object:
+        server = Loopback("sglang")
+        return sglang.described(
+            *(spoilt(server, f"/{page}") for page in ("v1/models", "model_info", "server_info"))
+        )
+
     async def of_metrics() -> object:
         body = b"tgi_queue_size " + spoiler.rng.choice(
             (b"1", b"e", b"1e999", b".", b"+", b"0x1", spoiler.rng.randbytes(4))
         )
         return gauge(body, "tgi_queue_size")
 
-    return [of_tgi, of_vllm, of_metrics]
+    return [of_tgi, of_vllm, of_sglang, of_metrics]
 
 
 async def fuzz(count: int, seed: int) -> Counter[str]:

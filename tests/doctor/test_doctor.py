@@ -15,6 +15,7 @@ from tests.conftest import Fastqwen
 from tests.fake_programs import StandIn, programs
 from tests.loopback import listening
 from tests.probe_server import Obedient
+from tests.servers.test_servers import ROUTES
 from tgi_stack.doctor import machine
 
 __all__ = ["programs"]
@@ -60,7 +61,7 @@ def test_a_full_gpu_is_told_what_fits(fastqwen: Fastqwen, programs: Path) -> Non
     assert "MiB too few" in found["make up"]["detail"]
 
 
-@pytest.mark.parametrize("dialect", ["tgi", "vllm"])
+@pytest.mark.parametrize("dialect", ["tgi", "vllm", "sglang"])
 def test_an_endpoint_is_told_in_full(fastqwen: Fastqwen, programs: Path, dialect: str) -> None:
     with listening(Obedient(dialect, date=formatdate(usegmt=True))) as server:
         done = fastqwen("doctor", "--endpoint", server.url, "--json")
@@ -70,7 +71,7 @@ def test_an_endpoint_is_told_in_full(fastqwen: Fastqwen, programs: Path, dialect
     assert "tiny" in found[url]["detail"]
     assert "revision unknown, quantisation unknown, dtype unknown" in found[f"{url} identity"]["detail"]
     assert found[f"{url} labels"]["detail"].startswith("of 20 and 52 candidates")
-    route = {"tgi": "tgi.grammar", "vllm": "vllm.logprob_token_ids"}[dialect]
+    route = ROUTES[dialect]
     assert f"route {route}, 20 labels" in found[f"{url} label reads"]["detail"]
     assert "ms a read" in found[f"{url} label reads"]["detail"]
     assert found[f"{url} queue"]["detail"] == "1 requests run, 0 wait"

@@ -20,7 +20,6 @@ from tests.servers.test_protocols import (
     tgi_reply,
     vllm_reply,
 )
-from tgi_stack.backends.servers.label_routes import bounded, refuse_impossible
 from tgi_stack.backends.servers.protocols import vllm
 from tgi_stack.backends.servers.protocols.numbers import (
     NOT_SEEN,
@@ -30,6 +29,7 @@ from tgi_stack.backends.servers.protocols.numbers import (
     distribution,
     logprob,
 )
+from tgi_stack.backends.servers.reads.readings import bounded, refuse_impossible
 from tgi_stack.errors import AnswerError, ScoreError
 
 NONE = [

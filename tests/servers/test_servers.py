@@ -18,10 +18,11 @@ from tgi_stack.rows.output import Output
 
 SCRIPTED = ("--engine", "scripted")
 QUESTION = {"labels": ["A", "B", "C"]}
+ROUTES = {"tgi": "tgi.grammar", "vllm": "vllm.logprob_token_ids", "sglang": "sglang.score"}
 OF_THE_ENGINE = ("engine", "model", "revision", "route", "attempts", "label_mass")
 
 
-@pytest.fixture(params=["tgi", "vllm"])
+@pytest.fixture(params=["tgi", "vllm", "sglang"])
 def server(request: pytest.FixtureRequest) -> Iterator[Loopback]:
     with serve(request.param) as made:
         yield made
@@ -93,7 +94,7 @@ def test_rankings_and_probabilities_are_those_of_the_questions(
     assert record["engine"] == server.dialect
     assert record["exact"] is True
     assert (record["label_mass"] is None) == (server.dialect == "tgi")
-    assert record["route"] == {"tgi": "tgi.grammar", "vllm": "vllm.logprob_token_ids"}[server.dialect]
+    assert record["route"] == ROUTES[server.dialect]
 
 
 def test_servers_refuse_switches_of_the_torch_engine(
@@ -106,8 +107,9 @@ def test_servers_refuse_switches_of_the_torch_engine(
     assert "for what torch computes" not in fastqwen("probs", rows, *use(server)).stderr
 
 
-def test_summaries_are_those_of_the_images(fastqwen: Fastqwen, tmp_path: Path) -> None:
-    with serve("vllm") as server:
+@pytest.mark.parametrize("dialect", ["vllm", "sglang"])
+def test_summaries_are_those_of_the_images(fastqwen: Fastqwen, tmp_path: Path, dialect: str) -> None:
+    with serve(dialect) as server:
         job = ("summarize", CATALOGUE / "images")
         fastqwen(*job, "-o", tmp_path / "s.jsonl", *_use(server))
         same_as_scripted(fastqwen, tmp_path / "s.jsonl", *job)
@@ -291,7 +293,7 @@ def test_a_wrong_server_is_refused_before_rows(  # C10
         return fastqwen("probs", rows, "-o", tmp_path / "o.jsonl", *options, check=4).stderr
 
     assert "does not hold other/model" in refused("--endpoint", server.url, "--model", "other/model")
-    other = {"tgi": "vllm", "vllm": "tgi"}[server.dialect]
+    other = {"tgi": "vllm", "vllm": "sglang", "sglang": "tgi"}[server.dialect]
     assert f"is {server.dialect}, not {other}" in refused(*use(server), "--engine", other)
     server.tokens_more = 1
     assert "another tokenizer" in refused(*use(server))

@@ -46,3 +46,8 @@ class Replaced(Protocol):
 
     async def stand_in(self) -> Identity | None:
         """Who that is, as far as that can be known; what they answer has it as its `stand_in`."""
+
+
+def takes_tokens(engine: str) -> bool:
+    """Whether an engine's prompts may go on in token ids: TGI takes texts alone."""
+    return engine != "tgi"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cache.store import Store
 from tgi_stack.answers.identities import Identities, Known
+from tgi_stack.backends.base import takes_tokens
 from tgi_stack.backends.offline import MAX_CONCURRENCY, allow_network, forbid_network
 from tgi_stack.errors import AnswerError, UsageError
 from tgi_stack.settings import Settings
@@ -24,7 +25,7 @@ class DryRunBackend:
         self.profile = known.profile
         self._stand_in = known.stand_in
         self.max_concurrency = MAX_CONCURRENCY
-        self.takes_tokens = known.identity.engine != "tgi"
+        self.takes_tokens = takes_tokens(known.identity.engine)
         self.requests = self.prompt_tokens = self.new_tokens = self.images = 0
 
     async def stand_in(self) -> Identity | None:

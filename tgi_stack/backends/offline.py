@@ -8,6 +8,7 @@ from typing import Any
 
 from cache.store import Store
 from tgi_stack.answers.identities import Identities
+from tgi_stack.backends.base import takes_tokens
 from tgi_stack.errors import AnswerError, SettingsError, UsageError
 from tgi_stack.prompting.profile import Profile
 from tgi_stack.settings import Settings
@@ -26,7 +27,7 @@ class OfflineBackend:
         self.profile = profile
         self._stand_in = stand_in
         self.max_concurrency = MAX_CONCURRENCY
-        self.takes_tokens = identity.engine != "tgi"
+        self.takes_tokens = takes_tokens(identity.engine)
 
     async def stand_in(self) -> Identity | None:
         return self._stand_in

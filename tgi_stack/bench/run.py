@@ -145,7 +145,7 @@ def _measured(
     if row.how == variants.SERVER:
         # A server of another model is refused, as in any job; where weights are random any model will do.
         model = None if recipe.random_weights else asked.model_for(recipe.kind) or DEFAULT_MODELS[recipe.kind]
-        engine = asked.engine if asked.engine in ("tgi", "vllm") else "auto"
+        engine = asked.engine if asked.engine in ("tgi", "vllm", "sglang") else "auto"
         flags = {"engine": engine, "model": model, "revision": asked.revision} | row.flags
         return in_process(row, asked.model_copy(update=flags), recipe, repeats)
     one = settings.model_copy(update={"engine": "torch", "endpoint": ()} | row.flags)

@@ -66,7 +66,7 @@ class Fields(ServerFields):
     llm_batch_size: Annotated[
         BatchSize | Literal["auto"],
         free(
-            "Prompts in a batch; with vLLM, in a request. auto: as many as fit.",
+            "Prompts in a batch; with vLLM and SGLang, in a request. auto: as many as fit.",
             TORCH,
             SCORING,
             metavar="N|auto",

@@ -23,13 +23,13 @@ class ServerFields:
     """The part of `Settings` that concerns them."""
 
     engine: Annotated[
-        Literal["auto", "tgi", "vllm", "torch", "scripted"],
+        Literal["auto", "tgi", "vllm", "sglang", "torch", "scripted"],
         free(
             "Who computes. auto: asks the endpoints what they are; where none was named and none answers, "
             "torch computes here if the weights are on this machine.",
             SERVERS,
             CHOOSING,
-            metavar="auto|tgi|vllm|torch",
+            metavar="auto|tgi|vllm|sglang|torch",
         ),
     ] = "auto"
     endpoint: Annotated[

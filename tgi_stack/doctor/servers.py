@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 from tgi_stack.backends.servers.access import access
 from tgi_stack.backends.servers.backend import ServedBackend
-from tgi_stack.backends.servers.connect import METRICS_S, WORK, open_served
+from tgi_stack.backends.servers.connect import METRICS_S, open_served
+from tgi_stack.backends.servers.dialects import DIALECTS
 from tgi_stack.backends.servers.discovery import describe
 from tgi_stack.backends.servers.probes import label_request, picture_request
-from tgi_stack.backends.servers.protocols import vllm
 from tgi_stack.backends.servers.protocols.numbers import ReplyError
 from tgi_stack.backends.servers.protocols.reply import Served, error_text, gauge
 from tgi_stack.backends.servers.transport import Transport, TransportError
@@ -177,15 +177,16 @@ async def _image(asked: ProbedEndpoint, served: Served, profile: Profile) -> Che
     tokens = profile.grid.tokens(image.sent_width, image.sent_height) if profile.grid else 0
     sent = f"{image.sent_width} x {image.sent_height}"
     way = f"{PICTURE[0]} x {PICTURE[1]} -> {sent} pixels sent -> {tokens} visual tokens"
-    if served.dialect == "tgi":
+    dialect = DIALECTS[served.dialect]
+    if not dialect.tells_resizing:
         return Check("ok", what, f"{way}; TGI tells no count that would show a second resize")
     name = f"doctor-{time.time_ns():x}"
-    call = vllm.caption_call(request, served.model, name, closes_thinking=profile.closes_thinking)
+    call = dialect.caption_call(request, served, profile, name)
     try:
         reply = await asked.transport.post(asked.url, call, ANSWER_S)
         if reply.status != 200:
             raise ReplyError(f"status {reply.status}: {error_text(reply.body)}")
-        vllm.parse_caption(reply.body, request, served.model, name)
+        dialect.parse_caption(reply, request, served, name)
     except (TransportError, ReplyError) as error:
         fix = "start the server without --mm-processor-kwargs of its own, or with a larger max_pixels"
         return Check("failure", what, f"{way}; {error}", fix)
@@ -193,7 +194,7 @@ async def _image(asked: ProbedEndpoint, served: Served, profile: Profile) -> Che
 
 
 async def _queue(asked: ProbedEndpoint, served: Served) -> Check:
-    running, waiting = WORK[served.dialect]
+    running, waiting = DIALECTS[served.dialect].work
     what = f"{asked.url} queue"
     fix = "open GET /metrics on the way to the server"
     try:

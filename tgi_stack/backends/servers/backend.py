@@ -9,24 +9,24 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from tgi_stack.backends.base import takes_tokens
 from tgi_stack.backends.servers import retry
 from tgi_stack.backends.servers.blame import ATTEMPTS, OWN, Blame, Row
+from tgi_stack.backends.servers.dialects import DIALECTS, Reading
 from tgi_stack.backends.servers.endpoints import Endpoint, Pool
-from tgi_stack.backends.servers.label_routes import TgiReads, VllmReads
-from tgi_stack.backends.servers.protocols import tgi, vllm
 from tgi_stack.backends.servers.protocols.numbers import ReplyError
 from tgi_stack.backends.servers.protocols.reply import (
     Call,
     ForeignReplyError,
     MismatchError,
+    OtherWeightsError,
     error_text,
     shown,
 )
-from tgi_stack.backends.servers.question import Answer, Question, seed_of
+from tgi_stack.backends.servers.question import NAME_BITS, Answer, Question
 from tgi_stack.backends.servers.retry import Budget, Decision
 from tgi_stack.backends.servers.transport import Reply, Transport, TransportError
 from tgi_stack.errors import AnswerError, ServerError, WrongServerError
-from tgi_stack.prompting.labels import Prover
 from tgi_stack.prompting.profile import Profile
 from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, ScoreRequest
 
@@ -57,15 +57,14 @@ class ServedBackend:
         profile: Profile,
         max_concurrency: int,
         *,
-        group_size: int = 1,
-        with_mass: bool = False,
+        how: Reading | None = None,
         rng: random.Random | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.identity = identity
         self.profile = profile
         self.max_concurrency = max_concurrency
-        self.takes_tokens = identity.engine == "vllm"
+        self.takes_tokens = takes_tokens(identity.engine)
         self._transport = transport
         self._pool = pool
         self._budget = Budget()
@@ -74,49 +73,27 @@ class ServedBackend:
         self._suspects = asyncio.Lock()
         self._blame = Blame(clock)
         self._mismatches: dict[bool, int] = {}  # by whether pictures stand in the question
-        self._reads: VllmReads | TgiReads
-        if identity.engine == "tgi":
-            self._reads = TgiReads(self._ask, Prover(profile.tokenizer), with_mass=with_mass)
-        else:
-            self._reads = VllmReads(
-                self._ask,
-                group_size=group_size,
-                closes_thinking=profile.closes_thinking,
-                dtype=identity.dtype,
-            )
+        self._dialect = DIALECTS[identity.engine]
+        served = pool.endpoints[0].served
+        self._reads = self._dialect.reads(self._ask, served, profile, identity, how or Reading())
 
     async def score(self, request: ScoreRequest) -> LabelScores:
         return await self._reads.score(request)
 
     async def caption(self, request: CaptionRequest) -> Caption:
-        call, parse = self._caption_call(request), self._caption_parse(request)
+        def call(endpoint: Endpoint, name: str) -> Call:
+            return self._dialect.caption_call(request, endpoint.served, self.profile, name)
+
+        def parse(endpoint: Endpoint, name: str, reply: Reply) -> Caption:
+            return self._dialect.parse_caption(reply, request, endpoint.served, name)
+
         found, attempts = await self._ask(Question(call, parse, pictures=request.image is not None))
         return replace(found, attempts=attempts)
 
     async def aclose(self) -> None:
-        if isinstance(self._reads, VllmReads):
-            await self._reads.aclose()
+        await self._reads.aclose()
         await self._pool.aclose()
         await self._transport.aclose()
-
-    # -- dialects ----------------------------------------------------------------------------------------
-
-    def _caption_call(self, request: CaptionRequest) -> Callable[[Endpoint, str], Call]:
-        def call(endpoint: Endpoint, name: str) -> Call:
-            if endpoint.served.dialect == "tgi":
-                return tgi.caption_call(request)
-            closes = self.profile.closes_thinking
-            return vllm.caption_call(request, endpoint.served.model, name, closes_thinking=closes)
-
-        return call
-
-    def _caption_parse(self, request: CaptionRequest) -> Callable[[Endpoint, str, Reply], Caption]:
-        def parse(endpoint: Endpoint, name: str, reply: Reply) -> Caption:
-            if endpoint.served.dialect == "tgi":
-                return tgi.parse_caption(reply.body, reply.headers, request)
-            return vllm.parse_caption(reply.body, request, endpoint.served.model, name)
-
-        return parse
 
     # -- asking ------------------------------------------------------------------------------------------
 
@@ -162,7 +139,7 @@ class ServedBackend:
         Raises:
             AnswerError: the row has no hope.
         """
-        name = f"{self._rng.getrandbits(tgi.SEED_BITS):014x}"
+        name = f"{self._rng.getrandbits(NAME_BITS):014x}"
         call = question.call(endpoint, name)
         sent_at = self._clock()
         row.attempts += 1
@@ -208,7 +185,7 @@ class ServedBackend:
 
     async def _is_dead(self, endpoint: Endpoint) -> bool:
         try:
-            return (await self._transport.get(f"{endpoint.url}/health", HEALTH_S)).status != 200
+            return (await self._transport.get(f"{endpoint.url}{self._dialect.alive}", HEALTH_S)).status != 200
         except TransportError as error:
             return error.kind != "handles"
 
@@ -246,6 +223,9 @@ class ServedBackend:
     async def _misread(
         self, error: ReplyError, endpoint: Endpoint, row: Row, question: Question[Answer]
     ) -> None:
+        if isinstance(error, OtherWeightsError):
+            self._pool.set_aside(endpoint, str(error))
+            return
         if isinstance(error, MismatchError):
             self._mismatched(error, endpoint, row, question.pictures)
         if isinstance(error, ForeignReplyError):
@@ -322,20 +302,15 @@ async def check(transport: Transport, endpoint: Endpoint, profile: Profile) -> N
     """
     text = "A red mug, 12 cups: 中文 émigré\n\n  three  spaces\tand <nothing> else."
     tokens = len(profile.tokenizer.encode(text))
-    name = f"{random.SystemRandom().getrandbits(tgi.SEED_BITS):014x}"
-    is_tgi = endpoint.served.dialect == "tgi"
-    call = (
-        tgi.count_call(text, seed_of(name)) if is_tgi else vllm.count_call(text, endpoint.served.model, name)
-    )
+    name = f"{random.SystemRandom().getrandbits(NAME_BITS):014x}"
+    dialect = DIALECTS[endpoint.served.dialect]
+    call = dialect.count_call(text, endpoint.served, name)
     reply = await transport.post(endpoint.url, call, BASE_S)
     if retry.of_status(reply.status) is Decision.ASIDE:
         raise WrongServerError(f"{endpoint.url}: {status_line(reply)}")
     if reply.status != 200:
         raise ReplyError(f"status {reply.status}: {error_text(reply.body)}")
     try:
-        if is_tgi:
-            tgi.parse_count(reply.body, reply.headers, text, tokens, seed_of(name))
-        else:
-            vllm.parse_count(reply.body, endpoint.served.model, name, tokens)
-    except (ForeignReplyError, MismatchError) as error:
+        dialect.parse_count(reply, text, tokens, endpoint.served, name)
+    except (ForeignReplyError, MismatchError, OtherWeightsError) as error:
         raise WrongServerError(f"{endpoint.url}: {error}") from error

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from tgi_stack.backends.servers.access import access
 from tgi_stack.backends.servers.backend import ServedBackend, check
-from tgi_stack.backends.servers.discovery import find
+from tgi_stack.backends.servers.dialects import DIALECTS, Reading
+from tgi_stack.backends.servers.discovery import find, refuse_other_weights
 from tgi_stack.backends.servers.endpoints import FIRST, Endpoint, Limit, Pool
 from tgi_stack.backends.servers.protocols import tgi
 from tgi_stack.backends.servers.protocols.numbers import ReplyError
@@ -44,11 +45,6 @@ METRICS_S = 5.0
 FILES_TO_COME = 12  # that a run opens later: its output, the ledger, the cache, probes of the servers
 COMMIT = re.compile("[0-9a-f]{7,40}")
 PROOFS = 5  # attempts: a server that others use may be busy or hurt for a moment
-# What each dialect's /metrics calls the requests that run, and those that wait.
-WORK = {
-    "tgi": ("tgi_batch_current_size", "tgi_queue_size"),
-    "vllm": ("vllm:num_requests_running", "vllm:num_requests_waiting"),
-}
 
 
 async def open_served(settings: Settings, kind: str, *, patience_s: float | None = None) -> ServedBackend:
@@ -91,21 +87,26 @@ async def _open(
     LOG.info(f"{first.dialect} {first.version}: {wanted or first.model} at {', '.join(urls)}")
 
     async def probe(endpoint: Endpoint) -> None:
+        await refuse_other_weights(transport, endpoint)
         await check(transport, endpoint, profile)
 
-    grouped = first.dialect == "vllm" and kind == "text"
+    dialect = DIALECTS[first.dialect]
+    grouped = dialect.groups and kind == "text"
     group_size = (settings.batch_size_for("text") or GROUP) if grouped else 1
 
     async def crowd(endpoint: Endpoint) -> tuple[float, float] | None:
+        await refuse_other_weights(transport, endpoint)
         reply = await transport.get(f"{endpoint.url}/metrics", METRICS_S)
-        running, waiting = (gauge(reply.body, name) for name in WORK[first.dialect])
-        return None if running is None or waiting is None else (running / group_size, waiting / group_size)
+        running, waiting = (gauge(reply.body, name) for name in dialect.work)
+        if running is None or waiting is None:  # its weights are watched all the same
+            return None if endpoint.served.weights is None else (0.0, 0.0)
+        return running / group_size, waiting / group_size
 
     pool = Pool(endpoints, probe, settings.startup_timeout, crowd)
     identity = _identity(urls, served, settings, first.model, profile.tokenizer.digest)
     crew = CREW * len(endpoints)
     return ServedBackend(
-        transport, pool, identity, profile, crew, group_size=group_size, with_mass=settings.label_mass
+        transport, pool, identity, profile, crew, how=Reading(group_size, settings.label_mass)
     )
 
 
@@ -150,7 +151,10 @@ def _identity(
     named = settings.revision or revision
     if COMMIT.fullmatch(named) and COMMIT.fullmatch(revision) and not revision.startswith(named):
         raise WrongServerError(f"{urls[0]} holds revision {revision}, not {named}")
-    quantization = _common(urls, "quantisation", [one.quantization for one in told])
+    pairs = list(zip(served, told, strict=True))
+    quantization = _common(
+        urls, "quantisation", [one.quantization or said.quantization for one, said in pairs]
+    )
     expected = settings.quantization
     if expected is not None and quantization not in (UNKNOWN, expected):
         raise WrongServerError(f"{urls[0]} was started with quantisation {quantization}, not {expected}")
@@ -159,7 +163,7 @@ def _identity(
         model=model,
         revision=named if revision == UNKNOWN else revision,
         quantization=quantization,
-        dtype=_common(urls, "dtype", [one.dtype for one in told]),
+        dtype=_common(urls, "dtype", [one.dtype or said.dtype for one, said in pairs]),
         tokenizer=tokenizer,
         version=served[0].version,
         root=served[0].root,

@@ -1,7 +1,7 @@
-"""What an endpoint is: TGI by `/info`, vLLM by `/v1/models` and `/version`.
+"""What an endpoint is: TGI by `/info`, vLLM by `/v1/models` and `/version`, SGLang by `/model_info`.
 
 A server that comes up is waited for. What waiting does not change is refused at once: a refused key, a
-redirect, a page that is neither's.
+redirect, a page that is none of theirs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import logging
 import time
 
 from tgi_stack.backends.servers.backend import status_line
-from tgi_stack.backends.servers.protocols import tgi, vllm
+from tgi_stack.backends.servers.endpoints import Endpoint
+from tgi_stack.backends.servers.protocols import sglang, tgi, vllm
 from tgi_stack.backends.servers.protocols.numbers import ReplyError
 from tgi_stack.backends.servers.protocols.reply import Served
 from tgi_stack.backends.servers.transport import Reply, Transport, TransportError
@@ -107,11 +108,48 @@ async def describe(transport: Transport, url: str) -> list[Served]:
         raise _foreign(url, status_line(models))
     version = await _page(transport, url, "/version")
     if version.status != 200:
-        raise _foreign(url, f"/version: {status_line(version)}")
+        return await _sglang(transport, url, models.body, version)
     try:
         return vllm.described(models.body, version.body)
     except ReplyError as error:
         raise _foreign(url, str(error)) from error
+
+
+async def _sglang(transport: Transport, url: str, models: bytes, version: Reply) -> list[Served]:
+    """What an SGLang says it is, of whatever lists models and has no `/version`; see `describe`."""
+    told = await _either(transport, url, "/model_info", "/get_model_info")
+    if told.status != 200 or not sglang.is_model_info(told.body):
+        raise _foreign(url, f"/version: {status_line(version)}")
+    started = await _either(transport, url, "/server_info", "/get_server_info")
+    try:
+        return sglang.described(models, told.body, started.body if started.status == 200 else None)
+    except ReplyError as error:
+        raise WrongServerError(f"{url}: {error}") from error
+
+
+async def _either(transport: Transport, url: str, path: str, before: str) -> Reply:
+    """A page by its name, or by the one that older releases have."""
+    page = await _page(transport, url, path)
+    return page if page.status == 200 else await _page(transport, url, before)
+
+
+async def refuse_other_weights(transport: Transport, endpoint: Endpoint) -> None:
+    """Looks again at what can change while a server runs.
+
+    Raises:
+        WrongServerError: its weights were swapped.
+        TransportError, ReplyError: it does not answer.
+    """
+    before = endpoint.served.weights
+    if before is None:
+        return
+    page = await _either(transport, endpoint.url, "/model_info", "/get_model_info")
+    if page.status != 200 or not sglang.is_model_info(page.body):
+        page.discard()  # another request's answer, maybe
+        raise ReplyError(f"/model_info: {status_line(page)}")
+    now = sglang.weights_of(page.body)
+    if now != before:
+        raise WrongServerError(sglang.weights_changed(before, now))
 
 
 async def _page(transport: Transport, url: str, path: str) -> Reply:
@@ -131,4 +169,4 @@ async def _page(transport: Transport, url: str, path: str) -> Reply:
 
 def _foreign(url: str, told: str) -> NoEngineError:
     where = "is it the server's own address, without a path?"
-    return NoEngineError(f"{url}: neither TGI nor vLLM answers there ({told}); {where}")
+    return NoEngineError(f"{url}: neither TGI nor vLLM nor SGLang answers there ({told}); {where}")

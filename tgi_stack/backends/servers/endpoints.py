@@ -116,7 +116,7 @@ class Pool:
         probe: asks an endpoint something whose answer is known; raises where it is not right.
         patience_s: how long all endpoints may be gone before the run ends.
         crowd: how many requests an endpoint runs and how many wait there, whosever; None where it can't be
-            told.
+            told; a ServerError where it is not what it was.
     """
 
     endpoints: list[Endpoint]
@@ -299,6 +299,9 @@ class Pool:
             return None
         try:
             return await self.crowd(endpoint)
+        except ServerError as error:  # it is not what it was
+            self.set_aside(endpoint, str(error))
+            return 0.0, 0.0
         except Exception:  # noqa: BLE001  # whoever sends requests there will see what it is
             return 0.0, 0.0
 

@@ -12,6 +12,8 @@ from tgi_stack.backends.servers.transport import Reply
 
 Answer = TypeVar("Answer")
 
+NAME_BITS = 53  # of a name drawn for an attempt: JSON numbers are exact that far
+
 
 @dataclass(frozen=True, slots=True)
 class Question(Generic[Answer]):

@@ -1,4 +1,4 @@
-"""What both dialects share: a question as it is sent, and the ways in which a reply is no answer."""
+"""What all dialects share: a question as it is sent, and the ways in which a reply is no answer."""
 
 from __future__ import annotations
 
@@ -34,6 +34,9 @@ class Served:
 
     `context` in tokens, prompt and answer together; `longest_prompt` where the prompt has a limit of its own;
     `parent` the root of the model that an adapter is of; `fault` why it can't be used, where it can't.
+    `tokenizer` is where its tokenizer is from; `weights` the version of weights that can be swapped while it
+    runs; `quantization` and `dtype` where it tells them; `shares_passes` where several prompts are read in
+    one pass, which counts their tokens otherwise.
     """
 
     dialect: str
@@ -45,6 +48,11 @@ class Served:
     longest_prompt: int | None = None
     parent: str | None = None
     fault: str | None = None
+    tokenizer: str | None = None
+    weights: str | None = None
+    quantization: str | None = None
+    dtype: str | None = None
+    shares_passes: bool = False
 
     def goes_by(self, name: str) -> bool:
         """Whether a --model argument means this one."""
@@ -56,7 +64,20 @@ class ForeignReplyError(ReplyError):
 
 
 class MismatchError(ReplyError):
-    """The reply to this very request, of a server that counts its tokens otherwise: it will each time."""
+    """The reply to this very request, of a server that counts its tokens otherwise: it will each time.
+
+    Attributes:
+        counted, sent: the prompt's tokens there and here, where both are known.
+    """
+
+    def __init__(self, detail: str, counted: int | None = None, sent: int | None = None) -> None:
+        super().__init__(detail)
+        self.counted = counted
+        self.sent = sent
+
+
+class OtherWeightsError(ReplyError):
+    """A sound reply, of weights that were put in the place of those that the run began with."""
 
 
 def json_object(body: bytes) -> dict[str, Any]:
@@ -106,14 +127,14 @@ def a_text(value: Any) -> str:
 
 
 def error_text(body: bytes) -> str:
-    """What an error reply says, whatever its form: TGI's text, vLLM's object, a proxy's page."""
+    """What an error reply says, whatever its form: a text, an object or a flat one, a proxy's page."""
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):
         return shown(body)
     for name in ("error", "message"):
-        if isinstance(found, dict):
-            found = found.get(name)
+        if isinstance(found, dict) and name in found:
+            found = found[name]
     return shown(found.encode("utf-8", "replace")) if isinstance(found, str) else shown(body)
 
 

@@ -35,7 +35,6 @@ from tgi_stack.types import Caption, CaptionRequest, PreparedImage, ScoreRequest
 ROUTE = "tgi.grammar"
 GROUPS_ROUTE = "tgi.grammar.groups"
 OPEN_ROUTE = "tgi.top_n"
-SEED_BITS = 53  # JSON numbers are exact that far
 PATCH = 14 * 14  # pixels for each of which TGI counts a token
 QUOTES = 2  # that it writes around an image, and counts
 COUNT = "x-prompt-tokens"

@@ -6,24 +6,21 @@ its tokens: together they prove whose answer a reply is.
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Sequence
 from typing import Any
 
+from tgi_stack.backends.servers.protocols import chat
 from tgi_stack.backends.servers.protocols.numbers import MOST, ReplyError, count, distribution, limit
 from tgi_stack.backends.servers.protocols.reply import (
     Call,
-    ForeignReplyError,
-    MismatchError,
     Served,
     a_list,
     a_text,
     an_object,
     json_object,
 )
-from tgi_stack.redaction import without_secrets
-from tgi_stack.types import Caption, CaptionRequest, PreparedImage, ScoreRequest
+from tgi_stack.types import Caption, CaptionRequest, ScoreRequest
 
 ROUTE = "vllm.logprob_token_ids"
 TOP_ROUTE = "vllm.top_logprobs"
@@ -104,15 +101,15 @@ def most_of(refusal: str) -> int | None:
 
 def chat_score_call(request: ScoreRequest, model: str, name: str, *, closes_thinking: bool) -> Call:
     """A read after a turn in which images stand, which the server renders."""
-    content = [_part(part) for part in request.parts if part != ""]
-    body = _chat(model, content, closes_thinking, request.system) | {
+    content = [chat.part(part) for part in request.parts if part != ""]
+    body = chat.turn(model, content, closes_thinking, request.system) | {
         "max_completion_tokens": 1,
         "temperature": 0,
         "logprobs": True,
         "logprob_token_ids": list(request.label_ids),
         "return_tokens_as_token_ids": True,
     }
-    return Call("/v1/chat/completions", body, len(request.token_ids), {"X-Request-Id": name})
+    return Call(chat.ROUTE, body, len(request.token_ids), {"X-Request-Id": name})
 
 
 def parse_chat_top(body: bytes, request: ScoreRequest, model: str, name: str) -> dict[int, float]:
@@ -125,66 +122,26 @@ def parse_chat_top(body: bytes, request: ScoreRequest, model: str, name: str) ->
     return distribution((_token_id(entry.get("token")), entry.get("logprob")) for entry in entries)
 
 
-def _chat(
-    model: str, content: list[dict[str, Any]], closes_thinking: bool, system: str = ""
-) -> dict[str, Any]:
-    before = [{"role": "system", "content": system}] if system else []
-    body: dict[str, Any] = {"model": model, "messages": [*before, {"role": "user", "content": content}]}
-    return body | ({"chat_template_kwargs": {"enable_thinking": False}} if closes_thinking else {})
-
-
-def _part(part: str | PreparedImage) -> dict[str, Any]:
-    if isinstance(part, str):
-        return {"type": "text", "text": part}
-    data = base64.b64encode(part.jpeg).decode("ascii")
-    return {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{data}"}}
-
-
 def caption_call(request: CaptionRequest, model: str, name: str, *, closes_thinking: bool) -> Call:
     """A chat of one turn, which the server renders: its count of tokens is held against ours."""
-    parts: list[str | PreparedImage] = [] if request.image is None else [request.image]
-    parts.append(request.body)
-    body = _chat(model, [_part(part) for part in parts], closes_thinking) | {
-        "max_completion_tokens": request.max_new_tokens,
-        "temperature": request.temperature,
-        "top_p": 1.0,
-    }
-    if request.seed is not None:
-        body["seed"] = request.seed
+    body = chat.caption_body(request, model, closes_thinking=closes_thinking)
     tokens = len(request.token_ids) + request.max_new_tokens
-    return Call("/v1/chat/completions", body, tokens, {"X-Request-Id": name})
+    return Call(chat.ROUTE, body, tokens, {"X-Request-Id": name})
 
 
 def parse_caption(body: bytes, request: CaptionRequest, model: str, name: str) -> Caption:
     """The text; see `parse_tops` for what is raised."""
     reply = json_object(body)
     usage = _prove(reply, f"chatcmpl-{name}", model, len(request.token_ids))
-    choice = an_object(a_list(reply.get("choices"), 1)[0])
-    text, reason = a_text(an_object(choice.get("message")).get("content")), choice.get("finish_reason")
-    if reason not in ("stop", "length"):
-        raise ReplyError(f"finish_reason {str(reason)[:40]!r}")
-    generated = count(usage.get("completion_tokens"))
-    if generated > request.max_new_tokens:
-        raise ReplyError(f"{generated} tokens where {request.max_new_tokens} were asked for")
-    return Caption(without_secrets(text.strip()), reason, "chat", len(request.token_ids), generated)
+    return chat.read_caption(reply, usage, request)
 
 
 def _prove(reply: dict[str, Any], id: str, model: str, prompt_tokens: int) -> dict[str, Any]:
     """The reply's usage, once the reply is known to be to this very request."""
-    if reply.get("id") != id:
-        raise ForeignReplyError(
-            f"the answer of {str(reply.get('id'))[:80]!r} came for {id!r}: a proxy answers in the server's "
-            "place, or takes the header X-Request-Id away"
-        )
-    if reply.get("model") != model:
-        raise ForeignReplyError(f"an answer of model {str(reply.get('model'))[:80]!r}, not {model!r}")
+    chat.prove_name(reply.get("id"), id, "takes the header X-Request-Id away")
+    chat.prove_model(reply, model)
     usage = an_object(reply.get("usage"))
-    found = count(usage.get("prompt_tokens"))
-    if found != prompt_tokens:
-        raise MismatchError(
-            f"the server counted {found} prompt tokens where {prompt_tokens} were sent: "
-            "another tokenizer, template or image size"
-        )
+    chat.prove_count(usage.get("prompt_tokens"), prompt_tokens)
     return usage
 
 
