@@ -12,7 +12,7 @@ CATALOGUE := examples/catalogue
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-numbers test-soak coverage test-live test-gpu test-wheel quality style docs lock clean
+.PHONY: help setup demo test test-numbers test-soak test-oldest test-tgi-types coverage test-live test-gpu test-wheel quality style docs lock clean
 .PHONY: up wait status logs down models pin stack-plan gateway observe
 
 # The servers of this host: what `make up` is given goes to `fastqwen stack`, which checks it.
@@ -66,6 +66,13 @@ test-numbers: setup ## the tests of numbers by each instruction set of this proc
 
 test-soak: setup ## tests that hold at random moments or for many rows, with far more of both
 	$(BIN)/python -m pytest -m soak --numprocesses $(TEST_PROCESSES)
+
+test-oldest: setup ## the tests with the lowest versions that pyproject.toml names, torch excepted
+	@python=$$($(BIN)/python tools/environments.py oldest) && \
+		$$python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --ignore tests/repository --ignore tests/stack
+
+test-tgi-types: setup ## what TGI is asked and answers, held to the types of the package text-generation
+	@python=$$($(BIN)/python tools/environments.py tgi) && $$python -m pytest tests/servers
 
 test-live: setup ## summarize, rerank and probs against a real vLLM on this CPU (builds it first, outside the clone)
 	@vllm=$$($(BIN)/python tests/live/environment.py) && FASTQWEN_VLLM=$$vllm $(BIN)/python -m pytest -m live tests/live

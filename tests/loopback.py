@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
-from tests import loopback_sglang
+from tests import loopback_sglang, tgi_document
 from tgi_stack.backends.scripted import label_logprobs, number_of
 from tgi_stack.images.grid import Grid
 from tgi_stack.prompting import prompts
@@ -204,7 +204,10 @@ class Loopback:
         if self.dialect == "sglang":
             return {}, loopback_sglang.answer(self, path, asked)
         if path == "/generate":
-            return self._generate(asked["inputs"], asked["parameters"])
+            assert tgi_document.takes(asked)
+            headers, answer = self._generate(asked["inputs"], asked["parameters"])
+            assert tgi_document.answers(answer)
+            return headers, answer
         name = headers["x-request-id"]
         if path == "/v1/completions":
             return {}, self._completions(asked, f"cmpl-{name}")

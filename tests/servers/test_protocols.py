@@ -7,18 +7,16 @@ import json
 from typing import Any
 
 import pytest
-from jsonschema import Draft202012Validator
+from jsonschema import ValidationError
 
-from tests.conftest import ROOT
 from tests.loopback import TOKENIZER, Loopback
+from tests.tgi_document import answers, conforms, takes
 from tgi_stack.backends.servers.protocols import tgi, vllm
 from tgi_stack.backends.servers.protocols.numbers import ReplyError
 from tgi_stack.backends.servers.protocols.reply import ForeignReplyError, MismatchError, error_text, shown
 from tgi_stack.prompting import prompts
 from tgi_stack.types import CaptionRequest, PreparedImage, ScoreRequest
 
-# From TGI 3.3.7's OpenAPI document: the schemas of /generate and /info.
-SCHEMA = json.loads((ROOT / "tests" / "payloads" / "tgi-3.3.7-generate.schema.json").read_text())
 PROMPT = "Which? Answer A or B:\n"
 IDS = TOKENIZER.encode(PROMPT)
 LABELS = ("A", "B", "C")
@@ -26,11 +24,6 @@ LABEL_IDS = tuple(TOKENIZER.encode(label)[0] for label in LABELS)
 REQUEST = ScoreRequest(PROMPT, IDS, LABELS, LABEL_IDS)
 IMAGE = PreparedImage(b"\xff\xd8jpeg", "0" * 64, 96, 96, 96, 96)
 SEED = 2**53 - 1
-
-
-def conforms(value: Any, name: str) -> bool:
-    Draft202012Validator(SCHEMA | {"$ref": f"#/$defs/{name}"}).validate(value)
-    return True
 
 
 def caption(image: PreparedImage | None = None, temperature: float = 0.0) -> CaptionRequest:
@@ -52,17 +45,26 @@ def caption(image: PreparedImage | None = None, temperature: float = 0.0) -> Cap
     ],
 )
 def test_requests_to_tgi_match_its_document(call: Any) -> None:
-    assert conforms(json.loads(json.dumps(call.body)), "GenerateRequest")
+    assert takes(json.loads(json.dumps(call.body)))
     assert "presence_penalty" not in json.dumps(call.body)
 
 
 def test_our_loopback_replies_match_tgis_document() -> None:
     server = Loopback("tgi")
     body = json.loads(json.dumps(tgi.score_call(REQUEST, SEED, 3, LABELS).body))
-    assert conforms(server._generate(body["inputs"], body["parameters"])[1], "GenerateResponse")
+    assert answers(server._generate(body["inputs"], body["parameters"])[1])
     info = server._described("/info")
     assert info is not None
     assert tgi.described(json.dumps(info).encode())[0].context == 4096
+
+
+@pytest.mark.parametrize(
+    "changes", [{"seed": -1}, {"temperature": 0}, {"grammar": {"type": "regex"}}, {"top_p": 2}, {"seeds": 1}]
+)
+def test_what_tgi_would_not_take_shows(changes: dict[str, Any]) -> None:
+    body = tgi.score_call(REQUEST, SEED, 3, LABELS).body
+    with pytest.raises((ValidationError, AssertionError)):
+        takes(body | {"parameters": body["parameters"] | changes})
 
 
 def test_an_image_reaches_tgi_as_inline_data() -> None:

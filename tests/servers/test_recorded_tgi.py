@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT
+from tests.tgi_document import answers, takes
 from tgi_stack.backends.servers import retry
 from tgi_stack.backends.servers.protocols import tgi
 from tgi_stack.backends.servers.protocols.numbers import ReplyError
@@ -53,7 +54,9 @@ def test_every_recording_is_an_answer_or_refusal(name: str) -> None:
         (served,) = tgi.described(body(name))
         assert (served.context, served.longest_prompt) == (4096, 4000)
     elif entry["route"] == "/generate":
-        assert json.loads(body(name))["details"]["tokens"]
+        assert takes(entry["request"])
+        assert answers(entry["body"])
+        assert entry["body"]["details"]["tokens"]
 
 
 def test_a_read_by_grammar() -> None:

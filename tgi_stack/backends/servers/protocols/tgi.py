@@ -12,9 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
-
-from text_generation.types import Grammar, GrammarType, Parameters
+from typing import Any, Literal, TypedDict
 
 from tgi_stack.backends.servers.protocols.numbers import ReplyError, count, distribution, limit
 from tgi_stack.backends.servers.protocols.reply import (
@@ -44,6 +42,26 @@ _REASONS = {"eos_token": "stop", "stop_sequence": "stop", "length": "length"}
 _MOST = re.compile(r"`top_n_tokens` must be >= 0 and <= (\d{1,9})\b")
 
 
+class Grammar(TypedDict):
+    """What an answer has to match."""
+
+    type: Literal["regex"]
+    value: str
+
+
+class Parameters(TypedDict, total=False):
+    """What is asked of `/generate` beside the prompt, by TGI's names; what is left out has TGI's default."""
+
+    do_sample: bool
+    temperature: float
+    seed: int
+    max_new_tokens: int
+    details: bool
+    return_full_text: bool
+    top_n_tokens: int
+    grammar: Grammar
+
+
 @dataclass(frozen=True, slots=True)
 class Top:
     """The logarithms of the first token's likeliest ones, by their ids.
@@ -68,8 +86,9 @@ def score_call(request: ScoreRequest, seed: int, top_n: int, grammar: Sequence[s
         max_new_tokens=1,
         details=True,
         top_n_tokens=top_n,
-        grammar=Grammar(type=GrammarType.Regex, value=f"({labels})") if grammar else None,
     )
+    if grammar:
+        parameters["grammar"] = Grammar(type="regex", value=f"({labels})")
     prompt = _with_images(request.prompt, request.images)
     return Call("/generate", _body(prompt, parameters), len(request.token_ids))
 
@@ -127,15 +146,16 @@ def refuses_grammars(refusal: str) -> bool:
 
 def caption_call(request: CaptionRequest) -> Call:
     """The prompt as it was rendered, with the image as a data URI in its place."""
-    sampled = request.temperature > 0
     parameters = Parameters(
-        do_sample=sampled,
-        temperature=request.temperature if sampled else None,
-        seed=request.seed,
+        do_sample=request.temperature > 0,
         max_new_tokens=request.max_new_tokens,
         details=True,
         return_full_text=True,
     )
+    if request.temperature > 0:
+        parameters["temperature"] = request.temperature
+    if request.seed is not None:
+        parameters["seed"] = request.seed
     tokens = len(request.token_ids) + request.max_new_tokens
     return Call("/generate", _body(_asked(request), parameters), tokens)
 
@@ -190,7 +210,7 @@ def _counted(token_ids: Sequence[int], prompt: str, images: Sequence[PreparedIma
 
 
 def _body(prompt: str, parameters: Parameters) -> dict[str, Any]:
-    return {"inputs": prompt, "parameters": parameters.model_dump(mode="json", exclude_none=True)}
+    return {"inputs": prompt, "parameters": parameters}
 
 
 def _prove_seed(details: dict[str, Any], seed: int) -> None:
