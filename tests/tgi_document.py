@@ -1,4 +1,4 @@
-"""What TGI takes and answers, by its OpenAPI document and, where it is installed, by the package text-generation.
+"""What TGI takes and answers: by its OpenAPI document, and by the package text-generation where it is there.
 
 The loopback server holds each request and each reply to both, so every test that talks to it does.
 """
@@ -31,7 +31,7 @@ def conforms(value: Any, name: str) -> bool:
 
 
 def takes(body: dict[str, Any]) -> bool:
-    """Whether a request is one that TGI takes; raises ValidationError, or AssertionError for unknown names."""
+    """Whether TGI takes a request; raises ValidationError, or AssertionError for unknown names."""
     conforms(body, "GenerateRequest")
     unknown = set(body["parameters"]) - set(SCHEMA["$defs"]["GenerateParameters"]["properties"])
     assert set(body) == {"inputs", "parameters"}

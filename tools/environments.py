@@ -2,9 +2,9 @@
 
     python tools/environments.py oldest
 
-- `oldest` holds the lowest version of each package that pyproject.toml names for the core and the engine, torch
-  excepted, as uv resolves them;
-- `tgi` holds the extra `tgi`: the package text-generation wants a huggingface-hub that transformers 5 can't have.
+- `oldest` holds the lowest version of each package that pyproject.toml names for the core and the engine,
+  torch excepted, as uv resolves them;
+- `tgi` holds the extra `tgi`: text-generation wants a huggingface-hub that transformers 5 can't have.
 
 Prints the environment's Python. An environment is built once for a pyproject.toml and a constraints.txt.
 """
@@ -31,7 +31,9 @@ AGED = ("huggingface-hub", "transformers", "tokenizers")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("name", choices=sorted(EXTRAS))
     name = parser.parse_args().name
     folder = FOLDER / name
@@ -58,7 +60,15 @@ def _build(name: str, folder: Path, python: Path) -> None:
     wanted, constraints = folder / "wanted.txt", folder / "constraints.txt"
     wanted.write_text("".join(f"{package}=={version}\n" for package, version in _wanted(name).items()))
     extras = [word for extra in EXTRAS[name] for word in ("--extra", extra)]
-    resolve = [folder / "bin" / "uv", "pip", "compile", "-q", "--no-header", "--no-annotate", *extras]
+    resolve: list[str | Path] = [
+        folder / "bin" / "uv",
+        "pip",
+        "compile",
+        "-q",
+        "--no-header",
+        "--no-annotate",
+        *extras,
+    ]
     resolve += ["--resolution", "lowest-direct", "-c", wanted, "--python", python, "-o", constraints]
     _run(*resolve, ROOT / "pyproject.toml")
     _run(python, "-m", "pip", "install", "-q", "-c", constraints, "-e", f"{ROOT}[{','.join(EXTRAS[name])}]")
@@ -92,7 +102,7 @@ def _pinned() -> dict[str, str]:
 
 
 def _run(*command: str | Path) -> None:
-    subprocess.run(command, check=True, stdout=sys.stderr)
+    subprocess.run(command, check=True, stdout=sys.stderr)  # noqa: S603  # pip and uv
 
 
 if __name__ == "__main__":

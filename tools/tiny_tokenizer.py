@@ -128,3 +128,11 @@ def save(folder: Path) -> Tokenizer:
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     return tokenizer
+
+
+def id_of(tokenizer: Tokenizer, token: str) -> int:
+    """The id of a token that the vocabulary holds."""
+    found = tokenizer.token_to_id(token)
+    if found is None:
+        raise SystemExit(f"the vocabulary lacks {token!r}")
+    return int(found)

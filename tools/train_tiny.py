@@ -99,7 +99,7 @@ class Pictures(IterableDataset[dict[str, torch.Tensor]]):
 def _pad(rows: list[tuple[list[int], list[int]]], tokenizer: Tokenizer) -> dict[str, torch.Tensor]:
     """Token ids padded on the right, and targets that are the answer's tokens alone."""
     length = max(len(question) + len(answer) for question, answer in rows)
-    ids = torch.full((len(rows), length), tokenizer.token_to_id("<|endoftext|>"))
+    ids = torch.full((len(rows), length), tiny_tokenizer.id_of(tokenizer, "<|endoftext|>"))
     targets = torch.full((len(rows), length), IGNORE)
     for row, (question, answer) in enumerate(rows):
         end = len(question) + len(answer)
@@ -295,7 +295,7 @@ class Sessions(IterableDataset[dict[str, torch.Tensor]]):
             history = None if rng.random() < 0.15 else rng.randint(3, most_history)
             session = draw_session(rng, max(2, count - rng.randrange(3)), history)
             rows.append(_Row.of(session, tokenizer))
-        return _collate(rows, tokenizer.token_to_id("<|endoftext|>"))
+        return _collate(rows, tiny_tokenizer.id_of(tokenizer, "<|endoftext|>"))
 
 
 @dataclass(frozen=True)
@@ -313,13 +313,13 @@ class _Row:
     def of(cls, session: Session, tokenizer: Tokenizer) -> _Row:
         prompt, past, offered = session_prompt(session)
         encoding = tokenizer.encode(prompt)
-        letters = [tokenizer.token_to_id(c) for c in LETTERS[: len(offered)]]
+        letters = [tiny_tokenizer.id_of(tokenizer, c) for c in LETTERS[: len(offered)]]
         looks = session.history_looks + session.candidate_looks
         taste = NOUNS.index(session.taste[0]), COLOURS.index(session.taste[1])
         return cls(
             ids=encoding.ids,
             letter=letters[session.answer],
-            ends=[encoding.char_to_token(end) for end in past + offered],
+            ends=[int(encoding.char_to_token(end) or 0) for end in past + offered],
             own=[(NOUNS.index(look.category), COLOURS.index(look.colour)) for look in looks],
             taste=[(IGNORE, IGNORE)] * len(past) + [taste] * len(offered),
             letters=[IGNORE] * len(past) + letters,

@@ -10,7 +10,7 @@ import pytest
 from jsonschema import ValidationError
 
 from tests.loopback import TOKENIZER, Loopback
-from tests.tgi_document import answers, conforms, takes
+from tests.tgi_document import answers, takes
 from tgi_stack.backends.servers.protocols import tgi, vllm
 from tgi_stack.backends.servers.protocols.numbers import ReplyError
 from tgi_stack.backends.servers.protocols.reply import ForeignReplyError, MismatchError, error_text, shown

@@ -114,9 +114,9 @@ class Tokenizer:
         if last is None:
             return ids, (text, ids)
         for place in range(len(ids) - 2, max(-1, len(ids) - MAX_ENDING), -1):
-            if encoding.token_to_word(place) == last - ENDING_WORDS:
-                start = encoding.token_to_chars(place + 1)[0]
-                return ids, (text[start:], ids[place + 1 :])
+            stands = encoding.token_to_chars(place + 1)
+            if stands is not None and encoding.token_to_word(place) == last - ENDING_WORDS:
+                return ids, (text[stands[0] :], ids[place + 1 :])
         return ids, (text, ids)
 
     def encode_prompt(self, prompt: str, frame: str) -> tuple[int, ...]:
