@@ -6,7 +6,7 @@ import importlib
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Annotated, Any
 
 import typer
@@ -101,17 +101,29 @@ app.add_typer(cache)
 
 @contextmanager
 def ended() -> Iterator[None]:
-    """Around what typer does itself: help ends as commands do where stdout can't be written."""
+    """Around what typer does itself: help ends as commands do where stdout can't be written.
+
+    A usage error that stderr doesn't take stays one.
+    """
     try:
         yield
     except SystemExit as end:
         if isinstance(end.__context__, BrokenPipeError):  # typer and rich say 1
-            raise SystemExit(128 + signal.SIGPIPE) from None
+            raise SystemExit(_told(end.__context__) or 128 + signal.SIGPIPE) from None
         raise
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left for stdout goes nowhere
-        typer.echo(f"fastqwen: standard output: {error.strerror}", err=True)
+        if status := _told(error):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what is left for stderr goes nowhere
+            raise SystemExit(status) from None
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        with suppress(OSError):
+            typer.echo(f"fastqwen: standard output: {error.strerror}", err=True)
         raise SystemExit(3) from None
+
+
+def _told(error: OSError) -> int | None:
+    """The exit status of the usage error that was being told when a stream failed, if one was."""
+    return getattr(error.__context__, "exit_code", None)
 
 
 def _version(show: bool) -> None:
