@@ -32,7 +32,7 @@ what things are for.
 Options win over variables, variables over `fastqwen.toml` in the current folder (or `--config FILE`), and
 that over defaults. A key of the file is an option's name with underscores. A list is written `A,B,C`, in the
 file also as an array. A variable holds what the option would be given; a switch is `true` or `false`. An
-unknown key is refused.
+unknown key is refused, an unknown variable is told.
 """
 OF_ROUTES = "How an answer was obtained; [Probabilities](probabilities.md) says what each is worth."
 WRITTEN = (

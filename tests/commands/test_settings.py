@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import Fastqwen
 from tgi_stack import settings
 from tgi_stack.errors import SettingsError
 
@@ -39,6 +40,22 @@ def test_a_bad_file_is_named_with_its_fault(tmp_path: Path, content: str, messag
     file.write_text(content)
     with pytest.raises(SettingsError, match=message):
         settings.load({}, {}, file)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("FASTQWEN_MAX_SIDES", "FASTQWEN_MAX_SIDE"), ("FASTQWEN_APIKEY", "FASTQWEN_API_KEY")],
+)
+def test_an_unknown_variable_is_told_with_the_nearest(said: list[str], name: str, near: str) -> None:
+    known = {"FASTQWEN_SEED": "1", "FASTQWEN_API_KEY": "k", "FASTQWEN_CACHE_GROUP": "1", "FAST": "x"}
+    assert settings.load({}, known | {name: "7"}) == settings.load({}, known)
+    assert said == [f"{name} is not a variable of fastqwen and changes nothing; did you mean {near}?"]
+
+
+def test_an_unknown_variable_is_told_once(fastqwen: Fastqwen, tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_text("seed = 1\n")
+    done = fastqwen("settings", "--config", tmp_path / "s.toml", FASTQWEN_MODL="tiny")
+    assert done.stderr.count("FASTQWEN_MODL is not a variable") == 1
 
 
 def test_a_missing_file_fails_only_where_named(tmp_path: Path) -> None:

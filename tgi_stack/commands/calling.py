@@ -19,7 +19,7 @@ def call(arguments: type[Arguments], does: str, given: dict[str, Any]) -> None:
     logs.show(quiet=common.quiet, debug=common.debug, as_json=common.log_json)
     with reported(debug=common.debug):
         if common.config is not None:  # wrong ones are refused by commands that need none, too
-            settings.load({}, file=common.config)
+            settings.load({}, {}, common.config)
         own = declared(arguments)  # an option of its own may bear the name of a setting
         others = {name: value for name, value in given.items() if name not in own}
         values = {

@@ -6,9 +6,10 @@ They are built once, frozen and handed down; nothing else reads the environment.
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from tgi_stack.errors import SettingsError
 from tgi_stack.redaction import redact
 from tgi_stack.settings.model import Settings
 from tgi_stack.text_files import TextFileError, read_text
+from tgi_stack.words import VARIABLES
+
+LOG = logging.getLogger(__name__)
 
 FILE = "fastqwen.toml"
 PREFIX = "FASTQWEN_"
@@ -61,10 +65,13 @@ def load(
         flags: options that were given on the command line; None means not given.
         file: a settings file; without it `fastqwen.toml` in the current folder, if there is one.
 
+    A variable that is none of ours is told with the nearest one: another version or program may know it.
+
     Raises:
         SettingsError: an unreadable file, an unknown key (with the nearest one), a value that won't do.
     """
     found = given(flags, environ, file)
+    _tell_unknown(environ)
     try:
         settings = Settings(**{name: one.value for name, one in found.items()})
         settings._file = file or (Path(FILE) if Path(FILE).is_file() else None)
@@ -78,6 +85,17 @@ def load(
         flag = declared(Fields)[name].flag
         place = "" if found[name].place == flag else f" in {found[name].place}"
         raise SettingsError(f"{flag}: {said} (got {redact(repr(first['input']))}{place})") from error
+
+
+def _tell_unknown(environ: Mapping[str, str]) -> None:
+    known = {PREFIX + name.upper() for name in declared(Fields)} | VARIABLES.keys()
+    for name in sorted(name for name in environ if name.startswith(PREFIX) and name not in known):
+        near = _nearest(name, (one for one in known if one.startswith(PREFIX)))
+        LOG.warning(f"{name} is not a variable of fastqwen and changes nothing; did you mean {near}?")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    return difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)[0]
 
 
 def _from_file(file: Path | None) -> dict[str, Any]:
@@ -94,6 +112,5 @@ def _from_file(file: Path | None) -> dict[str, Any]:
     known = declared(Fields)
     for name in values:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-            raise SettingsError(f"{path}: unknown key `{name}`; did you mean `{near}`?")
+            raise SettingsError(f"{path}: unknown key `{name}`; did you mean `{_nearest(name, known)}`?")
     return values
