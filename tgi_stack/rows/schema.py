@@ -111,11 +111,7 @@ def rerank_row(raw: RawRow) -> RerankRow:
         raise SchemaError("schema.candidates", "`candidates` is missing or empty")
     if (value.get("history") is None) == (value.get("query") is None):
         raise SchemaError("schema.history", "a row has either `history` or `query`")
-    names = [item if isinstance(item, str) else item.id for item in candidates]
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise SchemaError("schema.candidates", f"candidate {twice!r} stands twice")
-    return RerankRow(
+    row = RerankRow(
         number=raw.number,
         id=_id(value),
         candidates=candidates,
@@ -123,6 +119,11 @@ def rerank_row(raw: RawRow) -> RerankRow:
         query=_text(value, "query"),
         positive=_positive(value),
     )
+    names = [item if isinstance(item, str) else item.id for item in candidates]
+    if len(set(names)) != len(names):  # last: what a JSON schema can say is said first
+        twice = next(name for name in names if names.count(name) > 1)
+        raise SchemaError("schema.candidates", f"candidate {twice!r} stands twice")
+    return row
 
 
 def probs_row(raw: RawRow, labels: tuple[str, ...] | None) -> ProbsRow:
