@@ -263,6 +263,21 @@ async def test_a_process_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPa
         await ImagePool(1).prepare(picture(), "x", GRID)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc to ask")
+async def test_one_stopped_as_it_starts_is_started_anew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    first, held = tmp_path / "first", tmp_path / "python"
+    held.write_text(
+        f'#!/bin/sh\n[ -e {first} ] || {{ touch {first}; kill -STOP $$; }}\nexec {sys.executable} "$@"\n'
+    )
+    held.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(held))
+    pool = ImagePool(1)
+    assert (await pool.prepare(picture(), "x", GRID)).sent_width
+    await pool.aclose()
+
+
 @pytest.mark.parametrize("kills", [1, 2, 3])
 async def test_one_killed_as_it_starts_is_started_anew(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kills: int

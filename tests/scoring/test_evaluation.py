@@ -221,6 +221,16 @@ def test_qrels_take_the_place_of_positives(tmp_path: Path) -> None:
         metrics.read_qrels(path)
 
 
+def test_doubled_lines_of_qrels_are_said(tmp_path: Path, said: list[str]) -> None:
+    path = tmp_path / "qrels.txt"
+    path.write_text("a 0 x 1\na 0 y 0\n\na 0 y 0\na Q0 x 1\n")
+    assert metrics.read_qrels(path) == {"a": {"x": 1, "y": 0}}
+    assert said == [f"{path}: lines that repeat an earlier one count once: 2 (first line 4)"]
+    path.write_text("a 0 x 1\na 0 y 0\na 0 y 2\n")
+    with pytest.raises(InputError, match=r"qrels\.txt:3: 'y' of query 'a' has the grade 2, in line 2 0"):
+        metrics.read_qrels(path)
+
+
 def test_ids_with_white_space_survive_a_trec_file() -> None:
     lines = list(metrics.trec_lines(collect([row("u 1", ["a\tb", "50%"], ["a\tb"])])))
     assert [line.split()[:3] for line in lines] == [["u%201", "Q0", "a%09b"], ["u%201", "Q0", "50%25"]]

@@ -7,6 +7,7 @@ that ties keep the order of the input (trec_eval would break them by name).
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,8 @@ from tgi_stack.errors import InputError
 from tgi_stack.scoring import distributions
 from tgi_stack.scoring.ranked import Record, refuse_unsound
 from tgi_stack.text_files import TextFileError, as_utf_8, lines
+
+LOG = logging.getLogger(__name__)
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
@@ -192,20 +195,28 @@ def _without_prior(read: Record) -> list[float]:
 def read_qrels(path: Path) -> dict[str, dict[str, int]]:
     """Grades of a TREC qrels file; percent-encoded ids are decoded as `write_trec` encodes them.
 
+    A candidate that stands twice with one grade counts once, and is said.
+
     Raises:
         InputError: a line that is not `query 0 candidate grade`, or one candidate twice with two grades.
     """
     grades: dict[str, dict[str, int]] = {}
     places: dict[tuple[str, str], int] = {}
+    doubled: list[int] = []
     try:
         with path.open("rb") as file:
             for number, line in enumerate(lines(as_utf_8(file), MAX_QRELS_LINE), 1):
                 if line is None or line.strip():
-                    _take_grade(grades, places, line, f"{path}:{number}", number)
+                    first = _take_grade(grades, places, line, f"{path}:{number}", number)
+                    doubled += [number] if first != number else []
     except TextFileError as error:
         raise InputError(f"{path}: {error}") from error
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from error
+    if doubled:
+        LOG.warning(
+            f"{path}: lines that repeat an earlier one count once: {len(doubled):,} (first line {doubled[0]})"
+        )
     return grades
 
 
@@ -215,7 +226,8 @@ def _take_grade(
     line: bytes | None,
     place: str,
     number: int,
-) -> None:
+) -> int:
+    """Keeps a line's grade: the number of the line in which its candidate stands first."""
     try:
         query, _, candidate, grade = (line or b"").decode().split()
         value = int(grade if GRADE.fullmatch(grade) else "")
@@ -230,7 +242,7 @@ def _take_grade(
             f"{place}: {pair[1]!r} of query {pair[0]!r} has the grade {value}, in line {places[pair]} "
             f"{known[pair[1]]}; leave one of the lines out"
         )
-    places.setdefault(pair, number)
+    return places.setdefault(pair, number)
 
 
 # -- measuring -------------------------------------------------------------------------------------------
