@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import shutil
 import sys
 import threading
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from tgi_stack.backends import scripted
 from tgi_stack.errors import DiskError
 from tgi_stack.images.pipe import kill
 from tgi_stack.jobs import session
-from tgi_stack.jobs.preparing import preparers
+from tgi_stack.jobs.preparing import preparers, wire
 from tgi_stack.jobs.preparing.preparers import Preparers as Team
 from tgi_stack.rows import ledger
 from tgi_stack.settings import Settings
@@ -54,12 +55,22 @@ def questions(path: Path, count: int = ROWS) -> Path:
     return write_rows(path, *rows)
 
 
-def known(cached: Fastqwen, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def first_made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Keeps what the first test that wants `known` made, for the others."""
+    return tmp_path_factory.mktemp("known")
+
+
+@pytest.fixture
+def known(cached: Fastqwen, tmp_path: Path, first_made: Path) -> Path:
     """Questions that are in the cache, and `whole.jsonl`, which answers all of them from it."""
-    asked = questions(tmp_path / "q.jsonl")
-    for more in ((), ("--offline",)):
-        cached("probs", asked, "-o", "whole.jsonl", *SCRIPTED, *more)
-    return asked
+    asked = tmp_path / "q.jsonl"
+    if not (first_made / "q.jsonl").exists():
+        questions(asked)
+        for more in ((), ("--offline",)):
+            cached("probs", asked, "-o", "whole.jsonl", *SCRIPTED, *more)
+        shutil.copytree(tmp_path, first_made, dirs_exist_ok=True)
+    return shutil.copytree(first_made, tmp_path, dirs_exist_ok=True) / "q.jsonl"
 
 
 def records(path: Path) -> list[dict[str, Any]]:
@@ -79,10 +90,9 @@ def test_the_bytes_are_those_of_one_process(cached: Fastqwen, tmp_path: Path, mo
     assert found[0] == found[1] == found[2]
 
 
-def test_hits_of_the_cache_are_counted(cached: Fastqwen, tmp_path: Path, teams: list[Team]) -> None:
-    asked = known(cached, tmp_path)
+def test_hits_of_the_cache_are_counted(cached: Fastqwen, known: Path, teams: list[Team]) -> None:
     before = json.loads(cached("cache", "info", "--json").stdout)["kinds"]["labels"]["hits"]
-    done = cached("probs", asked, "-o", "again.jsonl", *SCRIPTED, "--offline", "--json")
+    done = cached("probs", known, "-o", "again.jsonl", *SCRIPTED, "--offline", "--json")
     counts = json.loads(done.stdout)
     assert (counts["ok"], counts["cached"]) == (ROWS, ROWS)
     assert Path("again.jsonl").read_bytes() == Path("whole.jsonl").read_bytes()
@@ -126,24 +136,22 @@ def test_uncached_and_bad_rows_go_to_the_run(cached: Fastqwen, tmp_path: Path, t
 
 
 def test_processes_that_fail_cost_only_speed(
-    cached: Fastqwen, tmp_path: Path, teams: list[Team], monkeypatch: pytest.MonkeyPatch
+    cached: Fastqwen, known: Path, tmp_path: Path, teams: list[Team], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = known(cached, tmp_path)
     killer = tmp_path / "python"
     killer.write_text("#!/bin/sh\nkill -9 $$\n")
     killer.chmod(0o755)
     for program in (str(killer), str(tmp_path / "none")):
         monkeypatch.setattr(sys, "executable", program)
-        done = cached("probs", asked, "-o", "hurt.jsonl", *SCRIPTED, "--offline")
+        done = cached("probs", known, "-o", "hurt.jsonl", *SCRIPTED, "--offline")
         assert "1,200 ok (1,200 from cache)" in done.stderr
         assert Path("hurt.jsonl").read_bytes() == Path("whole.jsonl").read_bytes()
 
 
 def test_a_run_that_broke_off_goes_on(
-    cached: Fastqwen, tmp_path: Path, teams: list[Team], monkeypatch: pytest.MonkeyPatch
+    cached: Fastqwen, known: Path, teams: list[Team], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = known(cached, tmp_path)
-    again = ("probs", asked, *WARM, "--json")
+    again = ("probs", known, *WARM, "--json")
     with monkeypatch.context() as patch:
         patch.setattr(Team, "_take", full_after_one(Team._take))
         cached(*again, check=3)
@@ -168,13 +176,12 @@ def full_after_one(take: Callable[..., None]) -> Callable[..., None]:
 
 def test_nothing_stands_behind_a_line_that_was_cut(
     cached: Fastqwen,
-    tmp_path: Path,
+    known: Path,
     teams: list[Team],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    asked = known(cached, tmp_path)
-    again = ("probs", asked, *WARM)
+    again = ("probs", known, *WARM)
     with monkeypatch.context() as patch:
         patch.setattr(ledger, "_write", half_of_the_second(ledger._write))
         assert "No space left" in cached(*again, check=3).stderr
@@ -188,13 +195,12 @@ def test_nothing_stands_behind_a_line_that_was_cut(
 
 def test_shares_that_fail_together_leave_nobody_behind(
     cached: Fastqwen,
-    tmp_path: Path,
+    known: Path,
     teams: list[Team],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Each still waits for its process, which takes its time to die, when the other fails."""
-    asked = known(cached, tmp_path)
 
     def take(self: Team, *batch: Any) -> None:
         raise DiskError("No space left on device")
@@ -203,7 +209,7 @@ def test_shares_that_fail_together_leave_nobody_behind(
         preparers, "kill", lambda process: asyncio.get_running_loop().call_later(1, kill, process)
     )
     monkeypatch.setattr(Team, "_take", take)
-    assert "No space left" in cached("probs", asked, *WARM, check=3).stderr
+    assert "No space left" in cached("probs", known, *WARM, check=3).stderr
     for thread in threading.enumerate():
         if "waitpid" in thread.name:
             thread.join()
@@ -284,9 +290,8 @@ def test_equal_questions_are_asked_once(tmp_path: Path, fastqwen: Fastqwen) -> N
 
 
 def test_a_killed_process_costs_what_it_had(
-    cached: Fastqwen, tmp_path: Path, teams: list[Team], monkeypatch: pytest.MonkeyPatch
+    cached: Fastqwen, known: Path, teams: list[Team], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = known(cached, tmp_path)
     taken: list[int] = []
 
     def take(self: Team, one: Any, *rest: Any) -> None:
@@ -297,9 +302,36 @@ def test_a_killed_process_costs_what_it_had(
 
     plain = Team._take
     monkeypatch.setattr(Team, "_take", take)
-    cached("probs", asked, "-o", "hurt.jsonl", *SCRIPTED, "--offline")
+    cached("probs", known, "-o", "hurt.jsonl", *SCRIPTED, "--offline")
     assert sum(taken) < ROWS
     assert Path("hurt.jsonl").read_bytes() == Path("whole.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(("times", "wanted"), [(0.5, 1), (2.5, 2), (3.0, 3)])
+def test_items_bound_how_many_hold_them(
+    fastqwen: Fastqwen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: float, wanted: int
+) -> None:
+    """Each process holds all items: together no more than the bound, but where one alone is over it."""
+    items = [json.loads(line)["id"] for line in (CATALOGUE / "items.jsonl").read_bytes().splitlines()]
+    rows = ({"id": str(n), "query": f"query {n}", "candidates": items[n:][:5]} for n in range(40))
+    started: list[int] = []
+    one = Team._one
+
+    def measured(known: Any) -> bytes:
+        held = wire.of_items(known)
+        monkeypatch.setattr(preparers, "MOST_ITEM_BYTES", int(times * len(held)))
+        return held
+
+    async def noted(self: Team, width: int) -> None:
+        started.append(width)
+        await one(self, width)
+
+    monkeypatch.setattr(preparers, "of_items", measured)
+    monkeypatch.setattr(Team, "_one", noted)
+    job = ("rerank", write_rows(tmp_path / "r.jsonl", *rows), "--items", CATALOGUE / "items.jsonl")
+    fastqwen(*job, *SCRIPTED, "--preparers", "3", "-o", "out.jsonl")
+    assert len(started) == wanted
+    assert len(records(Path("out.jsonl"))) == 40
 
 
 def test_an_api_run_is_prepared_elsewhere_too(tmp_path: Path) -> None:
