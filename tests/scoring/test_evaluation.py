@@ -84,6 +84,12 @@ def test_ties_keep_the_order_of_the_input() -> None:
         assert found["Recall@1"]["q"] == 1.0
 
 
+def test_ids_may_hold_any_character() -> None:
+    order = ["\x00a", "\x00b", "\x00"]
+    found = per_query(collect([row("q", order, ["\x00b"], [-1.0, -2.0, -3.0])]), [1, 2])
+    assert (found["Recall@1"]["q"], found["Recall@2"]["q"], found["MRR"]["q"]) == (0.0, 1.0, 0.5)
+
+
 def test_rows_without_positives_are_left_out_and_counted() -> None:
     rankings = collect([row("a", ["x"], ["x"]), row("b", ["x"], [])])
     assert (list(rankings.ranked), rankings.without_positive) == (["a"], 1)

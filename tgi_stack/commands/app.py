@@ -31,6 +31,10 @@ COMMANDS = {
         "How far outputs of the same rows are apart; with --against, some rows of one are asked again "
         "elsewhere.",
     ),
+    "report": (
+        "reports",
+        "One file to look at: pictures, rankings, bias, calibration, two runs side by side.",
+    ),
     "cache": ("cache", "What was computed before."),
     "settings": (
         "checks",

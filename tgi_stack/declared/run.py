@@ -187,12 +187,14 @@ class Fields(ServerFields):
         free(
             "Where answers are remembered.",
             CACHE,
-            (*JOBS, "cache"),
+            (*JOBS, "cache", "report"),
             metavar="DIR",
             unset="the user's cache folder",
         ),
     ] = None
-    no_cache: Annotated[bool, free("Compute every answer anew, and store none.", CACHE, JOBS)] = False
+    no_cache: Annotated[
+        bool, free("Compute every answer anew, and store none.", CACHE, (*JOBS, "report"))
+    ] = False
     cache_size: Annotated[
         int | None,
         Interval(ge=10**6, le=MOST),
@@ -205,13 +207,15 @@ class Fields(ServerFields):
 
     # -- rows and the run --------------------------------------------------------------------------------
 
-    overwrite: Annotated[bool, free("Write what is there already anew.", FILES, (*JOBS, "bench"))] = False
+    overwrite: Annotated[
+        bool, free("Write what is there already anew.", FILES, (*JOBS, "bench", "report"))
+    ] = False
     unordered: Annotated[bool, free("Records as they finish, not in input order.", FILES, JOBS)] = False
     skip_bad_rows: Annotated[bool, free("Record malformed rows as failed.", FILES, JOBS)] = False
     limit: Annotated[
         int | None,
         Interval(ge=0, le=MOST),
-        free("Only so many rows, the first.", FILES, JOBS, unit="rows", unset="all"),
+        free("Only so many rows, the first.", FILES, (*JOBS, "report"), unit="rows", unset="all"),
     ] = None
     concurrency: Annotated[
         Count | None,

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -258,13 +259,15 @@ def per_query(rankings: Rankings, cutoffs: Sequence[int]) -> dict[str, dict[str,
     )
     names = {query: f"q{index}" for index, query in enumerate(rankings.relevant)}
     queries = {name: query for query, name in names.items()}
+    listed = chain.from_iterable([*rankings.relevant.values(), *rankings.ranked.values()])
+    known = {id: f"c{place}" for place, id in enumerate(dict.fromkeys(listed))}  # the library's are C strings
     qrels = [
-        Qrel(names[query], id, grade)
+        Qrel(names[query], known[id], grade)
         for query, grades in rankings.relevant.items()
         for id, grade in grades.items()
     ]
     run = [
-        ScoredDoc(names[query], id, float(len(ids) - rank))
+        ScoredDoc(names[query], known[id], float(len(ids) - rank))
         for query, ids in rankings.ranked.items()
         for rank, id in enumerate(ids)
     ]

@@ -13,14 +13,14 @@ Record = dict[str, Any]
 ABOVE_ZERO = 1e-3  # of a logarithm that was normalised over a few labels
 
 
-def refuse_unsound(record: Record, number: int) -> None:
-    """Raises InputError for a record that `rerank` does not write."""
+def refuse_unsound(record: Record, number: int, who: str = "eval") -> None:
+    """Raises InputError for a record that `rerank` does not write; `who` is the command that reads it."""
     try:
         fault = fault_in("rerank", record) or (fault_of_ranking(record) if record["status"] == "ok" else None)
     except KeyError as error:
         fault = f"no `{error.args[0]}`"
     if fault is not None:
-        raise InputError(f"record {number}: {fault}; eval reads the output of rerank")
+        raise InputError(f"record {number}: {fault}; {who} reads the output of rerank")
 
 
 def fault_of_ranking(record: Record) -> str | None:
