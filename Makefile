@@ -45,11 +45,14 @@ $(VENV)/ready-$(TORCH): constraints.txt pyproject.toml tools/install.py
 	@echo $(TORCH) >$(VENV)/torch
 	@touch $@
 
-demo: setup ## summaries and a ranking of the example catalogue, computed here
+demo: setup ## summaries and a ranking of the example catalogue, computed here, and out/report.html of them
 	@mkdir -p out
 	$(BIN)/fastqwen summarize $(CATALOGUE)/images -o out/summaries.jsonl $(TINY) --overwrite
 	$(BIN)/fastqwen rerank $(CATALOGUE)/sessions.jsonl --items out/summaries.jsonl -o out/ranked.jsonl $(TINY) --overwrite
 	@$(BIN)/python examples/show.py out/summaries.jsonl out/ranked.jsonl $(CATALOGUE)/items.jsonl
+	$(BIN)/fastqwen report out/ranked.jsonl --input $(CATALOGUE)/sessions.jsonl --items out/summaries.jsonl \
+		--images $(CATALOGUE)/images -o out/report.html --overwrite
+	@echo "open out/report.html in a browser"
 
 test: setup ## the test suite
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile

@@ -16,7 +16,9 @@ NPM_S = 60
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(
+    scope="module"
+)  # Playwright's event loop runs as long as it does: other modules have their own
 def browser() -> Iterator[Any]:
     """Debian's Chromium, driven by Playwright; nothing is downloaded."""
     playwright = pytest.importorskip("playwright.sync_api", reason="no browser: pip install playwright")

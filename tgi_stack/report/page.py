@@ -15,23 +15,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from tgi_stack import __version__
-from tgi_stack.report import charts
+from tgi_stack.report import charts, numbers
 from tgi_stack.report.contents import Contents, OneRun
-from tgi_stack.report.figures import MASS_BINS
 from tgi_stack.report.pairs import MEASURE, Pair
 
 FOLDER = Path(__file__).resolve().parent / "page"
 # In a script block only these can end it, or begin what an HTML parser looks at; JSON has escapes for each.
 UNSAFE = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A number that is shown large."""
-
-    name: str
-    value: str
-    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -146,7 +136,7 @@ def render(contents: Contents) -> bytes:
         trust=list(_trust(contents)),
         pairs=contents.pairs,
         measure=MEASURE,
-        compared=list(_compared(contents)),
+        compared=list(numbers.compared(contents)),
         compared_note=_compared_note(contents),
         losses=[(*_linked(contents, one), one) for one in contents.pairs.losses()] if contents.pairs else [],
         difference_rows=_differences(contents),
@@ -289,46 +279,6 @@ def _stack(run: OneRun) -> Markup:
     return Markup(f'<svg viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">{drawn}</svg>')  # noqa: S704
 
 
-def _tiles(run: OneRun) -> Iterator[Tile]:
-    counts = run.counts
-    yield Tile("rows", f"{counts.rows:,}")
-    yield Tile("ok", f"{counts.ok:,}", "ok")
-    if counts.cached:
-        yield Tile("from cache", f"{counts.cached:,}", "hit")
-    yield Tile("failed", f"{counts.failed:,}", "failed" if counts.failed else "")
-    if counts.pending:
-        yield Tile("pending", f"{counts.pending:,}", "pending")
-    for name in (MEASURE, "MRR"):
-        if name in run.measures:
-            yield Tile(name, f"{run.measures[name].mean:.3f}")
-    if run.calibration is not None:
-        yield Tile("calibration error", f"{run.calibration.ece:.3f}")
-    yield Tile("tokens read", f"{run.tokens[0]:,}")
-    if run.tokens[1]:
-        yield Tile("tokens written", f"{run.tokens[1]:,}")
-    if took := dict(run.facts).get("took"):
-        yield Tile("from start to end", took)
-
-
-def _compared(contents: Contents) -> Iterator[Tile]:
-    found = contents.pairs
-    if found is None:
-        return
-    deltas = [pair.delta for pair in found.pairs if pair.delta is not None]
-    yield Tile("rows in both", f"{len(found.pairs):,}")
-    if deltas:
-        yield Tile("won", f"{sum(delta > 0 for delta in deltas):,}", "ok")
-        yield Tile("lost", f"{sum(delta < 0 for delta in deltas):,}", "failed")
-        yield Tile("tied", f"{sum(delta == 0 for delta in deltas):,}")
-        one = found.differences[MEASURE]
-        yield Tile(f"{MEASURE} ({one.low:+.3f} to {one.high:+.3f})", f"{one.mean:+.4f}")
-    word = "equal summaries" if contents.job == "summarize" else "equal firsts"
-    yield Tile(word, f"{sum(pair.first for pair in found.pairs) / max(1, len(found.pairs)):.1%}")
-    known = [pair.apart for pair in found.pairs if pair.apart is not None]
-    if known and contents.job != "summarize":
-        yield Tile("mean distance (total variation)", f"{sum(known) / len(known):.4f}")
-
-
 def _compared_note(contents: Contents) -> str:
     found = contents.pairs
     if found is None:
@@ -358,52 +308,13 @@ def _differences(contents: Contents) -> list[list[str]]:
     return [[name, f"{one.mean:+.4f}", f"{one.low:+.4f}", f"{one.high:+.4f}"] for name, one in found.items()]
 
 
-# -- numbers beside the charts -----------------------------------------------------------------------------
-
-
-def _pace_rows(run: OneRun) -> Iterator[list[str]]:
-    for one in run.pace:
-        yield [
-            f"{one.begins:.0f}",
-            f"{one.ends:.0f}",
-            f"{one.rows:,.1f}",
-            f"{one.cached:,.1f}",
-            f"{one.tokens:,.0f}",
-        ]
-
-
-def _bin_rows(run: OneRun) -> Iterator[list[str]]:
-    for one in run.calibration.bins if run.calibration else ():
-        mean, right = ("" if value is None else f"{value:.3f}" for value in (one.mean, one.right))
-        yield [f"{one.low:.1f}", f"{one.high:.1f}", f"{one.count:,}", mean, right]
-
-
-def _place_rows(run: OneRun) -> Iterator[list[str]]:
-    for one in run.bias.places if run.bias else ():
-        yield [str(one.number), one.label, f"{one.mean:.4f}", f"{one.fair:.4f}", f"{one.reads:,}"]
-
-
-def _heat_head(run: OneRun) -> list[str]:
-    return ["place", *(f"rank {rank}" for rank in range(1, len(run.bias.heat) + 1))] if run.bias else []
-
-
-def _heat_rows(run: OneRun) -> Iterator[list[str]]:
-    for place, row in enumerate(run.bias.heat if run.bias else (), 1):
-        yield [str(place), *(f"{count:,}" for count in row)]
-
-
-def _mass_rows(run: OneRun) -> Iterator[list[str]]:
-    for place, count in enumerate(run.masses or ()):
-        yield [f"{place / MASS_BINS:.2f}", f"{(place + 1) / MASS_BINS:.2f}", f"{count:,}"]
-
-
 _HELPERS: dict[str, Any] = {
     "stack": _stack,
-    "tiles": _tiles,
-    "pace_rows": _pace_rows,
-    "bin_rows": _bin_rows,
-    "place_rows": _place_rows,
-    "heat_head": _heat_head,
-    "heat_rows": _heat_rows,
-    "mass_rows": _mass_rows,
+    "tiles": numbers.tiles,
+    "pace_rows": numbers.pace_rows,
+    "bin_rows": numbers.bin_rows,
+    "place_rows": numbers.place_rows,
+    "heat_head": numbers.heat_head,
+    "heat_rows": numbers.heat_rows,
+    "mass_rows": numbers.mass_rows,
 }
