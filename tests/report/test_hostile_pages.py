@@ -19,7 +19,7 @@ PIECES = [
     "%3C", "é", "\U0001f600", "plain",
 ]  # fmt: skip
 HOSTILE = st.lists(st.sampled_from(PIECES), min_size=1, max_size=4).map("".join)
-SOME = settings(max_examples=25, deadline=None)
+SOME = settings(max_examples=12, deadline=None)
 
 
 def drawn(folder: Path, id: str, text: str, name: str) -> Page:
