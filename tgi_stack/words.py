@@ -88,6 +88,7 @@ FLAGS = {
     "repetition": "the summary runs in a circle",
     "resolution.bf16": "labels tie because the server's numbers are bf16",
     "resolution.fp16": "labels tie because the server's numbers are fp16",
+    "thinking": "what the model thought (`<think>`) stands in the summary",
     "text.surrogate": "a character that is no text was replaced",
     "text.truncated": "the oldest history, or the end of a text, was left out",
 }

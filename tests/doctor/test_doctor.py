@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests import nvidia_smi
 from tests.conftest import Fastqwen
 from tests.fake_programs import StandIn, programs
-from tests.loopback import listening
+from tests.loopback import TOKENIZER, listening, serve
 from tests.probe_server import Obedient
 from tests.servers.test_servers import ROUTES
 from tgi_stack.doctor import machine
@@ -77,6 +79,23 @@ def test_an_endpoint_is_told_in_full(fastqwen: Fastqwen, programs: Path, dialect
     assert found[f"{url} queue"]["detail"] == "1 requests run, 0 wait"
     assert "s from the server's" in found["clock"]["detail"]
     assert all(found[what]["state"] == "ok" for what in found if what.startswith(url))
+
+
+def sure(ids: Sequence[int]) -> Any:
+    """Of a model that is sure: few of the labels are among its likeliest tokens."""
+    logits = np.random.default_rng(len(ids)).normal(size=TOKENIZER.size)
+    logits[[TOKENIZER.encode(letter)[0] for letter in "ABCDEFGHIJKLMNOPQRST"]] += 3.0
+    return logits
+
+
+@pytest.mark.parametrize(("most", "state"), [(5, "warning"), (1024, "ok")])
+def test_labels_out_of_sight_are_told(fastqwen: Fastqwen, programs: Path, most: int, state: str) -> None:
+    with serve("tgi", logits=sure, grammars=False, max_top_n=most) as server:
+        found = lines(fastqwen("doctor", "--endpoint", server.url, "--json").stdout)
+    line = found[f"{server.url} label reads"]
+    assert line["state"] == state
+    assert ("some of 20 and of 52 are out of sight" in line["detail"]) == (state == "warning")
+    assert (state == "ok") or "--max-top-n-tokens 128" in line["fix"]
 
 
 def test_the_way_of_an_image_is_told(fastqwen: Fastqwen, programs: Path) -> None:

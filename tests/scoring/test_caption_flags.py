@@ -24,4 +24,5 @@ def test_repetition(text: str, expected: bool) -> None:
 
 def test_flags_of_a_caption() -> None:
     assert caption_flags(Caption("A mug.", "stop", "torch", 1, 1)) == ()
+    assert caption_flags(Caption("Hm.</think> A mug.", "stop", "chat", 1, 1)) == ("thinking",)
     assert caption_flags(Caption("", "length", "torch", 1, 1)) == ("finish.length", "empty")

@@ -124,6 +124,15 @@ class ServerFields:
             unset="the key in FASTQWEN_API_KEY, if any",
         ),
     ] = None
+    api_key_header: Annotated[
+        str,
+        free(
+            "The header that bears the key; as a bearer token in Authorization, as it is in another.",
+            SERVERS,
+            ASKING,
+            metavar="NAME",
+        ),
+    ] = "Authorization"
     ca_file: Annotated[
         Path | None,
         free("Certificates to trust, as PEM.", SERVERS, ASKING, metavar="FILE", unset="the system's"),

@@ -25,7 +25,7 @@ from tgi_stack.backends.servers.transport import Transport, TransportError
 from tgi_stack.backends.servers.urls import checked_url
 from tgi_stack.doctor import machine
 from tgi_stack.doctor.check import Check
-from tgi_stack.errors import FastqwenError
+from tgi_stack.errors import FastqwenError, ScoreError
 from tgi_stack.prompting.labels import LETTERS, Prover
 from tgi_stack.prompting.profile import Profile
 from tgi_stack.settings import DEFAULT_ENDPOINTS, Settings
@@ -38,6 +38,10 @@ READS = 5
 CANDIDATES = (20, 52)
 PICTURE = (1500, 1000)
 ANSWER_S = 60.0
+MORE_IN_SIGHT = (
+    "bounds stand for them, or torch computes the row (--fallback); start TGI with grammars and "
+    "--max-top-n-tokens 128, vLLM with --max-logprobs 128"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,20 +158,31 @@ def _labels(url: str, profile: Profile) -> Check:
 
 
 async def _reads(url: str, backend: ServedBackend) -> Check:
-    """Twenty labels after a prompt, several times."""
+    """Twenty labels after a prompt, several times; then as many as there are letters."""
     what = f"{url} label reads"
+    few, many = CANDIDATES
     try:
-        request = label_request(backend.profile, "Answer with one letter.", tuple(LETTERS[:20]))
+        request = label_request(backend.profile, "Answer with one letter.", tuple(LETTERS[:few]))
         spent = []
         for _ in range(READS):
             began = time.perf_counter()
             scores = await backend.score(request)
             spent.append(time.perf_counter() - began)
+        request = label_request(backend.profile, "Answer with one letter.", tuple(LETTERS[:many]))
+        whole = await backend.score(request)
+    except ScoreError as error:
+        return Check("failure", what, f"labels are out of sight: {error}", MORE_IN_SIGHT)
     except FastqwenError as error:
         return Check("failure", what, str(error), "the route to probabilities is closed; see docs/servers.md")
     mass = "unknown" if scores.label_mass is None else f"{scores.label_mass:.3f}"
     took = f"{1000 * statistics.median(spent):.0f} ms a read"
-    return Check("ok", what, f"route {scores.route}, 20 labels, mass {mass}, {took}")
+    told = f"route {scores.route}, {few} labels, mass {mass}, {took}"
+    bounded = [str(count) for count, read in ((few, scores), (many, whole)) if not read.exact]
+    if bounded:
+        return Check(
+            "warning", what, f"{told}; some of {' and of '.join(bounded)} are out of sight", MORE_IN_SIGHT
+        )
+    return Check("ok", what, told)
 
 
 async def _image(asked: ProbedEndpoint, served: Served, profile: Profile) -> Check:

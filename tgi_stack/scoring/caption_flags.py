@@ -5,15 +5,18 @@ from __future__ import annotations
 from tgi_stack.types import Caption
 
 MIN_REPEATS = 4
+THINKING = ("<think>", "</think>")
 
 
 def caption_flags(caption: Caption) -> tuple[str, ...]:
-    """`finish.length` where it was cut off, `repetition` where it runs in a circle, or `empty`."""
+    """`finish.length` where it was cut off, `repetition` in a circle, `thinking` left in it, or `empty`."""
     flags = []
     if caption.finish_reason == "length":
         flags.append("finish.length")
     if repeats(caption.text):
         flags.append("repetition")
+    if any(mark in caption.text for mark in THINKING):
+        flags.append("thinking")
     if not caption.text:
         flags.append("empty")
     return tuple(flags)

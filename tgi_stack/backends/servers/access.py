@@ -17,6 +17,16 @@ from tgi_stack.settings import Settings
 from tgi_stack.text_files import CERTIFICATES_BYTES, KEY_BYTES, TextFileError, read_text
 
 ENVIRONMENT = "env"
+AUTHORIZATION = "Authorization"
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")  # a token of RFC 9110
+# What requests bear already, or what would change how they are read.
+_TAKEN = frozenset(
+    (
+        "accept", "accept-encoding", "connection", "content-encoding", "content-length", "content-type",
+        "cookie", "expect", "host", "te", "trailer", "transfer-encoding", "upgrade", "user-agent",
+        "x-request-id",
+    )
+)  # fmt: skip
 _CERTIFICATE = re.compile(
     r"-----BEGIN [A-Z0-9 ]*CERTIFICATE-----.+?-----END [A-Z0-9 ]*CERTIFICATE-----", re.DOTALL
 )
@@ -45,7 +55,7 @@ class Access:
     """How to reach the endpoints.
 
     Attributes:
-        api_key: sent as a bearer token; never shown.
+        api_key: sent as a bearer token, or as it is in another header than Authorization; never shown.
         ca_file: certificates to trust in place of the system's.
         client_cert, client_key: our own certificate and its key, which may stand in one file.
     """
@@ -55,6 +65,15 @@ class Access:
     client_cert: Path | None = None
     client_key: Path | None = None
     proxies: Proxies = field(default_factory=Proxies)
+    api_key_header: str = AUTHORIZATION
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What shows the key."""
+        if self.api_key is None:
+            return {}
+        bearer = self.api_key_header.lower() == AUTHORIZATION.lower()
+        return {self.api_key_header: f"Bearer {self.api_key}" if bearer else self.api_key}
 
     def tls(self) -> ssl.SSLContext | bool:
         """What connections are secured with; True for the system's own way.
@@ -74,7 +93,7 @@ def access(settings: Settings, environ: Mapping[str, str] = os.environ) -> Acces
     """The key is from --api-key-file, FASTQWEN_API_KEY or FASTQWEN_API_KEY_FILE; never from an argument.
 
     Raises:
-        SettingsError: a file that can't be read, or holds no key; no URL of a proxy.
+        SettingsError: a file that can't be read, or holds no key; no URL of a proxy; no name of a header.
     """
     key = environ.get("FASTQWEN_API_KEY")
     if settings.api_key_file is not None:
@@ -87,8 +106,13 @@ def access(settings: Settings, environ: Mapping[str, str] = os.environ) -> Acces
         raise SettingsError("the API key is empty or holds characters that no header takes")
     for secret in (key, environ.get("HF_TOKEN")):
         keep_secret(secret)
+    header = settings.api_key_header
+    if not _HEADER.fullmatch(header) or header.lower() in _TAKEN:
+        raise SettingsError(
+            f"--api-key-header {header[:80]!r}: no header that can bear a key; such as X-API-Key"
+        )
     proxies = _proxies(settings.proxy, environ)
-    return Access(key, settings.ca_file, settings.client_cert, settings.client_key, proxies)
+    return Access(key, settings.ca_file, settings.client_cert, settings.client_key, proxies, header)
 
 
 def is_loopback(host: str) -> bool:

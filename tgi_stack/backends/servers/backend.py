@@ -39,7 +39,10 @@ SMALL_BYTES = 1400  # a request of one packet, which any path lets through
 BASE_S, PER_TOKEN_S = 60.0, 0.1  # an attempt's deadline, by the tokens it asks for
 ROW_S = 1800.0
 HEALTH_S = 5.0
-KEY_WANTED = "the server wants a key: give it in FASTQWEN_API_KEY or --api-key-file"
+KEY_WANTED = (
+    "the server wants a key: give it in FASTQWEN_API_KEY or --api-key-file, and with --api-key-header NAME "
+    "where it looks for it elsewhere than in Authorization"
+)
 PIXEL_LIMITS = (
     "the server makes pictures larger or smaller than the checkpoint says: start it without pixel limits of "
     "its own (--mm-processor-kwargs), or ask for smaller pictures with --max-side"

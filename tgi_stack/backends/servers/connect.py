@@ -15,6 +15,7 @@ from tgi_stack.backends.servers.backend import ServedBackend, check
 from tgi_stack.backends.servers.dialects import DIALECTS, Reading
 from tgi_stack.backends.servers.discovery import find, refuse_other_weights
 from tgi_stack.backends.servers.endpoints import FIRST, Endpoint, Limit, Pool
+from tgi_stack.backends.servers.pictures import learn_pixels
 from tgi_stack.backends.servers.protocols import tgi
 from tgi_stack.backends.servers.protocols.numbers import ReplyError
 from tgi_stack.backends.servers.protocols.reply import Served, gauge
@@ -84,6 +85,8 @@ async def _open(
     ]
     for endpoint in endpoints:
         await _prove(transport, endpoint, profile)
+        if kind == "vision":
+            profile = await learn_pixels(transport, endpoint, profile, settings.max_side)
     LOG.info(f"{first.dialect} {first.version}: {wanted or first.model} at {', '.join(urls)}")
 
     async def probe(endpoint: Endpoint) -> None:
@@ -231,11 +234,14 @@ def _files(served: Served, settings: Settings, kind: str) -> Path:
     local = Path(served.root)
     if wanted != "tiny" and (local / TOKENIZER).is_file():
         return local
-    names = (wanted, served.parent, served.root, served.model)
+    # What it was loaded from and its tokenizer's place are told by servers: --model may be an alias alone.
+    names = (wanted, served.parent, served.root, served.model, served.tokenizer)
+    refusals: list[UsageError | MachineError] = []
     for name in dict.fromkeys(name for name in names if name):
         try:
             return locate_files(name, kind, settings.revision)
-        except (UsageError, MachineError):
-            if settings.tokenizer is None:
-                raise
-    return locate_tokenizer(settings.tokenizer or served.model, kind).parent
+        except (UsageError, MachineError) as error:
+            refusals.append(error)
+    if settings.tokenizer is None:
+        raise refusals[0]
+    return locate_tokenizer(settings.tokenizer, kind).parent

@@ -115,8 +115,7 @@ class Transport:
         self._pulse = _Pulse()
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_S, ssl=access.tls())
         headers = {"Accept-Encoding": "identity", "User-Agent": f"fastqwen/{__version__}"}
-        if access.api_key is not None:
-            headers["Authorization"] = f"Bearer {access.api_key}"
+        headers |= access.headers
         self._session = aiohttp.ClientSession(
             connector=connector,
             headers=headers,

@@ -14,8 +14,9 @@ LOG = logging.getLogger(__name__)
 SHOWN = 80
 # What other clients want at the end, and the pages that people look at; this client adds its own.
 _ROUTES = re.compile(
-    r"/(?:v1(?:/(?:completions|chat/completions|chat|models|embeddings|responses|messages))?|"
+    r"/(?:v1(?:/(?:completions|chat/completions|chat|score|decisions|models|embeddings|responses|messages))?|"
     r"generate(?:_stream)?|tokenize|detokenize|chat_tokenize|info|health|ping|version|metrics|docs|openapi\.json|"
+    r"ready|health_generate|score|(?:get_)?(?:model|server)_info|"
     r"invocations|vertex|models)/*$",
     re.IGNORECASE,
 )

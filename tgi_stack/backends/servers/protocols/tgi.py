@@ -252,7 +252,7 @@ def described(info: bytes) -> list[Served]:
     found = json_object(info)
     model = a_text(found.get("model_id"))
     context = limit("max_total_tokens", found.get("max_total_tokens"))
-    most = found.get("max_input_tokens")
+    most = found.get("max_input_tokens", found.get("max_input_length"))  # its name before
     # The version of the last releases was never raised: the build tells them apart.
     build = str(found.get("sha") or found.get("docker_label") or "")[:12]
     version = f"{str(found.get('version'))[:40]} {build}".strip()

@@ -24,6 +24,8 @@ from tgi_stack.types import Caption, CaptionRequest, ScoreRequest
 
 ROUTE = "vllm.logprob_token_ids"
 TOP_ROUTE = "vllm.top_logprobs"
+# What servers and gateways call the longest prompt and answer together.
+LENGTHS = ("max_model_len", "context_length", "max_context_length", "context_window")
 MAX_LABELS = 128  # vLLM's limit on logprob_token_ids
 _MOST = re.compile(r"logprobs of \d+, which is greater than max allowed: (\d{1,9})\b")
 _TOKEN_ID = re.compile(r"token_id:(0|[1-9][0-9]{0,9})", re.ASCII)
@@ -174,9 +176,7 @@ def _of_base(card: dict[str, Any]) -> bool:
 def _model(card: dict[str, Any], bases: Sequence[dict[str, Any]], release: str) -> Served:
     """What one card says; an adapter's has no length of its own: its model's counts."""
     base = card if _of_base(card) else _parent(card["parent"], bases)
-    length = card.get("max_model_len")
-    if length is None and base is not None:
-        length = base.get("max_model_len")
+    length = next((one[name] for one in (card, base or {}) for name in LENGTHS if name in one), None)
     parent = None if base is None or base is card else _root(base)
     try:
         context, fault = limit("max_model_len", length), None
