@@ -14,7 +14,7 @@ import torch
 from tests.conftest import CATALOGUE, Fastqwen, read_records, write_rows
 from tests.loopback import serve
 from tests.tolerances import FP32
-from tgi_stack.prompting import prompts
+from tgi_stack.prompting import rerankers
 from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.scoring import distributions
 from tgi_stack.tiny import TINY
@@ -130,10 +130,10 @@ def test_pointwise_is_the_reference_recipe(
     )
     (record,) = read_records(tmp_path / "o.jsonl")
     ids = {word: tokenizer.encode(word)[0] for word in ("yes", "no")}
-    for text, id in (("a red mug.", "a"), ("a blue hat.", "b")):
+    for text, id in (("a red mug", "a"), ("a blue hat.", "b")):
         # Qwen3-Reranker's model card: the pieces are tokenized apart, and joined.
         pieces = (
-            f"<|im_start|>system\n{prompts.JUDGE}<|im_end|>\n<|im_start|>user\n",
+            f"<|im_start|>system\n{rerankers.JUDGE}<|im_end|>\n<|im_start|>user\n",
             f"<Instruct>: Find it\n<Query>: something to drink from\n<Document>: {text}",
             "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
         )

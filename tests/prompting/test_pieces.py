@@ -21,7 +21,7 @@ from tokenizers import Tokenizer as Library
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 
-from tgi_stack.prompting import prompts, rules
+from tgi_stack.prompting import prompts, rerankers, rules
 from tgi_stack.prompting.pieces import FIRST, Pieces, Remembered
 from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.tiny import TINY
@@ -100,7 +100,8 @@ def test_pointwise_pieces_are_the_whole(
     history: list[str], query: str, document: str, instruction: str | None
 ) -> None:
     for wanted in (prompts.history_block(history), [prompts.one_line(query)]):
-        assert_whole(prompts.pointwise_body(wanted, document, instruction=instruction))
+        for recipe in (rerankers.TEXT, rerankers.VISION):
+            assert_whole(recipe.body(wanted, document, instruction))
 
 
 @given(

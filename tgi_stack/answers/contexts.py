@@ -14,6 +14,7 @@ from tgi_stack.prompting import prompts
 from tgi_stack.prompting.labels import Ending, Prover
 from tgi_stack.prompting.pieces import Pieces
 from tgi_stack.prompting.profile import Profile
+from tgi_stack.prompting.rerankers import JUDGE
 from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.types import PreparedImage
 
@@ -117,7 +118,7 @@ class PromptEncoder:
         self.merging = merging
         self.prover = Prover(profile.tokenizer)
         self._tokens = TokenAnswers(store, profile.tokenizer)
-        self._ends = {system: profile.ends(system) for system in ("", prompts.JUDGE)}
+        self._ends = {system: profile.ends(system) for system in ("", JUDGE)}
         self._endings = {
             system: (tail, profile.tokenizer.encode(tail)) for system, (_, tail) in self._ends.items()
         }

@@ -133,8 +133,15 @@ class Fields(ServerFields):
         Option("How much of the history counts, the newest first.", PROMPT, ("rerank",), unit="items"),
     ] = 20
     max_item_tokens: Annotated[
-        Count, Option("How long an item's text may be.", PROMPT, ("rerank",), unit="tokens")
-    ] = 128
+        Count | None,
+        Option(
+            "How long an item's text may be.",
+            PROMPT,
+            ("rerank",),
+            metavar="N",
+            unset="128; with --mode pointwise what fits",
+        ),
+    ] = None
     mode: Annotated[
         Literal["listwise", "pointwise"],
         Option("One prompt for a row, or one for each candidate.", PROMPT, ("rerank",)),

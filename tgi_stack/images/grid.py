@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tgi_stack.errors import ImageError, MachineError
@@ -47,6 +47,12 @@ class Grid:
             raise MachineError(
                 f"{path}: no image geometry in it ({error!r}); is this a Qwen-VL checkpoint?"
             ) from error
+
+    def within(self, least: int, most: int) -> Grid:
+        """The grid of images of so many visual tokens, as far as the model's own processor allows it."""
+        area = self.factor**2
+        low, high = max(self.min_pixels, least * area), min(self.max_pixels, most * area)
+        return replace(self, min_pixels=min(low, high), max_pixels=high)
 
     def tokens(self, width: int, height: int) -> int:
         """Visual tokens of an image already on the grid."""

@@ -9,6 +9,7 @@ from typing import Any
 from tgi_stack.errors import TextError
 from tgi_stack.images.grid import Grid
 from tgi_stack.prompting import prompts
+from tgi_stack.prompting.rerankers import JUDGE, recipe
 from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.types import PreparedImage
 
@@ -113,6 +114,7 @@ class Profile:
         return self.ends(system)[1]
 
     def _frame(self, body: str, system: str) -> str:
-        # A judge (see `prompts.JUDGE`) was trained on answers after a closed thinking block.
-        closed = self.closes_thinking or (bool(system) and self.grid is None)
+        closed = self.closes_thinking or (
+            system == JUDGE and recipe(sees=self.grid is not None).closes_thinking
+        )
         return prompts.user_turn(body, close_thinking=closed, system=system)

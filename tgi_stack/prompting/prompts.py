@@ -17,7 +17,7 @@ from itertools import repeat
 from tgi_stack.errors import PromptFileError, TextError
 from tgi_stack.types import Item
 
-VERSION = 2
+VERSION = 3
 
 TURN_START = "<|im_start|>"
 TURN_END = "<|im_end|>"
@@ -37,12 +37,6 @@ SUMMARY_INSTRUCTION = (
 )
 RERANK_INSTRUCTION = "Find the candidate that this shopper is most likely to want next."
 
-# What Qwen3-Reranker was trained to be asked, word for word (its model card).
-JUDGE = (
-    "Judge whether the Document meets the requirements based on the Query and the Instruct provided. "
-    'Note that the answer can only be "yes" or "no".'
-)
-JUDGE_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
 NO_CONTENT = "N/A"  # what stands where content would, to see what a prompt alone makes likely
 
 SUMMARY_PLACEHOLDERS = frozenset({"title", "text"})
@@ -140,10 +134,16 @@ def summary_body(
     return "\n".join([*known, instruction or SUMMARY_INSTRUCTION])
 
 
-def item_text(item: Item, fields: Sequence[str]) -> str:
-    """An item in one line: its fields in the order asked for, missing ones skipped, each a sentence."""
-    sentences = (one_line(getattr(item, field)) for field in fields)
-    return " ".join(s if s.endswith((".", "!", "?")) else s + "." for s in sentences if s)
+def item_text(item: Item, fields: Sequence[str], *, alone: bool = False) -> str:
+    """An item in one line: its fields in the order asked for, missing ones skipped, each a sentence.
+
+    Args:
+        alone: whether the only field that is there stays as it is, without a full stop of ours.
+    """
+    sentences = [line for field in fields if (line := one_line(getattr(item, field)))]
+    if alone and len(sentences) == 1:
+        return sentences[0]
+    return " ".join(s if s.endswith((".", "!", "?")) else s + "." for s in sentences)
 
 
 def listed(marks: Iterable[str], lines: Sequence[str]) -> list[str]:
@@ -203,16 +203,6 @@ def listwise_body(
         "\n\n",
         f"Which candidate fits best? Answer with {answer}.",
     ]
-
-
-def pointwise_body(wanted: Sequence[str], document: str, *, instruction: str | None = None) -> list[str]:
-    """The question of a pointwise read: what is looked for stands first, so that candidates share it.
-
-    Args:
-        wanted: a query, or a `history_block`; in pieces, as what is returned.
-    """
-    task = without_marks(instruction or JUDGE_INSTRUCTION)
-    return [f"<Instruct>: {task}\n<Query>:", " ", *wanted, "\n", "<Document>:", *words_of(document)]
 
 
 def one_line(text: str | None) -> str:

@@ -17,6 +17,7 @@ from tgi_stack.jobs.pipeline import Job
 from tgi_stack.jobs.rerank.prompts import Candidate, Prompts, Query
 from tgi_stack.jobs.rerank.rankings import Listwise, Outcome, Pointwise, Ranker, Reading
 from tgi_stack.prompting import prompts
+from tgi_stack.prompting.rerankers import VISUAL_TOKENS, recipe
 from tgi_stack.prompting.vocabulary import refuse_missing_marks
 from tgi_stack.rows import schema
 from tgi_stack.rows.reader import RawRow
@@ -25,6 +26,8 @@ from tgi_stack.settings import Settings
 from tgi_stack.types import Item, NoPicture, RerankRow
 
 REMEMBERED = 65_536  # lines of items
+REMEMBERED_DOCUMENTS = 1024  # which may be long
+LISTED = 128  # tokens of an item in a list
 
 
 class RenderedItem(NamedTuple):
@@ -62,14 +65,16 @@ class Rerank:
         self._settings = settings
         self._items = items
         self._rendered: dict[Item | str, RenderedItem] = {}
+        self._documents: dict[Item | str, RenderedItem] = {}
         if settings.item_images and template is not None and prompts.times(template, "candidates") > 1:
             raise PromptFileError("{{candidates}} stands twice in the prompt file; with --item-images once")
         self._images = _images(backend, settings, base, store, image_processes)
         reader = LabelReader(self._backend, store)
         self._encoder = reader.encoder
         written = Prompts(self._encoder, settings, template)
-        pointwise = settings.mode == "pointwise"
-        self._ranker: Ranker = (Pointwise if pointwise else Listwise)(reader, written, settings)
+        self._pointwise = settings.mode == "pointwise"
+        self._longest = min(backend.profile.context, recipe(sees=backend.profile.grid is not None).longest)
+        self._ranker: Ranker = (Pointwise if self._pointwise else Listwise)(reader, written, settings)
 
     def job(self) -> Job[RerankRow]:
         """The job that `run` runs."""
@@ -86,7 +91,7 @@ class Rerank:
         past = [self._rendered.get(entry) or self._render(entry) for entry in kept]
         query = Query(tuple([item.candidate.line for item in past]), row.query)
         if self._images is None:
-            items = [self._rendered.get(entry) or self._render(entry) for entry in row.candidates]
+            items = [self._shown(entry) for entry in row.candidates]
         else:
             items = await together(*(self._render_image(self._images, entry) for entry in row.candidates))
         candidates, cuts = zip(*items, strict=True)
@@ -119,23 +124,44 @@ class Rerank:
         rendered = self._rendered[entry] = RenderedItem(Candidate(item.id, line), cut)
         return rendered
 
+    def _shown(self, entry: Item | str) -> RenderedItem:
+        """A candidate: a line of a list, or a document of its own, remembered alike."""
+        if not self._pointwise:
+            return self._rendered.get(entry) or self._render(entry)
+        if (known := self._documents.get(entry)) is not None:
+            return known
+        if len(self._documents) >= REMEMBERED_DOCUMENTS:
+            self._documents.clear()
+        item = self._resolve(entry)
+        text, cut = self._document(item)
+        rendered = self._documents[entry] = RenderedItem(Candidate(item.id, text), cut)
+        return rendered
+
     async def _render_image(self, images: ImageSource, entry: Item | str) -> RenderedItem:
         item = self._resolve(entry)
         if item.image is None:
-            return self._rendered.get(entry) or self._render(entry)
+            return self._shown(entry)
         name = item.image if isinstance(item.image, str) else f"the image of item {item.id!r}"
         if isinstance(item.image, NoPicture):
             raise ImageError(item.image.type, f"{name}: {item.image.message}")
         image = await images.prepared(item.image, name)
-        text, cut = self._line(item, optional=True)
-        return RenderedItem(Candidate(item.id, f"{prompts.IMAGE_MARK} {text}".rstrip(), image), cut)
+        lines = self._document if self._pointwise else self._line
+        text, cut = lines(item, optional=True)
+        return RenderedItem(Candidate(item.id, text, image), cut)
 
     def _line(self, item: Item, *, optional: bool = False) -> tuple[str, bool]:
         text = prompts.item_text(item, self._settings.item_fields)
+        return self._cut(item, text, self._settings.max_item_tokens or LISTED, optional=optional)
+
+    def _document(self, item: Item, *, optional: bool = False) -> tuple[str, bool]:
+        text = prompts.item_text(item, self._settings.item_fields, alone=True)
+        return self._cut(item, text, self._settings.max_item_tokens or self._longest, optional=optional)
+
+    def _cut(self, item: Item, text: str, most: int, *, optional: bool) -> tuple[str, bool]:
         if not text and not optional:
             fields = ", ".join(self._settings.item_fields)
             raise ItemError("item.empty", f"item {item.id!r} has none of the fields {fields}")
-        return self._encoder.truncate(text, self._settings.max_item_tokens)
+        return self._encoder.truncate(text, most)
 
     def _identity(self, outcome: Outcome) -> dict[str, Any]:
         routes = dict.fromkeys(read.scores.route for read in outcome.reads)
@@ -155,7 +181,10 @@ def _images(
         return None
     if backend.profile.grid is None:
         raise UsageError(f"--item-images: {backend.identity.model} reads no images; use a Qwen-VL model")
-    return ImageSource(backend.profile.grid, settings, base, store, processes)
+    grid = backend.profile.grid
+    if settings.mode == "pointwise":
+        grid = grid.within(*VISUAL_TOKENS)
+    return ImageSource(grid, settings, base, store, processes)
 
 
 def _about(raw: RawRow) -> dict[str, Any]:

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tgi_stack.answers.contexts import PromptContext, PromptEncoder
 from tgi_stack.answers.questions import counted_for_pictures
 from tgi_stack.errors import TextError
 from tgi_stack.prompting import prompts
+from tgi_stack.prompting.rerankers import JUDGE, document, recipe
 from tgi_stack.settings import Settings
 from tgi_stack.types import PreparedImage
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A candidate as it stands in a prompt: a line of text (with its image's mark), and the image."""
+    """A candidate as it stands in a prompt: a line of text, and its image."""
 
     id: str
-    line: str
+    text: str
     image: PreparedImage | None = None
+
+    @property
+    def line(self) -> str:
+        """The text behind its image's mark."""
+        return self.text if self.image is None else f"{prompts.IMAGE_MARK} {self.text}".rstrip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +50,7 @@ class Prompts:
 
     def __init__(self, encoder: PromptEncoder, settings: Settings, template: str | None) -> None:
         self._encoder = encoder
+        self._recipe = recipe(sees=encoder.profile.grid is not None)
         self._instruction = settings.instruction
         self._template = template
 
@@ -69,17 +76,33 @@ class Prompts:
                 return context, len(history) < len(query.history)
         raise self._too_long(context)
 
+    @property
+    def _room(self) -> int:
+        """How long a prompt of one candidate may be, in tokens."""
+        return min(self._encoder.profile.room(1), self._recipe.longest)
+
     def pointwise(self, query: Query, candidate: Candidate) -> tuple[PromptContext, bool]:
-        """One prompt that asks whether one candidate fits, as Qwen3-Reranker was trained to be asked.
+        """One prompt that asks whether one candidate fits, as rerankers were trained to be asked.
+
+        Where it is too long without any history too, the end of the document goes.
 
         Raises:
             TextError: as `listwise`.
         """
         for history in _shorter(query.history):
             context = self._judged(query, candidate, history)
-            if self._fits(context):
+            if context.fits(self._room + 1):
                 return context, len(history) < len(query.history)
+        context = self._judged(query, self._shortened(candidate, context), history)
+        if context.fits(self._room + 1):
+            return context, True
         raise self._too_long(context)
+
+    def _shortened(self, candidate: Candidate, context: PromptContext) -> Candidate:
+        """The candidate without as many of its last tokens as its prompt is too long by."""
+        over = len(context.token_ids) + context.counted_more - self._room
+        kept = len(self._encoder.profile.tokenizer.encode(candidate.text)) - over
+        return replace(candidate, text=self._encoder.truncate(candidate.text, kept)[0] if kept > 0 else "")
 
     def _judged(self, query: Query, candidate: Candidate, history: Sequence[str]) -> PromptContext:
         known = query.text is not None
@@ -88,8 +111,8 @@ class Prompts:
             body = prompts.fill(self._template, {"history": wanted, "candidates": [candidate.line]})
             return self._turn(body, [candidate])
         task = self._instruction or (None if known else prompts.RERANK_INSTRUCTION)
-        body = prompts.pointwise_body(wanted, candidate.line, instruction=task)
-        return self._turn(body, [candidate], system=prompts.JUDGE)
+        shown = document(candidate.text, image=candidate.image is not None, sees=self._recipe.sees)
+        return self._turn(self._recipe.body(wanted, shown, task), [candidate], system=JUDGE)
 
     def _turn(self, body: Sequence[str], candidates: Sequence[Candidate], system: str = "") -> PromptContext:
         images = [one.image for one in candidates if one.image is not None]
