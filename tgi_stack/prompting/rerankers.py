@@ -1,7 +1,8 @@
 """What Qwen3-Reranker and Qwen3-VL-Reranker were trained to be asked, text by text.
 
 Source: the model card of Qwen3-Reranker (its recipe for transformers; the card's recipe for vLLM puts blank
-lines between the three parts) and the public code of Qwen3-VL-Embedding. Both read "yes" and "no" in one softmax.
+lines between the three parts) and the public code of Qwen3-VL-Embedding. Both read "yes" and "no" in one
+softmax.
 """
 
 from __future__ import annotations
