@@ -29,11 +29,11 @@ from tgi_stack.bench import roofline, workload
 from tgi_stack.bench.timing import MIB, measure
 from tgi_stack.engine import score
 from tgi_stack.engine.layers.linear import FP8
-from tgi_stack.engine.layers.ops import Ops, ops_for
+from tgi_stack.engine.layers.ops import Ops
 from tgi_stack.engine.models.network import Network
 from tgi_stack.engine.models.shapes import random_model
 from tgi_stack.engine.placement import Placement, choose
-from tgi_stack.engine.runtime import prepare_compiler
+from tgi_stack.engine.runtime import ops_for, prepare_compiler
 from tgi_stack.engine.scorer import SIZES, Scorer, options_for
 from tgi_stack.scoring import distributions
 from tgi_stack.types import ScoreRequest

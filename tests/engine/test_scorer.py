@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,11 +19,12 @@ from tests.tolerances import FP32
 from tgi_stack.engine import score
 from tgi_stack.engine.cuda_graph import CapturedForward
 from tgi_stack.engine.label_scores import whole
+from tgi_stack.engine.layers import attention, cpu_ops
 from tgi_stack.engine.layers.linear import FP8, RowScaledFp8
 from tgi_stack.engine.layers.ops import Ops
 from tgi_stack.engine.models.network import Network, supports
 from tgi_stack.engine.packing import pack
-from tgi_stack.engine.runtime import prepare_compiler
+from tgi_stack.engine.runtime import ops_for, prepare_compiler
 from tgi_stack.engine.scorer import GROW_AFTER, Options, Scorer
 from tgi_stack.engine.switches import COMPILERS
 from tgi_stack.errors import MachineError, ScoreError
@@ -74,6 +76,52 @@ def test_scores_are_those_of_transformers(
     assert [one.prompt_tokens for one in found] == [len(r.token_ids) for r in requests]
     masses = [(a.label_mass or 0.0, b.label_mass or 0.0) for a, b in zip(found, alone, strict=True)]
     assert all(a == pytest.approx(b, abs=FP32) for a, b in masses)
+
+
+@pytest.mark.parametrize(("shared", "own"), [(0, 1900), (0, 50), (40, 900), (600, 90), (500, 501)])
+def test_long_prompts_on_a_cpu(text_model: Any, shared: int, own: int) -> None:
+    drawn = torch.Generator().manual_seed(shared + own)
+    ids = torch.randint(0, 900, (2, shared + own), generator=drawn)
+    ids[1, :shared] = ids[0, :shared]
+    asked = [ScoreRequest("", tuple(row.tolist()), (), tuple(range(32, 52))) for row in (ids[0], ids[1, :-7])]
+    found = Scorer(Network(text_model, ops_for(torch.device("cpu"))), Options(4096)).score(asked)
+    truth = [score.score(text_model, [one])[0] for one in asked]
+    assert apart(found, truth) <= FP32
+    for one, other in zip(
+        found, truth, strict=True
+    ):  # labels that random prompts give hardly any probability
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-3)
+
+
+def test_rows_by_chunks_equal_rows_together(
+    text_model: Any, requests: list[ScoreRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = Network(text_model, ops_for(torch.device("cpu")))
+    whole_pack = Scorer(network, Options(4096)).score(requests)
+    monkeypatch.setattr(cpu_ops, "ROWS", 7)
+    assert apart(Scorer(network, Options(4096)).score(requests), whole_pack) <= FP32
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_attention_by_segments_equals_a_masked_product(causal: bool) -> None:
+    starts, lengths = (np.array(numbers, dtype=np.int32) for numbers in ([0, 9, 14, 54], [9, 5, 40, 6]))
+    prefixes = np.array([0, 0, 0, 0], dtype=np.int32), np.array([0, 9, 9, 0], dtype=np.int32)
+    q, k, v = (torch.randn(62, heads, 16, generator=torch.Generator().manual_seed(1)) for heads in (4, 2, 2))
+    parts = attention.segments(starts, lengths, prefixes, q.device, tile=None, causal=causal)
+    seen = torch.zeros(62, 62, dtype=torch.bool)
+    for start, length, before, shared in zip(starts, lengths, *prefixes, strict=True):
+        own = torch.ones(length, length, dtype=torch.bool)
+        seen[start : start + length, start : start + length] = own.tril() if causal else own
+        seen[start : start + length, before : before + shared] = True
+    weights = torch.einsum("qhd,khd->hqk", q, k.repeat_interleave(2, 1)) / 4
+    weights = weights.masked_fill(~seen, -torch.inf).softmax(-1)[:, :60]
+    truth = torch.einsum(
+        "hqk,khd->qhd", torch.cat((weights, weights.new_zeros(4, 2, 62)), 1), v.repeat_interleave(2, 1)
+    )
+    assert attention.by_sdpa(q, k, v, parts) == pytest.approx(truth.flatten(1), abs=FP32)
+    last = np.array([13, 53, 59], dtype=np.int32)
+    if causal:
+        assert attention.last_by_sdpa(q, k, v, parts, last) == pytest.approx(truth.flatten(1)[last], abs=FP32)
 
 
 def test_a_text_alone_on_the_vision_checkpoint(vision_model: Any, requests: list[ScoreRequest]) -> None:

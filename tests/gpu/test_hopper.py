@@ -11,10 +11,11 @@ from tgi_stack.engine.kernels import hopper_launch
 from tgi_stack.engine.kernels.kernel_check import trial_on_hopper
 from tgi_stack.engine.layers import attention
 from tgi_stack.engine.layers.linear import BLOCK, FP8, BlockScaledFp8, FusedFp8Linear
-from tgi_stack.engine.layers.ops import HopperOps, Ops, ops_for
+from tgi_stack.engine.layers.ops import HopperOps, Ops
 from tgi_stack.engine.models.network import Network
 from tgi_stack.engine.models.shapes import random_model
 from tgi_stack.engine.placement import Placement
+from tgi_stack.engine.runtime import ops_for
 from tgi_stack.engine.scorer import Options, Scorer
 
 DEVICE = torch.device("cuda:0")

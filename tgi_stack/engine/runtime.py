@@ -18,7 +18,8 @@ from tgi_stack.engine.kernels import hopper_launch, kernel_check, triton_launch
 from tgi_stack.engine.kv_cache import SlotCache
 from tgi_stack.engine.label_scores import Reading
 from tgi_stack.engine.layers import attention
-from tgi_stack.engine.layers.ops import Ops, ops_for
+from tgi_stack.engine.layers.cpu_ops import CpuOps
+from tgi_stack.engine.layers.ops import HopperOps, Ops, TritonOps
 from tgi_stack.engine.models import network
 from tgi_stack.engine.models.decoder import Decoder
 from tgi_stack.engine.models.network import Network
@@ -208,6 +209,15 @@ class _Decoders:
             flash="flash" if self.switches.flash else "auto",
             uncaptured=self.uncaptured,
         )
+
+
+def ops_for(device: torch.device) -> Ops:
+    """What computes norms, rotations and activations there: kernels where they run, else torch."""
+    if device.type == "cpu":
+        return CpuOps()
+    if device.type != "cuda" or not triton_launch.AVAILABLE:
+        return Ops()
+    return HopperOps() if hopper_launch.usable(device, torch.bfloat16) else TritonOps()
 
 
 def gathered(device: torch.device, kind: str, switches: Switches) -> int:

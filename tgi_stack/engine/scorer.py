@@ -194,11 +194,13 @@ class Scorer:
             device,
             tile=attention.tile_positions(self.attention, network.heads // network.kv_heads),
         )
+        by_sdpa = self._attends is attention.by_sdpa
         return network.forward(
             network.embedding[put(np.pad(one.token_ids, fill))],
             network.rotary.tables(put(np.pad(one.positions, fill))),
             lambda layer, q, k, v: self._attends(q, k, v, parts),
             last=put(one.last),
+            attend_last=partial(attention.last_by_sdpa, parts=parts, last=one.last) if by_sdpa else None,
         )
 
 

@@ -5,6 +5,8 @@ Both compute in fp32 and round once, at the end.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from tgi_stack.engine.kernels import hopper_launch, triton_launch
@@ -22,10 +24,50 @@ from tgi_stack.engine.layers.linear import (
 
 Tables = tuple[torch.Tensor, torch.Tensor]
 Triple = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+Rows = torch.Tensor | BlockScaledFp8
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The weights of one layer."""
+
+    attention_norm: torch.Tensor
+    qkv: LinearMap
+    q_norm: torch.Tensor
+    k_norm: torch.Tensor
+    out: LinearMap
+    mlp_norm: torch.Tensor
+    gate_up: LinearMap
+    down: LinearMap
 
 
 class Ops:
-    """Plain torch: on a CPU, and what torch.compile fuses."""
+    """Plain torch: on any device, and what torch.compile fuses."""
+
+    def before_attention(
+        self,
+        layer: Layer,
+        x: torch.Tensor,
+        pending: Pending,
+        tables: Tables,
+        shape: tuple[int, int, int],
+        eps: float,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The residual, and queries, keys and values with their norms and positions."""
+        x, normed = self.add_norm(x, pending, layer.attention_norm, eps, fp8=layer.qkv.wants_fp8)
+        q, k, v = self.rotate(layer.qkv(normed), layer.q_norm, layer.k_norm, tables, shape, eps)
+        return x, q, k, v
+
+    def after_attention(
+        self, layer: Layer, x: torch.Tensor, rows: Rows, eps: float
+    ) -> tuple[torch.Tensor, Pending]:
+        """The residual after the layer, and what is still to be added to it."""
+        attended: Activations = rows
+        if layer.out.wants_fp8 and isinstance(rows, torch.Tensor):
+            attended = self.rows8(rows)
+        x, pending = self.add(layer.out, x, attended)
+        x, normed = self.add_norm(x, pending, layer.mlp_norm, eps, fp8=layer.gate_up.wants_fp8)
+        return self.add(layer.down, x, self.gated(layer.gate_up, normed, fp8=layer.down.wants_fp8))
 
     def add_norm(
         self, x: torch.Tensor, pending: Pending, weight: torch.Tensor, eps: float, *, fp8: bool = False
@@ -136,13 +178,6 @@ class HopperOps(TritonOps):
             hopper_launch.add_product8(residual, x, matrix.weight, matrix.blocks)
             return residual, None
         return super().add(matrix, residual, x)
-
-
-def ops_for(device: torch.device) -> Ops:
-    """The kernels where they run, else plain torch."""
-    if device.type != "cuda" or not triton_launch.AVAILABLE:
-        return Ops()
-    return HopperOps() if hopper_launch.usable(device, torch.bfloat16) else TritonOps()
 
 
 def _rms(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:

@@ -6,22 +6,13 @@ rows belong together. Equal to transformers' forward to rounding (tested in fp32
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, cast
 
 import torch
 
-from tgi_stack.engine.layers.linear import (
-    BLOCK,
-    Activations,
-    BlockScaledFp8,
-    LinearMap,
-    Pending,
-    SeparateLinear,
-    matrix,
-)
-from tgi_stack.engine.layers.ops import HopperOps, Ops
+from tgi_stack.engine.layers.linear import BLOCK, BlockScaledFp8, Pending, SeparateLinear, matrix
+from tgi_stack.engine.layers.ops import HopperOps, Layer, Ops, Rows
 from tgi_stack.engine.layers.rotary import Rotary
 
 TYPES = frozenset({"qwen3", "qwen3_vl", "qwen3_vl_text"})
@@ -32,27 +23,15 @@ STATIC_ROPE = frozenset({"default", "linear", "yarn", "llama3"})
 class Attend(Protocol):
     """Attention of one layer."""
 
-    def __call__(
-        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
-    ) -> torch.Tensor | BlockScaledFp8:
+    def __call__(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Rows:
         """q [tokens, heads, head_dim], k and v [tokens, kv_heads, head_dim] -> [tokens, heads * head_dim].
 
         It may be in fp8 where the network `takes_blocks8`.
         """
 
 
-@dataclass(frozen=True)
-class Layer:
-    """The weights of one layer."""
-
-    attention_norm: torch.Tensor
-    qkv: LinearMap
-    q_norm: torch.Tensor
-    k_norm: torch.Tensor
-    out: LinearMap
-    mlp_norm: torch.Tensor
-    gate_up: LinearMap
-    down: LinearMap
+# Of q, k and v; the result has the rows that are wanted, and no other.
+AttendLast = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class Network:
@@ -78,7 +57,7 @@ class Network:
         self.layers = [_layer(module, fp8) for module in body.layers]
         self.ops = ops
         self._compiled: set[int] = set()
-        self._fast = (before_attention, after_attention)
+        self._fast = (ops.before_attention, ops.after_attention)
 
     @property
     def device(self) -> torch.device:
@@ -125,6 +104,7 @@ class Network:
         attend: Attend,
         *,
         last: torch.Tensor | None = None,
+        attend_last: AttendLast | None = None,
         inject: Sequence[torch.Tensor] = (),
         inject_rows: torch.Tensor | None = None,
     ) -> torch.Tensor:
@@ -134,17 +114,21 @@ class Network:
             x: embeddings, shape [tokens, hidden]; overwritten.
             tables: see `Rotary.tables`.
             last: the rows whose output is wanted; the last layer is spared for all others.
+            attend_last: attention of the last layer for the rows `last` alone; without it `attend` computes
+                all, of which those are taken.
             inject: added to `inject_rows` after the first layers, one each (Qwen3-VL's deepstack).
         """
         pending: Pending = None
         for index, layer in enumerate(self.layers):
-            before = self._fast[0] if len(x) in self._compiled else before_attention
-            x, q, k, v = before(self.ops, layer, x, pending, tables, self.shape, self.eps)
-            rows = attend(index, q, k, v)
-            if last is not None and index == len(self.layers) - 1:
-                x, rows = x[last], _chosen(rows, last)
-            after = self._fast[1] if len(x) in self._compiled else after_attention
-            x, pending = after(self.ops, layer, x, rows, self.eps)
+            before = self._fast[0] if len(x) in self._compiled else self.ops.before_attention
+            x, q, k, v = before(layer, x, pending, tables, self.shape, self.eps)
+            if last is None or index < len(self.layers) - 1:
+                rows = attend(index, q, k, v)
+            else:
+                x = x[last]
+                rows = attend_last(q, k, v) if attend_last else _chosen(attend(index, q, k, v), last)
+            after = self._fast[1] if len(x) in self._compiled else self.ops.after_attention
+            x, pending = after(layer, x, rows, self.eps)
             if index < len(inject):
                 x = x if pending is None else x + pending
                 pending = None
@@ -153,34 +137,7 @@ class Network:
         return cast(torch.Tensor, normed)
 
 
-def before_attention(
-    ops: Ops,
-    layer: Layer,
-    x: torch.Tensor,
-    pending: Pending,
-    tables: tuple[torch.Tensor, torch.Tensor],
-    shape: tuple[int, int, int],
-    eps: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The residual, and queries, keys and values with their norms and positions."""
-    x, normed = ops.add_norm(x, pending, layer.attention_norm, eps, fp8=layer.qkv.wants_fp8)
-    q, k, v = ops.rotate(layer.qkv(normed), layer.q_norm, layer.k_norm, tables, shape, eps)
-    return x, q, k, v
-
-
-def after_attention(
-    ops: Ops, layer: Layer, x: torch.Tensor, rows: torch.Tensor | BlockScaledFp8, eps: float
-) -> tuple[torch.Tensor, Pending]:
-    """The residual after the layer, and what is still to be added to it."""
-    attended: Activations = rows
-    if layer.out.wants_fp8 and isinstance(rows, torch.Tensor):
-        attended = ops.rows8(rows)
-    x, pending = ops.add(layer.out, x, attended)
-    x, normed = ops.add_norm(x, pending, layer.mlp_norm, eps, fp8=layer.gate_up.wants_fp8)
-    return ops.add(layer.down, x, ops.gated(layer.gate_up, normed, fp8=layer.down.wants_fp8))
-
-
-def _chosen(rows: torch.Tensor | BlockScaledFp8, last: torch.Tensor) -> torch.Tensor | BlockScaledFp8:
+def _chosen(rows: Rows, last: torch.Tensor) -> Rows:
     if isinstance(rows, BlockScaledFp8):
         return BlockScaledFp8(rows.values[last], rows.scales[:, last].contiguous())
     return rows[last]
