@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from cache.store import Store
 from tests.conftest import CATALOGUE, Fastqwen, read_records, write_rows
 from tgi_stack.api import Reranker
+from tgi_stack.backends.lazy import LazyBackend
+from tgi_stack.backends.open import open_backend
 from tgi_stack.errors import MachineError
+from tgi_stack.settings import Settings
 from tgi_stack.tiny import TINY
+from tgi_stack.types import ScoreRequest
 
 SESSIONS = ("rerank", CATALOGUE / "sessions.jsonl", "--items", CATALOGUE / "items.jsonl")
 
@@ -104,3 +113,47 @@ def test_a_failed_overwrite_keeps_the_old_output(cached: Fastqwen, tmp_path: Pat
     cached(*command, "--model", model, "--overwrite", check=3)
     assert {path.name: path.read_bytes() for path in tmp_path.glob("a.jsonl*")} == before
     assert "is finished" in cached(*command, "--model", "tiny").stderr
+
+
+async def test_loading_begins_before_a_question_unless_remembered(
+    tmp_path: Path, tiny_settings: Callable[..., Settings]
+) -> None:
+    settings, request = tiny_settings(), ScoreRequest("", (1, 2, 3), (), (32, 33))
+    bare = await open_backend(settings, "text", None, for_rows=True)
+    assert isinstance(bare, LazyBackend)
+    bare.begin().result()
+    assert bare.opening_s > 0
+    alone = await bare.score(request)
+    store = Store(tmp_path / "cache")
+    with closing(store):
+        first = await open_backend(settings, "text", store, for_rows=True)
+        assert isinstance(first, LazyBackend)
+        assert first.is_begun
+        assert (await first.score(request)).logprobs == alone.logprobs
+        again = await open_backend(settings, "text", store, for_rows=True)
+        assert isinstance(again, LazyBackend)
+        assert not again.is_begun
+    for backend in (bare, first, again):
+        await backend.aclose()
+
+
+@pytest.mark.parametrize("command", ["probs", "summarize"])
+def test_own_networks_need_no_transformers(tmp_path: Path, command: str) -> None:
+    """Its import takes seconds."""
+    rows = write_rows(tmp_path / "p.jsonl", {"id": "1", "prompt": "A or B?\n", "labels": ["A", "B"]})
+    code = """
+import sys
+import cli
+try:
+    cli.main()
+finally:
+    print({name for name in ("torch", "transformers") if name in sys.modules}, file=sys.stderr)
+"""
+    rest = ["-o", str(tmp_path / "out.jsonl"), "--engine", "torch", "--model", "tiny", "--no-cache"]
+    source = str(rows) if command == "probs" else str(CATALOGUE / "images")
+    limit = ["--limit", "1"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, command, source, *rest, *limit], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1] == "{'torch'}"

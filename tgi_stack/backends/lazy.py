@@ -46,6 +46,20 @@ class LazyBackend:
         """Has something called, by the first who asks, once the backend is open."""
         self._when_opened = call
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether it is being opened, or open."""
+        return self._opening is not None
+
+    def begin(self) -> Future[Backend]:
+        """Begins to open it, unless somebody has: for whoever knows that a question will come."""
+        if self._opening is None:
+            self._opening = Future()
+            # Not of a pool, for which a stopped run would wait; no daemon, as a process that ends while torch
+            # works in one is aborted.
+            threading.Thread(target=self._work, args=(self._opening,), name="load").start()
+        return self._opening
+
     async def score(self, request: ScoreRequest) -> LabelScores:
         return await (await self._opened()).score(request)
 
@@ -57,11 +71,7 @@ class LazyBackend:
     async def _opened(self) -> Backend:
         if self._backend is not None:
             return self._backend
-        if self._opening is None:
-            self._opening = Future()
-            # Not of a pool: a run that is stopped while weights load does not wait for them.
-            threading.Thread(target=self._work, args=(self._opening,), name="load", daemon=True).start()
-        backend = await asyncio.shield(asyncio.wrap_future(self._opening))
+        backend = await asyncio.shield(asyncio.wrap_future(self.begin()))
         if self._backend is None:
             self._backend = backend
             self._when_opened()

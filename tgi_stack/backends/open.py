@@ -20,11 +20,16 @@ LOG = logging.getLogger(__name__)
 OF_TORCH = ("use_torch_compile", "use_flash_attention")
 
 
-async def open_backend(settings: Settings, kind: str, store: Store | None = None) -> Backend:
+async def open_backend(
+    settings: Settings, kind: str, store: Store | None = None, *, for_rows: bool = False
+) -> Backend:
     """The backend for a job of `kind` `text` or `vision`; a line says what was chosen.
 
-    The cache remembers who it was, so that `--offline` knows whose answers to look for. With a cache the
-    torch engine loads its weights when the first row needs them.
+    The cache remembers who it was, so that `--offline` knows whose answers to look for. With a cache that has
+    answers of it the torch engine loads its weights when the first row needs them.
+
+    Args:
+        for_rows: it is not needed at once: the torch engine may go on loading while rows are prepared.
 
     `auto` asks the endpoints; only where none was named and none answers does it compute in process, and only
     with weights that are on this machine.
@@ -46,7 +51,10 @@ async def open_backend(settings: Settings, kind: str, store: Store | None = None
             f"offline: answers of {identity.model} ({identity.engine} {identity.version}) from the cache"
         )
         return offline
-    backend = await _opened(settings, kind, store)
+    backend = await _opened(settings, kind, store, on_demand=for_rows or store is not None)
+    is_new = store is None or not Identities(store).know(kind, backend.identity)
+    if for_rows and is_new and isinstance(backend, LazyBackend):
+        backend.begin()  # no answer of it is kept, so that the first row will be asked
     if store is not None:
         _remember(Identities(store), settings, kind, backend)
     return backend
@@ -60,8 +68,7 @@ def _remember(identities: Identities, settings: Settings, kind: str, backend: Ba
         note()
 
 
-async def _opened(settings: Settings, kind: str, store: Store | None) -> Backend:
-    on_demand = store is not None
+async def _opened(settings: Settings, kind: str, store: Store | None, *, on_demand: bool) -> Backend:
     if settings.engine == "scripted":
         from tgi_stack.backends.scripted import open_scripted
 

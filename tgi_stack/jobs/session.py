@@ -100,7 +100,7 @@ class Session:
     async def answer_once(self, store: Store | None) -> None:
         """As `answer`, by a backend of its own; signals end it in order."""
         with _ended_at_once():
-            backend = await open_backend(self.spec.settings, self.spec.kind, store)
+            backend = await open_backend(self.spec.settings, self.spec.kind, store, for_rows=True)
         try:
             with self._ended_by_signals():
                 await self.answer(backend, store)
