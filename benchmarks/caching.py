@@ -1,6 +1,7 @@
 """The cache beside what the project's guide began with: lru_cache in memory, and plain diskcache.
 
     python benchmarks/caching.py [--rows 100000] [--entries 20000] [--no-runs]
+    python benchmarks/caching.py --only-runs [probs rerank summarize]
 
 Warm reruns go through the command line, offline, in processes of their own.
 """
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +199,7 @@ def clean(folder: Path, stop: Path) -> int:
 # -- whole runs ------------------------------------------------------------------------------------------
 
 
-def runs(folder: Path, rows: int) -> Table:
+def runs(folder: Path, rows: int, only: Sequence[str] | None) -> Table:
     """Warm reruns, offline, and what the cache adds to a run whose engine takes no time."""
     columns = (
         "job",
@@ -213,6 +214,8 @@ def runs(folder: Path, rows: int) -> Table:
     table = Table(*columns, title="--engine scripted; the peak is that of all processes together")
     os.environ["FASTQWEN_CACHE_DIR"] = str(folder / "runs")
     for name, job, count in jobs(folder, rows):
+        if only and name not in only:
+            continue
         arguments = [*job, "--engine", "scripted", "--quiet"]
         without, _ = run([*arguments, "--no-cache"], folder / f"{name}0.jsonl")
         cold, _ = run(arguments, folder / f"{name}1.jsonl")
@@ -316,15 +319,19 @@ def main() -> None:
     parser.add_argument("--writes", type=int, default=2_000, help="of each process")
     parser.add_argument("--cold-rows", type=int, default=400, help="of the runs with a network")
     parser.add_argument("--no-runs", action="store_true", help="leave the whole runs out")
+    parser.add_argument("--only-runs", nargs="*", metavar="JOB", help="the warm runs alone, of these jobs")
     args = parser.parse_args()
     console = Console(width=110)
     with tempfile.TemporaryDirectory(prefix="fastqwen-cache-") as name:
         folder = Path(name)
+        if args.only_runs is not None:
+            console.print(runs(folder, args.rows, args.only_runs))
+            return
         console.print(stores(folder, args.entries))
         console.print(values(folder))
         console.print(crowd(folder, args.processes, args.writes))
         if not args.no_runs:
-            console.print(runs(folder, args.rows))
+            console.print(runs(folder, args.rows, None))
             console.print(cold_runs(folder, args.cold_rows, 3))
 
 

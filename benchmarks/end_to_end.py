@@ -10,7 +10,8 @@ in the steady state: between a tenth and nine tenths of the records, by the cloc
 Beside each line stands what it is held against:
   floor    each finished prompt tokenized once by the same tokenizer, its row's JSON parsed and a record
            written, in `--processes` processes (as many as cores unless told)
-  engine   the torch engine alone over the same prompts as token ids, in a process of its own
+  engine   the torch engine alone, in a process of its own, over the same prompts as token ids, or over the
+           same pictures prepared before the clock starts
   vllm     `vllm_offline.py` over the same prompts as text, where `--vllm PYTHON` names an environment
 The server is one on loopback that answers label reads at once, in a process of its own.
 """
@@ -170,10 +171,13 @@ def _share(tokenizer: Path, texts: list[str], lines: list[str], out: Path, ready
             file.write(json.dumps(record) + "\n")
 
 
-def engine_alone(model: Path, prompts_file: Path, device: str, quantization: str | None) -> float:
-    """Prompts a second of the engine over token ids, in a process of its own."""
+def engine_alone(model: Path, source: Path, args: argparse.Namespace) -> float:
+    """Prompts of a file, or pictures of a folder, a second: the engine in a process of its own."""
     script = Path(__file__).with_name("engine_alone.py")
-    asked = [sys.executable, str(script), str(model), str(prompts_file), device, quantization or "none"]
+    device = "cuda:0" if args.device == "all" else args.device
+    asked = [sys.executable, str(script), str(model), str(source), device, args.quantization or "none"]
+    if source.is_dir():
+        asked.append(str(args.new_tokens))
     done = subprocess.run(asked, check=True, capture_output=True, text=True)  # noqa: S603
     return float(json.loads(done.stdout.splitlines()[-1])["rate"])
 
@@ -255,21 +259,23 @@ class Bench:
     tokenizer_file: Path
     model: Path | None
 
-    def line(self, case: Case, told: Sequence[str]) -> list[str]:
-        """One line of the table."""
+    def line(self, case: Case, told: Sequence[str], preparers: int | None) -> list[str]:
+        """One line of the table; where so many processes prepare rows, as many make the floor."""
+        name, processes = case.name, self.args.processes
+        if preparers is not None:
+            name, processes = f"{name}, --preparers {preparers}", max(1, preparers)
+            told = [*told, "--preparers", str(preparers)]
         run = self._median(case, told)
-        cells = [case.name, f"{case.rows:,}", f"{run.first_s:.1f}", f"{run.rate:,.0f}", f"{run.peak_mib:.0f}"]
+        cells = [name, f"{case.rows:,}", f"{run.first_s:.1f}", f"{run.rate:,.0f}", f"{run.peak_mib:.0f}"]
         if case.arguments[0] == "summarize":
-            return [*cells, "", "", "", "", ""]
+            return [*cells, "", "", "", *_beside(run.rate, self._engine(case.source)), ""]
         tokenizer = Tokenizer(self.tokenizer_file)
         texts = finished(case, tokenizer, self._items(case), closes_thinking=True)
         lengths = [len(tokenizer.encode(text)) for text in texts[:500]]
-        least = floor(case, texts, self.tokenizer_file, self.args.processes, self.folder)
+        least = floor(case, texts, self.tokenizer_file, processes, self.folder)
         cells += [f"{sum(lengths) / len(lengths):.0f}", f"{least:,.0f}", f"{run.rate / least:.2f}"]
         asked = self._prompts(case, texts, tokenizer)
-        for rate in (self._engine(asked), self._vllm(asked)):
-            cells.append("" if rate is None else f"{rate:,.0f} ({run.rate / rate:.2f})")
-        return cells
+        return [*cells, *_beside(run.rate, self._engine(asked), self._vllm(asked))]
 
     def _median(self, case: Case, told: Sequence[str]) -> Measured:
         runs = []
@@ -298,13 +304,18 @@ class Bench:
     def _engine(self, asked: Path) -> float | None:
         if self.args.engine != "torch":
             return None
-        model = self.model or TINY / "text"
-        return engine_alone(model, asked, self.args.device, self.args.quantization)
+        model = self.model or TINY / ("vision" if asked.is_dir() else "text")
+        return engine_alone(model, asked, self.args)
 
     def _vllm(self, asked: Path) -> float | None:
         if self.args.vllm is None or self.model is None:
             return None
         return vllm_script(self.args.vllm, self.model, asked, self.folder)
+
+
+def _beside(reached: float, *rates: float | None) -> list[str]:
+    """Each rate with the share of it that was reached."""
+    return ["" if rate is None else f"{rate:,.0f} ({reached / rate:.2f})" for rate in rates]
 
 
 def arguments() -> argparse.Namespace:
@@ -320,6 +331,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quantization")
     parser.add_argument("--tokenizer", type=Path, help="a tokenizer.json; one of 151,000 tokens is made")
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="of the floor")
+    parser.add_argument("--preparers", type=int, nargs="+", help="a line for each, with as many of the floor")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--only", action="append", help="cases whose name contains this")
     parser.add_argument("--vllm", metavar="PYTHON", help="of an environment with vLLM")
@@ -345,7 +357,8 @@ def main() -> None:
         table = Table(*columns, "engine", "vllm", title=title)
         for case in cases(args, folder):
             with computing(bench) as told:
-                table.add_row(*bench.line(case, told))
+                for preparers in args.preparers or (None,):
+                    table.add_row(*bench.line(case, told, preparers))
         Console(width=160).print(table)
 
 
