@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -123,7 +123,11 @@ class Generator:
 
     def _prepare(self, request: CaptionRequest) -> Prompt:
         images = () if request.image is None else (request.image,)
-        return prompt_of(request.token_ids, images, *self._image)
+        prompt = prompt_of(request.token_ids, images, *self._image)
+        if self._device.type != "cuda":
+            return prompt
+        with current(self._device):  # pinned: nobody waits for their way to the device
+            return replace(prompt, images=tuple(image.pin_memory() for image in prompt.images))
 
     @torch.inference_mode()
     def _work(self) -> None:
@@ -171,9 +175,13 @@ class Generator:
         # A few at a time would interrupt the others for little.
         if self._running and len(free) < max(1, decoder.cache.slots // 8):
             return
+        begun: list[tuple[tuple[int, ...], torch.Tensor]] = []
         while free and (jobs := self._next(len(free))):
             slots, free = free[: len(jobs)], free[len(jobs) :]
-            self._fill(decoder, slots, jobs)
+            begun += self._fill(decoder, slots, jobs)
+        for places, tokens in begun:  # read last: to read waits for the device
+            for slot, token in zip(places, tokens.tolist(), strict=True):
+                self._write(slot, token)
 
     def _next(self, most: int) -> list[Generation]:
         """Waiting jobs that fit into slots and into one forward pass together; they stay at the front."""
@@ -190,7 +198,10 @@ class Generator:
                     tokens += length
         return jobs
 
-    def _fill(self, decoder: Decoder, slots: Sequence[int], jobs: Sequence[Generation]) -> None:
+    def _fill(
+        self, decoder: Decoder, slots: Sequence[int], jobs: Sequence[Generation]
+    ) -> list[tuple[tuple[int, ...], torch.Tensor]]:
+        """Lays prompts into slots: those slots with their first tokens; none where no prompt is well."""
         ready: list[tuple[int, Generation, Prompt]] = []
         for slot, job in zip(slots, jobs, strict=True):
             try:
@@ -198,13 +209,12 @@ class Generator:
             except Exception as error:  # noqa: BLE001  # this picture's trouble is its own
                 job.answer.set_exception(error)
         if not ready:
-            return
+            return []
         places, chosen, prompts = zip(*ready, strict=True)
         self._running.update(zip(places, chosen, strict=True))
         tokens = self._choose(decoder.fill(places, prompts), places)
         decoder.take(tokens, places)
-        for slot, token in zip(places, tokens.tolist(), strict=True):
-            self._write(slot, token)
+        return [(places, tokens)]
 
     def _advance(self, decoder: Decoder) -> None:
         """A few steps for all slots in use, then what they wrote is read."""

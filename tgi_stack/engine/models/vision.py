@@ -91,7 +91,8 @@ class Tower:
         cut: dict[int, torch.Tensor] = {}
         for shape in dict.fromkeys(image.shape for image in images):
             places = [place for place, image in enumerate(images) if image.shape == shape]
-            stack = torch.stack([images[place] for place in places]).to(self._device, non_blocking=True)
+            # Stacked there: here torch would take all cores for it, which prepare pictures.
+            stack = torch.stack([images[place].to(self._device, non_blocking=True) for place in places])
             patches = to_patches(
                 stack,
                 patch_size=self._config.patch_size,
