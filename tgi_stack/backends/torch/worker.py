@@ -14,12 +14,13 @@ from typing import Any
 import torch
 
 from tgi_stack import logs
-from tgi_stack.backends.torch.backend import open_local, plan
+from tgi_stack.backends.torch.backend import LocalBackend, open_local, plan
+from tgi_stack.backends.torch.pipe import Sender, received
 from tgi_stack.errors import FastqwenError, MachineError
 from tgi_stack.settings import Settings
 
 SAY, READY = "say", "ready"
-CLOSE = None
+LAST_WORDS_S = 5.0
 
 
 def work(pipe: Connection, settings: Settings, kind: str, share: int, level: int) -> None:
@@ -33,46 +34,46 @@ def work(pipe: Connection, settings: Settings, kind: str, share: int, level: int
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if share > 1:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // share))
-    with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # who asked is gone
-        asyncio.run(_serve(_Parent(pipe, level), settings, kind))
-
-
-class _Parent:
-    """The pipe to the parent process; what modules say here goes there too, from any thread."""
-
-    def __init__(self, pipe: Connection, level: int) -> None:
-        self.recv = pipe.recv
-        self._pipe = pipe
-        self._turn = threading.Lock()
-        logs.pass_on(lambda record: self.send((SAY, record, None)), level)
-
-    def send(self, message: object) -> None:
-        with self._turn:
-            self._pipe.send(message)
-
-
-async def _serve(pipe: _Parent, settings: Settings, kind: str) -> None:
+    sender = Sender(pipe)
+    logs.pass_on(lambda record: sender.put((SAY, record, None)), level)
     try:
         backend = open_local(plan(settings, kind))
     except FastqwenError as error:
-        pipe.send((READY, _portable(error), None))
-        return
-    pipe.send((READY, backend.max_concurrency, None))
+        sender.put((READY, _portable(error), None))
+    else:
+        sender.put((READY, backend.max_concurrency, None))
+        asyncio.run(_serve(pipe, sender, backend))
+    sender.close(LAST_WORDS_S)
+
+
+async def _serve(pipe: Connection, sender: Sender, backend: LocalBackend) -> None:
+    """Answers until the parent closes the pipe or is gone."""
+    loop, over = asyncio.get_running_loop(), asyncio.Event()
     running: set[asyncio.Task[None]] = set()
 
     async def answer(number: int, question: str, request: Any) -> None:
         try:
             result = await getattr(backend, question)(request)
         except Exception as error:  # noqa: BLE001  # whatever it is, the one who asked is told
-            pipe.send((number, None, _portable(error)))
+            sender.put((number, None, _portable(error)))
         else:
-            pipe.send((number, result, None))
+            sender.put((number, result, None))
 
-    try:
-        while (message := await asyncio.to_thread(pipe.recv)) is not CLOSE:
-            task = asyncio.create_task(answer(*message))
+    def take(batch: list[tuple[Any, ...]]) -> None:
+        for asked in batch:
+            task = loop.create_task(answer(*asked))
             running.add(task)
             task.add_done_callback(running.discard)
+
+    def listen() -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            for batch in received(pipe):
+                loop.call_soon_threadsafe(take, batch)
+            loop.call_soon_threadsafe(over.set)
+
+    threading.Thread(target=listen, name="listener", daemon=True).start()
+    try:
+        await over.wait()
     finally:
         await backend.aclose()
 

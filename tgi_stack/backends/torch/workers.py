@@ -22,7 +22,8 @@ from tgi_stack import logs
 from tgi_stack.backends.base import Backend
 from tgi_stack.backends.lazy import LazyBackend
 from tgi_stack.backends.torch.backend import TorchPlan, open_local, plan
-from tgi_stack.backends.torch.worker import CLOSE, SAY, work
+from tgi_stack.backends.torch.pipe import Sender, received
+from tgi_stack.backends.torch.worker import READY, SAY, work
 from tgi_stack.engine.placement import devices
 from tgi_stack.errors import FastqwenError, MachineError, UsageError
 from tgi_stack.prompting.profile import Profile
@@ -34,11 +35,12 @@ END_S = 10.0  # what a worker may take to end
 
 @dataclass(eq=False)
 class Worker:
-    """One process and what it was asked; futures belong to `loop`."""
+    """One process and what it was asked; futures belong to their loop."""
 
     device: str
     process: BaseProcess
     pipe: Connection
+    sender: Sender
     max_concurrency: int
     asked: dict[int, tuple[asyncio.AbstractEventLoop, asyncio.Future[Any]]] = field(default_factory=dict)
     ended: bool = False
@@ -80,10 +82,8 @@ class Workers:
         try:
             if worker.ended:
                 raise _gone(worker)
-            await asyncio.to_thread(worker.pipe.send, (number, question, request))
+            worker.sender.put((number, question, request))
             return await future
-        except OSError as error:
-            raise _gone(worker) from error
         finally:
             worker.asked.pop(number, None)
 
@@ -125,7 +125,8 @@ def _opened(found: TorchPlan, settings: Settings) -> Backend:
         process = context.Process(target=work, args=told, daemon=True)
         process.start()
         theirs.close()
-        workers.append(Worker(f"{device} (worker {number + 1} of {len(names)})", process, ours, 1))
+        name = f"{device} (worker {number + 1} of {len(names)})"
+        workers.append(Worker(name, process, ours, Sender(ours), 1))
     try:
         for worker in workers:
             worker.max_concurrency = _loaded(worker)
@@ -137,52 +138,53 @@ def _opened(found: TorchPlan, settings: Settings) -> Backend:
 
 def _loaded(worker: Worker) -> int:
     """Passes on what a worker says while it loads; how much it likes to be asked at once."""
-    try:
-        while True:
-            kind, value, _ = worker.pipe.recv()
-            if kind != SAY:
-                break
-            logs.receive(value)
-    except EOFError:
-        raise _gone(worker) from None
-    if isinstance(value, FastqwenError):
-        raise value
-    return int(value)
+    for batch in received(worker.pipe):
+        found = None
+        for kind, value, _ in batch:
+            if kind == SAY:
+                logs.receive(value)
+            elif kind == READY:
+                found = value
+        if isinstance(found, FastqwenError):
+            raise found
+        if found is not None:
+            return int(found)
+    raise _gone(worker)
 
 
 def _listen(worker: Worker) -> None:
     """Hands answers to those who asked, until the worker ends."""
-    try:
-        while True:
-            number, answer, error = worker.pipe.recv()
+    for batch in received(worker.pipe):
+        answers = []
+        for number, answer, error in batch:
             if number == SAY:
                 logs.receive(answer)
             else:
-                _settle(worker, number, answer, error)
-    except (EOFError, OSError):
-        worker.ended = True
-        for number in list(worker.asked):
-            _settle(worker, number, None, _gone(worker))
+                answers.append((number, answer, error))
+        _settle(worker, answers)
+    worker.ended = True
+    _settle(worker, [(number, None, _gone(worker)) for number in list(worker.asked)])
 
 
-def _settle(worker: Worker, number: int, answer: object, error: Exception | None) -> None:
-    entry = worker.asked.get(number)
-    if entry is None:
-        return
-    loop, future = entry
+def _settle(worker: Worker, answers: Sequence[tuple[int, object, Exception | None]]) -> None:
+    """Tells those who asked, each in its own loop."""
+    told: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], object, Exception | None]]] = {}
+    for number, answer, error in answers:
+        if (entry := worker.asked.get(number)) is not None:
+            told.setdefault(entry[0], []).append((entry[1], answer, error))
+    for loop, settled in told.items():
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(_set, settled)
 
-    def settle() -> None:
+
+def _set(settled: Sequence[tuple[asyncio.Future[Any], object, Exception | None]]) -> None:
+    for future, answer, error in settled:
         if future.done():
-            return
+            continue
         if error is None:
             future.set_result(answer)
         else:
             future.set_exception(error)
-
-    try:
-        loop.call_soon_threadsafe(settle)
-    except RuntimeError:  # the loop is closed: nobody waits any more
-        return
 
 
 def _gone(worker: Worker) -> MachineError:
@@ -194,8 +196,7 @@ def _gone(worker: Worker) -> MachineError:
 
 def _end(workers: Sequence[Worker]) -> None:
     for worker in workers:
-        with suppress(OSError):
-            worker.pipe.send(CLOSE)
+        worker.sender.close(0.0)
     for worker in workers:
         worker.process.join(END_S)
         if worker.process.is_alive():
