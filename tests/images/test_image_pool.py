@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import ROOT
+from tgi_stack.concurrency import NICENESS
 from tgi_stack.errors import ImageError, MachineError
 from tgi_stack.images.grid import Grid
 from tgi_stack.images.pipe import kill
@@ -165,6 +166,12 @@ async def test_workers_leave_signals_to_the_run(pool: ImagePool, sent: signal.Si
     process._process.send_signal(sent)
     await asyncio.sleep(0.05)
     assert process.is_alive
+
+
+async def test_workers_give_way_to_the_run(pool: ImagePool) -> None:
+    await pool.prepare(picture(), "x", GRID)
+    (process,) = pool._idle
+    assert os.getpriority(os.PRIO_PROCESS, process._process.pid) >= NICENESS
 
 
 def test_a_low_cpu_limit_fails_no_image() -> None:

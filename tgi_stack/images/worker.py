@@ -16,6 +16,7 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
+from tgi_stack.concurrency import give_way
 from tgi_stack.errors import ImageError
 from tgi_stack.images.grid import Grid
 from tgi_stack.images.pipe import READY, framed, read_part
@@ -62,6 +63,7 @@ def main() -> None:
     for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # for the run, which finishes what is in work
         signal.signal(stop, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    give_way()
     requests, answers = os.fdopen(0, "rb"), os.fdopen(os.dup(1), "wb")
     # Decoders talk on stdout and stderr; nobody listens.
     null = os.open(os.devnull, os.O_WRONLY)

@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from tgi_stack.answers.cache_admin import open_store
 from tgi_stack.backends.offline import forbid_network
-from tgi_stack.concurrency import crew
+from tgi_stack.concurrency import crew, give_way
 from tgi_stack.images.pipe import next_part
 from tgi_stack.jobs.pipeline import Job, answered
 from tgi_stack.jobs.preparing.asking import AskingBackend, AskingReplacedBackend, Outbox
@@ -131,6 +131,7 @@ class Forwarded(logging.Handler):
 async def _main() -> None:
     for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(stop, signal.SIG_IGN)  # the run hears them
+    give_way()
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     stream = asyncio.StreamReader(limit=BUFFER_BYTES)
