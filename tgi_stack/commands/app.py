@@ -35,6 +35,7 @@ COMMANDS = {
         "reports",
         "One file to look at: pictures, rankings, bias, calibration, two runs side by side.",
     ),
+    "show": ("reports", "One record of an output, in the terminal."),
     "cache": ("cache", "What was computed before."),
     "settings": (
         "checks",

@@ -1,13 +1,13 @@
-"""`fastqwen report`: what it takes."""
+"""`fastqwen report` and `show`: what they take."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tgi_stack.commands.app import app
-from tgi_stack.commands.declare import command
+from tgi_stack.commands.declare import OptionsOf, command
 from tgi_stack.commands.options import Arguments, Positional, Settings
 from tgi_stack.declared.option import FILES, RUN, Option
 
@@ -59,3 +59,18 @@ class Report(Arguments):
         ),
     ] = THUMBNAILS
     redact: Annotated[bool, Option("Ids become hashes; texts, names and pictures are left out.", RUN)] = False
+
+
+@command(app, "show", "show.show_record", takes=("show",))
+@dataclass(frozen=True, kw_only=True)
+class Show(Arguments):
+    """One record of an output, in the terminal: what was answered, and what was asked where that is given."""
+
+    output: Annotated[Path, Positional("OUT", "What a job wrote with -o.")]
+    id: Annotated[str, Positional("ID", "The row's id.")]
+    input: RunInput = None
+    items: RunItems = None
+    prompt: Annotated[
+        bool, Option("The prompts as they were sent; the model's tokenizer must be on this machine.", RUN)
+    ] = False
+    flags: Annotated[dict[str, Any], OptionsOf(Settings)]

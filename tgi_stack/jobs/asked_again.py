@@ -17,19 +17,22 @@ from typing import Any, get_args
 
 import orjson
 
+from tgi_stack.backends.base import Backend
+from tgi_stack.backends.open import open_backend
 from tgi_stack.declared.option import declared
 from tgi_stack.declared.run import Fields
-from tgi_stack.errors import InputError, UsageError
+from tgi_stack.errors import AnswerError, InputError, UsageError
+from tgi_stack.jobs.pipeline import answered
 from tgi_stack.jobs.session import Session
 from tgi_stack.jobs.spec import JobSpec, Name, opened
 from tgi_stack.rows.formats import Rows
 from tgi_stack.rows.ledger import Checked, Discard, record_of, sha256_of
 from tgi_stack.rows.manifest import Manifest, manifest_path
 from tgi_stack.rows.output import records
-from tgi_stack.rows.reader import Folder, Source
+from tgi_stack.rows.reader import Folder, RawRow, Source
 from tgi_stack.rows.verify import id_in_record
 from tgi_stack.settings import Settings
-from tgi_stack.types import Identity
+from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, ScoreRequest
 
 LOG = logging.getLogger(__name__)
 Record = dict[str, Any]
@@ -155,6 +158,61 @@ def chosen(out: Path, sample: int, settings: Settings, brought: Brought) -> Agai
         raise InputError(f"{out}: no row was answered, so that there is nothing to ask again")
     kept = dict(sorted(found, key=lambda one: one[0]))
     return Again(spec, Chosen(source, kept), kept, count)
+
+
+class _Noting:
+    """A backend that notes what it is asked, and answers nothing."""
+
+    takes_tokens = True
+
+    def __init__(self, known: Backend) -> None:
+        self.identity = known.identity
+        self.profile = known.profile
+        self.max_concurrency = 1
+        self.prompts: list[str] = []
+
+    async def score(self, request: ScoreRequest) -> LabelScores:
+        self.prompts.append(request.prompt)
+        raise AnswerError("offline.miss", "only noted")
+
+    async def caption(self, request: CaptionRequest) -> Caption:
+        self.prompts.append(request.prompt)
+        raise AnswerError("offline.miss", "only noted")
+
+    async def aclose(self) -> None:
+        pass
+
+
+def prompts_of(out: Path, id: str, settings: Settings, brought: Brought) -> list[str]:
+    """What was asked for a row: its prompts as they were sent, control tokens included; nothing is computed.
+
+    Args:
+        settings: see `as_asked`.
+
+    Raises:
+        UsageError: as `chosen`; no such row.
+    """
+    manifest = manifest_of(out)
+    job = job_name(manifest)
+    name, items, columns = _places(manifest, brought)
+    spec, source = opened(job, name, items, columns, settings)
+    _refuse_changed(manifest, source, spec.items)
+    raw = next((row for row in source if id_in_record(row, job) == id), None)
+    if raw is None:
+        raise UsageError(f"{source.name} has no row {id!r}")
+    return asyncio.run(_noted(spec, raw))
+
+
+async def _noted(spec: JobSpec, raw: RawRow) -> list[str]:
+    backend = await open_backend(spec.settings, spec.kind)
+    noting = _Noting(backend)
+    job = spec.job(noting, None)
+    try:
+        await answered(job, raw)
+    finally:
+        await job.aclose()
+        await backend.aclose()
+    return noting.prompts
 
 
 def manifest_of(out: Path) -> Manifest:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -64,18 +63,22 @@ def read_beside(output: Output, input: str | None, items: Sequence[str] = ()) ->
     before = output.asked.get("input")
     _refuse_another("--input", source, output, None if before is None else [before])
     labels = output.asked.get("--labels")
-    rows = _rows(source, Schema(job, None if labels is None else tuple(labels)), len(output.records))
+    wanted = {record["id"] for record in output.records if record.get("id") is not None}
+    rows = _rows(source, Schema(job, None if labels is None else tuple(labels)), wanted)
     return Beside(rows, found, source.base, has_input=True, has_items=bool(items))
 
 
-def _rows(source: Source, schema: Schema, most: int) -> dict[str, Row]:
+def _rows(source: Source, schema: Schema, wanted: set[str]) -> dict[str, Row]:
     rows: dict[str, Row] = {}
-    for raw in islice(source, most):
+    for raw in source:
         try:
             row = schema.parse(raw)
         except RowError:  # its record says what is wrong with it
             continue
-        rows[row.id] = row
+        if row.id in wanted:
+            rows[row.id] = row
+            if len(rows) == len(wanted):
+                break
     return rows
 
 

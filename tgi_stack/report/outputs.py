@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -74,7 +75,25 @@ def read_output(path: Path, limit: int | None = None) -> Output:
     return Output(path, job, noted, kept, len(kept) < len(found))
 
 
-def _job_of(path: Path, found: list[Record]) -> str:
+def read_record(path: Path, id: str) -> Output:
+    """An output with the one record of a row.
+
+    Raises:
+        UsageError: there is no such output, or no such row.
+    """
+    manifest = Manifest.read(path)
+    noted = {} if manifest is None else manifest.content
+    if not path.exists():
+        raise UsageError(f"{path} is not there; give an OUT that a job wrote with -o")
+    for number, record in enumerate(records(path), 1):
+        if isinstance(record, dict) and record.get("id") == id:
+            job = (noted.get("asked") or {}).get("job") or _job_of(path, records(path))
+            _refuse_unsound(path, job, record, number)
+            return Output(path, job, noted, [record], is_cut=True)
+    raise UsageError(f"{path} has no record of {id!r}; an id is written as it stands in the output")
+
+
+def _job_of(path: Path, found: Iterable[Record]) -> str:
     for record in found:
         for field, job in TELLS.items():
             if isinstance(record, dict) and record.get(field) is not None:
