@@ -5,6 +5,7 @@ VISION ?= vllm
 VISION_MODEL ?=
 VISION_QUANTIZATION ?= none
 VISION_IMAGE ?=
+REPEATABLE ?= off
 REPLICAS ?= 1
 NUM_SHARD ?= 1
 MAX_TOTAL_TOKENS ?= 8192
@@ -16,6 +17,7 @@ SERVERS = --text-model "$(TEXT_MODEL)" \
 	--vision-model "$(VISION_MODEL)" \
 	--vision-quantization "$(VISION_QUANTIZATION)" \
 	--vision-image "$(VISION_IMAGE)" \
+	--repeatable "$(REPEATABLE)" \
 	--replicas "$(REPLICAS)" \
 	--num-shard "$(NUM_SHARD)" \
 	--max-total-tokens "$(MAX_TOTAL_TOKENS)" \
@@ -24,10 +26,11 @@ SERVERS = --text-model "$(TEXT_MODEL)" \
 define say_variables
 	@echo "  TEXT_MODEL=$(TEXT_MODEL)   What the text server (TGI) holds."
 	@echo "  TEXT_QUANTIZATION=$(TEXT_QUANTIZATION)   none|8bit|4bit|fp8: How it keeps weights; TGI can none and 8bit."
-	@echo "  VISION=$(VISION)   tgi|vllm: Who serves images; TGI can't load Qwen3-VL, but Qwen2.5-VL."
-	@echo "  VISION_MODEL=$(VISION_MODEL)   What the vision server holds. [Qwen/Qwen3-VL-2B-Instruct on vllm, Qwen/Qwen2.5-VL-3B-Instruct on tgi]"
-	@echo "  VISION_QUANTIZATION=$(VISION_QUANTIZATION)   none|8bit|4bit|fp8: How it keeps weights; vLLM can none and fp8."
+	@echo "  VISION=$(VISION)   tgi|vllm|sglang: Who serves images; TGI can't load Qwen3-VL, but Qwen2.5-VL."
+	@echo "  VISION_MODEL=$(VISION_MODEL)   What the vision server holds. [Qwen/Qwen3-VL-2B-Instruct on vllm and sglang, Qwen/Qwen2.5-VL-3B-Instruct on tgi]"
+	@echo "  VISION_QUANTIZATION=$(VISION_QUANTIZATION)   none|8bit|4bit|fp8: How it keeps weights; vLLM and SGLang can none and fp8."
 	@echo "  VISION_IMAGE=$(VISION_IMAGE)   The container image of the vision server. [the engine's own release]"
+	@echo "  REPEATABLE=$(REPEATABLE)   off|on: Whether SGLang's numbers are the same whatever else it computes, for some speed."
 	@echo "  REPLICAS=$(REPLICAS)   Of each server, on GPUs of their own."
 	@echo "  NUM_SHARD=$(NUM_SHARD)   1|2|4|8: GPUs that a server is spread over."
 	@echo "  MAX_TOTAL_TOKENS=$(MAX_TOTAL_TOKENS)   Of a prompt and its answer together."

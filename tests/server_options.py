@@ -1,4 +1,4 @@
-"""Options of TGI 3.3.7's launcher and of vLLM 0.33.0's server, as their sources and documents name them."""
+"""Options of TGI 3.3.7's launcher, vLLM 0.33.0's and SGLang 0.5.23's servers, as their sources name them."""
 
 from __future__ import annotations
 
@@ -24,5 +24,10 @@ VLLM_OPTIONS = {
     "--trust-request-mm-kwargs", "--trust-request-chat-template", "--default-chat-template-kwargs",
     "--scheduling-policy", "--api-key", "--allowed-origins", "--allowed-local-media-path",
     "--disable-fastapi-docs", "--served-model-name",
+}  # fmt: skip
+SGLANG_OPTIONS = {
+    "--model-path", "--revision", "--host", "--port", "--tp-size", "--context-length", "--dtype",
+    "--quantization", "--enable-fp32-lm-head", "--enable-deterministic-inference", "--max-queued-requests",
+    "--enable-metrics", "--mem-fraction-static",
 }  # fmt: skip
 VLLM_VARIABLES = {"VLLM_NO_USAGE_STATS", "VLLM_CACHE_ROOT"}

@@ -18,7 +18,8 @@ import yaml  # comes with huggingface-hub
 
 from tests import nvidia_smi
 from tests.conftest import ROOT
-from tests.server_options import TGI_OPTIONS, TGI_VARIABLES, VLLM_OPTIONS, VLLM_VARIABLES
+from tests.server_options import SGLANG_OPTIONS, TGI_OPTIONS, TGI_VARIABLES, VLLM_OPTIONS, VLLM_VARIABLES
+from tgi_stack.errors import UsageError
 from tgi_stack.stack.files.docker_folder import ALL_PROFILES, DockerFolder
 from tgi_stack.stack.files.rendering import OTHER_IMAGES
 from tgi_stack.stack.planning import gpus, plan
@@ -31,7 +32,9 @@ pytestmark = pytest.mark.skipif(
 
 FILE = ROOT / "docker" / "compose.yml"
 SCHEMA = Path("/usr/lib/python3/dist-packages/compose/config/compose_spec.json")
-SERVERS = ("text", "vision-vllm", "vision-tgi")
+SERVERS = ("text", "vision-vllm", "vision-tgi", "vision-sglang")
+OPTIONS = {"vision-vllm": VLLM_OPTIONS, "vision-sglang": SGLANG_OPTIONS}
+SWITCHES = {"vision-vllm": ("VLLM_NO_USAGE_STATS", "1"), "vision-sglang": ("DO_NOT_TRACK", "1")}
 Services = dict[str, dict[str, Any]]
 
 
@@ -100,7 +103,8 @@ def test_profiles_are_those_that_the_stack_knows(services: Services) -> None:
 
 
 @pytest.mark.parametrize(
-    "profile", ["text", "vision-vllm", "vision-tgi", "gateway", "observe", "models", "text-8"]
+    "profile",
+    ["text", "vision-vllm", "vision-tgi", "vision-sglang", "gateway", "observe", "models", "text-8"],
 )
 def test_each_profile_stands_alone(profile: str) -> None:
     command = ["docker-compose", "-f", str(FILE), "--profile", profile, "config", "--services"]
@@ -203,7 +207,7 @@ def test_servers_are_offline_and_report_nothing(services: Services) -> None:
         if kind := kind_of(name):
             environment = service["environment"]
             assert environment["HF_HUB_OFFLINE"] == "1"
-            switch = ("VLLM_NO_USAGE_STATS", "1") if kind == "vision-vllm" else ("USAGE_STATS", "off")
+            switch = SWITCHES.get(kind, ("USAGE_STATS", "off"))
             assert environment[switch[0]] == switch[1]
 
 
@@ -213,7 +217,8 @@ def test_servers_have_grace_memory_and_health_checks(services: Services) -> None
             assert int(service["stop_grace_period"].rstrip("s").replace("1m40", "100")) > 90
             assert service["shm_size"]
             assert service["runtime"] == "nvidia"
-            assert "/health" in " ".join(service["healthcheck"]["test"])
+            page = "/ready" if kind_of(name) == "vision-sglang" else "/health"  # whose /health generates
+            assert page in " ".join(service["healthcheck"]["test"])
 
 
 # -- launch arguments --------------------------------------------------------------------------------------
@@ -223,7 +228,7 @@ def test_every_option_is_one_of_its_engine(services: Services) -> None:
     for name, service in services.items():
         if kind := kind_of(name):
             vllm = kind == "vision-vllm"
-            assert set(options(service)) <= (VLLM_OPTIONS if vllm else TGI_OPTIONS), name
+            assert set(options(service)) <= OPTIONS.get(kind, TGI_OPTIONS), name
             own = {
                 v
                 for v in service["environment"]
@@ -297,6 +302,19 @@ def test_vision_on_tgi(tmp_path: Path) -> None:
     assert given["--dtype"] == "bfloat16"
     profiles = next(line for line in (tmp_path / ".env").read_text().splitlines() if "PROFILES" in line)
     assert profiles == "COMPOSE_PROFILES=vision-tgi,text,gateway,observe"
+
+
+def test_vision_on_sglang(tmp_path: Path) -> None:
+    asked = Request(vision="sglang", vision_quantization="fp8", repeatable="on")
+    services = planned(tmp_path, asked, nvidia_smi.L4)
+    given = options(services["vision-sglang"])
+    assert given["--model-path"] == "Qwen/Qwen3-VL-2B-Instruct"
+    assert (given["--dtype"], given["--quantization"]) == ("bfloat16", "fp8")
+    assert {"--enable-fp32-lm-head", "--enable-deterministic-inference"} <= set(given)
+    assert services["vision-sglang"]["image"] == "lmsysorg/sglang:v0.5.23"
+    assert services["vision-sglang-2"]["environment"]["NVIDIA_VISIBLE_DEVICES"] == "none"
+    with pytest.raises(UsageError, match="VISION=sglang"):
+        Request(repeatable="on")
 
 
 def test_a_named_image_is_the_one_run(tmp_path: Path) -> None:

@@ -9,13 +9,15 @@ import pytest
 
 import stack_tables
 from tests.conftest import ROOT
-from tests.server_options import TGI_OPTIONS, VLLM_OPTIONS
+from tests.server_options import SGLANG_OPTIONS, TGI_OPTIONS, VLLM_OPTIONS
 from tgi_stack.errors import UsageError
 from tgi_stack.stack.planning import engines, sizes
 from tgi_stack.stack.planning.engines import MODEL_TYPES, QUANTIZATIONS, TABLE, Launch
 
 FP16, BF16 = ("--dtype", "float16"), ("--dtype", "bfloat16")
+FP32_HEAD = (*BF16, "--enable-fp32-lm-head")
 AUTO = ("--dtype", "auto")
+UNTRIED_BITS = "nobody is known to have loaded a Qwen3 with bitsandbytes in SGLang"
 UNSUPPORTED = "Unsupported model type qwen3_vl"
 GONE = "Unknown quantization method: bitsandbytes"
 UNTRIED = "nobody is known to have loaded a quantised Qwen2.5-VL"
@@ -38,6 +40,13 @@ CELLS: dict[tuple[str, str, str], tuple[str, ...] | str] = {
     **{("vllm", t, "fp8-checkpoint"): BF16 for t in MODEL_TYPES},
     **{("vllm", t, "awq"): AUTO for t in MODEL_TYPES},
     **{("vllm", t, "gptq"): AUTO for t in MODEL_TYPES},
+    **{("sglang", t, "none"): FP32_HEAD for t in MODEL_TYPES},
+    **{("sglang", t, "8bit"): UNTRIED_BITS for t in MODEL_TYPES},
+    **{("sglang", t, "4bit"): UNTRIED_BITS for t in MODEL_TYPES},
+    **{("sglang", t, "fp8"): (*FP32_HEAD, "--quantization", "fp8") for t in MODEL_TYPES},
+    **{("sglang", t, "fp8-checkpoint"): FP32_HEAD for t in MODEL_TYPES},
+    **{("sglang", t, "awq"): AUTO for t in MODEL_TYPES},
+    **{("sglang", t, "gptq"): AUTO for t in MODEL_TYPES},
 }
 
 
@@ -55,7 +64,7 @@ def test_a_cell(place: tuple[str, str, str], expected: tuple[str, ...] | str) ->
         return
     launch = engines.launch(*place)
     assert launch.arguments == expected
-    options = TGI_OPTIONS if place[0] == "tgi" else VLLM_OPTIONS
+    options = {"tgi": TGI_OPTIONS, "vllm": VLLM_OPTIONS, "sglang": SGLANG_OPTIONS}[place[0]]
     assert {word for word in expected if word.startswith("--")} <= options
     assert launch.weight_bits == {"none": 16, "8bit": 8, "fp8": 8, "fp8-checkpoint": 8}.get(place[2], 4.5)
 

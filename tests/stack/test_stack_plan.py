@@ -176,7 +176,7 @@ def test_no_gpu_is_a_matter_of_this_machine() -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"vision": "sglang"}, "VISION=sglang: one of tgi, vllm"),
+        ({"vision": "lmdeploy"}, "VISION=lmdeploy: one of tgi, vllm, sglang"),
         ({"text_quantization": "int3"}, "TEXT_QUANTIZATION=int3"),
         ({"replicas": 9}, "REPLICAS=9: from 1 to 8"),
         ({"num_shard": 3}, "NUM_SHARD=3"),

@@ -17,6 +17,7 @@ OTHER_IMAGES = {
     "GRAFANA_IMAGE": "grafana/grafana:11.6.0",
     "DCGM_IMAGE": "nvcr.io/nvidia/k8s/dcgm-exporter:3.3.9-3.6.1-ubuntu22.04",
 }
+IMAGES = {"vllm": "VLLM_IMAGE", "tgi": "VISION_TGI_IMAGE", "sglang": "SGLANG_IMAGE"}  # of the vision server
 HOST_MEMORY_MIB = 12 * 1024  # beside the weights, which pass through the host's memory
 
 
@@ -52,8 +53,7 @@ def variables(plan: Plan, pins: Pins, extras: tuple[str, ...]) -> dict[str, str]
         "SERVER_SHM": f"{plan.request.num_shard}g",
     }
     values |= {variable: pins.image(name) for variable, name in OTHER_IMAGES.items()}
-    image = "VLLM_IMAGE" if vision.wanted.engine.name == "vllm" else "VISION_TGI_IMAGE"
-    values[image] = pins.image(vision.wanted.image)
+    values[IMAGES[vision.wanted.engine.name]] = pins.image(vision.wanted.image)
     for first in (text, vision):
         prefix = first.kind.upper()
         values |= {

@@ -47,7 +47,9 @@ Cell = Launch | Refusal
 
 TGI = Engine("tgi", "3.3.7", "ghcr.io/huggingface/text-generation-inference:3.3.7")
 VLLM = Engine("vllm", "0.33.0", "vllm/vllm-openai:v0.33.0")
-ENGINES = {engine.name: engine for engine in (TGI, VLLM)}
+SGLANG = Engine("sglang", "0.5.23", "lmsysorg/sglang:v0.5.23")
+ENGINES = {engine.name: engine for engine in (TGI, VLLM, SGLANG)}
+REPEATABLE = "--enable-deterministic-inference"  # of SGLang
 MODEL_TYPES = ("qwen3", "qwen3_vl", "qwen2_5_vl")
 # none, 8bit, 4bit and fp8 are made of plain weights at the start; the others are kinds of checkpoints.
 QUANTIZATIONS = ("none", "8bit", "4bit", "fp8", "fp8-checkpoint", "awq", "gptq")
@@ -107,6 +109,24 @@ def _vllm() -> dict[str, Cell]:
     }
 
 
+def _sglang() -> dict[str, Cell]:
+    untried = Refusal(
+        "nobody is known to have loaded a Qwen3 with bitsandbytes in SGLang",
+        "VISION_QUANTIZATION=fp8, or an AWQ, GPTQ or FP8 checkpoint",
+    )
+    # Logits in fp32: labels tie in bf16.
+    plain = ("--dtype", "bfloat16", "--enable-fp32-lm-head")
+    return {
+        "none": Launch(plain, "bf16"),
+        "8bit": untried,
+        "4bit": untried,
+        "fp8": Launch((*plain, "--quantization", "fp8"), "bf16", 8),
+        "fp8-checkpoint": Launch(plain, "bf16", 8),
+        "awq": Launch(("--dtype", "auto"), "auto", 4.5),
+        "gptq": Launch(("--dtype", "auto"), "auto", 4.5),
+    }
+
+
 TABLE: dict[tuple[str, str, str], Cell] = {
     (engine, model_type, quantization): cell
     for engine, model_type, cells in (
@@ -114,6 +134,7 @@ TABLE: dict[tuple[str, str, str], Cell] = {
         ("tgi", "qwen3_vl", _tgi_qwen3_vl()),
         ("tgi", "qwen2_5_vl", _tgi_qwen2_5_vl()),
         *(("vllm", model_type, _vllm()) for model_type in MODEL_TYPES),
+        *(("sglang", model_type, _sglang()) for model_type in MODEL_TYPES),
     )
     for quantization, cell in cells.items()
 }

@@ -18,7 +18,7 @@ from tgi_stack.stack.planning.request import SHARDS, Request
 from tgi_stack.stack.planning.sizes import MODELS, Model
 
 MIB = 2**20
-FIXED_MIB = {"tgi": 2048, "vllm": 2560}  # CUDA context, workspaces of the kernels, graphs
+FIXED_MIB = {"tgi": 2048, "vllm": 2560, "sglang": 2560}  # CUDA context, workspaces of the kernels, graphs
 VISION_MIB = 1024  # the encoder at work on the largest picture
 KEPT_FREE_MIB = 1024  # drivers, engines and nvidia-smi count a few hundred MiB differently
 LEAST_REQUESTS = 2  # of full length, whose keys and values have to fit
@@ -162,6 +162,8 @@ def wanted(request: Request, prefill: int) -> dict[str, Wanted]:
         if (model.type == "qwen3") != (kind == "text"):
             raise UsageError(f"{name} is a {model.type} model, not one for {kind}; name another")
         launch = engines.launch(engine.name, model.type, quantization, shards=request.num_shard, image=image)
+        if request.repeatable == "on" and engine == engines.SGLANG:
+            launch = replace(launch, arguments=(*launch.arguments, engines.REPEATABLE))
         made[kind] = Wanted(kind, engine, image or engine.image, model, name, quantization, launch, prefill)
     return made
 

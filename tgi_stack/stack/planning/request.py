@@ -11,7 +11,11 @@ from tgi_stack.declared.servers import DEFAULT_MODELS
 from tgi_stack.errors import UsageError
 from tgi_stack.stack.planning.engines import CHOICES, ENGINES
 
-VISION_DEFAULTS = {"vllm": DEFAULT_MODELS["vision"], "tgi": "Qwen/Qwen2.5-VL-3B-Instruct"}
+VISION_DEFAULTS = {
+    "vllm": DEFAULT_MODELS["vision"],
+    "sglang": DEFAULT_MODELS["vision"],
+    "tgi": "Qwen/Qwen2.5-VL-3B-Instruct",
+}
 MOST_REPLICAS = 8
 SHARDS = (1, 2, 4, 8)
 
@@ -38,11 +42,11 @@ class Request:
         _stack(
             "What the vision server holds.",
             metavar="ID",
-            unset="{vllm} on vllm, {tgi} on tgi".format(**VISION_DEFAULTS),
+            unset="{vllm} on vllm and sglang, {tgi} on tgi".format(**VISION_DEFAULTS),
         ),
     ] = ""
     vision_quantization: Annotated[
-        str, _stack("How it keeps weights; vLLM can none and fp8.", choices=CHOICES)
+        str, _stack("How it keeps weights; vLLM and SGLang can none and fp8.", choices=CHOICES)
     ] = "none"
     vision_image: Annotated[
         str,
@@ -50,6 +54,13 @@ class Request:
             "The container image of the vision server.", metavar="IMAGE", unset="the engine's own release"
         ),
     ] = ""
+    repeatable: Annotated[
+        str,
+        _stack(
+            "Whether SGLang's numbers are the same whatever else it computes, for some speed.",
+            choices=("off", "on"),
+        ),
+    ] = "off"
     replicas: Annotated[
         int, _stack("Of each server, on GPUs of their own.", metavar="N", least=1, most=MOST_REPLICAS)
     ] = 1
@@ -68,6 +79,8 @@ class Request:
     def __post_init__(self) -> None:
         for name, one in declared(Request).items():
             one.check(name.upper(), getattr(self, name))
+        if self.repeatable == "on" and self.vision != "sglang":
+            raise UsageError(f"REPEATABLE=on is SGLang's, and VISION={self.vision}; VISION=sglang")
         for name in (self.text_model, self.vision_model, self.vision_image):
             # They go into a file of variables and a command line.
             if name and not all(c.isalnum() or c in "/._-:@" for c in name):
