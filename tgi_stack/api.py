@@ -47,7 +47,7 @@ class PartialFailure(FastqwenError):  # noqa: N818  # the name that users know
 
 
 class Summarizer(Resident):
-    """Semantic summaries of images.
+    """Semantic summaries of images; docs/reference.md lists the options.
 
     for record in Summarizer(engine="torch", model="tiny").run("items.jsonl"):
         print(record["id"], record.get("summary"))
@@ -81,7 +81,7 @@ class Summarizer(Resident):
 
 
 class Reranker(Resident):
-    """Rankings of candidates, and label probabilities of prompts of your own.
+    """Rankings of candidates, and label probabilities of prompts; docs/reference.md lists the options.
 
     with Reranker(engine="auto") as reranker:
         p = reranker.predict_probs("Which of A, B or C? ", 3)
@@ -231,7 +231,10 @@ def _close(key: str) -> None:
 def predict_probs(
     prompts: str | Sequence[str], num_candidates: int | Sequence[int], **options: Any
 ) -> Probabilities | list[Probabilities]:
-    """`Reranker.predict_probs` of an engine that is kept for further calls with the same options."""
+    """`Reranker.predict_probs` of an engine that is kept for further calls with the same options.
+
+    docs/reference.md lists the options.
+    """
     reranker = _kept(options)
     if isinstance(prompts, str):
         if not isinstance(num_candidates, SupportsIndex):
@@ -243,5 +246,5 @@ def predict_probs(
 def predict_probs_batch(
     prompts: Sequence[str], num_candidates_list: Sequence[int], **options: Any
 ) -> list[Probabilities]:
-    """The list form of `predict_probs`, under the name it had before."""
+    """The list form of `predict_probs`, under the name it had before; docs/reference.md lists the options."""
     return _kept(options).predict_probs_batch(prompts, num_candidates_list)

@@ -10,9 +10,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -43,11 +43,36 @@ def measured(only: str, kinds: tuple[str, ...], **flags: Any) -> dict[str, dict[
     return {f"{line['kind']}: {line['name']}": line for line in found["lines"]}
 
 
+class Urls(NamedTuple):
+    """Servers of the benchmark: two that answer, one of another model, one that wants a key, none."""
+
+    tgi: str
+    vllm: str
+    other: str
+    locked: str
+    none: str = "http://127.0.0.1:9"
+
+
 @pytest.fixture(scope="module")
-def steps() -> list[dict[str, Any]]:
+def urls(text_model: Any) -> Iterator[Urls]:
+    def logits(ids: Sequence[int]) -> Any:
+        with torch.inference_mode():
+            return text_model(torch.tensor([list(ids)])).logits[0, -1].double().numpy()
+
+    with (
+        serve("tgi", logits=logits) as tgi,
+        serve("vllm", logits=logits) as vllm,
+        serve("vllm", model="huge") as other,
+        serve("vllm", api_key="secret") as locked,
+    ):
+        yield Urls(tgi.url, vllm.url, other.url, locked.url)
+
+
+@pytest.fixture(scope="module")
+def steps(urls: Urls) -> list[dict[str, Any]]:
     """What is known after each row."""
-    chosen = load({"engine": "torch", "model": "tiny", "device": "cpu"}, {})
-    order = Order(only=("packed", "fp8 +"), repeats=2, sizes=SMALL, kinds=("text",))
+    chosen = load({"model": "tiny", "device": "cpu", "endpoint": tuple(urls), "startup_timeout": 3}, {})
+    order = Order(only=("packed", "fp8 +", "server"), repeats=2, sizes=SMALL, kinds=("text",))
     return list(bench(chosen, order))
 
 
@@ -57,7 +82,7 @@ def results(steps: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def test_rows_are_measured_beside_the_baseline(results: dict[str, Any]) -> None:
-    lines = {line["name"]: line for line in results["lines"]}
+    lines = {line["name"]: line for line in results["lines"] if not line["name"].startswith("server")}
     assert set(lines) == {
         BASELINE,
         "packed, continuous batches",
@@ -73,10 +98,11 @@ def test_rows_are_measured_beside_the_baseline(results: dict[str, Any]) -> None:
     assert (packed["requests"], packed["passes"], packed["checked"]) == (10, 2, 4)
 
 
-def test_figures_appear_row_by_row_baseline_first(steps: list[dict[str, Any]]) -> None:
-    assert [len(step["lines"]) for step in steps] == [1, 2, 3]
+def test_figures_appear_row_by_row_baseline_first(steps: list[dict[str, Any]], urls: Urls) -> None:
+    assert [len(step["lines"]) for step in steps] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert steps[0]["lines"][0]["name"] == BASELINE
-    assert sorted(steps[0]["missing"]) == ["text: fp8 + torch.compile", "text: packed, continuous batches"]
+    others = ["fp8 + torch.compile", "packed, continuous batches", *(f"server {url}" for url in urls)]
+    assert sorted(steps[0]["missing"]) == sorted(f"text: {name}" for name in others)
     assert steps[-1]["missing"] == []
     assert "packed, continuous batches" in show.missing(steps[0])
     assert show.missing(steps[-1]) == ""
@@ -135,20 +161,22 @@ def test_a_row_that_nobody_knows_is_refused() -> None:
 # -- servers -------------------------------------------------------------------------------------------
 
 
-def test_servers_stand_in_the_same_table(text_model: Any) -> None:
-    def logits(ids: Sequence[int]) -> Any:
-        with torch.inference_mode():
-            return text_model(torch.tensor([list(ids)])).logits[0, -1].double().numpy()
-
-    with serve("tgi", logits=logits) as tgi, serve("vllm", logits=logits) as vllm:
-        lines = measured("server", ("text",), endpoint=(tgi.url, vllm.url))
-    for url in (tgi.url, vllm.url):
-        line = lines[f"text: server {url}"]
+def test_servers_stand_in_the_same_table(results: dict[str, Any], urls: Urls) -> None:
+    lines = {line["name"]: line for line in results["lines"]}
+    for url in (urls.tgi, urls.vllm):
+        line = lines[f"server {url}"]
         assert line["reason"] == ""
         assert line["apart"] <= 1e-4
         assert line["agreement"] == 1.0
-        assert line["right"] == lines[f"text: {BASELINE}"]["right"] > 0.8
+        assert line["right"] == lines[BASELINE]["right"] > 0.8
         assert line["peak_mib"] is None
+
+
+def test_a_server_that_will_not_do_says_why(results: dict[str, Any], urls: Urls) -> None:
+    reasons = {line["name"]: line["reason"] for line in results["lines"]}
+    assert "does not hold tiny; it has huge" in reasons[f"server {urls.other}"]
+    assert "wants a key" in reasons[f"server {urls.locked}"]
+    assert "did not answer" in reasons[f"server {urls.none}"]
 
 
 def test_servers_write_summaries_too() -> None:
@@ -157,16 +185,6 @@ def test_servers_write_summaries_too() -> None:
     assert line["reason"] == ""
     assert line["requests"] == 2
     assert line["agreement"] == 0.0  # it writes numbers
-
-
-def test_a_server_that_will_not_do_says_why() -> None:
-    with serve("vllm", model="huge") as other, serve("vllm", api_key="secret") as locked:
-        urls = (other.url, locked.url, "http://127.0.0.1:9")
-        lines = measured("server", ("text",), endpoint=urls, startup_timeout=0.5)
-    reasons = [lines[f"text: server {url}"]["reason"] for url in urls]
-    assert "does not hold tiny; it has huge" in reasons[0]
-    assert "wants a key" in reasons[1]
-    assert "did not answer" in reasons[2]
 
 
 def test_random_weights_beside_a_server_of_any_model(monkeypatch: pytest.MonkeyPatch) -> None:
