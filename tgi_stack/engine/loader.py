@@ -22,7 +22,7 @@ from tgi_stack.hub import Checkpoint
 
 LOG = logging.getLogger(__name__)
 
-VISION_TYPES = frozenset({"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"})
+VISION_TYPES = frozenset({"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"})
 
 PLAIN = Switches()
 # While it makes a network, transformers changes what torch holds for the whole process: the default dtype.

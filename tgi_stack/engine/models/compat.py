@@ -14,6 +14,7 @@ import torch
 from tgi_stack.engine.models.rope import settings_of
 
 # From 2.8 on a product of bf16 can be had in fp32.
+TURNED = "partial_rotary_factor"
 MM_OUT_DTYPE = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 8)
 
 
@@ -62,10 +63,26 @@ def respelled(config: Mapping[str, Any]) -> dict[str, Any]:
         found["text_config"] = respelled(inner)
     if not any(found.get(name) is not None for name in ("rope_parameters", "rope_scaling")):
         return found
+    # How much of a head turns is transformers' to compute; our own networks turn whole heads.
+    turned = _turned(found)
     theta, settings = settings_of({"": found})
+    if turned is not None:
+        found[TURNED] = turned
+        settings |= {TURNED: turned} if is_version_5() else {}
     for name in ("rope_parameters", "rope_scaling"):
         found.pop(name, None)
     if theta is None:  # stands elsewhere, or is the family's own
         return found | {"rope_parameters" if is_version_5() else "rope_scaling": settings}
     found.pop("rope_theta", None)
     return found | rotary(theta, settings)
+
+
+def _turned(config: dict[str, Any]) -> Any:
+    """The part of each head that rotary positions turn, taken out of a configuration; None for all."""
+    said = config.pop(TURNED, None)
+    for name in ("rope_parameters", "rope_scaling"):
+        settings = config.get(name)
+        if isinstance(settings, Mapping) and TURNED in settings:
+            config[name] = {key: value for key, value in settings.items() if key != TURNED}
+            said = settings[TURNED]
+    return said
