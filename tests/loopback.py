@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from tests import loopback_sglang, tgi_document
-from tgi_stack.backends.scripted import label_logprobs, number_of
+from tgi_stack.backends.scripted import label_logprobs, number_of, summary_of
 from tgi_stack.images.grid import Grid
 from tgi_stack.prompting import prompts
 from tgi_stack.prompting.tokenizer import Tokenizer
@@ -59,6 +59,7 @@ class Loopback:
     started: dict[str, Any] = field(default_factory=dict)  # how SGLang says that it was, beside the ordinary
     key_header: str = "authorization"
     looked_at: list[str] = field(default_factory=list)  # pages that were asked for by GET
+    spoils: Callable[[str], str] = lambda text: text  # answers of a schema
     poison: bytes | None = None  # a request that holds it kills the server, which is started again
     url: str = ""
     port: int = 0
@@ -290,11 +291,16 @@ class Loopback:
             else prompts.image_turn(body, image_tokens=visual, close_thinking=False)
         )
         ids = TOKENIZER.encode(frame)
-        text = f"Scripted summary {number_of(ids, jpeg):x}."
+        form = asked.get("response_format", {}).get("json_schema", {}).get("schema")
+        text = self._summary(number_of(ids, jpeg), form)
         message = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop", "index": 0}
         tokens = min(len(text.split()), asked.get("max_completion_tokens", 128))
         usage = {"prompt_tokens": len(ids), "completion_tokens": tokens}
         return {"id": id, "model": self.model, "choices": [message], "usage": usage}
+
+    def _summary(self, number: int, form: dict[str, Any] | None) -> str:
+        text = summary_of(number, None if form is None else json.dumps(form))
+        return text if form is None else self.spoils(text)
 
     def _chat_scores(self, asked: dict[str, Any], id: str) -> dict[str, Any]:
         parts, body, visual, seen = asked["messages"][-1]["content"], "", [], b""
@@ -316,10 +322,12 @@ class Loopback:
     def _generate(self, inputs: str, asked: dict[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
         prompt, counted, jpegs = seen_by_tgi(inputs)
         ids = TOKENIZER.encode(prompt)
-        text, top = f"Scripted summary {number_of(ids, jpegs):x}.", []
+        grammar = asked.get("grammar") or {}
+        form = grammar["value"] if grammar.get("type") == "json" else None
+        text, top = self._summary(number_of(ids, jpegs), form), []
         if self.logits is not None and asked.get("top_n_tokens"):
             top = self._top_of_tgi(ids, asked)
-        elif "grammar" in asked:
+        elif grammar.get("type") == "regex":
             labels = asked["grammar"]["value"].strip("()").replace("\\", "").split("|")
             label_ids = [TOKENIZER.encode(label)[-1] for label in labels]
             read = zip(labels, label_ids, label_logprobs(number_of(ids), label_ids), strict=True)

@@ -19,6 +19,7 @@ VLLM_OPTIONS = {
     "--revision", "--host", "--port", "--dtype", "--quantization", "--tensor-parallel-size",
     "--max-model-len",
     "--gpu-memory-utilization", "--generation-config", "--hf-overrides", "--enable-prefix-caching",
+    "--structured-outputs-config",
     "--max-num-queued-reqs", "--max-num-queued-tokens", "--shutdown-timeout", "--limit-mm-per-prompt",
     "--allowed-media-domains", "--mm-processor-kwargs", "--logprobs-mode", "--max-logprobs",
     "--trust-request-mm-kwargs", "--trust-request-chat-template", "--default-chat-template-kwargs",

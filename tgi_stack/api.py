@@ -23,6 +23,7 @@ from tgi_stack.errors import FastqwenError, RowError, UsageError
 from tgi_stack.jobs.probs import Probs, candidate_counts
 from tgi_stack.jobs.spec import JobSpec
 from tgi_stack.prompting import prompts
+from tgi_stack.prompting.forms import formed
 from tgi_stack.prompting.template_file import read_template
 from tgi_stack.resident import FORKS, Prepared, Record, Resident
 from tgi_stack.rows.reader import open_source
@@ -77,7 +78,8 @@ class Summarizer(Resident):
     def _prepared(self, input: str | Path) -> Prepared:
         source = open_source(str(input), folders=True, kind="summarize")
         template = read_template(self.settings, prompts.SUMMARY_PLACEHOLDERS)
-        return JobSpec("summarize", self.settings, source.base, template=template), source
+        settings, form = formed(self.settings)
+        return JobSpec("summarize", settings, source.base, template=template, form=form), source
 
 
 class Reranker(Resident):

@@ -23,7 +23,7 @@ class NoPicture:
 class Item:
     """A product (or document): what is known of it, each part optional but the id.
 
-    `image` is a path or the bytes of a file.
+    `image` is a path or the bytes of a file, `data` an object as JSON: what `summarize --schema` found.
     """
 
     id: str
@@ -31,6 +31,7 @@ class Item:
     text: str | None = None
     summary: str | None = None
     image: str | bytes | NoPicture | None = None
+    data: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,8 @@ class ScoreRequest:
 class CaptionRequest:
     """A prompt (with its image, unless text alone is known) and how to sample the answer.
 
-    `body` is what stands in the prompt's one turn, for servers that render it themselves.
+    `body` is what stands in the prompt's one turn, for servers that render it themselves. `form` is the JSON
+    schema that the answer is held to, as one line.
     """
 
     prompt: str
@@ -129,6 +131,7 @@ class CaptionRequest:
     max_new_tokens: int
     temperature: float = 0.0
     seed: int | None = None
+    form: str | None = None
 
 
 # -- answers -------------------------------------------------------------------------------------------

@@ -38,6 +38,8 @@ ERRORS = {
     "label.prefix": "a label that another one begins with",
     "label.too_many": "more candidates than there are labels",
     "offline.miss": "an answer that is not in the cache, with `--offline`",
+    "schema.invalid": "an answer that is none of `--schema`",
+    "schema.truncated": "an answer of `--schema` that was cut off at `--max-new-tokens`",
     "schema.candidates": "`candidates` is missing, empty or no array, or one stands twice",
     "schema.history": "neither `history` nor `query`, or both, or no array",
     "schema.id": "`id` is missing, or neither a string nor an integer",

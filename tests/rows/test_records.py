@@ -22,6 +22,9 @@ PLAIN = {
     "int64": st.integers(-INT64, INT64 - 1),
     "double": st.floats(allow_nan=False, allow_infinity=False),
     "bool": st.booleans(),
+    "json": st.dictionaries(
+        TEXT, st.recursive(TEXT | st.integers(-9, 9) | st.booleans(), st.lists), max_size=3
+    ),
 }
 
 

@@ -62,6 +62,7 @@ def _of_summary(request: CaptionRequest, image: str | None) -> dict[str, Any]:
         "token_ids": request.token_ids,
         "image": image,
         "max_new_tokens": request.max_new_tokens,
+        **({} if request.form is None else {"form": request.form}),
     }
 
 
@@ -74,4 +75,5 @@ def label_request(question: dict[str, Any]) -> ScoreRequest:
 def summary_request(question: dict[str, Any], image: PreparedImage | None) -> CaptionRequest:
     """What is asked of a backend; greedy."""
     ids = tuple(question["token_ids"])
-    return CaptionRequest(question["prompt"], question["body"], ids, image, question["max_new_tokens"])
+    most, form = question["max_new_tokens"], question.get("form")
+    return CaptionRequest(question["prompt"], question["body"], ids, image, most, form=form)

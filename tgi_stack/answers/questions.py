@@ -13,13 +13,14 @@ from itertools import chain
 from cache.store import Store
 from tgi_stack.answers.contexts import PromptContext, TokenAnswers
 from tgi_stack.answers.images import ImageFile
-from tgi_stack.errors import ScoreError, TextError
+from tgi_stack.errors import AnswerError, ScoreError, TextError
 from tgi_stack.prompting import prompts
+from tgi_stack.prompting.forms import compact, data_of
 from tgi_stack.prompting.labels import branches, chained, refuse_several_tokens
 from tgi_stack.prompting.profile import Profile
 from tgi_stack.scoring import distributions
 from tgi_stack.settings import Settings
-from tgi_stack.types import CaptionRequest, LabelScores, PreparedImage, ScoreRequest
+from tgi_stack.types import Caption, CaptionRequest, LabelScores, PreparedImage, ScoreRequest
 
 Paths = tuple[tuple[int, ...], ...]
 
@@ -142,15 +143,34 @@ class SummaryQuestion:
             image = await image.images.prepared(image)
         return self.writer.request(self.body, image)
 
+    def checked(self, caption: Caption) -> Caption:
+        """An answer, where it is one of the form, as JSON without white space.
+
+        Raises:
+            AnswerError: it is none; see `forms.data_of`.
+        """
+        form = self.writer.form
+        if form is None:
+            return caption
+        try:
+            data = data_of(caption.text, form, cut=caption.finish_reason == "length")
+        except AnswerError as error:
+            raise AnswerError(error.type, str(error), attempts=caption.attempts) from error
+        return replace(caption, text=compact(data))
+
 
 class SummaryWriter:
     """Writes the requests for summaries of one model.
 
     Args:
         store: where token ids are kept.
+        form: what answers are held to; see `prompting.forms`.
     """
 
-    def __init__(self, profile: Profile, settings: Settings, store: Store | None) -> None:
+    def __init__(
+        self, profile: Profile, settings: Settings, store: Store | None, form: str | None = None
+    ) -> None:
+        self.form = form
         self._profile = profile
         self._settings = settings
         self._tokens = TokenAnswers(store, profile.tokenizer)
@@ -164,12 +184,12 @@ class SummaryWriter:
         prompt, frame = profile.render(prompts.IMAGE_MARK * len(visual) + body, visual)
         ids = self._tokens.encode_prompt(prompt, frame)
         more = profile.counted_more([] if image is None else [image])
-        if len(ids) + more > (room := profile.room(settings.max_new_tokens)):
+        if len(ids) + more > (room := profile.room(settings.new_tokens)):
             raise TextError(
                 "text.too_long",
-                f"{len(ids)} prompt tokens{counted_for_pictures(more)}; before {settings.max_new_tokens} new "
+                f"{len(ids)} prompt tokens{counted_for_pictures(more)}; before {settings.new_tokens} new "
                 f"ones (--max-new-tokens) there is room for {room}, in a context of {profile.context}",
             )
         return CaptionRequest(
-            prompt, body, ids, image, settings.max_new_tokens, settings.temperature, settings.seed
+            prompt, body, ids, image, settings.new_tokens, settings.temperature, settings.seed, self.form
         )

@@ -14,6 +14,7 @@ from tgi_stack.answers.kept import Kept
 from tgi_stack.answers.questions import SummaryQuestion
 from tgi_stack.answers.turns import Turn
 from tgi_stack.images.grid import Grid
+from tgi_stack.prompting.forms import digest_of
 from tgi_stack.settings import Settings
 from tgi_stack.types import Caption, CaptionRequest, Identity
 
@@ -47,7 +48,7 @@ class SummaryAnswers:
     ) -> None:
         sampled = settings.temperature > 0
         shared = of_identity(identity) | {
-            "max_new_tokens": settings.max_new_tokens,
+            "max_new_tokens": settings.new_tokens,
             "temperature": settings.temperature,
             "seed": settings.seed if sampled else None,
         }
@@ -60,8 +61,10 @@ class SummaryAnswers:
         self.keeps = not sampled or settings.seed is not None
 
     def asked(self, question: SummaryQuestion) -> str:
-        """The key of a question: its turn's body and the digest of its image's file."""
-        return self._keys.key(body=question.body, image=question.sha256)
+        """The key of a question: its turn's body, the digest of its image's file, and its schema's."""
+        form = question.writer.form
+        told = {} if form is None else {"schema": digest_of(form)}
+        return self._keys.key(body=question.body, image=question.sha256, **told)
 
     def known(self, question: SummaryQuestion, *, again: bool = False) -> Caption | None:
         """The summary that is kept, or None; looking `again` is not counted as a miss."""

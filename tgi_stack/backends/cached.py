@@ -13,7 +13,7 @@ from tgi_stack.answers.turns import Turns
 from tgi_stack.backends.base import Backend, Replaced
 from tgi_stack.concurrency import together
 from tgi_stack.settings import Settings
-from tgi_stack.types import Caption, LabelScores
+from tgi_stack.types import Caption, CaptionRequest, LabelScores
 
 REMEMBERED = 4096  # answers in memory, for equal questions at the same time
 
@@ -70,17 +70,22 @@ class CachedBackend:
         Raises:
             RowError: see `SummaryQuestion.prepared`, and what the backend raises.
         """
-        summaries, inner = self._summaries, self._inner
+        summaries = self._summaries
         if summaries.keeps and (known := summaries.known(question)) is not None:
             return known
         if not summaries.keeps:
             request = await question.prepared()
-            return replace(await inner.caption(request), image=without_pixels(request.image))
+            return await self._new(question, request)
         async with self._captions.turn(summaries.asked(question)) as turn:
             if turn.answer is None and turn.leased:
                 turn.answer = summaries.known(question, again=True)
             if turn.answer is None:
                 request = await question.prepared()
-                turn.answer = replace(await inner.caption(request), image=without_pixels(request.image))
+                turn.answer = await self._new(question, request)
                 summaries.keep(question, request, turn.answer, turn)
             return turn.answer
+
+    async def _new(self, question: SummaryQuestion, request: CaptionRequest) -> Caption:
+        """An answer that is computed now, held to its form before it is kept."""
+        found = question.checked(await self._inner.caption(request))
+        return replace(found, image=without_pixels(request.image))

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import math
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tgi_stack import __version__
 from tgi_stack.errors import RowError, SettingsError
@@ -92,7 +94,7 @@ class ScriptedBackend:
         if self._script.delay_s:
             await asyncio.sleep(self._script.delay_s)
         self._refuse(number)
-        text = f"Scripted summary {number:x}."
+        text = summary_of(number, request.form)
         return Caption(text, "stop", ROUTE, len(request.token_ids), len(text.split()))
 
     async def aclose(self) -> None:
@@ -107,6 +109,33 @@ def number_of(token_ids: Sequence[int], image: bytes = b"") -> int:
     """What an answer is a function of: a digest of the question."""
     asked = array("q", token_ids).tobytes() + image
     return int.from_bytes(hashlib.blake2b(asked, digest_size=8).digest(), "big")
+
+
+def summary_of(number: int, form: str | None) -> str:
+    """The answer: another one for each question, and of its schema where it has one."""
+    if form is None:
+        return f"Scripted summary {number:x}."
+    return json.dumps(_of_schema(json.loads(form), number), separators=(",", ":"))
+
+
+def _of_schema(schema: dict[str, Any], number: int) -> Any:
+    if "enum" in schema:
+        return schema["enum"][number % len(schema["enum"])]
+    match schema["type"]:
+        case "object":
+            named = enumerate(schema["properties"].items())
+            return {name: _of_schema(one, number + place) for place, (name, one) in named}
+        case "array":
+            many = min(schema["maxItems"], max(schema["minItems"], 1 + number % 2))
+            return [_of_schema(schema["items"], number + place) for place in range(many)]
+        case "string":
+            return f"{number:x}".ljust(schema["minLength"], "-")[: schema["maxLength"]]
+        case "integer" | "number":
+            least = schema.get("minimum", schema.get("maximum", 0) - 100)
+            return least + min(number % 100, schema.get("maximum", least + 100) - least)
+        case "boolean":
+            return number % 2 == 0
+    return None
 
 
 def label_logprobs(number: int, label_ids: Sequence[int]) -> tuple[float, ...]:

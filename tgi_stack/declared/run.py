@@ -10,8 +10,9 @@ from annotated_types import Interval, MaxLen, MinLen
 from tgi_stack.declared.option import CACHE, FILES, PROMPT, RUN, TORCH, Option, free
 from tgi_stack.declared.servers import COMPUTING, JOBS, SCORING, ServerFields
 
-ItemField = Literal["title", "summary", "text"]
+ITEM_FIELDS = ("title", "summary", "text")  # and places in `data`, such as data.category
 BatchSize = Annotated[int, Interval(ge=1, le=4096)]
+NEW_TOKENS = 128
 MOST = 2**63 - 1  # of counts that have no bound of their own
 
 Count = Annotated[int, Interval(ge=1, le=MOST)]
@@ -95,11 +96,27 @@ class Fields(ServerFields):
             unset="the built-in instruction",
         ),
     ] = None
+    schema: Annotated[
+        str | None,
+        Option(
+            "Summaries as data: JSON of this schema, each validated.",
+            PROMPT,
+            ("summarize",),
+            metavar="FILE.json|catalogue",
+            unset="summaries as text",
+        ),
+    ] = None
     max_new_tokens: Annotated[
-        int,
+        int | None,
         Interval(ge=1, le=32768),
-        Option("How long a summary may be.", PROMPT, ("summarize",), unit="tokens"),
-    ] = 128
+        Option(
+            "How long a summary may be.",
+            PROMPT,
+            ("summarize",),
+            unit="tokens",
+            unset=f"{NEW_TOKENS}; with --schema as its longest answer, at most 1024",
+        ),
+    ] = None
     max_side: Annotated[
         int,
         Interval(ge=1, le=16384),
@@ -122,10 +139,10 @@ class Fields(ServerFields):
         bool, Option("JPEGs that end early, too; they are flagged.", PROMPT, ("summarize",))
     ] = False
     item_fields: Annotated[
-        tuple[ItemField, ...],
+        tuple[str, ...],
         MinLen(1),
-        Option("What stands for an item.", PROMPT, ("rerank",), metavar="FIELD,..."),
-    ] = ("title", "summary", "text")
+        Option("What stands for an item; of data as data.NAME.", PROMPT, ("rerank",), metavar="FIELD,..."),
+    ] = ITEM_FIELDS
     item_images: Annotated[bool, Option("The candidates' images, too.", PROMPT, ("rerank",))] = False
     max_history: Annotated[
         int,
@@ -242,6 +259,11 @@ class Fields(ServerFields):
         """Prompts, or images, in a batch; None for as many as suit who computes."""
         size = self.semantic_summary_batch_size if kind == "vision" else self.llm_batch_size
         return None if size == "auto" else size
+
+    @property
+    def new_tokens(self) -> int:
+        """How long a summary may be."""
+        return NEW_TOKENS if self.max_new_tokens is None else self.max_new_tokens
 
     @property
     def weights(self) -> str:

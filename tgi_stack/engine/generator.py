@@ -18,6 +18,7 @@ from typing import Protocol
 import torch
 
 from tgi_stack.engine.caption import COLDEST
+from tgi_stack.engine.guide import Guide, Guides
 from tgi_stack.engine.label_scores import ROUTE, not_finite
 from tgi_stack.engine.models.decoder import Decoder, Prompt, prompt_of
 from tgi_stack.engine.placement import current
@@ -50,6 +51,7 @@ class Generation:
     prompt: Future[Prompt]
     answer: Future[Caption]
     generator: torch.Generator | None
+    guide: Future[Guide] | None = None
     written: list[int] = field(default_factory=list)
 
     def begin(self) -> bool:
@@ -92,6 +94,7 @@ class Generator:
         self._ends = ends
         self._device = device
         self._image = (image_token, patch_px)
+        self._guides = Guides(tokenizer, ends)
         self._decoder: Decoder | None = None
         self._running: dict[int, Generation] = {}
         self._waiting: deque[Generation] = deque()
@@ -109,6 +112,7 @@ class Generator:
             drawn = int.from_bytes(os.urandom(6), "big")
             generator.manual_seed(drawn if request.seed is None else request.seed)
         job = Generation(request, self._pixels.submit(self._prepare, request), Future(), generator)
+        job.guide = self._guide(request)
         with self._changed:
             self._waiting.append(job)
             self._changed.notify()
@@ -120,6 +124,11 @@ class Generator:
             self._closed = True
             self._changed.notify()
         self._pixels.shutdown(wait=False, cancel_futures=True)
+
+    def _guide(self, request: CaptionRequest) -> Future[Guide] | None:
+        """At the beginning of an answer; made ahead, since that takes as long as some steps."""
+        form = request.form
+        return None if form is None else self._pixels.submit(self._guides.guide, form)
 
     def _prepare(self, request: CaptionRequest) -> Prompt:
         images = () if request.image is None else (request.image,)
@@ -205,8 +214,10 @@ class Generator:
         ready: list[tuple[int, Generation, Prompt]] = []
         for slot, job in zip(slots, jobs, strict=True):
             try:
+                if job.guide is not None:
+                    job.guide.result()
                 ready.append((slot, job, job.prompt.result()))
-            except Exception as error:  # noqa: BLE001  # this picture's trouble is its own
+            except Exception as error:  # noqa: BLE001  # a picture's trouble, or a form's, is its own
                 job.answer.set_exception(error)
         if not ready:
             return []
@@ -218,8 +229,10 @@ class Generator:
 
     def _advance(self, decoder: Decoder) -> None:
         """A few steps for all slots in use, then what they wrote is read."""
-        steps = STEPS_BETWEEN if decoder.whole else 1
         slots = list(self._running)
+        # What may follow is known once what was chosen is.
+        held = any(self._running[slot].guide is not None for slot in slots)
+        steps = STEPS_BETWEEN if decoder.whole and not held else 1
         lengths = [self._running[slot].used for slot in slots]
         rows = range(decoder.cache.slots) if decoder.whole else slots
         written = []
@@ -244,6 +257,8 @@ class Generator:
         ended = token in self._ends
         if not ended:
             job.written.append(token)
+            if job.guide is not None:
+                job.guide.result().take(token)
         if ended or len(job.written) == job.request.max_new_tokens:
             del self._running[slot]
             caption = Caption(
@@ -261,6 +276,10 @@ class Generator:
         A draw divides probabilities by exponential noise: the largest quotient is distributed as they are.
         -1 where the logits are no numbers: of those, too, one would be the largest.
         """
+        for row, slot in enumerate(slots):
+            job = self._running.get(slot)
+            if job is not None and job.guide is not None:
+                job.guide.result().hold(logits[row])
         best, tokens = logits.max(dim=-1)
         for row, slot in enumerate(slots):
             job = self._running.get(slot)
@@ -291,7 +310,8 @@ class Generator:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         again = [
-            Generation(j.request, j.prompt, j.answer, _again(j, self._device)) for j in self._running.values()
+            Generation(j.request, j.prompt, j.answer, _again(j, self._device), self._guide(j.request))
+            for j in self._running.values()
         ]
         self._running.clear()
         with self._changed:

@@ -65,7 +65,7 @@ def open_sink(recipe: JobSpec, source: Source, out: Path | None, command: list[s
         return UnorderedFile(out, overwrite=chosen.overwrite)
     return Output(
         out,
-        question(recipe.name, chosen, source, list(recipe.items)),
+        question(recipe.name, chosen, source, list(recipe.items), recipe.form),
         source,
         command=command,
         places=places(chosen, source, recipe.items),

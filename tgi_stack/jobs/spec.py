@@ -15,6 +15,7 @@ from tgi_stack.jobs.rerank.items import Items, join_items
 from tgi_stack.jobs.rerank.job import Rerank
 from tgi_stack.jobs.summarize import Summarize
 from tgi_stack.prompting import prompts
+from tgi_stack.prompting.forms import formed
 from tgi_stack.prompting.template_file import read_template
 from tgi_stack.rows.reader import Source, open_source
 from tgi_stack.rows.schema import Schema
@@ -32,6 +33,7 @@ class JobSpec:
         base: the folder that relative image paths begin at.
         items: what the ids in rows of `rerank` stand for.
         template: a prompt file's text in place of the built-in prompt.
+        form: what answers of `summarize` are held to; see `forms.formed`.
     """
 
     name: Name
@@ -39,6 +41,7 @@ class JobSpec:
     base: Path
     items: tuple[Source, ...] = ()
     template: str | None = None
+    form: str | None = None
 
     @property
     def kind(self) -> Literal["text", "vision"]:
@@ -74,7 +77,9 @@ class JobSpec:
         """
         settings, base, template = self.settings, self.base, self.template
         if self.name == "summarize":
-            return Summarize(backend, settings, base, template, store, image_processes=images).job()
+            return Summarize(
+                backend, settings, base, template, store, image_processes=images, form=self.form
+            ).job()
         if self.name == "rerank":
             known = self.joined() if items is None else items
             return Rerank(backend, settings, known, template, base, store, image_processes=images).job()
@@ -90,11 +95,14 @@ def opened(
         columns: our names of fields -> the files' own.
 
     Raises:
-        PromptFileError: a prompt file that won't do.
+        UsageError: a prompt file or a schema that won't do.
         InputError: an input that can't be opened.
     """
     source = open_source(input, folders=name == "summarize", columns=columns, kind=name)
     known = tuple(open_source(one, columns=columns, kind="item") for one in items)
     placeholders = PLACEHOLDERS.get(name)
     prompt = None if placeholders is None else read_template(settings, placeholders)
+    if name == "summarize":
+        settings, form = formed(settings)
+        return JobSpec(name, settings, source.base, template=prompt, form=form), source
     return JobSpec(name, settings, source.base, known, prompt), source

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tgi_stack.errors import ImageError, UsageError
 from tgi_stack.jobs.image_source import ImageSource, told_of
 from tgi_stack.jobs.pipeline import Job
 from tgi_stack.prompting import prompts
+from tgi_stack.prompting.forms import TOLD
 from tgi_stack.prompting.vocabulary import refuse_missing_marks
 from tgi_stack.rows.schema import summarize_row
 from tgi_stack.scoring.caption_flags import caption_flags
@@ -32,6 +34,7 @@ class Summarize:
         template: a prompt file's text in place of the built-in prompt.
         store: where answers are kept.
         image_processes: how many decode images; None for one a core.
+        form: what answers are held to; see `prompting.forms`.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class Summarize:
         store: Store | None = None,
         *,
         image_processes: int | None = None,
+        form: str | None = None,
     ) -> None:
         if backend.profile.grid is None and not settings.allow_text_only:
             raise UsageError(f"{backend.identity.model} reads no images; use a Qwen-VL model")
@@ -53,7 +57,7 @@ class Summarize:
         self._backend = CachedBackend(backend, store, settings)
         self._settings = settings
         self._template = template
-        self._writer = SummaryWriter(backend.profile, settings, store)
+        self._writer = SummaryWriter(backend.profile, settings, store, form)
         grid = backend.profile.grid
         self._images = None if grid is None else ImageSource(grid, settings, base, store, image_processes)
 
@@ -97,8 +101,10 @@ class Summarize:
         image = caption.image
         flags = [*(() if image is None else image.flags), *(["text.truncated"] if cut else [])]
         identity = self._backend.identity
+        form = self._writer.form
         return {
             "summary": caption.text,
+            **({} if form is None else {"data": json.loads(caption.text)}),
             "finish_reason": caption.finish_reason,
             "flags": [*flags, *caption_flags(caption)],
             "engine": identity.engine,
@@ -116,6 +122,8 @@ class Summarize:
         body = prompts.summary_body(
             title, text, instruction=self._settings.instruction, template=self._template
         )
+        if self._writer.form is not None:
+            body = f"{body}\n{TOLD}{self._writer.form}"
         return self._backend.profile.tokenizer.harmless(prompts.without_marks(body))
 
     def _shorten(self, text: str | None) -> tuple[str | None, bool]:

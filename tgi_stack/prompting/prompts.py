@@ -10,9 +10,11 @@ written here.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
+from typing import Any
 
 from tgi_stack.errors import PromptFileError, TextError
 from tgi_stack.types import Item
@@ -140,10 +142,34 @@ def item_text(item: Item, fields: Sequence[str], *, alone: bool = False) -> str:
     Args:
         alone: whether the only field that is there stays as it is, without a full stop of ours.
     """
-    sentences = [line for field in fields if (line := one_line(getattr(item, field)))]
+    data = json.loads(item.data) if item.data and any(map(is_of_data, fields)) else {}
+    found = (_in_words(_at(data, field)) if is_of_data(field) else getattr(item, field) for field in fields)
+    sentences = [line for line in map(one_line, found) if line]
     if alone and len(sentences) == 1:
         return sentences[0]
     return " ".join(s if s.endswith((".", "!", "?")) else s + "." for s in sentences)
+
+
+def is_of_data(field: str) -> bool:
+    """Whether a field names a place in an item's `data`, such as `data.category`."""
+    return field.startswith("data.")
+
+
+def _at(data: Any, field: str) -> Any:
+    """The value at a place, or None."""
+    for name in field.split(".")[1:]:
+        data = data.get(name) if isinstance(data, dict) else None
+    return data
+
+
+def _in_words(value: Any) -> str | None:
+    """A value as it is read in a line: of lists and objects what they hold, between commas."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, list | dict):
+        inner = value.values() if isinstance(value, dict) else value
+        return ", ".join(filter(None, map(_in_words, inner)))
+    return json.dumps(value)
 
 
 def listed(marks: Iterable[str], lines: Sequence[str]) -> list[str]:

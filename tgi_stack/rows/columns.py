@@ -13,7 +13,10 @@ Kind = Literal["summarize", "rerank", "probs", "item"]
 Fields = Mapping[str, Any]  # name -> None, or the fields inside
 
 IMAGE: Fields = {"bytes": None, "path": None, "sha256": None}  # the last of a record of summarize
-ITEM: Fields = {"id": None, "title": None, "text": None, "summary": None, "image": IMAGE, "status": None}
+ITEM: Fields = {"id": None, "title": None, "text": None, "summary": None, "data": None} | {
+    "image": IMAGE,
+    "status": None,
+}
 FIELDS: dict[Kind, Fields] = {
     "summarize": {"id": None, "image": IMAGE, "title": None, "text": None},
     "rerank": {"id": None, "history": ITEM, "query": None, "candidates": ITEM, "positive": None},

@@ -34,13 +34,20 @@ def manifest_path(out: Path) -> Path:
     return out.with_name(out.name + ".run.json")
 
 
-def question(job: str, settings: Settings, source: Source, items: list[Source]) -> dict[str, Any]:
-    """All that answers depend on but who gives them; flat, so that differences have names."""
+def question(
+    job: str, settings: Settings, source: Source, items: list[Source], form: str | None = None
+) -> dict[str, Any]:
+    """All that answers depend on but who gives them; flat, so that differences have names.
+
+    Args:
+        form: the schema that answers are held to, whole, whatever file it came from.
+    """
     values = settings.model_dump(mode="json")
     asked = {one.flag: values[name] for name, one in declared(Fields).items() if one.option.changes_answers}
     prompt = asked["--prompt-file"]
     if prompt is not None:
         asked["--prompt-file"] = sha256_of(Path(prompt))
+    asked["--schema"] = form
     return {
         "job": job,
         "prompt version": prompts.VERSION,

@@ -14,11 +14,14 @@ from typing import IO, Any
 
 from tgi_stack.errors import InputError
 from tgi_stack.rows.columns import Fields, Unreadable, Wanted
-from tgi_stack.rows.records import RECORDS, described
+from tgi_stack.rows.records import JSON, RECORDS, described
 
 ROW_GROUP = 4096
 BATCH = 256
 BATCH_OF_FILES = 8  # rows that hold whole images
+
+# Columns of records that hold any value, as JSON text.
+TEXTS = {name for model in RECORDS.values() for name, kind in described(model).items() if kind == JSON}
 
 # pyarrow costs 0.3 s to import: each function that needs it does so itself.
 
@@ -29,11 +32,14 @@ def write(job: str, file: IO[bytes], lines: Iterable[bytes]) -> None:
     import pyarrow.parquet as pq
 
     fields = described(RECORDS[job])
+    as_text = {name for name, kind in fields.items() if kind == JSON}
     schema = pa.schema(list(_type(fields)))
     remaining = iter(lines)
     with pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as out:
         while rows := [json.loads(line) for line in islice(remaining, ROW_GROUP)]:
             for row in rows:
+                for name in [name for name in as_text if row.get(name) is not None]:
+                    row[name] = json.dumps(row[name], ensure_ascii=False, separators=(",", ":"))
                 _refuse_unknown(row, fields)
             out.write_table(pa.Table.from_pylist(rows, schema=schema))
 
@@ -54,18 +60,29 @@ def _type(described: Any) -> Any:
     import pyarrow as pa
 
     if isinstance(described, str):
-        return {"string": pa.string(), "bool": pa.bool_(), "int64": pa.int64(), "double": pa.float64()}[
-            described
-        ]
+        return {
+            "string": pa.string(),
+            JSON: pa.string(),
+            "bool": pa.bool_(),
+            "int64": pa.int64(),
+            "double": pa.float64(),
+        }[described]
     if isinstance(described, list):
         return pa.list_(_type(described[0]))
     return pa.struct([pa.field(name, _type(inner)) for name, inner in described.items()])
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a Parquet output; fields that a record did not have are left out again."""
+    """The records of a Parquet output; fields that a record did not have are left out again.
+
+    Raises:
+        InputError: it can't be read.
+    """
     for _, row, _ in read_rows(path, str(path), (), Wanted()):
         if row is not None:
+            for name in TEXTS & row.keys():
+                if isinstance(row[name], str):
+                    row[name] = json.loads(row[name])
             yield row
 
 

@@ -16,6 +16,7 @@ from tgi_stack.errors import AnswerError
 from tgi_stack.rows import jsonl
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
+JSON = "json"  # of a column that holds any value, as text
 INT64 = 2**63
 REPLACED = "text.surrogate"  # a lone surrogate, which is no text, was replaced by U+FFFD
 
@@ -97,9 +98,10 @@ class Record(_Part):
 
 
 class SummarizeRecord(Record):
-    """A record of `summarize`."""
+    """A record of `summarize`; `data` is what the summary holds, with --schema, in Parquet as JSON text."""
 
     summary: str | None = None
+    data: dict[str, Any] | None = None
     finish_reason: str | None = None
     image: Image | None = None
 
@@ -152,6 +154,7 @@ class ItemInput(_Input):
     title: str | None = None
     text: str | None = None
     summary: str | None = None
+    data: dict[str, Any] | str | None = None
     image: str | Picture | None = None
     status: str | None = None
 
@@ -239,7 +242,7 @@ def fault_in(job: str, record: dict[str, Any]) -> str | None:
 
 
 def described(model: type[BaseModel]) -> dict[str, Any]:
-    """A model as nested plain names: `string`, `int64`, `double`, `bool`, [one] for a list of them."""
+    """A model as nested plain names: `string`, `int64`, `double`, `bool`, `json`, [one] for lists."""
     return {name: _described(field.annotation) for name, field in model.model_fields.items()}
 
 
@@ -247,6 +250,8 @@ def _described(annotation: Any) -> Any:
     simple = {str: "string", int: "int64", float: "double", bool: "bool"}
     if annotation in simple:
         return simple[annotation]
+    if get_origin(annotation) is dict:
+        return JSON
     if get_origin(annotation) is list:
         return [_described(get_args(annotation)[0])]
     if get_origin(annotation) is Literal:

@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from tgi_stack.errors import ImageError, InputError, ItemError, RowError, SchemaError
+from tgi_stack.rows import jsonl
 from tgi_stack.rows.columns import Unreadable, refuse_unseen
 from tgi_stack.rows.per_row import Duplicates
 from tgi_stack.rows.reader import BadRows, Folder, RawRow, Source, as_id, id_of
@@ -146,6 +148,7 @@ def item(value: Any) -> Item:
         text=_text(value, "text"),
         summary=_text(value, "summary"),
         image=_picture(value),
+        data=_data(value.get("data")),
     )
 
 
@@ -190,6 +193,19 @@ def _text(value: dict[str, Any], name: str) -> str | None:
     if found is None or isinstance(found, str):
         return found
     raise SchemaError(f"schema.{name}", f"`{name}` is {_kind(found)}; it is a string")
+
+
+def _data(found: Any) -> str | None:
+    """An object as JSON text; None for what is none, such as a column of another meaning."""
+    if isinstance(found, str):
+        try:
+            found = jsonl.loads(found.encode("utf-8", "surrogatepass"))
+        except jsonl.LineError:
+            return None
+    try:
+        return json.dumps(found, ensure_ascii=False, allow_nan=False) if isinstance(found, dict) else None
+    except (ValueError, TypeError):  # a Parquet value that JSON has no word for
+        return None
 
 
 def _picture(value: dict[str, Any]) -> str | bytes | NoPicture | None:

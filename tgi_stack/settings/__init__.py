@@ -1,6 +1,5 @@
 """What a run was asked to do: each setting declared once, and where its value came from."""
 
-from tgi_stack.declared.run import ItemField
 from tgi_stack.declared.servers import DEFAULT_ENDPOINTS, DEFAULT_MODELS
 from tgi_stack.settings.loading import FILE, PREFIX, Given, given, load
 from tgi_stack.settings.model import Settings
@@ -12,7 +11,6 @@ __all__ = [
     "FILE",
     "PREFIX",
     "Given",
-    "ItemField",
     "Settings",
     "bytes_of",
     "given",

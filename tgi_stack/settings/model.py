@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, field_validator, model_validator
 
 from tgi_stack.declared.option import declared
-from tgi_stack.declared.run import Fields
+from tgi_stack.declared.run import ITEM_FIELDS, Fields
 from tgi_stack.settings.written import bytes_of, split
 
+DATA_FIELD = re.compile(r"data(\.[^.]+)+", re.DOTALL)
 CHECKPOINTS = ("--model", "--text-model", "--vision-model", "--tokenizer")  # a folder, a file or an id
 
 
-class Settings(Fields, BaseModel):
+# `BaseModel.schema` is an old name of `model_json_schema`, which nobody calls here.
+warnings.filterwarnings("ignore", 'Field name "schema"', UserWarning)
+
+
+class Settings(Fields, BaseModel):  # type: ignore[misc]
     """Every field is an option, a variable `FASTQWEN_NAME` and a key of `fastqwen.toml`; see `Fields`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
@@ -39,6 +46,14 @@ class Settings(Fields, BaseModel):
     @classmethod
     def _lists(cls, value: object) -> object:
         return split(value)
+
+    @field_validator("item_fields")
+    @classmethod
+    def _fields(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name not in ITEM_FIELDS and not DATA_FIELD.fullmatch(name):
+                raise ValueError(f"{name!r} is none of {', '.join(ITEM_FIELDS)}, data.NAME")
+        return value
 
     @field_validator("cache_size", mode="before")
     @classmethod

@@ -274,6 +274,7 @@ def _hello(spec: JobSpec, source: Source, backend: Backend, many: int) -> dict[s
         "settings": spec.settings.model_dump(mode="json"),
         "base": str(spec.base),
         "template": spec.template,
+        "form": spec.form,
         "kind": source.wanted.kind,
         "columns": source.columns,
         "identity": asdict(backend.identity),

@@ -69,8 +69,16 @@ def _of_item(item: Item | ItemError) -> Plain:
     if isinstance(item, ItemError):
         return item.type, str(item)
     if isinstance(item.image, NoPicture):
-        return item.id, item.title, item.text, item.summary, (item.image.type, item.image.message), True
-    return item.id, item.title, item.text, item.summary, item.image, False
+        return (
+            item.id,
+            item.title,
+            item.text,
+            item.summary,
+            item.data,
+            (item.image.type, item.image.message),
+            True,
+        )
+    return item.id, item.title, item.text, item.summary, item.data, item.image, False
 
 
 def items_of(content: bytes) -> dict[str, Item | ItemError]:
@@ -81,8 +89,8 @@ def items_of(content: bytes) -> dict[str, Item | ItemError]:
 def _item_of(plain: Plain) -> Item | ItemError:
     if len(plain) == 2:
         return ItemError(*plain)
-    id, title, text, summary, image, no = plain
-    return Item(id, title, text, summary, NoPicture(*image) if no else image)
+    id, title, text, summary, data, image, no = plain
+    return Item(id, title, text, summary, NoPicture(*image) if no else image, data)
 
 
 # -- questions -------------------------------------------------------------------------------------------
@@ -95,7 +103,7 @@ def of_question(asked: Question) -> bytes:
         parts = tuple([part if isinstance(part, str) else _image(part) for part in asked.parts])
         return marshal.dumps((asked.prompt, ids, asked.labels, asked.label_ids, parts, asked.system))
     image = None if asked.image is None else _image(asked.image)
-    how = asked.max_new_tokens, asked.temperature, asked.seed
+    how = asked.max_new_tokens, asked.temperature, asked.seed, asked.form
     return marshal.dumps((asked.prompt, ids, asked.body, image, *how))
 
 

@@ -59,7 +59,7 @@ class Preparer:
             width=self._width,
             outbox=self._outbox,
         )
-        spec = JobSpec(told["name"], settings, Path(told["base"]), template=told["template"])
+        spec = JobSpec(told["name"], settings, Path(told["base"]), (), told["template"], told["form"])
         self._job: Job[Any] = spec.job(self._backend, self._store, items_of(items), told["images"])
         self._wanted = Wanted(told["kind"], told["columns"])
         self._rows: asyncio.Queue[tuple[Any, ...] | None] = asyncio.Queue()

@@ -87,6 +87,7 @@ def _merge(old: Item | ItemError | None, new: Item | ItemError) -> Item | ItemEr
         text=old.text or new.text,
         summary=old.summary or new.summary,
         image=_better(old.image, new.image),
+        data=old.data or new.data,
     )
 
 

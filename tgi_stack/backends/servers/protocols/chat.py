@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from typing import Any
 
 from tgi_stack.backends.servers.protocols.numbers import ReplyError, count
@@ -51,7 +52,12 @@ def caption_body(request: CaptionRequest, model: str, *, closes_thinking: bool) 
         "temperature": request.temperature,
         "top_p": 1.0,
     }
-    return body if request.seed is None else body | {"seed": request.seed}
+    if request.seed is not None:
+        body["seed"] = request.seed
+    if request.form is not None:
+        held = {"name": "answer", "schema": json.loads(request.form), "strict": True}
+        body["response_format"] = {"type": "json_schema", "json_schema": held}
+    return body
 
 
 def read_caption(reply: dict[str, Any], usage: dict[str, Any], request: CaptionRequest) -> Caption:

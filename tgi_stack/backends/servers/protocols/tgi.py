@@ -8,6 +8,7 @@ its prompt before it (`return_full_text`), images included. The header `x-prompt
 from __future__ import annotations
 
 import base64
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -45,8 +46,8 @@ _MOST = re.compile(r"`top_n_tokens` must be >= 0 and <= (\d{1,9})\b")
 class Grammar(TypedDict):
     """What an answer has to match."""
 
-    type: Literal["regex"]
-    value: str
+    type: Literal["regex", "json"]
+    value: str | dict[str, Any]
 
 
 class Parameters(TypedDict, total=False):
@@ -156,6 +157,8 @@ def caption_call(request: CaptionRequest) -> Call:
         parameters["temperature"] = request.temperature
     if request.seed is not None:
         parameters["seed"] = request.seed
+    if request.form is not None:
+        parameters["grammar"] = Grammar(type="json", value=json.loads(request.form))
     tokens = len(request.token_ids) + request.max_new_tokens
     return Call("/generate", _body(_asked(request), parameters), tokens)
 
