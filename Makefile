@@ -12,7 +12,7 @@ CATALOGUE := examples/catalogue
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-numbers test-soak test-oldest test-tgi-types coverage test-live test-gpu test-wheel quality style docs lock clean
+.PHONY: help setup demo agreement test test-numbers test-soak test-oldest test-tgi-types coverage test-live test-gpu test-wheel quality style docs lock clean
 .PHONY: up wait status logs down models pin stack-plan gateway observe
 
 # The servers of this host: what `make up` is given goes to `fastqwen stack`, which checks it.
@@ -79,6 +79,9 @@ test-tgi-types: setup ## what TGI is asked and answers, held to the types of the
 
 test-live: setup ## summarize, rerank and probs against a real vLLM on this CPU (builds it first, outside the clone)
 	@vllm=$$($(BIN)/python tests/live/environment.py) && FASTQWEN_VLLM=$$vllm $(BIN)/python -m pytest -m live tests/live
+
+agreement: setup ## how far engines are from each other on the catalogue; SERVED=NAME=TEXT_URL,VISION_URL adds a server
+	$(BIN)/python tools/agreement.py $(if $(SERVED),--served "$(SERVED)") --page docs/agreement.md
 
 test-gpu: setup ## the engine's tests on a CUDA GPU (make setup TORCH=cuda first)
 	$(BIN)/python -m pytest -m gpu tests/gpu

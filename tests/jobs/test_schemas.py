@@ -53,7 +53,7 @@ def test_torch_writes_data(fastqwen: Fastqwen, tmp_path: Path, job: tuple[str, .
     fastqwen("verify", "o.jsonl")
 
 
-@pytest.mark.parametrize("dialect", ["vllm", "tgi"])
+@pytest.mark.parametrize("dialect", ["vllm", "tgi", "sglang"])
 def test_servers_are_told_the_schema(
     fastqwen: Fastqwen, tmp_path: Path, job: tuple[str, ...], dialect: str
 ) -> None:

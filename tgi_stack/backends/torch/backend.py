@@ -73,6 +73,11 @@ class LocalBackend:
             raise UsageError(f"{self.identity.model} reads no images")
         if self._runtime.writes:
             return await asyncio.wrap_future(self._runtime.write(request))
+        if request.form is not None:
+            raise UsageError(
+                f"--schema: {self.identity.model} is computed by transformers here, which can't be held to one; "
+                "use a Qwen3-VL in its own weights, or a server"
+            )
         return await self._caption.ask(request, caption.batch_key(request))
 
     async def aclose(self) -> None:
