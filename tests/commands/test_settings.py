@@ -18,7 +18,7 @@ def test_flags_beat_variables_beat_the_file_beats_defaults(tmp_path: Path) -> No
     environ = {"FASTQWEN_MODEL": "from-variable", "FASTQWEN_MAX_SIDE": "320"}
     chosen = settings.load({"model": "from-flag", "seed": None}, environ, file)
     assert (chosen.model, chosen.max_side, chosen.dtype) == ("from-flag", 320, "bf16")
-    assert chosen.max_new_tokens == 128
+    assert chosen.new_tokens == 128
 
 
 def test_settings_are_frozen() -> None:

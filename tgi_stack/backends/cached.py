@@ -70,22 +70,22 @@ class CachedBackend:
         Raises:
             RowError: see `SummaryQuestion.prepared`, and what the backend raises.
         """
-        summaries = self._summaries
+        summaries, inner = self._summaries, self._inner
         if summaries.keeps and (known := summaries.known(question)) is not None:
             return known
         if not summaries.keeps:
             request = await question.prepared()
-            return await self._new(question, request)
+            return _held(question, request, await inner.caption(request))
         async with self._captions.turn(summaries.asked(question)) as turn:
             if turn.answer is None and turn.leased:
                 turn.answer = summaries.known(question, again=True)
             if turn.answer is None:
                 request = await question.prepared()
-                turn.answer = await self._new(question, request)
+                turn.answer = _held(question, request, await inner.caption(request))
                 summaries.keep(question, request, turn.answer, turn)
             return turn.answer
 
-    async def _new(self, question: SummaryQuestion, request: CaptionRequest) -> Caption:
-        """An answer that is computed now, held to its form before it is kept."""
-        found = question.checked(await self._inner.caption(request))
-        return replace(found, image=without_pixels(request.image))
+
+def _held(question: SummaryQuestion, request: CaptionRequest, answer: Caption) -> Caption:
+    """A new answer, held to its form before it is kept."""
+    return replace(question.checked(answer), image=without_pixels(request.image))

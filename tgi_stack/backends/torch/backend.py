@@ -75,7 +75,7 @@ class LocalBackend:
             return await asyncio.wrap_future(self._runtime.write(request))
         if request.form is not None:
             raise UsageError(
-                f"--schema: {self.identity.model} is computed by transformers here, which can't be held to one; "
+                f"--schema: {self.identity.model} is computed by transformers, which can't be held to one; "
                 "use a Qwen3-VL in its own weights, or a server"
             )
         return await self._caption.ask(request, caption.batch_key(request))
