@@ -25,7 +25,15 @@ from tgi_stack.settings import load
 HOUSE = (ROOT / "docs" / "design" / "house.md").read_text()
 MOST = 15
 STEPS = re.compile(r"^\| `([a-z_/]+\.py)` \| `([\w.]+)` \| ([a-z, ]+) \|", re.MULTILINE)
-FLOORS = ("cache", "", "rows images prompting scoring", "answers", "backends", "jobs")  # "": loose modules
+FLOORS = (
+    "cache",
+    "declared",
+    "",
+    "rows images prompting scoring",
+    "answers",
+    "backends",
+    "jobs",
+)  # "": loose modules
 
 Step = tuple[str, str]
 
