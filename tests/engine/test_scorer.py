@@ -78,7 +78,7 @@ def test_scores_are_those_of_transformers(
     assert all(a == pytest.approx(b, abs=FP32) for a, b in masses)
 
 
-@pytest.mark.parametrize(("shared", "own"), [(0, 1900), (0, 50), (40, 900), (600, 90), (500, 501)])
+@pytest.mark.parametrize(("shared", "own"), [(0, 1900), (0, 450), (40, 900), (40, 300), (600, 90)])
 def test_long_prompts_on_a_cpu(text_model: Any, shared: int, own: int) -> None:
     drawn = torch.Generator().manual_seed(shared + own)
     ids = torch.randint(0, 900, (2, shared + own), generator=drawn)

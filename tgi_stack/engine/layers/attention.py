@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from typing import Any, cast
 
@@ -30,6 +31,7 @@ with suppress(ImportError):
     flash_attn_varlen_func = import_module("flash_attn").flash_attn_varlen_func
 
 LOG2_E = 1.4426950408889634
+PIECE_ROWS = 128  # queries of a piece of a causal product on a CPU
 TILE, KEYS = 128, 64  # rows of queries and of keys that the Triton kernel holds
 HALF = (torch.bfloat16, torch.float16)
 Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, "Segments"], torch.Tensor]
@@ -214,10 +216,10 @@ def by_sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, parts: Segments) 
     for own, before in _pieces(parts):
         length, shared = own.stop - own.start, before.stop - before.start
         keys, values = (_behind(x, own, before) for x in (k, v))
-        if not parts.causal or not shared:
-            rows = _sdpa(q[own], keys, values, causal=parts.causal)
+        if not parts.causal:
+            rows = _sdpa(q[own], keys, values)
         elif shared < length:
-            rows = _sdpa(_behind(q, own, before), keys, values, causal=True)[shared:]
+            rows = _causal(_behind(q, own, before), keys, values)[shared:]
         else:
             mask = torch.ones(length, shared + length, dtype=torch.bool, device=q.device).tril(shared)
             rows = _sdpa(q[own], keys, values, mask=mask)
@@ -254,6 +256,31 @@ def _pieces(parts: Segments) -> Iterator[tuple[slice, slice]]:
 def _behind(x: torch.Tensor, own: slice, before: slice) -> torch.Tensor:
     """The rows of a segment behind those of its prefix."""
     return x[own] if before.start == before.stop else torch.cat((x[before], x[own]))
+
+
+def _causal(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Each query with its own key and those before it; shapes as of `_sdpa`, as many keys as queries.
+
+    On a CPU torch computes all of a causal product of middling length, half of it for nothing. There it is
+    taken by some queries at a time, with the keys that they see.
+    """
+    middling = q.device.type == "cpu" and PIECE_ROWS * 3 // 2 < len(q) < PIECE_ROWS * 6
+    if not middling or torch.get_num_threads() > 4 * q.shape[1]:  # too few blocks for so many threads
+        return _sdpa(q, k, v, causal=True)
+    found = [_sdpa(q[:PIECE_ROWS], k[:PIECE_ROWS], v[:PIECE_ROWS], causal=True)]
+    for start in range(PIECE_ROWS, len(q), PIECE_ROWS):
+        end = min(len(q), start + PIECE_ROWS)
+        mask = _edge(start, q.dtype)[: end - start, :end]
+        found.append(_sdpa(q[start:end], k[:end], v[:end], mask=mask))
+    return torch.cat(found)
+
+
+@cache
+def _edge(start: int, dtype: torch.dtype) -> torch.Tensor:
+    """What is added to the products of the queries from `start` on: minus infinity for later keys."""
+    with torch.inference_mode(mode=False):
+        shape = PIECE_ROWS, start + PIECE_ROWS
+        return torch.full(shape, -torch.inf, dtype=dtype).triu(start + 1)
 
 
 def _sdpa(
