@@ -14,6 +14,7 @@ from typing import Any
 
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import (
+    GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
@@ -172,7 +173,7 @@ def locate_files(name: str, kind: str, revision: str | None, *, may_download: bo
     except (HfHubHTTPError, OfflineModeIsEnabled, LocalEntryNotFoundError, OSError) as error:
         raise MachineError(
             f"the tokenizer of {name} is not on this machine and can't be downloaded ({_reason(error)}); "
-            "give its folder: --tokenizer PATH --model PATH"
+            f"{_cure(error)}give its folder: --tokenizer PATH --model PATH"
         ) from error
 
 
@@ -223,6 +224,13 @@ def _reason(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
+def _cure(error: Exception) -> str:
+    """What to do about a model that may not be had without a token, or with this one."""
+    if isinstance(error, GatedRepoError):
+        return "it is gated: accept its terms on its page, then set HF_TOKEN to a token of yours; or "
+    return ""
+
+
 def _from_hub_cache(name: str, revision: str | None) -> Path | None:
     """The snapshot in the local hub cache, if its weights are whole (a download may have been cut short)."""
     try:
@@ -249,7 +257,7 @@ def _download(name: str, revision: str | None) -> Path:
     except (HfHubHTTPError, OfflineModeIsEnabled, LocalEntryNotFoundError, OSError) as error:
         raise MachineError(
             f"{name} is not on this machine and can't be downloaded ({_reason(error)}); "
-            "use --model tiny or a folder with its files"
+            f"{_cure(error)}use --model tiny or a folder with its files"
         ) from error
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PINNED = ROOT / "constraints.txt"
 FOLDER = ROOT / "out" / "environments"
-ENGINE = ("torch", "gguf", "lora")
+ENGINE = ("torch",)
 EXTRAS = {"oldest": (*ENGINE, "dev"), "tgi": ("tgi", "dev")}
 # What the extra `tgi` can't have at the pinned version.
 AGED = ("huggingface-hub", "transformers", "tokenizers")

@@ -26,6 +26,7 @@ from PIL import Image
 from tgi_stack.engine import caption
 from tgi_stack.engine.label_scores import whole
 from tgi_stack.engine.loader import load, model_type_for, understand
+from tgi_stack.engine.models import compat
 from tgi_stack.engine.placement import choose
 from tgi_stack.engine.runtime import Runtime
 from tgi_stack.engine.switches import Switches
@@ -76,8 +77,8 @@ OLD_TOWER = {"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 2, "in
 # Of half a head: 16 wide in Qwen3, 8 in Qwen2, a quarter of 16 in Qwen3.5.
 SECTIONS = {"qwen2": [2, 1, 1], "qwen3_v": [4, 2, 2], "qwen3_5": [1, 1, 0]}
 FAMILIES: dict[str, dict[str, Any]] = {
-    "qwen2": SMALL,
-    "qwen2_moe": SMALL | EXPERTS,
+    "qwen2": OLD,
+    "qwen2_moe": OLD | EXPERTS,
     "qwen3": SMALL,
     "qwen3_moe": SMALL | EXPERTS,
     "qwen3_next": SMALL | EXPERTS | LINEAR,
@@ -177,7 +178,7 @@ def made(name: str, folder: Path) -> Any:
     if "text_config" in fields:
         marks = {key: known[key] for key in known if key.endswith("_token_id")}
         text = fields["text_config"] | vocabulary
-        text["rope_parameters"] = _rotary(name)
+        text |= compat.rotary(10_000.0, _rotary(name))
         fields = fields | marks | {"text_config": text, "tie_word_embeddings": False}
     else:
         fields = fields | vocabulary
@@ -193,7 +194,7 @@ def made(name: str, folder: Path) -> Any:
 
 
 def _rotary(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = {"rope_type": "default", "rope_theta": 10_000.0}
+    found: dict[str, Any] = {}
     found["mrope_section"] = next(split for start, split in SECTIONS.items() if name.startswith(start))
     if not name.startswith("qwen2"):
         found["mrope_interleaved"] = True

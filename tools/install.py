@@ -53,7 +53,7 @@ def main() -> None:
     python = args.venv / "bin" / "python"
     index = ["--extra-index-url", args.torch_index] if args.torch_index else []
     # Quantised weights are tested where torch is; bitsandbytes computes on a CPU as well.
-    extras = "dev" if args.torch == "none" else "torch,quant,gguf,lora,dev"
+    extras = "dev" if args.torch == "none" else "torch,quant,dev"
     if args.torch == "none":
         print("setup: no torch: a client of servers; the engine here and its tests need TORCH=cpu or cuda")
     else:
