@@ -21,13 +21,14 @@ from rich.console import Console
 
 from tests.conftest import ROOT
 from tests.loopback import serve
-from tgi_stack.bench import chart, child, roofline, show, workload
+from tgi_stack.bench import child, roofline, show, workload
 from tgi_stack.bench.checkpoint import Checkpoint
 from tgi_stack.bench.run import Order, bench
 from tgi_stack.bench.tasks import Sizes
 from tgi_stack.engine.models import shapes
 from tgi_stack.engine.models.shapes import kind_of
 from tgi_stack.errors import UsageError
+from tgi_stack.plots import bars
 from tgi_stack.settings import load
 
 SMALL = Sizes(prompts=10, longest=80, images=2, new_tokens=4, checked=4)
@@ -263,7 +264,7 @@ def test_the_table_and_the_bars(results: dict[str, Any], tmp_path: Path) -> None
     assert "compute capability" in printed
     assert "'fastqwen[unsloth]'" in printed  # no markup
     assert "2 x 10" in printed
-    chart.plot(results, tmp_path / "b.png")
+    bars.plot(results, tmp_path / "b.png")
     with Image.open(tmp_path / "b.png") as image:
         assert image.format == "PNG"
         assert len(image.convert("RGB").getcolors() or ()) > 2

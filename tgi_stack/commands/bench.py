@@ -39,7 +39,7 @@ class Bench(Arguments):
         Path | None, Option("Figures as JSON.", FILES, metavar="FILE", unset="none", also=("-o",))
     ] = None
     plot: Annotated[
-        Path | None, Option("Bars of the speed-ups, PNG.", FILES, metavar="FILE", unset="none")
+        Path | None, Option("Bars of the speed-ups, .svg or .png.", FILES, metavar="FILE", unset="none")
     ] = None
     only: Annotated[
         list[str] | None, Option("Rows whose name contains this.", RUN, metavar="NAME", unset="all")

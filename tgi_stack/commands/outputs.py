@@ -34,7 +34,7 @@ class Evaluate(Arguments):
     against: Annotated[
         Path | None, Option("Another output to compare with.", FILES, metavar="OTHER", unset="none")
     ] = None
-    overwrite: Annotated[bool, Option("Write a TREC run that is there already anew.", FILES)] = False
+    overwrite: Annotated[bool, Option("Write a TREC run or a picture that is there anew.", FILES)] = False
     temperature: Annotated[
         float | None,
         Option(
@@ -44,6 +44,9 @@ class Evaluate(Arguments):
     drop: Annotated[
         list[str] | None,
         Option("Leave a candidate out and renormalise.", RUN, metavar="ID", unset="none"),
+    ] = None
+    plot: Annotated[
+        Path | None, Option("The measures as a picture, .svg or .png.", FILES, metavar="FILE", unset="none")
     ] = None
     exclude_failed: Annotated[bool, Option("Leave failed rows out; else they count as 0.", RUN)] = False
 

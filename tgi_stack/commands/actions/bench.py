@@ -12,12 +12,14 @@ from typing import Any
 
 from tgi_stack import logs
 from tgi_stack.backends.open import require_torch
-from tgi_stack.bench import chart, show
+from tgi_stack.bench import show
 from tgi_stack.bench.checkpoint import Checkpoint
 from tgi_stack.commands.bench import Bench
 from tgi_stack.commands.console import print_data, print_table
+from tgi_stack.plots import bars
+from tgi_stack.plots.canvas import refuse_plot
 from tgi_stack.settings import Settings
-from tgi_stack.writing import Given, refuse_present
+from tgi_stack.writing import Given
 
 LOG = logging.getLogger(logs.CLOSING)
 
@@ -35,8 +37,7 @@ def bench_engine(given: Bench) -> None:
     files = (*named, *given.settings.files)
     inputs = [Given(option, path) for option, path in files if path is not None]
     overwrite = given.settings.overwrite
-    if given.plot is not None:
-        refuse_present("--plot", given.plot, inputs, overwrite=overwrite)
+    refuse_plot(given.plot, inputs, overwrite=overwrite)
     kept = Checkpoint(given.out, overwrite=overwrite, inputs=inputs)
     with _ended_by_signals():
         try:
@@ -67,7 +68,7 @@ def _show(found: dict[str, Any], plot: Path | None, *, as_json: bool, overwrite:
             for table in show.tables(found):
                 print_table(table, width=200)
         if plot is not None:
-            chart.plot(found, plot, overwrite=overwrite)
+            bars.plot(found, plot, overwrite=overwrite)
     if line := show.missing(found):
         LOG.info(line)
 

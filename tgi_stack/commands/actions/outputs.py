@@ -11,8 +11,11 @@ from tgi_stack import logs
 from tgi_stack.commands.console import print_data, print_table
 from tgi_stack.commands.outputs import Evaluate, Verify
 from tgi_stack.errors import UsageError
+from tgi_stack.plots import measures
+from tgi_stack.plots.canvas import refuse_plot
 from tgi_stack.rows.verify import verify
 from tgi_stack.scoring import evaluation
+from tgi_stack.writing import Given
 
 MOST_CUTOFF = 2**31 - 1
 LOG = logging.getLogger(logs.CLOSING)
@@ -33,6 +36,8 @@ def verify_output(given: Verify) -> None:
 
 def evaluate(given: Evaluate) -> None:
     """`fastqwen eval`."""
+    read = [Given("RANKED", given.ranked), Given("--against", given.against), Given("--qrels", given.qrels)]
+    refuse_plot(given.plot, read, overwrite=given.overwrite)
     figures = evaluation.evaluate(
         given.ranked,
         _cutoffs(given.k),
@@ -44,6 +49,10 @@ def evaluate(given: Evaluate) -> None:
         temperature=given.temperature,
         drop=given.drop or [],
     )
+    if given.plot is not None:
+        compared = figures.comparison
+        differences = None if compared is None else compared.differences
+        measures.plot(figures.estimates, differences, given.plot, overwrite=given.overwrite)
     if given.common.json:
         print_data(figures.as_dict())
     else:

@@ -1,0 +1,45 @@
+"""Pictures of figures: what `--plot` writes, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.conftest import Fastqwen
+from tests.report.written import rankings, written
+from tgi_stack.plots import canvas
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("colour", [canvas.INK, *canvas.COLOURS])
+def test_colours_are_seen_on_both_papers(colour: str) -> None:
+    own = luminance(colour)
+    for paper in (luminance("#ffffff"), luminance("#1e1e1e")):
+        assert (max(own, paper) + 0.05) / (min(own, paper) + 0.05) >= 3
+
+
+@pytest.mark.parametrize("name", ["m.svg", "m.png"])
+def test_measures_are_drawn(fastqwen: Fastqwen, tmp_path: Path, name: str) -> None:
+    ours, theirs = (written(tmp_path / f"{noise}.jsonl", *rankings(20, noise)) for noise in (0.2, 2.0))
+    fastqwen("eval", ours, "--against", theirs, "--plot", name)
+    first = Path(name).read_bytes()
+    fastqwen("eval", ours, "--against", theirs, "--plot", name, check=2)
+    fastqwen("eval", ours, "--against", theirs, "--plot", name, "--overwrite")
+    assert Path(name).read_bytes() == first
+    if name == "m.svg":
+        assert b"<svg" in first[:600]
+    else:
+        with Image.open(name) as image:
+            assert image.getpixel((1, 1))[3] == 0  # type: ignore[index]  # no paper of its own
+
+
+def test_names_of_no_picture_are_refused(fastqwen: Fastqwen, tmp_path: Path) -> None:
+    out = written(tmp_path / "r.jsonl", *rankings(2))
+    assert ".svg or .png" in fastqwen("eval", out, "--plot", "m.pdf", check=2).stderr

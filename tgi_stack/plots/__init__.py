@@ -1,0 +1,1 @@
+"""Pictures of figures, by matplotlib: readable on light and on dark paper."""
