@@ -33,7 +33,7 @@ def plot(
             if values is differences:
                 at.axvline(0, color=INK, linewidth=1)
             else:
-                at.set_xlim(0, 1)
+                at.set_xlim(0, 1.02)
 
 
 def _draw(at: Any, values: Mapping[str, Estimate], title: str) -> None:
