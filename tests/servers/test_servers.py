@@ -6,7 +6,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -239,12 +239,24 @@ def test_duplicate_replies_never_move_an_answer(
     same_as_scripted(fastqwen, out, "probs", rows)
 
 
+def storm(fault: str, seconds: float) -> Callable[[int, str], str | None]:
+    """A fault of all requests for so long, once the first 60 have been answered."""
+    began: list[float] = []
+
+    def played(number: int, path: str) -> str | None:
+        if number < 60:
+            return None
+        began[:] = began or [time.monotonic()]
+        return fault if time.monotonic() - began[0] < seconds else None
+
+    return played
+
+
 def test_a_storm_of_refusals_loses_nothing(  # S15
     fastqwen: Fastqwen, tmp_path: Path, server: Loopback
 ) -> None:
     rows = questions(tmp_path, 300)
-    began = time.monotonic()
-    server.fault = lambda number, path: "429" if 1.0 < time.monotonic() - began < 4.0 else None
+    server.fault = storm("429", 3.0)
     server.delay_s = 0.05
     out = tmp_path / "o.jsonl"
     fastqwen("probs", rows, "-o", out, *use(server), "--concurrency", "8")
@@ -277,8 +289,7 @@ def test_a_storm_of_errors_stops_the_sending(
     fastqwen: Fastqwen, tmp_path: Path, server: Loopback
 ) -> None:  # S16
     rows = questions(tmp_path, 300)
-    began = time.monotonic()
-    server.fault = lambda number, path: "500" if 0.5 < time.monotonic() - began < 3.0 else None
+    server.fault = storm("500", 2.5)
     server.delay_s = 0.02
     out = tmp_path / "o.jsonl"
     fastqwen("probs", rows, "-o", out, *use(server), "--concurrency", "8")
