@@ -25,7 +25,7 @@ class Verify(Arguments):
 class Evaluate(Arguments):
     """Recall@k, NDCG@k and MRR of a rerank output, with bootstrap 95 % intervals."""
 
-    ranked: Annotated[Path, Positional("RANKED", "An output of rerank.")]
+    ranked: Annotated[Path, Positional("RANKED", "An output of rerank; with --labelled, of summarize.")]
     k: Annotated[str, Option("Cutoffs of Recall and NDCG.", RUN, metavar="K,...")] = "1,5,10,20"
     trec: Annotated[Path | None, Option("Write a TREC run, too.", FILES, metavar="FILE", unset="none")] = None
     qrels: Annotated[
@@ -47,6 +47,15 @@ class Evaluate(Arguments):
     ] = None
     plot: Annotated[
         Path | None, Option("The measures as a picture, .svg or .png.", FILES, metavar="FILE", unset="none")
+    ] = None
+    labelled: Annotated[
+        Path | None,
+        Option(
+            "Rows with labelled `data`, which an output of summarize --schema is held against.",
+            FILES,
+            metavar="FILE",
+            unset="none",
+        ),
     ] = None
     exclude_failed: Annotated[bool, Option("Leave failed rows out; else they count as 0.", RUN)] = False
 

@@ -14,7 +14,7 @@ from tgi_stack.errors import UsageError
 from tgi_stack.plots import measures
 from tgi_stack.plots.canvas import refuse_plot
 from tgi_stack.rows.verify import verify
-from tgi_stack.scoring import evaluation
+from tgi_stack.scoring import evaluation, labelled
 from tgi_stack.writing import Given
 
 MOST_CUTOFF = 2**31 - 1
@@ -36,6 +36,9 @@ def verify_output(given: Verify) -> None:
 
 def evaluate(given: Evaluate) -> None:
     """`fastqwen eval`."""
+    if given.labelled is not None:
+        _show(labelled.against(given.ranked, given.labelled), given)
+        return
     read = [Given("RANKED", given.ranked), Given("--against", given.against), Given("--qrels", given.qrels)]
     refuse_plot(given.plot, read, overwrite=given.overwrite)
     figures = evaluation.evaluate(
@@ -53,6 +56,10 @@ def evaluate(given: Evaluate) -> None:
         compared = figures.comparison
         differences = None if compared is None else compared.differences
         measures.plot(figures.estimates, differences, given.plot, overwrite=given.overwrite)
+    _show(figures, given)
+
+
+def _show(figures: evaluation.Figures | labelled.Labelled, given: Evaluate) -> None:
     if given.common.json:
         print_data(figures.as_dict())
     else:
