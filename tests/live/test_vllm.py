@@ -48,6 +48,7 @@ def start(kind: str, port: int, log: Path) -> subprocess.Popen[bytes]:
         environment / "bin" / "vllm", "serve", TINY / kind, "--host", "127.0.0.1", "--port", str(port),
         "--served-model-name", "tiny", "--max-model-len", "2048", "--dtype", "float32",
         "--max-num-seqs", "16", "--enforce-eager",
+        "--structured-outputs-config", '{"backend":"xgrammar","disable_any_whitespace":true}',
     ]  # fmt: skip
     quiet = {
         "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -169,6 +170,15 @@ def test_summaries_agree_with_torch(fastqwen: Fastqwen, tmp_path: Path, servers:
         equal.append(ours["summary"] == theirs["summary"])
     assert len(equal) == 70
     assert sum(equal) >= 0.9 * len(equal)
+
+
+def test_summaries_are_data_of_the_schema(
+    fastqwen: Fastqwen, tmp_path: Path, servers: dict[str, str]
+) -> None:
+    job = ("summarize", CATALOGUE / "images", "--limit", "6", "--schema", "catalogue")
+    for records in both(fastqwen, tmp_path, servers["vision"], *job):
+        assert {record["status"] for record in records} == {"ok"}
+        assert all(set(record["data"]) >= {"category", "purpose"} for record in records)
 
 
 def test_another_tokenizer_is_refused(fastqwen: Fastqwen, tmp_path: Path, servers: dict[str, str]) -> None:
