@@ -328,7 +328,14 @@ def test_a_run_waits_for_a_gateways_server(
     """While it loads the front says 502, not refused."""
     text, _ = servers
     text.stop()
-    threading.Timer(2.5, text.start).start()
+    said = len(front.printed.read_text())
+
+    def come() -> None:
+        while "refused" not in front.printed.read_text()[said:]:  # until somebody was told that it is away
+            time.sleep(0.05)
+        text.start()
+
+    threading.Thread(target=come, daemon=True).start()
     rows = write_rows(tmp_path / "p.jsonl", {"prompt": "x", "labels": ["A", "B"]})
     job = ("probs", rows, "-o", tmp_path / "o.jsonl", "--model", "tiny", "--endpoint", front.text)
     done = fastqwen(*job, "--startup-timeout", "20")

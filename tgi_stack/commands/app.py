@@ -33,9 +33,12 @@ COMMANDS = {
     ),
     "report": (
         "reports",
-        "One file to look at: pictures, rankings, bias, calibration, two runs side by side.",
+        "One HTML file to look at: pictures, rankings, bias, calibration, two runs side by side.",
     ),
-    "show": ("reports", "One record of an output, in the terminal."),
+    "show": (
+        "reports",
+        "One record of an output, in the terminal: what was answered, and what was asked where that is given.",
+    ),
     "cache": ("cache", "What was computed before."),
     "settings": (
         "checks",

@@ -176,7 +176,8 @@ def _of_base(card: dict[str, Any]) -> bool:
 def _model(card: dict[str, Any], bases: Sequence[dict[str, Any]], release: str) -> Served:
     """What one card says; an adapter's has no length of its own: its model's counts."""
     base = card if _of_base(card) else _parent(card["parent"], bases)
-    length = next((one[name] for one in (card, base or {}) for name in LENGTHS if name in one), None)
+    told = (one.get(name) for one in (card, base or {}) for name in LENGTHS)
+    length = next((value for value in told if value is not None), None)
     parent = None if base is None or base is card else _root(base)
     try:
         context, fault = limit("max_model_len", length), None
