@@ -37,7 +37,7 @@ COMMANDS = {
     ),
     "show": (
         "reports",
-        "One record of an output, in the terminal: what was answered, and what was asked where that is given.",
+        "One record of an output, in the terminal: what was answered, and what was asked where it is given.",
     ),
     "cache": ("cache", "What was computed before."),
     "settings": (

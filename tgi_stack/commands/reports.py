@@ -64,7 +64,7 @@ class Report(Arguments):
 @command(app, "show", "show.show_record", takes=("show",))
 @dataclass(frozen=True, kw_only=True)
 class Show(Arguments):
-    """One record of an output, in the terminal: what was answered, and what was asked where that is given."""
+    """One record of an output, in the terminal: what was answered, and what was asked where it is given."""
 
     output: Annotated[Path, Positional("OUT", "What a job wrote with -o.")]
     id: Annotated[str, Positional("ID", "The row's id.")]
