@@ -22,7 +22,7 @@ def said(*words: str, **variables: str) -> str:
 @pytest.mark.parametrize(
     ("line", "found"),
     [
-        ("fastqwen re", ["rerank"]),
+        ("fastqwen re", ["rerank", "report"]),
         ("fastqwen cache i", ["info", "import"]),
         ("fastqwen rerank --mo", ["--model", "--mode"]),
         ("fastqwen rerank --mode p", ["pointwise"]),

@@ -18,7 +18,11 @@ import pytest
 from hypothesis import given, reject
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageCms, ImageDraw
-from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+try:
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+except ImportError:  # transformers 4
+    from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from tgi_stack.errors import ImageError, MachineError
 from tgi_stack.images import files, jpeg

@@ -21,6 +21,7 @@ KINDS = {word.partition(".")[0] for word in LISTED if "." in word}
 WORD = re.compile(rf"(?:{'|'.join(sorted(KINDS))})\.[a-z_0-9]+(?:\.[a-z]+)?")
 # Of the dry run, which asks nobody, and of the backend for tests.
 INNER = {"dry.miss", "scripted.failure"}
+NONE_OF_OURS = {"text.color", "text.parse_math"}  # matplotlib's
 # Ways in which no whole reply comes; those that a row fails of make a word with `server.`.
 WAYS = set(re.findall(r"`(\w+)`", TransportError.__doc__ or ""))
 BROKEN = {
@@ -50,7 +51,7 @@ STRINGS = set(constants())
 
 
 def test_each_word_of_the_code_is_listed() -> None:
-    assert {one for one in STRINGS if WORD.fullmatch(one)} - LISTED == set()
+    assert {one for one in STRINGS if WORD.fullmatch(one)} - LISTED == NONE_OF_OURS
 
 
 def test_each_way_that_replies_break_is_listed() -> None:

@@ -154,7 +154,9 @@ class ItemInput(_Input):
     title: str | None = None
     text: str | None = None
     summary: str | None = None
-    data: dict[str, Any] | str | None = None
+    data: Any = Field(
+        None, description="an object, or one as JSON text; whatever else stands there counts as none"
+    )
     image: str | Picture | None = None
     status: str | None = None
 
