@@ -75,7 +75,8 @@ test-oldest: setup ## the tests with the lowest versions that pyproject.toml nam
 		$$python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --ignore tests/repository --ignore tests/stack
 
 test-tgi-types: setup ## what TGI is asked and answers, held to the types of the package text-generation
-	@python=$$($(BIN)/python tools/environments.py tgi) && $$python -m pytest tests/servers
+	@python=$$($(BIN)/python tools/environments.py tgi) && \
+		$$python -m pytest tests/servers -k 'not vllm and not sglang' --numprocesses $(TEST_PROCESSES)
 
 test-live: setup ## summarize, rerank and probs against a real vLLM on this CPU (builds it first, outside the clone)
 	@vllm=$$($(BIN)/python tests/live/environment.py) && FASTQWEN_VLLM=$$vllm $(BIN)/python -m pytest -m live tests/live
