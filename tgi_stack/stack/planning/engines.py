@@ -96,17 +96,7 @@ def _vllm() -> dict[str, Cell]:
         "vLLM has no bitsandbytes any more (`Unknown quantization method: bitsandbytes`)",
         "VISION_QUANTIZATION=fp8, or an AWQ, GPTQ or FP8 checkpoint",
     )
-    plain = ("--dtype", "bfloat16")
-    return {
-        "none": Launch(plain, "bf16"),
-        "8bit": gone,
-        "4bit": gone,
-        "fp8": Launch((*plain, "--quantization", "fp8"), "bf16", 8),
-        # What a checkpoint is quantised with stands in its own configuration.
-        "fp8-checkpoint": Launch(plain, "bf16", 8),
-        "awq": Launch(("--dtype", "auto"), "auto", 4.5),
-        "gptq": Launch(("--dtype", "auto"), "auto", 4.5),
-    }
+    return _without_bitsandbytes(("--dtype", "bfloat16"), gone)
 
 
 def _sglang() -> dict[str, Cell]:
@@ -115,12 +105,17 @@ def _sglang() -> dict[str, Cell]:
         "VISION_QUANTIZATION=fp8, or an AWQ, GPTQ or FP8 checkpoint",
     )
     # Logits in fp32: labels tie in bf16.
-    plain = ("--dtype", "bfloat16", "--enable-fp32-lm-head")
+    return _without_bitsandbytes(("--dtype", "bfloat16", "--enable-fp32-lm-head"), untried)
+
+
+def _without_bitsandbytes(plain: tuple[str, ...], refusal: Refusal) -> dict[str, Cell]:
+    """What vLLM and SGLang have in common; `plain` launches a checkpoint that is not quantised."""
     return {
         "none": Launch(plain, "bf16"),
-        "8bit": untried,
-        "4bit": untried,
+        "8bit": refusal,
+        "4bit": refusal,
         "fp8": Launch((*plain, "--quantization", "fp8"), "bf16", 8),
+        # What a checkpoint is quantised with stands in its own configuration.
         "fp8-checkpoint": Launch(plain, "bf16", 8),
         "awq": Launch(("--dtype", "auto"), "auto", 4.5),
         "gptq": Launch(("--dtype", "auto"), "auto", 4.5),
