@@ -60,10 +60,7 @@ def read_output(path: Path, limit: int | None = None) -> Output:
         UsageError: it is not there, or holds no records.
         InputError: a record that no job writes; it is named.
     """
-    if not path.exists():
-        raise UsageError(f"{path} is not there; give an OUT that a job wrote with -o")
-    manifest = Manifest.read(path)
-    noted = {} if manifest is None else manifest.content
+    noted = _noted(path)
     most = None if limit is None else limit + 1
     found = list(islice(records(path), most))
     kept = found if limit is None else found[:limit]
@@ -81,16 +78,21 @@ def read_record(path: Path, id: str) -> Output:
     Raises:
         UsageError: there is no such output, or no such row.
     """
-    manifest = Manifest.read(path)
-    noted = {} if manifest is None else manifest.content
-    if not path.exists():
-        raise UsageError(f"{path} is not there; give an OUT that a job wrote with -o")
+    noted = _noted(path)
     for number, record in enumerate(records(path), 1):
         if isinstance(record, dict) and record.get("id") == id:
             job = (noted.get("asked") or {}).get("job") or _job_of(path, records(path))
             _refuse_unsound(path, job, record, number)
             return Output(path, job, noted, [record], is_cut=True)
     raise UsageError(f"{path} has no record of {id!r}; an id is written as it stands in the output")
+
+
+def _noted(path: Path) -> dict[str, Any]:
+    """What run.json says of an output that is there."""
+    if not path.exists():
+        raise UsageError(f"{path} is not there; give an OUT that a job wrote with -o")
+    manifest = Manifest.read(path)
+    return {} if manifest is None else manifest.content
 
 
 def _job_of(path: Path, found: Iterable[Record]) -> str:
