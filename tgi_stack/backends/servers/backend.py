@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from tgi_stack.backends.base import takes_tokens
 from tgi_stack.backends.servers import retry
-from tgi_stack.backends.servers.blame import ATTEMPTS, OWN, Blame, Row
+from tgi_stack.backends.servers.blame import ATTEMPTS, OWN, Blame, Row, kind_of
 from tgi_stack.backends.servers.dialects import DIALECTS, Reading
 from tgi_stack.backends.servers.endpoints import Endpoint, Pool
 from tgi_stack.backends.servers.protocols.numbers import ReplyError
@@ -216,7 +216,7 @@ class ServedBackend:
             self._pool.throttled(endpoint, sent_at, after_s)
         elif decision is Decision.TRANSIENT or await self._pool.is_right(endpoint, reason):
             # A 424 may be the fault of another request in the same batch.
-            kind = str(reply.status)
+            kind = kind_of(reply.status)
             type = "server.failed" if decision is Decision.TRANSIENT else "server.refused"
             row.alone = kind == "424" and row.met.get(kind, 0) >= 1
             await self._again(endpoint, row, type, kind, reason, question)

@@ -11,11 +11,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 ATTEMPTS = 10  # of 10,000 rows with three of ten attempts failing, none fails for it
-OWN = 2  # failures of one kind, while others were answered: it is the row
-UNSURE = 4  # where nobody else was answered meanwhile, or others fail alike
+OWN = 2  # failures of one kind, while `MANY` others were answered and none failed alike: it is the row
+MANY = 16  # answers in a row are chance, with three of ten attempts failing, in 3 of 1,000 cases
+UNSURE = 4  # where fewer were answered meanwhile, or others fail alike
 CONTAGIOUS = 3  # attempts at a 424, which another request of the batch may have caused
 FRESH_S = 30.0  # for so long one row that got over a failure speaks for the others
 OF_THE_SERVER = frozenset({"408", "425"})
+
+
+def kind_of(status: int) -> str:
+    """Which failures count as alike: what stands before a server says the same fault in several 5xx."""
+    return "5xx" if status >= 500 else str(status)
 
 
 @dataclass(eq=False)
@@ -63,7 +69,7 @@ class Blame:
 
     def others_answered(self, row: Row) -> bool:
         """Whether other rows had answers since this one failed first."""
-        return self.answers > row.answers_before
+        return self._answers_since(row) > 0
 
     def most(self, row: Row, kind: str, *, in_company: bool) -> int:
         """How many failures of this kind there have to be before the row is to blame.
@@ -79,6 +85,9 @@ class Blame:
             return CONTAGIOUS if kind == "slow" else ATTEMPTS
         if in_company:
             return OWN
-        if self._troubled[kind] - {row} or not self.others_answered(row):
+        if self._troubled[kind] - {row} or self._answers_since(row) < MANY:
             return CONTAGIOUS if kind == "slow" else UNSURE
         return OWN
+
+    def _answers_since(self, row: Row) -> int:
+        return self.answers - row.answers_before
