@@ -16,6 +16,9 @@ import pytest
 # Before torch is imported: where test processes share the cores, threads that wait for each other take thrice
 # the time. `make test-numbers` has several.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Hundreds of processes start in these tests: compiled by the first of them, not by each.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 import cli
 from tgi_stack import logs, settings

@@ -7,10 +7,15 @@ from pathlib import Path
 
 import cli
 
-# What the command imports when it is called: here, so that no child does it anew.
+# What the command imports and builds when it is called: here, so that no child does it anew.
 import tgi_stack.backends.scripted
 import tgi_stack.commands.actions.jobs  # noqa: F401
+from tgi_stack import settings
+from tgi_stack.commands.app import LateGroup
 from tgi_stack.rows.output import Output
+
+LateGroup.load("probs")
+settings.load({}, {})
 
 
 def start(arguments: list[str], asked: Path, gate: int | None = None) -> int:

@@ -15,6 +15,7 @@ import typer.main
 
 import cli
 from tests.conftest import ROOT, Fastqwen, write_rows
+from tgi_stack.commands.declare import DECLARED
 
 COMMON = {"--config", "--json", "--quiet", "--debug", "--log-json", "--progress"}
 
@@ -37,7 +38,7 @@ def test_the_list_says_what_a_command_says(name: str) -> None:
 
 
 def test_the_list_has_every_command() -> None:
-    assert typer.main.get_group(cli.app).imported.keys() == GROUP.commands.keys()  # type: ignore[attr-defined]
+    assert {one.name.split()[0] for one in DECLARED} == GROUP.commands.keys()
 
 
 def test_help_imports_only_what_it_shows() -> None:

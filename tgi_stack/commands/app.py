@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import signal
@@ -71,7 +72,6 @@ class LateGroup(Group):
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
-        self.imported = self.commands
         self.commands = {name: TyperCommand(name, help=about) for name, (_, about) in COMMANDS.items()}
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
@@ -79,10 +79,11 @@ class LateGroup(Group):
         return name, listed if name is None else self.load(name), rest
 
     @staticmethod
+    @functools.cache  # reading all declared options takes typer a tenth of a second
     def load(name: str) -> Any:
-        """The command itself."""
+        """The command itself, or the group of that name."""
         importlib.import_module(f"tgi_stack.commands.{COMMANDS[name][0]}")
-        return typer.main.get_group(app).imported[name]  # type: ignore[attr-defined]  # a LateGroup
+        return typer.main.get_command(PARTS[name])
 
 
 def group(name: str, about: str, cls: type[Group] = Group) -> typer.Typer:
@@ -101,10 +102,8 @@ def group(name: str, about: str, cls: type[Group] = Group) -> typer.Typer:
 
 ABOUT = "Semantic summaries of images with Qwen3-VL, and rankings read from Qwen3's next-token distribution."
 app = group("fastqwen", ABOUT, LateGroup)
-stack = group("stack", COMMANDS["stack"][1])
-cache = group("cache", COMMANDS["cache"][1])
-app.add_typer(stack)
-app.add_typer(cache)
+# An application for each listed name: typer reads the options of the one that is called.
+PARTS = {name: group(name, about) for name, (_, about) in COMMANDS.items()}
 
 
 @contextmanager

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from tgi_stack.commands.app import app
 from tgi_stack.commands.declare import command
 from tgi_stack.commands.options import Arguments, Settings
 from tgi_stack.declared.option import FILES, RUN, SERVERS, Option
 
 
-@command(app, "bench", "bench.bench_engine")
+@command("bench", "bench.bench_engine")
 @dataclass(frozen=True, kw_only=True)
 class Bench(Arguments):
     """The speed-up table of the optimisations, measured on this machine, with what each costs in accuracy.

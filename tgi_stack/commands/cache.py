@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from tgi_stack.commands.app import cache
 from tgi_stack.commands.declare import command
 from tgi_stack.commands.options import Arguments, Positional, Settings
 from tgi_stack.declared.option import CACHE, FILES, Option
@@ -19,13 +18,13 @@ class OfCache(Arguments):
     settings: Settings
 
 
-@command(cache, "info", "cache.info")
+@command("cache info", "cache.info")
 @dataclass(frozen=True, kw_only=True)
 class Info(OfCache):
     """What the cache holds: entries, bytes, hits and age by kind, and where it lies."""
 
 
-@command(cache, "verify", "cache.verify")
+@command("cache verify", "cache.verify")
 @dataclass(frozen=True, kw_only=True)
 class Verify(OfCache):
     """Checks the digests of all entries; with --reask, whether the model still says the same."""
@@ -41,7 +40,7 @@ class Verify(OfCache):
     ] = None
 
 
-@command(cache, "gc", "cache.gc")
+@command("cache gc", "cache.gc")
 @dataclass(frozen=True, kw_only=True)
 class Collect(OfCache):
     """Removes the oldest entries; never one that a running job has written or read."""
@@ -56,13 +55,13 @@ class Collect(OfCache):
     ] = None
 
 
-@command(cache, "clear", "cache.clear")
+@command("cache clear", "cache.clear")
 @dataclass(frozen=True, kw_only=True)
 class Clear(OfCache):
     """Removes all entries that no running job uses."""
 
 
-@command(cache, "export", "cache.export")
+@command("cache export", "cache.export")
 @dataclass(frozen=True, kw_only=True)
 class Export(OfCache):
     """All entries in one file, sealed by the key that FASTQWEN_CACHE_KEY_FILE names, if any."""
@@ -71,7 +70,7 @@ class Export(OfCache):
     force: Annotated[bool, Option("Replace a file that is there.", FILES)] = False
 
 
-@command(cache, "import", "cache.take_in")
+@command("cache import", "cache.take_in")
 @dataclass(frozen=True, kw_only=True)
 class Import(OfCache):
     """Takes in the entries of a file that `cache export` wrote; each is verified."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from tgi_stack.commands.app import app
 from tgi_stack.commands.declare import OptionsOf, command
 from tgi_stack.commands.options import Arguments, Input, Items, Map, Positional, Settings
 from tgi_stack.declared.option import FILES, Option
@@ -15,7 +14,7 @@ TAKERS = (*JOBS, "bench", "doctor", "cache")
 SHAPES = (*JOBS, "item")
 
 
-@command(app, "settings", "checks.settings", takes=TAKERS)
+@command("settings", "checks.settings", takes=TAKERS)
 @dataclass(frozen=True, kw_only=True)
 class EffectiveSettings(Arguments):
     """The settings as a command would have them, and where each came from; secrets are left out.
@@ -29,7 +28,7 @@ class EffectiveSettings(Arguments):
     flags: Annotated[dict[str, Any], OptionsOf(Settings)]
 
 
-@command(app, "check", "checks.check", takes=JOBS)
+@command("check", "checks.check", takes=JOBS)
 @dataclass(frozen=True, kw_only=True)
 class Check(Arguments):
     """What would fail in an input, by type, with the first rows of each; no model is asked.
@@ -44,7 +43,7 @@ class Check(Arguments):
     settings: Settings
 
 
-@command(app, "schema", "checks.schema")
+@command("schema", "checks.schema")
 @dataclass(frozen=True, kw_only=True)
 class Schema(Arguments):
     """The JSON schema of a job's rows and records, or of items."""

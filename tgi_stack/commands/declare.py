@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 import typer
 from typer.core import TyperCommand
 
+from tgi_stack.commands.app import PARTS
 from tgi_stack.commands.options import Arguments, Group, Positional, Settings
 from tgi_stack.declared.option import FILES, GROUPS, RUN, Declared, declared, taken_by
 
@@ -61,16 +62,16 @@ class Command(TyperCommand):
         return super().get_help(ctx).replace("\N{NO-BREAK SPACE}", " ")
 
 
-def command(of: typer.Typer, name: str, does: str, takes: tuple[str, ...] = ()) -> Any:
-    """Decorates the arguments of a command, which adds it to an application.
+def command(full: str, does: str, takes: tuple[str, ...] = ()) -> Any:
+    """Decorates the arguments of a command, which adds it to the application.
 
     Args:
+        full: its name, after that of its group where it has one: `cache gc`.
         does: the function that is called with them: a module of `commands.actions` and its name in it.
         takes: whose settings are its options; its own unless told.
     """
 
     def added(arguments: type[AnyArguments]) -> type[AnyArguments]:
-        full = name if of.info.name == "fastqwen" else f"{of.info.name} {name}"
         settings = [one for each in takes or (full,) for one in taken_by(each, declared(Settings).values())]
         DECLARED.append(CommandLine(full, arguments, does, tuple(dict.fromkeys(settings))))
 
@@ -81,7 +82,7 @@ def command(of: typer.Typer, name: str, does: str, takes: tuple[str, ...] = ()) 
         parameters = list(_parameters(arguments, DECLARED[-1].settings))
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {one.name: one.annotation for one in parameters}
-        of.command(name, cls=Command, help=inspect.getdoc(arguments))(run)
+        PARTS[full.split()[0]].command(full.split()[-1], cls=Command, help=inspect.getdoc(arguments))(run)
         return arguments
 
     return added

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tgi_stack.commands.app import app
 from tgi_stack.commands.declare import command
 from tgi_stack.commands.options import Arguments, Input, Items, Map, Out, Settings
 
@@ -19,7 +18,7 @@ class Job(Arguments):
     settings: Settings
 
 
-@command(app, "summarize", "jobs.summarize")
+@command("summarize", "jobs.summarize")
 @dataclass(frozen=True, kw_only=True)
 class Summarize(Job):
     """Semantic summaries of a folder of images or of the rows of a file.
@@ -28,7 +27,7 @@ class Summarize(Job):
     """
 
 
-@command(app, "rerank", "jobs.rerank")
+@command("rerank", "jobs.rerank")
 @dataclass(frozen=True, kw_only=True)
 class Rerank(Job):
     """Ranks each row's candidates.
@@ -39,7 +38,7 @@ class Rerank(Job):
     items: Items = None
 
 
-@command(app, "probs", "jobs.probs")
+@command("probs", "jobs.probs")
 @dataclass(frozen=True, kw_only=True)
 class Probs(Job):
     """Label probabilities of prompts of your own.

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from tgi_stack.commands.app import app
 from tgi_stack.commands.declare import OptionsOf, command
 from tgi_stack.commands.options import Arguments, Items, Positional, Settings
 from tgi_stack.declared.option import FILES, RUN, Option
 
 
-@command(app, "verify", "outputs.verify_output")
+@command("verify", "outputs.verify_output")
 @dataclass(frozen=True, kw_only=True)
 class Verify(Arguments):
     """Proves an output: every input row exactly once, digests hold, counts add up."""
@@ -20,7 +19,7 @@ class Verify(Arguments):
     out: Annotated[Path, Positional("OUT", "What a job wrote with -o.")]
 
 
-@command(app, "eval", "outputs.evaluate")
+@command("eval", "outputs.evaluate")
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(Arguments):
     """Recall@k, NDCG@k and MRR of a rerank output, with bootstrap 95 % intervals."""
@@ -60,7 +59,7 @@ class Evaluate(Arguments):
     exclude_failed: Annotated[bool, Option("Leave failed rows out; else they count as 0.", RUN)] = False
 
 
-@command(app, "compare", "compare.outputs")
+@command("compare", "compare.outputs")
 @dataclass(frozen=True, kw_only=True)
 class Compare(Arguments):
     """How far outputs of the same rows are apart; with --against, some rows of one are asked again elsewhere.

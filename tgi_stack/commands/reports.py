@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from tgi_stack.commands.app import app
 from tgi_stack.commands.declare import OptionsOf, command
 from tgi_stack.commands.options import Arguments, Positional, Settings
 from tgi_stack.declared.option import FILES, RUN, Option
@@ -22,7 +21,7 @@ RunItems = Annotated[
 ]
 
 
-@command(app, "report", "reports.write_report")
+@command("report", "reports.write_report")
 @dataclass(frozen=True, kw_only=True)
 class Report(Arguments):
     """One HTML file to look at: pictures, rankings, bias, calibration, two runs side by side.
@@ -61,7 +60,7 @@ class Report(Arguments):
     redact: Annotated[bool, Option("Ids become hashes; texts, names and pictures are left out.", RUN)] = False
 
 
-@command(app, "show", "show.show_record", takes=("show",))
+@command("show", "show.show_record", takes=("show",))
 @dataclass(frozen=True, kw_only=True)
 class Show(Arguments):
     """One record of an output, in the terminal: what was answered, and what was asked where it is given."""

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from tgi_stack.commands.app import app, stack
 from tgi_stack.commands.declare import OptionsOf, command
 from tgi_stack.commands.options import Arguments, Settings
 from tgi_stack.declared.option import FILES, RUN, SERVERS, Option
@@ -17,7 +16,7 @@ Timeout = Annotated[
 ]
 
 
-@command(app, "doctor", "servers.examine")
+@command("doctor", "servers.examine")
 @dataclass(frozen=True, kw_only=True)
 class Doctor(Arguments):
     """What works here; each line ok, a warning, or a failure with the fix."""
@@ -48,7 +47,7 @@ class Planning(OfStack):
         return tuple(name for name in ("gateway", "observe") if getattr(self, name))
 
 
-@command(stack, "plan", "servers.plan")
+@command("stack plan", "servers.plan")
 @dataclass(frozen=True, kw_only=True)
 class Plan(Planning):
     """Reads the GPUs and writes docker/.env and docker/stack.json: what runs where."""
@@ -62,7 +61,7 @@ class Plan(Planning):
     ] = None
 
 
-@command(stack, "up", "servers.up")
+@command("stack up", "servers.up")
 @dataclass(frozen=True, kw_only=True)
 class Up(Planning):
     """Brings the servers up and waits until they answer."""
@@ -79,7 +78,7 @@ class Up(Planning):
     timeout: Timeout = 1800.0
 
 
-@command(stack, "wait", "servers.wait")
+@command("stack wait", "servers.wait")
 @dataclass(frozen=True, kw_only=True)
 class Wait(OfStack):
     """Waits until every server of the plan answers."""
@@ -87,13 +86,13 @@ class Wait(OfStack):
     timeout: Timeout = 1800.0
 
 
-@command(stack, "status", "servers.status")
+@command("stack status", "servers.status")
 @dataclass(frozen=True, kw_only=True)
 class Status(OfStack):
     """Each server: its container, and whether it answers."""
 
 
-@command(stack, "down", "servers.down")
+@command("stack down", "servers.down")
 @dataclass(frozen=True, kw_only=True)
 class Down(OfStack):
     """Stops the servers; weights and compile caches stay."""
