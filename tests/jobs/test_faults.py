@@ -231,7 +231,7 @@ def test_the_output_folder_is_removed_mid_run(tmp_path: Path, many: Path) -> Non
     assert not out.exists()
 
 
-@pytest.mark.parametrize("many", [20_000, pytest.param(60_000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("many", [12_000, pytest.param(60_000, marks=pytest.mark.soak)])
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path, many: int) -> None:  # D13
     measure = (
         "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); "

@@ -129,6 +129,7 @@ RECOVERED = [
 ]  # fmt: skip
 
 
+@pytest.mark.usefixtures("hurried")
 @pytest.mark.parametrize("fault", RECOVERED)
 def test_occasional_faults_lose_and_move_no_row(  # S01-S03, S07, S08, S12, S13, S16
     fastqwen: Fastqwen, tmp_path: Path, server: Loopback, rows: Path, fault: str
@@ -236,10 +237,11 @@ def test_a_row_that_kills_servers_is_parked(  # S20
         same_as_scripted(fastqwen, out, "probs", rows)
 
 
+@pytest.mark.parametrize("count", [600, pytest.param(10_000, marks=pytest.mark.soak)])
 def test_duplicate_replies_never_move_an_answer(
-    fastqwen: Fastqwen, tmp_path: Path, server: Loopback
+    fastqwen: Fastqwen, tmp_path: Path, server: Loopback, count: int
 ) -> None:  # S08
-    rows = questions(tmp_path, 10_000 if server.dialect == "vllm" else 1_000)
+    rows = questions(tmp_path, count)
     server.fault = lambda number, path: ("twice", "late")[number % 2] if number % 29 == 3 else None
     out = tmp_path / "o.jsonl"
     fastqwen("probs", rows, "-o", out, *use(server), "--concurrency", "32")
@@ -263,7 +265,7 @@ def test_a_storm_of_refusals_loses_nothing(  # S15
     fastqwen: Fastqwen, tmp_path: Path, server: Loopback
 ) -> None:
     rows = questions(tmp_path, 300)
-    server.fault = storm("429", 3.0)
+    server.fault = storm("429", 1.5)
     server.delay_s = 0.05
     out = tmp_path / "o.jsonl"
     fastqwen("probs", rows, "-o", out, *use(server), "--concurrency", "8")
@@ -296,7 +298,7 @@ def test_a_storm_of_errors_stops_the_sending(
     fastqwen: Fastqwen, tmp_path: Path, server: Loopback
 ) -> None:  # S16
     rows = questions(tmp_path, 300)
-    server.fault = storm("500", 2.5)
+    server.fault = storm("500", 1.2)
     server.delay_s = 0.02
     out = tmp_path / "o.jsonl"
     fastqwen("probs", rows, "-o", out, *use(server), "--concurrency", "8")

@@ -21,6 +21,7 @@ from tgi_stack.errors import MachineError, ServerError
 CUT = 0.7
 YIELD = 0.8
 LOOK_EVERY_S = 1.0
+REST_S = 0.25  # of an endpoint that is gone, at least, before it is asked again
 GROW = 1.25
 LEAST_GAIN = 1.03  # of throughput, for which more requests in flight are worth it
 FIRST = 32
@@ -257,7 +258,7 @@ class Pool:
         times = 0
         while endpoint.state == "down":
             # Half a second to two: first success has to follow recovery at once.
-            await self.sleep(0.25 + pause_s(min(times, 2), self.rng))
+            await self.sleep(REST_S + pause_s(min(times, 2), self.rng))
             times += 1
             try:
                 await self.probe(endpoint)
