@@ -273,6 +273,7 @@ def test_a_storm_of_refusals_loses_nothing(  # S15
     assert server.posts <= 1.2 * 300
 
 
+@pytest.mark.usefixtures("hurried")
 def test_three_of_ten_requests_failing_lose_no_row(  # S16
     fastqwen: Fastqwen, tmp_path: Path, server: Loopback
 ) -> None:
@@ -284,6 +285,7 @@ def test_three_of_ten_requests_failing_lose_no_row(  # S16
     assert server.posts <= 1.8 * 100  # 1.43 is what it takes
 
 
+@pytest.mark.usefixtures("hurried")
 def test_a_contagious_failure_is_tried_three_times(  # S17
     fastqwen: Fastqwen, tmp_path: Path, server: Loopback, rows: Path
 ) -> None:
