@@ -16,9 +16,6 @@ import pytest
 # Before torch is imported: where test processes share the cores, threads that wait for each other take thrice
 # the time. `make test-numbers` has several.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Hundreds of processes start in these tests: compiled by the first of them, not by each.
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-sys.dont_write_bytecode = False
 
 import cli
 from tgi_stack import logs, settings
@@ -27,6 +24,10 @@ from tgi_stack.tiny import TINY
 
 ROOT = Path(__file__).resolve().parents[1]
 CATALOGUE = ROOT / "examples" / "catalogue"
+
+# Hundreds of processes start in these tests: compiled by the first of them, not by each.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # Processes that tests start remember nothing either; tests of the cache say otherwise.
 os.environ["FASTQWEN_NO_CACHE"] = "1"
