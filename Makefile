@@ -55,10 +55,10 @@ demo: setup ## summaries and a ranking of the example catalogue, computed here, 
 	@echo "open out/report.html in a browser"
 
 test: setup ## the test suite
-	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist worksteal
 
 coverage: setup ## the suite, and which lines it runs: a table, and out/coverage/index.html
-	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --cov --cov-report term:skip-covered \
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist worksteal --cov --cov-report term:skip-covered \
 		--cov-report html:out/coverage
 
 test-numbers: setup ## the tests of numbers by each instruction set of this processor, with 1, 2 and 4 threads
@@ -72,7 +72,7 @@ test-soak: setup ## tests that hold at random moments or for many rows, with far
 
 test-oldest: setup ## the tests with the lowest versions that pyproject.toml names, torch excepted
 	@python=$$($(BIN)/python tools/environments.py oldest) && \
-		$$python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --ignore tests/repository --ignore tests/stack
+		$$python -m pytest --numprocesses $(TEST_PROCESSES) --dist worksteal --ignore tests/repository --ignore tests/stack
 
 test-tgi-types: setup ## what TGI is asked and answers, held to the types of the package text-generation
 	@python=$$($(BIN)/python tools/environments.py tgi) && \

@@ -31,7 +31,7 @@ from tgi_stack.errors import UsageError
 from tgi_stack.plots import bars
 from tgi_stack.settings import load
 
-SMALL = Sizes(prompts=10, longest=80, images=2, new_tokens=4, checked=4)
+SMALL = Sizes(prompts=10, longest=80, images=2, new_tokens=4, checked=4, labelled=8)
 BASELINE = "one at a time (the optimisation guide today)"
 
 

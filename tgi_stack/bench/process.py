@@ -17,6 +17,12 @@ from tgi_stack.settings import Settings
 
 MINUTES_15 = 900
 # Forked from a process that has imported torch but not touched a device: a row saves ten seconds of imports.
+IMPORTED = [
+    child.__name__,
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.qwen3.modeling_qwen3",
+    "transformers.models.qwen3_vl.modeling_qwen3_vl",
+]
 _ways = ["forkserver", "spawn"] if sys.platform == "linux" else ["spawn"]
 
 
@@ -38,7 +44,7 @@ def in_process(
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     context: Any = multiprocessing.get_context(_ways[0])
     if _ways[0] == "forkserver":
-        context.set_forkserver_preload([child.__name__])
+        context.set_forkserver_preload(IMPORTED)
     ours, theirs = context.Pipe(duplex=False)
     # Not a daemon: on several GPUs it has processes of its own.
     process = context.Process(target=child.run, args=(theirs, variant, settings, task, repeats, only_answers))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +69,18 @@ class Collector:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much is measured: a GPU takes more than a CPU in the same time."""
+    """How much is measured: a GPU takes more than a CPU in the same time.
+
+    Attributes:
+        labelled: of rows whose right answers are known, the most that are asked; None for all.
+    """
 
     prompts: int
     longest: int
     images: int
     new_tokens: int
     checked: int
+    labelled: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +112,8 @@ class TaskBuilder:
         items = join_items([open_source(name, kind="item") for name in self.items])
         job = Rerank(collector, Settings.model_validate({}), items)
         right = []
-        for row in map(rerank_row, open_source(str(self.labelled), kind="rerank")):
+        rows = islice(open_source(str(self.labelled), kind="rerank"), self.sizes.labelled)
+        for row in map(rerank_row, rows):
             if row.positive:
                 answer = await job.answer(row)
                 order = answer["reads"][0]["order"]
@@ -128,7 +135,7 @@ class TaskBuilder:
         collector = Collector(identity, profile)
         job = Summarize(collector, Settings.model_validate({"max_new_tokens": 40}), self.catalogue)
         right = []
-        for line in (self.catalogue / "looks.jsonl").read_text().splitlines():
+        for line in (self.catalogue / "looks.jsonl").read_text().splitlines()[: sizes.labelled]:
             look = json.loads(line)
             content = (self.catalogue / "images" / look["id"]).read_bytes()
             await job.ask(None, None, prepare(content, look["id"], profile.grid))
