@@ -85,7 +85,7 @@ def test_a_signal_drains_and_the_rest_resumes(  # X03, C13
 def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "p.jsonl", *({"prompt": f"{i}\n", "labels": ["A"]} for i in range(4)))
     out = tmp_path / "out.jsonl"
-    script = ["--engine", "scripted", "--model", "delay_s=6"]
+    script = ["--engine", "scripted", "--model", "delay_s=60"]
     pid = start(["probs", str(rows), "-o", str(out), *script, "--concurrency", "1"], tmp_path / "log")
     while not part_path(out).exists():
         time.sleep(0.01)
@@ -95,4 +95,4 @@ def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
     time.sleep(0.3)
     os.kill(pid, signal.SIGINT)
     assert wait(pid) == 130
-    assert time.monotonic() - began < 4  # not the six seconds that the answer takes
+    assert time.monotonic() - began < 40  # not the minute that the answer takes

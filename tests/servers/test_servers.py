@@ -134,8 +134,9 @@ RECOVERED = [
 def test_occasional_faults_lose_and_move_no_row(  # S01-S03, S07, S08, S12, S13, S16
     fastqwen: Fastqwen, tmp_path: Path, server: Loopback, rows: Path, fault: str
 ) -> None:
-    # Twice in all: a third bad reply to one row would rightly fail it.
-    server.fault = lambda number, path: fault if number in (7, 31) else None
+    # Of two rows: a second bad reply to one would rightly fail it, so both are on their way at once.
+    server.fault = lambda number, path: fault if number in (7, 8) else None
+    server.delay_s = 0.01
     out = tmp_path / "o.jsonl"
     done = fastqwen("probs", rows, "-o", out, *use(server), "--concurrency", "8")
     assert "60 rows: 60 ok (0 from cache), 0 failed, 0 pending" in done.stderr
