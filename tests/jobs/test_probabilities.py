@@ -278,14 +278,69 @@ def test_a_label_likelier_after_space_is_named(fastqwen: Fastqwen, tmp_path: Pat
     assert "with a space before them the labels are likelier" in done.stderr
 
 
-def test_a_row_of_nan_logits_fails_alone(fastqwen: Fastqwen, tmp_path: Path, tokenizer: Tokenizer) -> None:
-    model = tmp_path / "model"
+@pytest.mark.parametrize("cache", [(), ("--no-cache",)], ids=["cache", "no-cache"])
+def test_torch_reads_spaced_labels_along(
+    cached: Fastqwen, tmp_path: Path, text_model: Any, tokenizer: Tokenizer, cache: tuple[str, ...]
+) -> None:
+    model, weights = untied(tmp_path / "model")
+    prompts = [f"Question {n}: is it?\n" for n in range(12)]
+    with torch.no_grad():
+        top = int(text_model(torch.tensor([tokenizer.encode(prompts[0])])).logits[0, -1].argmax())
+    weights["lm_head.weight"][tokenizer.encode("\n yes")[-1]] = 2 * weights["lm_head.weight"][top]
+    save_file(weights, model / "model.safetensors", {"format": "pt"})
+    asked = [{"prompt": p, "labels": ["yes", "no"]} for p in prompts]
+    rows = write_rows(tmp_path / "p.jsonl", *asked, {"prompt": "Which?\n", "num_candidates": 4})
+    options = ("--engine", "torch", "--model", model, "--device", "cpu", "--dtype", "fp32", *cache)
+    read = []
+    for name, more in (("plain", ()), ("spaced", ("--label-prefix", " ")), ("again", ())):
+        cached("probs", rows, "-o", tmp_path / f"{name}.jsonl", *options, *more)
+        read.append(read_records(tmp_path / f"{name}.jsonl"))
+    plain, spaced, again = read
+    assert {record["attempts"] for record in plain} == {1}
+    likelier = ["labels.spaced_likelier" in record["flags"] for record in plain]
+    assert any(likelier)
+    for flagged, one, other in zip(likelier, plain, spaced, strict=True):
+        low = one["label_mass"] < 0.5
+        assert flagged == (low and other["label_mass"] > one["label_mass"])
+        assert ("label_mass.low" in one["flags"]) == low
+        assert math.fsum(map(math.exp, one["logprobs"])) == pytest.approx(one["label_mass"], abs=1e-9)
+    assert [record["flags"] for record in again] == [record["flags"] for record in plain]
+    assert all(record["from_cache"] != bool(cache) for record in again)
+
+
+@pytest.mark.parametrize("engine", ["torch", "vllm"])
+def test_spaced_labels_of_several_tokens_are_bounded(
+    cached: Fastqwen, tmp_path: Path, tokenizer: Tokenizer, logits: Any, engine: str
+) -> None:
+    prompts = [f"Question {n}: which?\n" for n in range(12)]
+    rows = write_rows(tmp_path / "p.jsonl", *({"prompt": p, "num_candidates": 20} for p in prompts))
+    assert len(tokenizer.encode("\n T")) == 3  # a space of its own
+    with serve("vllm", logits=logits) as server:
+        given = TORCH if engine == "torch" else use(server)
+        cached("probs", rows, "-o", tmp_path / "cold.jsonl", *given)
+        cached("probs", rows, "-o", tmp_path / "warm.jsonl", *given)
+        cached("probs", rows, "-o", tmp_path / "spaced.jsonl", *given, "--label-prefix", " ")
+    cold, warm, spaced = (read_records(tmp_path / f"{name}.jsonl") for name in ("cold", "warm", "spaced"))
+    for one, again, other in zip(cold, warm, spaced, strict=True):
+        assert again["from_cache"]
+        assert again["flags"] == one["flags"]
+        likelier = one["label_mass"] < 0.5 and other["label_mass"] > one["label_mass"]
+        assert ("labels.spaced_likelier" in one["flags"]) == likelier
+
+
+def untied(model: Path) -> tuple[Path, dict[str, torch.Tensor]]:
+    """A copy of the tiny model with a head of its own, and its weights."""
     shutil.copytree(TINY / "text", model)
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
     weights = load_file(model / "model.safetensors")
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+    return model, weights
+
+
+def test_a_row_of_nan_logits_fails_alone(fastqwen: Fastqwen, tmp_path: Path, tokenizer: Tokenizer) -> None:
+    model, weights = untied(tmp_path / "model")
     embedding = weights["model.embed_tokens.weight"]
-    weights["lm_head.weight"] = embedding.clone()
     embedding[tokenizer.encode("~")[0]] = float("nan")
     save_file(weights, model / "model.safetensors", {"format": "pt"})
     prompts = [f"Question {n}?\n" for n in range(9)] + ["What is ~?\n"]

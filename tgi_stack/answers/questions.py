@@ -13,7 +13,7 @@ from itertools import chain
 from cache.store import Store
 from tgi_stack.answers.contexts import PromptContext, TokenAnswers
 from tgi_stack.answers.images import ImageFile
-from tgi_stack.errors import AnswerError, ScoreError, TextError
+from tgi_stack.errors import AnswerError, LabelError, ScoreError, TextError
 from tgi_stack.prompting import prompts
 from tgi_stack.prompting.forms import compact, data_of
 from tgi_stack.prompting.labels import branches, chained, refuse_several_tokens
@@ -37,11 +37,12 @@ class LabelQuestion:
     context: PromptContext
     labels: tuple[str, ...]
 
-    def prepared(self, *, several_tokens: bool) -> LabelRequests:
+    def prepared(self, *, several_tokens: bool, along: tuple[str, ...] = ()) -> LabelRequests:
         """What a backend is asked: one read, or one a branch of the prefix tree of labels of several tokens.
 
         Args:
             several_tokens: whether the backend reads labels of several tokens.
+            along: labels to read too, where all are of one token each.
 
         Raises:
             LabelError: labels that can't be read here, see `labels.trace`.
@@ -53,11 +54,26 @@ class LabelQuestion:
         paths = encoder.prover.paths(labels, context.ending, whole, merging=encoder.merging)
         self._refuse_length(max(map(len, paths)))
         if set(map(len, paths)) == {1}:
-            return LabelRequests((self._request((), tuple([path[0] for path in paths]), labels),), paths)
+            return LabelRequests(
+                (self._request((), _firsts(paths), labels),), paths, self._wide(paths, along)
+            )
         if not several_tokens or context.parts:
             refuse_several_tokens(labels, paths)
         requests = [self._request(prefix, tokens) for prefix, tokens in branches(paths).items()]
         return LabelRequests(tuple(requests), paths)
+
+    def _wide(self, paths: Paths, along: tuple[str, ...]) -> ScoreRequest | None:
+        """The read of the labels and those along with them, where there is one."""
+        context, encoder = self.context, self.context.encoder
+        if not along:
+            return None
+        try:
+            more = encoder.prover.paths(along, context.ending, (context.prompt, context.token_ids))
+        except LabelError:
+            return None
+        if set(map(len, more)) != {1} or not set(more).isdisjoint(paths):
+            return None
+        return self._request((), _firsts((*paths, *more)), (*self.labels, *along))
 
     def _request(
         self, prefix: tuple[int, ...], ids: tuple[int, ...], labels: tuple[str, ...] = ()
@@ -76,12 +92,20 @@ class LabelQuestion:
             raise TextError("text.too_long", f"{length} tokens{pictures}; a prompt may have {most}")
 
 
+def _firsts(paths: Paths) -> tuple[int, ...]:
+    return tuple([path[0] for path in paths])
+
+
 @dataclass(frozen=True, slots=True)
 class LabelRequests:
-    """The reads that a question needs, in the order of their prefixes; `paths` are the labels' tokens."""
+    """The reads that a question needs, in the order of their prefixes; `paths` are the labels' tokens.
+
+    `wide` is the one read of all labels with those along, where that can be asked.
+    """
 
     requests: tuple[ScoreRequest, ...]
     paths: Paths
+    wide: ScoreRequest | None = None
 
     def joined(self, reads: Sequence[LabelScores]) -> LabelScores:
         """One reading, from those of the branches, by the chain rule.

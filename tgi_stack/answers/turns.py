@@ -102,7 +102,7 @@ class Turns(Generic[Answer]):
                 await asyncio.sleep(LOOK_EVERY_S)
             yield turn
             came = turn.answer
-            self._remember(asked, turn.answer)
+            self.remember(asked, turn.answer)
         except Exception as error:
             came = error
             raise
@@ -112,6 +112,18 @@ class Turns(Generic[Answer]):
             if pending is not None:
                 del self._pending[asked]
                 pending.set_result(came)
+
+    def remember(self, asked: str, answer: Answer | None) -> None:
+        """Answers a question that is asked again; what was asked for longest ago is forgotten for it."""
+        if answer is None:
+            return
+        if asked in self._remembered:
+            self._held -= self._size(self._remembered[asked])
+        self._remembered[asked] = answer
+        self._held += self._size(answer)
+        while self._held > self._memory:
+            _, oldest = self._remembered.popitem(last=False)
+            self._held -= self._size(oldest)
 
     def _leased(self, turn: Turn[Answer], asked: str) -> bool:
         """Whether no other process computes, as far as processes can be kept apart."""
@@ -125,14 +137,3 @@ class Turns(Generic[Answer]):
         if asked in self._remembered:
             self._remembered.move_to_end(asked)
         return self._remembered.get(asked)
-
-    def _remember(self, asked: str, answer: Answer | None) -> None:
-        if answer is None:
-            return
-        if asked in self._remembered:
-            self._held -= self._size(self._remembered[asked])
-        self._remembered[asked] = answer
-        self._held += self._size(answer)
-        while self._held > self._memory:
-            _, oldest = self._remembered.popitem(last=False)
-            self._held -= self._size(oldest)

@@ -9,9 +9,11 @@ from tgi_stack.answers.images import without_pixels
 from tgi_stack.answers.labels import LabelAnswers
 from tgi_stack.answers.questions import LabelQuestion, SummaryQuestion
 from tgi_stack.answers.summaries import SummaryAnswers
-from tgi_stack.answers.turns import Turns
+from tgi_stack.answers.tables import LabelTable
+from tgi_stack.answers.turns import Turn, Turns
 from tgi_stack.backends.base import Backend, Replaced
 from tgi_stack.concurrency import together
+from tgi_stack.scoring import distributions
 from tgi_stack.settings import Settings
 from tgi_stack.types import Caption, CaptionRequest, LabelScores
 
@@ -32,14 +34,19 @@ class CachedBackend:
         self.identity = inner.identity
         self.profile = inner.profile
         self.max_concurrency = inner.max_concurrency
+        self.takes_tokens = inner.takes_tokens
         self._inner = inner
         self._labels = LabelAnswers(store, inner.identity, settings)
         self._summaries = SummaryAnswers(store, inner.identity, settings, inner.profile.grid)
         self._scores: Turns[LabelScores] = Turns(store, "labels", memory=REMEMBERED)
         self._captions: Turns[Caption] = Turns(store, "summary", memory=REMEMBERED)
 
-    async def score(self, question: LabelQuestion) -> LabelScores:
+    async def score(self, question: LabelQuestion, along: tuple[str, ...] = ()) -> LabelScores:
         """The labels' logarithms; of labels of several tokens by the chain rule over their prefix tree.
+
+        Args:
+            along: labels that are asked next where these have little mass. An engine of this process reads
+                them in the same pass, and remembers them.
 
         Raises:
             RowError: see `LabelQuestion.prepared`, and what the backend raises.
@@ -55,14 +62,31 @@ class CachedBackend:
             if turn.answer is None and turn.leased:
                 turn.answer = labels.known(question, again=True)
             if turn.answer is None:
-                asked = question.prepared(several_tokens=inner.takes_tokens)
-                if len(asked.requests) == 1:
-                    reads = [await inner.score(asked.requests[0])]
-                else:
-                    reads = await together(*map(inner.score, asked.requests))
-                turn.answer = asked.joined(reads)
-                labels.keep(question, asked.requests[0], turn.answer, turn)
+                turn.answer = await self._read(question, along, turn)
             return turn.answer
+
+    async def _read(
+        self, question: LabelQuestion, along: tuple[str, ...], turn: Turn[LabelScores]
+    ) -> LabelScores:
+        inner, here = self._inner, self.identity.engine == "torch"
+        asked = question.prepared(several_tokens=self.takes_tokens, along=along if here else ())
+        if asked.wide is not None:
+            read = await inner.score(asked.wide)
+            table = LabelTable.of(asked.wide.labels, read)
+            answer = replace(table.scores(question.labels), attempts=read.attempts, from_cache=False)
+            if distributions.mass_flags(answer.label_mass):
+                others = replace(question, labels=along)
+                self._scores.remember(
+                    self._labels.asked(others), replace(table.scores(along), from_cache=False)
+                )
+                self._labels.keep(replace(question, labels=table.labels), asked.wide, read, turn)
+                return answer
+        elif len(asked.requests) == 1:
+            answer = await inner.score(asked.requests[0])
+        else:
+            answer = asked.joined(await together(*map(inner.score, asked.requests)))
+        self._labels.keep(question, asked.requests[0], answer, turn)
+        return answer
 
     async def caption(self, question: SummaryQuestion) -> Caption:
         """The summary, with its image as far as it is known.

@@ -29,24 +29,47 @@ class LabelReader:
         self._backend = backend
         self.encoder = PromptEncoder(backend.profile, store, merging=merging)
 
-    async def read(self, context: PromptContext, labels: tuple[str, ...]) -> LabelScores:
+    async def read(
+        self, context: PromptContext, labels: tuple[str, ...], along: tuple[str, ...] = ()
+    ) -> LabelScores:
         """The labels' logarithms; see `CachedBackend.score`."""
-        scores = await self._backend.score(LabelQuestion(context, labels))
+        scores = await self._backend.score(LabelQuestion(context, labels), along)
         encoder = self.encoder
         whole = (context.prompt, context.token_ids) if encoder.merging else None
         if encoder.merging and encoder.prover.merge(labels, context.ending, whole):
             return replace(scores, flags=(*scores.flags, MERGES))
         return scores
 
-    async def spaced_is_likelier(
-        self, context: PromptContext, labels: tuple[str, ...], scores: LabelScores
-    ) -> LabelScores | None:
-        """The reading of the labels with a space before each, where the model would rather say those."""
+    async def read_and_spaced(
+        self, context: PromptContext, labels: tuple[str, ...]
+    ) -> tuple[LabelScores, LabelScores | None]:
+        """The reading of the labels; and with a space before each, where the model would rather say those."""
+        plain = not any(label.startswith(" ") for label in labels)
+        spaced = tuple(f" {label}" for label in labels) if plain else ()
+        firsts = self.encoder.prover.beginnings(spaced) if spaced else ()
+        scores = await self.read(context, labels, firsts)
         mass = scores.label_mass
-        if mass is None or mass >= distributions.LOW_MASS or any(label.startswith(" ") for label in labels):
-            return None
+        if not spaced or mass is None or not distributions.mass_flags(mass):
+            return scores, None
         try:
-            spaced = await self.read(context, tuple(f" {label}" for label in labels))
+            if firsts not in ((), spaced) and await self._mass_after(context, spaced, firsts) <= mass:
+                return scores, None
+            other = await self.read(context, spaced)
         except RowError:  # a courtesy, which no row is to fail for
-            return None
-        return spaced if spaced.label_mass is not None and spaced.label_mass > mass else None
+            return scores, None
+        return scores, other if (other.label_mass or 0.0) > mass else None
+
+    async def _mass_after(
+        self, context: PromptContext, labels: tuple[str, ...], firsts: tuple[str, ...]
+    ) -> float:
+        """The most that the labels' mass can be, from that of their first tokens; 1 where it is not known."""
+        if not self._backend.takes_tokens:
+            return 0.0  # they can't be read
+        scores = await self.read(context, firsts)
+        if not scores.from_cache:  # it was proven before it was kept
+            prover, whole = self.encoder.prover, (context.prompt, context.token_ids)
+            both = (prover.paths(texts, context.ending, whole) for texts in (labels, firsts))
+            begun, ends = ({path[0] for path in paths} for paths in both)
+            if begun != ends:
+                return 1.0
+        return 1.0 if scores.label_mass is None or not scores.exact else scores.label_mass

@@ -49,8 +49,7 @@ class Probs:
             labels = encoder.prover.default(given, prefix)
         else:
             labels = tuple(prefix + label for label in given)
-        scores = await self._reader.read(context, labels)
-        spaced = await self._reader.spaced_is_likelier(context, labels, scores)
+        scores, spaced = await self._reader.read_and_spaced(context, labels)
         identity = self._backend.identity
         return {
             "labels": list(labels),

@@ -21,6 +21,7 @@ PAIRS = tuple(a + b for a in string.ascii_uppercase for b in string.ascii_upperc
 LONGEST_REMEMBERED = 256  # characters of an ending
 REMEMBERED = 10_000  # sets of labels in their places; they are few where prompts end alike
 
+LINE_BREAK = "\n"
 MERGES = "label.merges"  # of an error, and of a flag
 
 Ending = tuple[str, tuple[int, ...]]
@@ -200,6 +201,7 @@ class Prover:
         self._tokenizer = tokenizer
         self._known: dict[tuple[tuple[str, ...], Ending, bool], tuple[tuple[int, ...], ...]] = {}
         self._defaults: dict[tuple[int, str], tuple[str, ...]] = {}
+        self._beginnings: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     def default(self, count: int, prefix: str = "") -> tuple[str, ...]:
         """See `default_labels`."""
@@ -246,6 +248,27 @@ class Prover:
                 self._known.clear()
             self._known[key] = self._trace(labels, ending, whole, merging=merging)
         return self._known[key]
+
+    def beginnings(self, labels: tuple[str, ...]) -> tuple[str, ...]:
+        """The texts of the labels' first tokens at the start of a line, each once.
+
+        Together they are at least as likely as the labels. None where a token is no text of its own, or where
+        a label can't be read.
+        """
+        if labels not in self._beginnings:
+            if len(self._beginnings) >= REMEMBERED:
+                self._beginnings.clear()
+            self._beginnings[labels] = self._begin(labels)
+        return self._beginnings[labels]
+
+    def _begin(self, labels: tuple[str, ...]) -> tuple[str, ...]:
+        start = (LINE_BREAK, self._tokenizer.encode(LINE_BREAK))
+        try:
+            firsts = tuple(dict.fromkeys(path[0] for path in self.paths(labels, start)))
+            texts = tuple(self._tokenizer.decode([id]) for id in firsts)
+            return texts if self.paths(texts, start) == tuple((id,) for id in firsts) else ()
+        except LabelError:
+            return ()
 
     def merge(self, labels: tuple[str, ...], ending: Ending, whole: Ending | None = None) -> bool:
         """Whether one of the labels merges with the end of the prompt; see `paths`.
