@@ -21,8 +21,9 @@ SERVERS = "Model and servers"
 PROMPT = "Prompt"
 TORCH = "Torch"
 CACHE = "Cache"
+RUNNER = "Many hosts"
 RUN = "Run"
-GROUPS = (FILES, SERVERS, PROMPT, TORCH, CACHE, RUN)
+GROUPS = (FILES, SERVERS, PROMPT, TORCH, CACHE, RUNNER, RUN)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from annotated_types import Interval, MaxLen, MinLen
 
 from tgi_stack.declared.option import CACHE, FILES, PROMPT, RUN, TORCH, Option, free
+from tgi_stack.declared.runner import RunnerFields
 from tgi_stack.declared.servers import COMPUTING, JOBS, SCORING, ServerFields
 
 ITEM_FIELDS = ("title", "summary", "text")  # and places in `data`, such as data.category
@@ -19,7 +20,7 @@ Count = Annotated[int, Interval(ge=1, le=MOST)]
 Preparers = Annotated[int, Interval(ge=1, le=16)]
 
 
-class Fields(ServerFields):
+class Fields(ServerFields, RunnerFields):
     """What `Settings` holds; apart from it, so that `--help` needs no pydantic."""
 
     # -- torch -------------------------------------------------------------------------------------------

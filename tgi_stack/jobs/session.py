@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from cache.store import Store
 from tgi_stack import logs
@@ -32,6 +33,7 @@ from tgi_stack.jobs.timeline import Timeline
 from tgi_stack.rows import folder
 from tgi_stack.rows.ledger import Checked, Sink
 from tgi_stack.rows.output import Output
+from tgi_stack.rows.parts.output import PartsOutput
 from tgi_stack.rows.reader import Folder, Parts, Source
 
 LOG = logging.getLogger(__name__)
@@ -40,24 +42,25 @@ HANDLES_OF_A_RUN = 6  # of its event loop, the ledger and the cache
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+AnySink = TypeVar("AnySink", bound="Sink | PartsOutput")
+
+
 @dataclass
-class Session:
-    """A run that is ready to begin.
+class Counted(Generic[AnySink]):
+    """A run that is ready to begin, whoever schedules its rows.
 
     Attributes:
-        sink: where records go; whoever made the session closes it, by `closed`.
+        sink: where records go; whoever made the run closes it.
         tally: what became of the rows; true at any time.
-        stop: set to have no more rows begun; made in the event loop of the run.
         signals: those that asked the run to end.
     """
 
     spec: JobSpec
     source: Source
-    sink: Sink
+    sink: AnySink
     watcher: Watcher = field(default_factory=Unwatched)
     tally: Tally = field(default_factory=Tally)
     signals: list[int] = field(default_factory=list)
-    stop: asyncio.Event | None = None
 
     def __post_init__(self) -> None:
         self.spec = replace(self.spec, settings=pipeline.within_limits(self.spec.settings))
@@ -65,7 +68,7 @@ class Session:
     @property
     def finished(self) -> bool:
         """Whether an earlier run has written all of it; `tally` holds its counts then."""
-        if not isinstance(self.sink, Output) or self.sink.finished is None:
+        if not isinstance(self.sink, Output | PartsOutput) or self.sink.finished is None:
             return False
         self.tally = Tally.of(self.sink.finished)
         return True
@@ -78,8 +81,30 @@ class Session:
         """
         settings = self.spec.settings
         strict = not settings.skip_bad_rows
-        known = isinstance(self.sink, Output) and self.sink.knows_rows(strict=strict)
+        known = isinstance(self.sink, Output | PartsOutput) and self.sink.knows_rows(strict=strict)
         pipeline.count(self.spec.schema, self.source, settings, self.tally, known, self.spec.items)
+
+    def say_skipped(self) -> None:
+        """Says which files of the inputs were left out."""
+        for source in (self.source, *self.spec.items):
+            if isinstance(source, Folder | Parts) and source.skipped:
+                LOG.info(f"{source.base}: skipped: {folder.told(source.skipped)}")
+
+    def refuse_missing_rows(self) -> None:
+        """Raises InputError for rows that were counted and did not come."""
+        if self.tally.pending and not self.signals:
+            raise InputError(f"the input changed while it was read: {self.tally.pending:,} rows are missing")
+
+
+@dataclass
+class Session(Counted[Sink]):
+    """A run in this process.
+
+    Attributes:
+        stop: set to have no more rows begun; made in the event loop of the run.
+    """
+
+    stop: asyncio.Event | None = None
 
     async def answer(self, backend: Backend, store: Store | None) -> None:
         """Answers the counted rows by a backend that stays open; the speed is noted in the cache."""
@@ -122,17 +147,6 @@ class Session:
         if self.stop is not None:
             self.stop.set()
         CLOSING.info("fastqwen: finishing what is in flight; once more to stop at once")
-
-    def say_skipped(self) -> None:
-        """Says which files of the inputs were left out."""
-        for source in (self.source, *self.spec.items):
-            if isinstance(source, Folder | Parts) and source.skipped:
-                LOG.info(f"{source.base}: skipped: {folder.told(source.skipped)}")
-
-    def refuse_missing_rows(self) -> None:
-        """Raises InputError for rows that were counted and did not come."""
-        if self.tally.pending and not self.signals:
-            raise InputError(f"the input changed while it was read: {self.tally.pending:,} rows are missing")
 
 
 @contextmanager

@@ -99,10 +99,17 @@ def opened(
         InputError: an input that can't be opened.
     """
     source = open_source(input, folders=name == "summarize", columns=columns, kind=name)
+    return opened_without_rows(name, source.base, items, columns, settings), source
+
+
+def opened_without_rows(
+    name: Name, base: Path, items: Sequence[str], columns: Mapping[str, str], settings: Settings
+) -> JobSpec:
+    """A job whose rows come otherwise; see `opened`."""
     known = tuple(open_source(one, columns=columns, kind="item") for one in items)
     placeholders = PLACEHOLDERS.get(name)
     prompt = None if placeholders is None else read_template(settings, placeholders)
     if name == "summarize":
         settings, form = formed(settings)
-        return JobSpec(name, settings, source.base, template=prompt, form=form), source
-    return JobSpec(name, settings, source.base, known, prompt), source
+        return JobSpec(name, settings, base, template=prompt, form=form)
+    return JobSpec(name, settings, base, known, prompt)

@@ -92,12 +92,15 @@ def read_jsonl(path: Path, name: str, done: Container[int], wanted: Wanted) -> R
     with opened(path, name) as file:
         for number, line in enumerate(lines(as_utf_8(file), jsonl.MAX_LINE_BYTES), 1):
             if line is None:
-                yield number, _long(name, number), None
+                yield number, line_row(line, name, number, wanted), None
             elif line.strip():
-                yield number, None if number in done else json_row(line, name, number, wanted), line
+                yield number, None if number in done else line_row(line, name, number, wanted), line
 
 
-def _long(name: str, number: int) -> RowError:
+def line_row(line: bytes | None, name: str, number: int, wanted: Wanted) -> dict[str, Any] | RowError:
+    """As `json_row`; None stands for a line that is too long."""
+    if line is not None:
+        return json_row(line, name, number, wanted)
     most = jsonl.MAX_LINE_BYTES
     return RowError("input.malformed", f"{name}:{number}: the line has more than {most:,} bytes")
 

@@ -147,17 +147,21 @@ class Manifest:
             )
         self.content["identity"] = now
 
-    def close(self, state: str, counts: dict[str, Any]) -> None:
+    def close(self, state: str, counts: dict[str, Any], whole: dict[str, Any] | None = None) -> None:
         """Notes how the run ended, and of a complete one the digest of OUT; writes the manifest.
 
         Args:
             counts: those of `Tally.noted`; how they grew stands beside them.
+            whole: digest and size of a complete OUT that is a folder.
         """
         counts = dict(counts)
         timeline = counts.pop("timeline", None)
         self.content |= {"state": state, "counts": counts, "timeline": timeline, "ended": _now()}
         if state == "complete":
-            self.content["out"] = {"sha256": sha256_of(self.out), "bytes": self.out.stat().st_size}
+            self.content["out"] = whole or {
+                "sha256": sha256_of(self.out),
+                "bytes": self.out.stat().st_size,
+            }
         self.write()
 
     def remove(self) -> None:

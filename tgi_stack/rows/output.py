@@ -68,7 +68,7 @@ class Output:
         self._lock = Lock(out)
         try:
             self._manifest = None if overwrite else _manifest(out, asked)
-            self.finished = _finished(self._manifest, limit)
+            self.finished = finished_counts(self._manifest, limit)
         except BaseException:
             self._lock.release()
             raise
@@ -195,7 +195,7 @@ def _manifest(out: Path, asked: dict[str, Any]) -> Manifest | None:
     return manifest
 
 
-def _finished(manifest: Manifest | None, limit: int | None) -> dict[str, Any] | None:
+def finished_counts(manifest: Manifest | None, limit: int | None) -> dict[str, Any] | None:
     """The counts of a complete output without failures that covers what is asked for."""
     if manifest is None or not manifest.is_complete or part_path(manifest.out).exists():
         return None

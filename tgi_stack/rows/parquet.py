@@ -28,20 +28,31 @@ TEXTS = {name for model in RECORDS.values() for name, kind in described(model).i
 
 def write(job: str, file: IO[bytes], lines: Iterable[bytes]) -> None:
     """Writes the records of a job, given as JSON lines, to an open file."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
+
+    remaining = iter(lines)
+    with pq.ParquetWriter(file, _schema(job), compression="zstd", write_page_checksum=True) as out:
+        while rows := [json.loads(line) for line in islice(remaining, ROW_GROUP)]:
+            out.write_table(table(job, rows))
+
+
+def table(job: str, records: list[dict[str, Any]]) -> Any:
+    """Records of a job as a pyarrow.Table of the job's schema; they are used up."""
+    import pyarrow as pa
 
     fields = described(RECORDS[job])
     as_text = {name for name, kind in fields.items() if kind == JSON}
-    schema = pa.schema(list(_type(fields)))
-    remaining = iter(lines)
-    with pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as out:
-        while rows := [json.loads(line) for line in islice(remaining, ROW_GROUP)]:
-            for row in rows:
-                for name in [name for name in as_text if row.get(name) is not None]:
-                    row[name] = json.dumps(row[name], ensure_ascii=False, separators=(",", ":"))
-                _refuse_unknown(row, fields)
-            out.write_table(pa.Table.from_pylist(rows, schema=schema))
+    for row in records:
+        for name in [name for name in as_text if row.get(name) is not None]:
+            row[name] = json.dumps(row[name], ensure_ascii=False, separators=(",", ":"))
+        _refuse_unknown(row, fields)
+    return pa.Table.from_pylist(records, schema=_schema(job))
+
+
+def _schema(job: str) -> Any:
+    import pyarrow as pa
+
+    return pa.schema(list(_type(described(RECORDS[job]))))
 
 
 def _refuse_unknown(value: Any, fields: Any) -> None:
@@ -89,17 +100,37 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
 # -- reading -------------------------------------------------------------------------------------------
 
 
-def read_rows(
-    path: Path, name: str, done: Container[int], wanted: Wanted
-) -> Iterator[tuple[int, dict[str, Any] | None, None]]:
-    """Rows of a Parquet file, batch by batch; page checksums are verified where the file has them.
+def count(path: Path) -> int:
+    """How many rows a file has.
 
-    What can't be read of a row is `Unreadable` there; columns that are not asked for are not read.
+    Raises:
+        InputError: it can't be read.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            rows: int = file.metadata.num_rows
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: {_reason(error)}") from error
+    return rows
+
+
+def read_rows(
+    path: Path, name: str, done: Container[int], wanted: Wanted, first: int = 1, last: int | None = None
+) -> Iterator[tuple[int, dict[str, Any] | None, None]]:
+    """Rows of a Parquet file, batch by batch; page checksums are verified where the file has them.
+
+    What can't be read of a row is `Unreadable` there; columns that are not asked for are not read.
+
+    Args:
+        first, last: only the rows of these numbers, and of the groups that hold them.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = first - 1
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             header = file.schema_arrow.names
@@ -108,8 +139,8 @@ def read_rows(
                 _refuse_twice(
                     file.schema_arrow.field(column).type, _inside(wanted.fields, ours), name, column
                 )
-            batch_size = BATCH_OF_FILES if _holds_files(file.schema, names) else BATCH
-            for batch in file.iter_batches(batch_size, columns=list(names)):
+            size = BATCH_OF_FILES if _holds_files(file.schema, names) else BATCH
+            for number, batch in _batches(file, size, list(names), first, last):
                 numbers = range(number + 1, number + 1 + len(batch))
                 if all(one in done for one in numbers):
                     yield from ((one, None, None) for one in numbers)
@@ -118,8 +149,41 @@ def read_rows(
                     yield from ((one, row, None) for one, row in zip(numbers, rows, strict=True))
                 number += len(batch)
     except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{name}: unreadable after row {number:,}: {reason}") from error
+        raise InputError(f"{name}: unreadable after row {number:,}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _batches(
+    file: Any, size: int, columns: list[str], first: int, last: int | None
+) -> Iterator[tuple[int, Any]]:
+    """Rows from `first` to `last` in batches, each with how many rows of the file stand before it."""
+    groups, before, end = [], 0, 0
+    for group in range(file.num_row_groups):
+        start, end = end, end + file.metadata.row_group(group).num_rows
+        if end < first:
+            before = end
+        elif last is None or start < last:
+            groups.append(group)
+    for batch in file.iter_batches(size, row_groups=groups, columns=columns):
+        skipped = min(len(batch), max(0, first - 1 - before))
+        kept = batch.slice(skipped, None if last is None else max(0, last - before - skipped))
+        if len(kept):
+            yield before + skipped, kept
+        before += len(batch)
+
+
+def rows_of(batch: Any, wanted: Wanted) -> Iterator[dict[str, Any]]:
+    """The rows of a record batch, with our names of the fields that are asked for.
+
+    Raises:
+        InputError: two columns are one field, or the one that every row needs is missing.
+    """
+    header = batch.schema.names
+    names = {header[place]: ours for place, ours in wanted.of_header(header, "a batch").items()}
+    yield from _rows(batch, names, wanted.fields)
 
 
 def _rows(batch: Any, names: dict[str, str], fields: Fields | None) -> Iterator[dict[str, Any]]:

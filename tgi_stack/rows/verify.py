@@ -13,6 +13,7 @@ from tgi_stack.errors import FastqwenError, UsageError
 from tgi_stack.rows.ledger import part_path
 from tgi_stack.rows.manifest import Manifest, manifest_path
 from tgi_stack.rows.output import digest_of, records
+from tgi_stack.rows.parts.output import SUCCESS
 from tgi_stack.rows.per_row import Duplicates
 from tgi_stack.rows.reader import RawRow, Source, id_of, open_source
 
@@ -40,7 +41,7 @@ def verify(out: Path) -> list[Finding]:
         raise UsageError(f"{missing} is not there; verify wants an OUT that a job wrote with -o")
     findings = [
         Finding("complete", manifest.is_complete, f"state {manifest.content.get('state')}"),
-        Finding("nothing pending", not part_path(out).exists(), f"no {part_path(out).name}"),
+        _whole(out),
     ]
     for look in (_digest, _input, _rows):
         try:
@@ -48,6 +49,12 @@ def verify(out: Path) -> list[Finding]:
         except (FastqwenError, ValueError, KeyError, TypeError) as error:
             findings.append(Finding(look.__name__.strip("_"), False, str(error).splitlines()[0]))
     return findings
+
+
+def _whole(out: Path) -> Finding:
+    if out.is_dir():
+        return Finding("nothing pending", (out / SUCCESS).exists(), f"{SUCCESS} is there")
+    return Finding("nothing pending", not part_path(out).exists(), f"no {part_path(out).name}")
 
 
 def _digest(manifest: Manifest) -> Iterator[Finding]:

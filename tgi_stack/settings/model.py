@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr, field_validator, model_
 
 from tgi_stack.declared.option import declared
 from tgi_stack.declared.run import ITEM_FIELDS, Fields
+from tgi_stack.declared.runner import workers_of
 from tgi_stack.settings.written import bytes_of, split
 
 DATA_FIELD = re.compile(r"data(\.[^.]+)+", re.DOTALL)
@@ -54,6 +55,18 @@ class Settings(Fields, BaseModel):  # type: ignore[misc]
             if name not in ITEM_FIELDS and not DATA_FIELD.fullmatch(name):
                 raise ValueError(f"{name!r} is none of {', '.join(ITEM_FIELDS)}, data.NAME")
         return value
+
+    @field_validator("workers")
+    @classmethod
+    def _workers(cls, value: str | None) -> str | None:
+        if value is not None:
+            workers_of(value)
+        return value
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _one_number(cls, value: object) -> object:
+        return str(value) if type(value) is int else value  # as a file or Python gives it
 
     @field_validator("cache_size", mode="before")
     @classmethod

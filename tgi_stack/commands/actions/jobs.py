@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import typer
 
@@ -17,7 +18,7 @@ from tgi_stack.commands.console import print_data
 from tgi_stack.commands.jobs import Job, Probs, Rerank, Summarize
 from tgi_stack.commands.options import Common
 from tgi_stack.commands.progress import Progress
-from tgi_stack.errors import UsageError
+from tgi_stack.errors import MissingPackageError, UsageError
 from tgi_stack.jobs import session
 from tgi_stack.jobs.pipeline import Tally
 from tgi_stack.jobs.spec import JobSpec, Name, opened
@@ -74,7 +75,8 @@ def _run(job: str, given: Job, items: Sequence[str] = ()) -> None:
     tally = Tally()
     try:
         with progress:
-            ended = session.run(spec, source, out, command=sys.argv, watcher=progress, tally=tally)
+            run = _runner(spec.settings)
+            ended = run(spec, source, out, command=sys.argv, watcher=progress, tally=tally)
     except BaseException:
         if tally.rows:
             LOG.info(tally.line())
@@ -82,7 +84,20 @@ def _run(job: str, given: Job, items: Sequence[str] = ()) -> None:
     _close(ended, out, common)
 
 
-def _close(ended: session.Session, out: Path | None, common: Common) -> None:
+def _runner(settings: Settings) -> Any:
+    """Who runs a job; Ray is loaded, by its name, for those alone who ask for it.
+
+    Raises:
+        MissingPackageError: it is not installed.
+    """
+    if settings.runner == "local":
+        return session.run
+    if importlib.util.find_spec("ray") is None:
+        raise MissingPackageError("ray", "ray")
+    return importlib.import_module("tgi_stack.ray.runner").run
+
+
+def _close(ended: session.Counted[Any], out: Path | None, common: Common) -> None:
     tally = ended.tally
     for type, count in tally.failures.most_common():
         LOG.info(f"{count:,} x {type}")

@@ -1,0 +1,1 @@
+"""Outputs that are folders: rows in blocks, and the part that each block becomes."""

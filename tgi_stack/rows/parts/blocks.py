@@ -1,0 +1,201 @@
+"""Rows in blocks: cut by whoever runs the job, read by whoever answers them, each in its order.
+
+A block of a file that can be begun anywhere (JSON lines by the byte, Parquet by the row) says where its rows
+stand; of all others (CSV, compressed text, standard input, a folder of images) it carries them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Protocol
+
+from tgi_stack.errors import DiskError, InputError
+from tgi_stack.rows import jsonl, parquet
+from tgi_stack.rows.columns import Wanted
+from tgi_stack.rows.formats import line_row, read_jsonl, reader_for
+from tgi_stack.rows.reader import RawRow, Source, UnreadRow, read_row
+from tgi_stack.text_files import UTF_16_MARKS, as_utf_8, lines
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a row stands.
+
+    Attributes:
+        before: numbers of rows in the files before this one.
+        start: the row's first byte in JSON lines; in Parquet how many rows of the file stand before it.
+        state: size in bytes and time in nanoseconds of the file when the block was cut.
+    """
+
+    path: str
+    before: int
+    start: int
+    state: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Rows that are answered together.
+
+    Attributes:
+        first, last: their numbers in the input; blank lines between them have numbers too.
+        count: how many rows they are.
+        rows: where the first one stands, or all of them.
+        only: places in the block, from 0, of the rows that are asked; None for all.
+    """
+
+    first: int
+    last: int
+    count: int
+    rows: Place | tuple[UnreadRow, ...]
+    only: frozenset[int] | None = None
+
+
+class Done(Protocol):
+    """Rows that have records; `failed` are the places, from 0, of those whose records are not ok."""
+
+    @property
+    def first(self) -> int: ...
+
+    @property
+    def last(self) -> int: ...
+
+    @property
+    def failed(self) -> frozenset[int]: ...
+
+
+Mark = tuple[int, Place | UnreadRow]
+
+
+def cut(source: Source, rows: int, size: int, done: Sequence[Done] = ()) -> Iterator[Block]:
+    """The first rows of a source that have no ok record, in blocks.
+
+    Args:
+        rows: how many rows of the source count.
+        size: rows of a block at most.
+        done: in the order of their rows; one with failed rows is a block again, of those rows alone.
+    """
+    waiting = iter([*done, None])
+    held = next(waiting)
+
+    def of_done(mark: Mark) -> Done | None:
+        nonlocal held
+        while held is not None and mark[0] > held.last:
+            held = next(waiting)
+        return held if held is not None and mark[0] >= held.first else None
+
+    for part, marks in groupby(islice(_marks(source), rows), of_done):
+        if part is None:
+            while block := _block(islice(marks, size)):
+                yield block
+        elif part.failed and (block := _block(marks, part.failed)):
+            yield block
+
+
+def _block(marks: Iterator[Mark], only: frozenset[int] | None = None) -> Block | None:
+    first = next(marks, None)
+    if first is None:
+        return None
+    number, place = first
+    last, count, carried = number, 1, [place]
+    for later, one in marks:
+        last, count = later, count + 1
+        if not isinstance(place, Place):
+            carried.append(one)
+    rows = place if isinstance(place, Place) else tuple(one for one in carried if isinstance(one, UnreadRow))
+    return Block(number, last, count, rows, only)
+
+
+# -- where rows stand ------------------------------------------------------------------------------------
+
+
+def _marks(source: Source) -> Iterator[Mark]:
+    """The rows of a source by their numbers, with where each stands, or each itself."""
+    markers = [_marker(path) for path in source.files] if source.is_seekable else []
+    if not markers or None in markers:
+        yield from ((row.number, row) for row in source.unread())
+        return
+    before = 0
+    for path, marker in zip(source.files, markers, strict=True):
+        state, last = state_of(path), before
+        for number, start in marker(path) if marker else ():
+            last = before + number
+            yield last, Place(str(path.resolve()), before, start, state)
+        before = last
+
+
+def _marker(path: Path) -> Callable[[Path], Iterable[tuple[int, int]]] | None:
+    """How the rows of a file are found; None where it can't be begun anywhere."""
+    if path.suffix == ".parquet":
+        return lambda path: ((start + 1, start) for start in range(parquet.count(path)))
+    if path.suffix != ".jsonl" or reader_for(path) is not read_jsonl:
+        return None
+    with path.open("rb") as file:
+        return None if file.read(2) in UTF_16_MARKS else _lines_of
+
+
+def _lines_of(path: Path) -> Iterator[tuple[int, int]]:
+    with path.open("rb") as raw:
+        file = as_utf_8(raw)
+        start = file.tell()
+        for number, line in enumerate(lines(file, jsonl.MAX_LINE_BYTES), 1):
+            if line is None or line.strip():
+                yield number, start
+            start = file.tell()
+
+
+def state_of(path: Path) -> tuple[int, int]:
+    """What tells a file, on whatever host, from itself before it was written to.
+
+    Raises:
+        InputError: it is not there.
+    """
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; give an input that every host can read") from error
+    return found.st_size, found.st_mtime_ns
+
+
+# -- reading ---------------------------------------------------------------------------------------------
+
+
+def read(block: Block, wanted: Wanted) -> list[RawRow]:
+    """The rows of a block that are asked.
+
+    Raises:
+        InputError: the file is not what it was when the block was cut, or can't be read here.
+    """
+    if isinstance(block.rows, Place):
+        found = list(_placed(block, block.rows, wanted))
+        if len(found) != block.count or state_of(Path(block.rows.path)) != block.rows.state:
+            raise InputError(
+                f"{block.rows.path}: the input changed while it was read; rows that were finished before are "
+                "kept. Give a file that nobody writes to"
+            )
+    else:
+        found = [read_row(row, wanted) for row in block.rows]
+    if block.only is None:
+        return found
+    return [row for place, row in enumerate(found) if place in block.only]
+
+
+def _placed(block: Block, place: Place, wanted: Wanted) -> Iterator[RawRow]:
+    path = Path(place.path)
+    first, last = block.first - place.before, block.last - place.before
+    if path.suffix == ".parquet":
+        for number, value, _ in parquet.read_rows(path, place.path, (), wanted, first, last):
+            yield RawRow(place.before + number, value)
+        return
+    try:
+        with path.open("rb") as file:
+            file.seek(place.start)
+            found = enumerate(islice(lines(file, jsonl.MAX_LINE_BYTES), last - first + 1), first)
+            for number, line in found:
+                if line is None or line.strip():
+                    yield RawRow(place.before + number, line_row(line, place.path, number, wanted))
+    except OSError as error:
+        raise DiskError(f"{place.path}: {error.strerror}; give an input that every host can read") from error
