@@ -2,9 +2,9 @@
 
     python benchmarks/ray_rows.py [--rows 30000] [--delay-ms 20] [--workers 2] [--rows-per-block 500]
 
-A server in a process of its own answers label reads in vLLM's dialect after a delay; no cache. The steady state
-is what comes between the first tenth of the rows and the last one; the start is the time until the first rows
-have their records. Memory is the sum of the proportional shares (PSS) of all processes of a run, at its peak.
+A server in a process of its own answers label reads in vLLM's dialect after a delay; no cache. The steady
+state is what comes between the first tenth of the rows and the last one; the start is all time beside it.
+Memory is the sum of the proportional shares (PSS) of all processes of a run, at its peak.
 """
 
 from __future__ import annotations

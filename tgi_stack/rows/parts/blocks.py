@@ -81,13 +81,15 @@ def cut(source: Source, rows: int, size: int, done: Sequence[Done] = ()) -> Iter
     waiting = iter([*done, None])
     held = next(waiting)
 
-    def of_done(mark: Mark) -> Done | None:
+    def of_done(mark: Mark) -> tuple[Done | None, str]:
+        """What holds a row, and the file that it stands in: no block has rows of two."""
         nonlocal held
         while held is not None and mark[0] > held.last:
             held = next(waiting)
-        return held if held is not None and mark[0] >= held.first else None
+        path = mark[1].path if isinstance(mark[1], Place) else ""
+        return held if held is not None and mark[0] >= held.first else None, path
 
-    for part, marks in groupby(islice(_marks(source), rows), of_done):
+    for (part, _), marks in groupby(islice(_marks(source), rows), of_done):
         if part is None:
             while block := _block(islice(marks, size)):
                 yield block

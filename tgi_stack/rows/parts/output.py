@@ -1,9 +1,9 @@
 """`-o OUT` as a folder: parts that are whole or absent, `run.json`, and `_SUCCESS` once all are there.
 
 A part holds the records of the rows that its name says, in their order, such as
-`part-000000000001-000000000500.jsonl`. The parts alone say what is done, so nothing else has to be kept in step
-with them: whoever starts the same command again reads them, passes over their rows and asks the others and
-those that failed.
+`part-000000000001-000000000500.jsonl`. The parts alone say what is done, so nothing else has to be kept in
+step with them: whoever starts the same command again reads them, passes over their rows and asks the
+others and those that failed.
 """
 
 from __future__ import annotations
