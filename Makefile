@@ -12,7 +12,7 @@ CATALOGUE := examples/catalogue
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo agreement test test-numbers test-soak test-oldest test-tgi-types coverage test-live test-gpu test-wheel quality style docs lock clean
+.PHONY: help setup demo agreement test test-numbers test-soak test-ray test-oldest test-tgi-types coverage test-live test-gpu test-wheel quality style docs lock clean
 .PHONY: up wait status logs down models pin stack-plan gateway observe
 
 # The servers of this host: what `make up` is given goes to `fastqwen stack`, which checks it.
@@ -69,6 +69,9 @@ test-numbers: setup ## the tests of numbers by each instruction set of this proc
 
 test-soak: setup ## tests that hold at random moments or for many rows, with far more of both
 	$(BIN)/python -m pytest -m soak --numprocesses $(TEST_PROCESSES)
+
+test-ray: setup ## the runner on many hosts, on clusters of Ray on this one
+	$(BIN)/python -m pytest -m ray tests/ray
 
 test-oldest: setup ## the tests with the lowest versions that pyproject.toml names, torch excepted
 	@python=$$($(BIN)/python tools/environments.py oldest) && \

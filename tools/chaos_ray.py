@@ -1,6 +1,6 @@
 """Kills what a job under Ray runs on, at random, and proves that no row is lost, doubled or under a wrong id.
 
-    python tools/chaos_ray.py [--kills 50] [--rows 3000] [--seed 1] [--targets driver,actor,raylet,server]
+    python tools/chaos_ray.py [--kills 50] [--rows 5000] [--seed 1] [--targets driver,actor,raylet,server]
 
 Jobs of `probs` run one after another, in turn on a cluster of their own and on one of two nodes, against two
 servers on loopback. Every few seconds one of these dies by SIGKILL, drawn at random: the run, an actor, a
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import signal
@@ -32,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FASTQWEN = Path(sys.executable).with_name("fastqwen")
 TARGETS = ("driver", "actor", "raylet", "server")
 BLOCK = 100
-PAUSE_S = (2.0, 9.0)  # between two kills
+PAUSE_S = (0.2, 6.0)  # before a kill, once rows are being asked
 LONGEST_S = 600.0  # of one job
 RECORD = ("id", "status", "labels", "probabilities", "logprobs")
 
@@ -88,6 +89,10 @@ class Nodes:
         self.add()
         return str(self.cluster.address)
 
+    @property
+    def folder(self) -> str:
+        return str(self.cluster.head_node.get_session_dir_path())
+
     def add(self) -> None:
         self.second = self.cluster.add_node(num_cpus=1, object_store_memory=10**8)
 
@@ -111,6 +116,7 @@ class Chaos:
     servers: list[Server]
     kills: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
+    kept: int = 0  # rows that a job's last start found done
     again: int = 0  # model calls beyond a job's rows, of all jobs
     allowed: int = 0
     restarts: int = 0
@@ -124,12 +130,21 @@ class Chaos:
         before, killed = self._calls(), self.kills.total()
         command = [str(FASTQWEN), "probs", str(source), "-o", str(out), "--runner", "ray", "--engine", "vllm"]
         command += ["--model", "tiny", "--llm-batch-size", "1", "--rows-per-block", str(BLOCK)]
-        command += ["--workers", "2", "--cache-dir", str(self.folder / f"cache{self.jobs}"), "--quiet"]
+        command += [
+            "--workers",
+            "2",
+            "--concurrency",
+            "16",
+            "--cache-dir",
+            str(self.folder / f"cache{self.jobs}"),
+            "--quiet",
+        ]
         command += [part for one in self.servers for part in ("--endpoint", f"http://127.0.0.1:{one.port}")]
         command += ["--ray-address", address] if address else []
         self._run(command, nodes, most_kills)
         killed = self.kills.total() - killed
         self.again += max(0, self._calls() - before - self.rows)
+        self.kept += json.loads((out / "run.json").read_text())["counts"]["kept"]
         self.allowed += killed * BLOCK
         self._check(source, out)
 
@@ -138,13 +153,19 @@ class Chaos:
         began, log = time.monotonic(), self.folder / "log"
         while True:
             with log.open("ab") as file:
-                process = subprocess.Popen(command, stdout=file, stderr=file)  # noqa: S603  # our own
-            next_kill = time.monotonic() + self.rng.uniform(*PAUSE_S)
+                process = subprocess.Popen(  # noqa: S603  # our own
+                    command, stdout=file, stderr=file, env=os.environ | {"TMPDIR": str(self.folder)}
+                )
+            asked, next_kill = self._calls() + len(self.servers), math.inf
             while process.poll() is None:
                 time.sleep(0.1)
+                if (
+                    next_kill == math.inf and self._calls() > asked
+                ):  # rows are being asked, not a server tried
+                    next_kill = time.monotonic() + self.rng.uniform(*PAUSE_S)
                 if self.kills.total() < most_kills and time.monotonic() >= next_kill:
                     self._kill(process, nodes)
-                    next_kill = time.monotonic() + self.rng.uniform(*PAUSE_S)
+                    asked, next_kill = self._calls() + 1, math.inf
                 if time.monotonic() - began > LONGEST_S:
                     process.kill()
                     raise SystemExit(f"a job took more than {LONGEST_S:g} s; its log is {log}")
@@ -168,7 +189,8 @@ class Chaos:
             nodes.add()
         else:
             name = "raylet/raylet" if target == "raylet" else "ray::MapWorker"
-            found = [pid for pid in _named(name) if nodes is not None or _is_of_run(pid)]
+            place = nodes.folder if nodes else str(self.folder)
+            found = [pid for pid in _named(name) if _has_files_in(place, pid)]
             if not found:  # none has started yet
                 return
             os.kill(self.rng.choice(found), signal.SIGKILL)
@@ -233,11 +255,11 @@ def _named(name: str) -> list[int]:
     return found
 
 
-def _is_of_run(pid: int) -> bool:
-    """Whether a process belongs to a cluster that a run has started for itself."""
+def _has_files_in(folder: str, pid: int) -> bool:
+    """Whether a process belongs to a cluster whose files lie in a folder."""
     with suppress(OSError):
         files = (str(one.readlink()) for one in Path(f"/proc/{pid}/fd").iterdir())
-        return any("/fastqwen-ray-" in name for name in files)
+        return any(name.startswith(folder) for name in files)
     return False
 
 
@@ -246,7 +268,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--rows", type=int, default=3000)
+    parser.add_argument("--rows", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--targets", default=",".join(TARGETS))
     parser.add_argument("--clusters", default="own,nodes", help="own, nodes or both")
@@ -269,6 +291,7 @@ def main() -> None:
     told = ", ".join(f"{count} {name}" for name, count in sorted(chaos.kills.items()))
     print(f"{chaos.kills.total()} kills ({told}) in {chaos.jobs} jobs of {args.rows:,} rows")
     print(f"{len(chaos.faults)} rows lost, doubled or with another's answer; {chaos.restarts} restarts")
+    print(f"{chaos.kept:,} rows were passed over by the last start of their job")
     print(f"{chaos.again:,} rows asked again; at most {chaos.allowed:,} (a block a kill)")
     for fault in chaos.faults[:20]:
         print(fault)

@@ -7,7 +7,7 @@ import os
 import pickle
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from tgi_stack.jobs.pipeline import Tally
 from tgi_stack.jobs.preparing.wire import items_of
 from tgi_stack.jobs.spec import JobSpec, Name
 from tgi_stack.jobs.standing import Standing
+from tgi_stack.ray.servers import with_living_servers
 from tgi_stack.rows import jsonl
 from tgi_stack.rows.columns import Kind, Wanted
 from tgi_stack.rows.parts.blocks import Block, read
@@ -105,7 +106,9 @@ class Worker:
         if told.version == __version__:
             with suppress(OSError):
                 os.chdir(told.cwd)
-            self._standing = Standing(told.spec(), items_of(told.items), told.images, told.width)
+            spec = told.spec()
+            spec = replace(spec, settings=with_living_servers(spec.settings, spec.kind))
+            self._standing = Standing(spec, items_of(told.items), told.images, told.width)
 
     def __call__(self, batch: Any) -> Any:
         """The records of a block as a table of one row; what ended it in their place."""

@@ -20,7 +20,6 @@ from tgi_stack.errors import DiskError, InputError, RowError
 from tgi_stack.rows.columns import Kind, Wanted
 from tgi_stack.rows.folder import ROWS, Listing, list_folder
 from tgi_stack.rows.formats import (
-    SPOOLED,
     STANDARD_INPUT,
     Every,
     Rows,
@@ -96,16 +95,6 @@ class Source(ABC):
         if self._content is None:
             self._content = self._digest()
         return self._content
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """What the rows stand in, in their order; none where they stand in no file."""
-        return self._files
-
-    @property
-    def is_seekable(self) -> bool:
-        """Whether its files are the user's own, which other hosts may read, too."""
-        return bool(self._files)
 
     @property
     def columns(self) -> dict[str, str]:
@@ -262,10 +251,6 @@ class File(Source):
     def is_standard_input(self) -> bool:
         """Whether it is kept in a temporary file only because standard input can be read once."""
         return self.name == STANDARD_INPUT
-
-    @property
-    def is_seekable(self) -> bool:
-        return not self.path.name.startswith(SPOOLED)
 
     def _read(self, done: Container[int]) -> Rows:
         return self._reader(self.path, self.name, done, self.wanted)

@@ -15,8 +15,8 @@ from typing import Protocol
 from tgi_stack.errors import DiskError, InputError
 from tgi_stack.rows import jsonl, parquet
 from tgi_stack.rows.columns import Wanted
-from tgi_stack.rows.formats import line_row, read_jsonl, reader_for
-from tgi_stack.rows.reader import RawRow, Source, UnreadRow, read_row
+from tgi_stack.rows.formats import SPOOLED, line_row, read_jsonl, reader_for
+from tgi_stack.rows.reader import File, Parts, RawRow, Source, UnreadRow, read_row
 from tgi_stack.text_files import UTF_16_MARKS, as_utf_8, lines
 
 
@@ -116,17 +116,27 @@ def _block(marks: Iterator[Mark], only: frozenset[int] | None = None) -> Block |
 
 def _marks(source: Source) -> Iterator[Mark]:
     """The rows of a source by their numbers, with where each stands, or each itself."""
-    markers = [_marker(path) for path in source.files] if source.is_seekable else []
+    files = _files_of(source)
+    markers = [_marker(path) for path in files]
     if not markers or None in markers:
         yield from ((row.number, row) for row in source.unread())
         return
     before = 0
-    for path, marker in zip(source.files, markers, strict=True):
+    for path, marker in zip(files, markers, strict=True):
         state, last = state_of(path), before
         for number, start in marker(path) if marker else ():
             last = before + number
             yield last, Place(str(path.resolve()), before, start, state)
         before = last
+
+
+def _files_of(source: Source) -> list[Path]:
+    """The user's own files that a source reads, which other hosts may read, too; else none."""
+    if isinstance(source, Parts):
+        return source.paths
+    if isinstance(source, File) and not source.path.name.startswith(SPOOLED):
+        return [source.path]
+    return []
 
 
 def _marker(path: Path) -> Callable[[Path], Iterable[tuple[int, int]]] | None:
