@@ -53,7 +53,7 @@ def test_two_nodes_answer_as_one_process(cluster: Any, tmp_path: Path) -> None:
     assert "is finished" in ran(*job, "-o", str(out), *ray)
 
 
-def test_a_node_and_a_server_that_die_cost_no_row(cluster: Any, tmp_path: Path) -> None:
+def test_dead_node_and_server_cost_no_row(cluster: Any, tmp_path: Path) -> None:
     source, out = write_prompts(tmp_path / "in.jsonl", 1200), tmp_path / "out"
     with serve("vllm", delay_s=0.05) as first, serve("vllm", delay_s=0.05) as second:
         job = ("probs", str(source), *ONE_BY_ONE, "--endpoint", first.url, "--endpoint", second.url)
@@ -95,7 +95,7 @@ def test_a_stalled_run_ends_and_goes_on_later(cluster: Any, tmp_path: Path) -> N
     ran("verify", str(out))
 
 
-def test_a_killed_run_leaves_no_process_and_goes_on(tmp_path: Path) -> None:
+def test_killed_run_leaves_nothing_and_goes_on(tmp_path: Path) -> None:
     source, out = write_prompts(tmp_path / "in.jsonl", 600), tmp_path / "out"
     place = {"TMPDIR": str(tmp_path), "HOME": str(tmp_path)}
     with serve("vllm", delay_s=0.05) as server:

@@ -139,7 +139,7 @@ def test_a_complete_folder_verifies(tmp_path: Path) -> None:
     assert any(finding.holds is False for finding in verify(out))
 
 
-def test_a_rerun_asks_what_is_missing_and_what_failed(tmp_path: Path) -> None:
+def test_a_rerun_asks_missing_and_failed_rows(tmp_path: Path) -> None:
     source, out = source_of(tmp_path), tmp_path / "out"
     sink = output(out, source)
     answered(sink, source, failed=(2,), most=2)
