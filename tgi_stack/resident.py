@@ -27,6 +27,7 @@ from tgi_stack.jobs.dry_run import Foretold
 from tgi_stack.jobs.sinks import PacedSink, open_sink
 from tgi_stack.jobs.spec import JobSpec
 from tgi_stack.rows.reader import Source
+from tgi_stack.rows.stores.staging import staged
 from tgi_stack.settings import Settings
 
 Value = TypeVar("Value")
@@ -155,13 +156,14 @@ class Resident:
 
     async def _written(self, prepare: Callable[[], Prepared], out: Path) -> dict[str, Any]:
         spec, source = prepare()
-        one = session.Session(spec, source, open_sink(spec, source, out, sys.argv))
-        try:
-            if not one.finished:
-                one.count()
-                await one.answer(await self._opened(), self._store)
-        finally:
-            one.sink.close(one.tally.noted())
+        with staged(out, overwrite=spec.settings.overwrite) as here:
+            one = session.Session(spec, source, open_sink(spec, source, here, sys.argv))
+            try:
+                if not one.finished:
+                    one.count()
+                    await one.answer(await self._opened(), self._store)
+            finally:
+                one.sink.close(one.tally.noted())
         one.say_skipped()
         one.refuse_missing_rows()
         return one.tally.as_dict()

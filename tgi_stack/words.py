@@ -119,4 +119,5 @@ VARIABLES = {
     "NO_PROXY": "with `--proxy env`: hosts that need none",
     "HF_TOKEN": "the hub's key, for models that want one",
     "XDG_CACHE_HOME": "where the user's cache folder is",
+    "XDG_STATE_HOME": "where the records of an OUT in a store are kept until it is whole",
 }

@@ -274,7 +274,7 @@ def main() -> None:
     parser.add_argument("--clusters", default="own,nodes", help="own, nodes or both")
     args = parser.parse_args()
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fastqwen-chaos-")))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="c", dir="/tmp")))
         servers = [Server(_free_port(), folder / f"calls{number}") for number in range(2)]
         for server in servers:
             server.start()

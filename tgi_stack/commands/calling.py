@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from tgi_stack import logs, settings
@@ -11,6 +12,7 @@ from tgi_stack.commands.declare import hints_of, options_of
 from tgi_stack.commands.errors import reported
 from tgi_stack.commands.options import Arguments, Common, Group, Settings
 from tgi_stack.declared.option import declared
+from tgi_stack.rows.stores.copies import copied
 
 
 def call(arguments: type[Arguments], does: str, given: dict[str, Any]) -> None:
@@ -23,7 +25,7 @@ def call(arguments: type[Arguments], does: str, given: dict[str, Any]) -> None:
         own = declared(arguments)  # an option of its own may bear the name of a setting
         others = {name: value for name, value in given.items() if name not in own}
         values = {
-            name: given[name] if name in own else _value(name, hint, others, common)
+            name: given[name] if name in own else _here(_value(name, hint, others, common))
             for name, hint in hints_of(arguments).items()
         }
         for name, one in own.items():
@@ -45,6 +47,13 @@ def _value(name: str, hint: Any, given: dict[str, Any], common: Common) -> Any:
     if isinstance(hint, type) and issubclass(hint, Group):
         return hint(**_taken(given, {one.name: one for one in fields(hint)}))  # type: ignore[arg-type]
     return given[name]
+
+
+def _here(value: Any) -> Any:
+    """What is read by its path, on this host: outputs in a store are copied."""
+    if isinstance(value, list):
+        return [_here(one) for one in value]
+    return copied(value) if isinstance(value, Path) else value
 
 
 def _taken(given: dict[str, Any], names: dict[str, Any]) -> dict[str, Any]:

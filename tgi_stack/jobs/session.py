@@ -35,6 +35,7 @@ from tgi_stack.rows.ledger import Checked, Sink
 from tgi_stack.rows.output import Output
 from tgi_stack.rows.parts.output import PartsOutput
 from tgi_stack.rows.reader import Folder, Parts, Source
+from tgi_stack.rows.stores.staging import staged
 
 LOG = logging.getLogger(__name__)
 CLOSING = logging.getLogger(logs.CLOSING)
@@ -192,7 +193,7 @@ def run(
     """Runs a job from its rows to its output, as `fastqwen` does, in an event loop of its own.
 
     Args:
-        out: the file to write; None for standard output.
+        out: the file to write, or its URL in a store; None for standard output.
         command: what was typed, kept beside the output.
         tally: counts the rows, also where the run ends in an error.
 
@@ -202,8 +203,15 @@ def run(
     Raises:
         FastqwenError: what concerns the whole run.
     """
+    with staged(out, overwrite=spec.settings.overwrite) as here:
+        return _run(spec, source, here, command, watcher or Unwatched(), tally or Tally())
+
+
+def _run(
+    spec: JobSpec, source: Source, out: Path | None, command: list[str], watcher: Watcher, tally: Tally
+) -> Session:
     sink = open_sink(spec, source, out, command)
-    session = Session(spec, source, sink, watcher or Unwatched(), tally or Tally())
+    session = Session(spec, source, sink, watcher, tally)
     store = None
     try:
         if session.finished:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from cache.store import Store
 from tgi_stack.backends.base import Backend
+from tgi_stack.errors import UsageError
 from tgi_stack.jobs.pipeline import Job
 from tgi_stack.jobs.probs import Probs
 from tgi_stack.jobs.rerank.items import Items, join_items
@@ -19,6 +20,7 @@ from tgi_stack.prompting.forms import formed
 from tgi_stack.prompting.template_file import read_template
 from tgi_stack.rows.reader import Source, open_source
 from tgi_stack.rows.schema import Schema
+from tgi_stack.rows.stores.urls import place_of
 from tgi_stack.settings import Settings
 
 Name = Literal["summarize", "rerank", "probs"]
@@ -98,6 +100,8 @@ def opened(
         UsageError: a prompt file or a schema that won't do.
         InputError: an input that can't be opened.
     """
+    if settings.offline and any(place_of(one) is not None for one in (input, *items)):
+        raise UsageError("--offline opens no connection; give inputs that are on this host")
     source = open_source(input, folders=name == "summarize", columns=columns, kind=name)
     return opened_without_rows(name, source.base, items, columns, settings), source
 

@@ -26,7 +26,7 @@ from tgi_stack.settings import Settings
 LOG = logging.getLogger(__name__)
 
 STORE_BYTES = 200 * 2**20  # of our own cluster, in shared memory; what is more goes to its folder
-LONGEST_FOLDER = 40  # its sockets lie in it, and their paths may have 107 characters
+LONGEST_FOLDER = 18  # its sockets lie in it, and their paths may have 107 characters
 LEAST_CPUS = 0.01
 ENDS_S = 15.0
 

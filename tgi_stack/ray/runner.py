@@ -42,6 +42,7 @@ from tgi_stack.rows.manifest import places, question
 from tgi_stack.rows.parts.blocks import Block, cut
 from tgi_stack.rows.parts.output import PartsOutput
 from tgi_stack.rows.reader import Folder, Parts, Source
+from tgi_stack.rows.stores.staging import mirror_of
 from tgi_stack.types import Identity
 
 LOG = logging.getLogger(__name__)
@@ -259,6 +260,10 @@ def run(
     _refuse(spec)
     if out is None:
         raise UsageError("--runner ray writes a folder of parts; give -o DIR")
+    mirror = mirror_of(out)
+    if mirror is not None:
+        mirror.fetch_all()
+        out = mirror.local
     _refuse_inputs(out, spec, source)
     asked = question(spec.name, spec.settings, source, list(spec.items), spec.form)
     sink = PartsOutput(
@@ -268,6 +273,7 @@ def run(
         places=places(spec.settings, source, spec.items),
         limit=spec.settings.limit,
         overwrite=spec.settings.overwrite,
+        mirror=mirror,
     )
     one = Scheduled(spec, source, sink, watcher or Unwatched(), tally or Tally())
     try:

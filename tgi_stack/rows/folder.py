@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import stat
 from collections import Counter
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tgi_stack.errors import DiskError
+from tgi_stack.errors import DiskError, InputError
 from tgi_stack.images.files import HEAD_BYTES, SUFFIXES, is_picture
 from tgi_stack.rows.formats import COMPRESSED, SUFFIXES_OF_ROWS
 
@@ -52,6 +53,26 @@ def list_folder(base: Path) -> Listing:
     return found
 
 
+def list_matching(pattern: str) -> tuple[Path, Listing] | None:
+    """The files of rows whose paths match a pattern, and the folder before it; None for what is no pattern.
+
+    Raises:
+        InputError: nothing matches, or what does is no file of rows.
+    """
+    if not glob.has_magic(pattern):
+        return None
+    parts = Path(pattern).parts
+    plain = next(place for place, part in enumerate(parts) if glob.has_magic(part))
+    base = Path(*parts[:plain])
+    names = sorted(glob.glob(pattern, recursive=True))
+    found = [name for name in names if Path(name).is_file()]
+    if not found:
+        raise InputError(f"{pattern}: no file matches")
+    if other := next((name for name in found if not is_rows(Path(name).name)), None):
+        raise InputError(f"{pattern}: {other} is no file of rows (.jsonl, .csv, .parquet)")
+    return base, Listing(parts=[Path(name).relative_to(base).as_posix() for name in found])
+
+
 def told(skipped: Counter[str]) -> str:
     """Reasons with their counts, as one says them: `3 no image, 1 empty`."""
     return ", ".join(f"{count:,} {reason}" for reason, count in sorted(skipped.items()))
@@ -89,7 +110,7 @@ def _reason(entry: os.DirEntry[str]) -> str | None:
         return "pipe, socket or device"
     if suffix in SUFFIXES:
         return None
-    if _is_rows(entry.name):
+    if is_rows(entry.name):
         return ROWS
     if status.st_size == 0:
         return EMPTY
@@ -103,7 +124,8 @@ def _reason(entry: os.DirEntry[str]) -> str | None:
         return "not readable"
 
 
-def _is_rows(name: str) -> bool:
+def is_rows(name: str) -> bool:
+    """Whether a file's name says that rows stand in it."""
     path = Path(name.lower())
     if path.suffix in COMPRESSED:
         path = Path(path.stem)

@@ -9,6 +9,7 @@ import atexit
 import gzip
 import io
 import os
+import shutil
 import sys
 import tempfile
 import zlib
@@ -170,8 +171,17 @@ def _copy(pipe: IO[bytes], file: IO[bytes], name: str, suffix: str) -> None:
         file.write(piece)
 
 
+def forget_later(folder: Path) -> None:
+    """Has a temporary folder go with the process, too."""
+    _spooled.append(folder)
+
+
 @atexit.register
 def remove_spooled() -> None:
     """Removes the temporary files of inputs that can be read once only; called when the process ends."""
     while _spooled:
-        _spooled.pop().unlink(missing_ok=True)
+        path = _spooled.pop()
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

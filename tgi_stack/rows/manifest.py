@@ -61,6 +61,8 @@ def question(
 
 def source_of(source: Source) -> dict[str, Any]:
     """Where an input can be read again: its absolute path, or `-`, and how its columns are named."""
+    if source.place is not None:
+        return {"name": source.place, "columns": source.columns}
     if isinstance(source, File):
         spooled = source.path.name.startswith(SPOOLED)
         return {"name": "-" if spooled else str(source.path.resolve()), "columns": source.columns}

@@ -118,7 +118,12 @@ def count(path: Path) -> int:
 
 
 def read_rows(
-    path: Path, name: str, done: Container[int], wanted: Wanted, first: int = 1, last: int | None = None
+    path: Path | IO[bytes],
+    name: str,
+    done: Container[int],
+    wanted: Wanted,
+    first: int = 1,
+    last: int | None = None,
 ) -> Iterator[tuple[int, dict[str, Any] | None, None]]:
     """Rows of a Parquet file, batch by batch; page checksums are verified where the file has them.
 

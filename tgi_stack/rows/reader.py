@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 
 from tgi_stack.errors import DiskError, InputError, RowError
 from tgi_stack.rows.columns import Kind, Wanted
-from tgi_stack.rows.folder import ROWS, Listing, list_folder
+from tgi_stack.rows.folder import ROWS, Listing, is_rows, list_folder, list_matching
 from tgi_stack.rows.formats import (
     STANDARD_INPUT,
     Every,
@@ -30,6 +31,8 @@ from tgi_stack.rows.formats import (
 )
 from tgi_stack.rows.ledger import sha256_of
 from tgi_stack.rows.per_row import Digests, digest_of
+from tgi_stack.rows.stores.copies import fetched
+from tgi_stack.rows.stores.urls import place_of
 
 SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -68,6 +71,9 @@ class Source(ABC):
         name: what to call it in messages.
         files: what the rows stand in.
         wanted: the fields that are asked for.
+
+    Attributes:
+        place: where it can be opened again, if not by its own path: a URL, or a pattern of names.
     """
 
     def __init__(
@@ -81,6 +87,7 @@ class Source(ABC):
         self._content: str | None = None
         self._noted: Digests | None = None
         self._begins = name, 0  # the file that is read, and how many rows stand before it
+        self.place: str | None = None
 
     @abstractmethod
     def _read(self, done: Container[int]) -> Rows:
@@ -215,16 +222,31 @@ def open_source(
     """
     if name == "-":
         return File(spooled(), Path.cwd(), STANDARD_INPUT, Wanted(kind, columns))
-    path = Path(name)
+    if (url := place_of(name)) is not None:
+        rows = None if folders else is_rows
+        found = _open_here(fetched(url, rows), str(url), folders, columns, kind)
+        found.place = str(url)
+    elif not Path(name).exists() and (matching := list_matching(name)) is not None:
+        found = Parts(*matching, columns, kind)
+        found.place = os.path.abspath(name)
+    else:
+        found = _open_here(Path(name), name, folders, columns, kind)
+    return found
+
+
+def _open_here(
+    path: Path, name: str, folders: bool, columns: Mapping[str, str] | None, kind: Kind | None
+) -> Source:
+    """The source that a path of this host is."""
     if path.is_dir():
         return _open_folder(path, columns, kind, pictures=folders)
     if not path.exists():
         raise InputError(f"{path}: no such file")
     if path.is_fifo():  # can be read once only
-        return File(spooled(path, "".join(path.suffixes)), path.parent, str(path), Wanted(kind, columns))
+        return File(spooled(path, "".join(path.suffixes)), path.parent, name, Wanted(kind, columns))
     if not path.is_file():
         raise InputError(f"{path} is neither a file nor a pipe; give one, or - for standard input")
-    return File(path, path.parent, str(path), Wanted(kind, columns))
+    return File(path, path.parent, name, Wanted(kind, columns))
 
 
 def _open_folder(
@@ -363,34 +385,3 @@ def as_id(found: object) -> str | None:
 def id_of(raw: RawRow) -> str | None:
     """The id of a row that may be wrong in other ways, where one can be read."""
     return as_id(raw.value.get("id")) if isinstance(raw.value, dict) else None
-
-
-class BadRows:
-    """The first rows that are wrong, by the type of what is wrong with them."""
-
-    MOST = 10
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self._counts: Counter[str] = Counter()
-        self._first: list[tuple[str, str]] = []
-
-    def add(self, place: str, error: RowError) -> None:
-        """Takes note of one."""
-        self._counts[error.type] += 1
-        if len(self._first) < self.MOST:
-            self._first.append((error.type, f"{place}: {error}"))
-
-    def refuse(self) -> None:
-        """Raises InputError if there was any: one in a line, of several a list."""
-        total = self._counts.total()
-        advice = "to record each as failed: --skip-bad-rows"
-        if total == 1:
-            raise InputError(f"{self._first[0][1]} ({advice})")
-        if total:
-            lines = [f"{total:,} {self._what} can't be read ({advice})"]
-            for type, count in self._counts.items():
-                shown = [line for kind, line in self._first if kind == type]
-                lines.append(f"{count:,} x {type}" + (":" if shown else ""))
-                lines += [f"  {line}" for line in shown]
-            raise InputError("\n".join(lines))

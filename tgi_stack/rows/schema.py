@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from tgi_stack.errors import ImageError, InputError, ItemError, RowError, Schema
 from tgi_stack.rows import jsonl
 from tgi_stack.rows.columns import Unreadable, refuse_unseen
 from tgi_stack.rows.per_row import Duplicates
-from tgi_stack.rows.reader import BadRows, Folder, RawRow, Source, as_id, id_of
+from tgi_stack.rows.reader import Folder, RawRow, Source, as_id, id_of
 from tgi_stack.types import Item, NoPicture, ProbsRow, RerankRow, SummarizeRow
 
 URLS = ("http://", "https://", "ftp://", "data:", "file:")
@@ -295,3 +296,34 @@ def _labels(value: dict[str, Any], given: tuple[str, ...] | None) -> tuple[str, 
             "schema.num_candidates", f"`num_candidates` is {count}, and there are {len(found)} `labels`"
         )
     return tuple(found)
+
+
+class BadRows:
+    """The first rows that are wrong, by the type of what is wrong with them."""
+
+    MOST = 10
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._counts: Counter[str] = Counter()
+        self._first: list[tuple[str, str]] = []
+
+    def add(self, place: str, error: RowError) -> None:
+        """Takes note of one."""
+        self._counts[error.type] += 1
+        if len(self._first) < self.MOST:
+            self._first.append((error.type, f"{place}: {error}"))
+
+    def refuse(self) -> None:
+        """Raises InputError if there was any: one in a line, of several a list."""
+        total = self._counts.total()
+        advice = "to record each as failed: --skip-bad-rows"
+        if total == 1:
+            raise InputError(f"{self._first[0][1]} ({advice})")
+        if total:
+            lines = [f"{total:,} {self._what} can't be read ({advice})"]
+            for type, count in self._counts.items():
+                shown = [line for kind, line in self._first if kind == type]
+                lines.append(f"{count:,} x {type}" + (":" if shown else ""))
+                lines += [f"  {line}" for line in shown]
+            raise InputError("\n".join(lines))

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from tgi_stack.errors import ItemError, RowError
 from tgi_stack.rows import schema
-from tgi_stack.rows.reader import BadRows, RawRow, Source, id_of
+from tgi_stack.rows.reader import RawRow, Source, id_of
+from tgi_stack.rows.schema import BadRows
 from tgi_stack.types import Item, NoPicture
 
 LOG = logging.getLogger("fastqwen")

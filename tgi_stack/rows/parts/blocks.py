@@ -17,6 +17,7 @@ from tgi_stack.rows import jsonl, parquet
 from tgi_stack.rows.columns import Wanted
 from tgi_stack.rows.formats import SPOOLED, line_row, read_jsonl, reader_for
 from tgi_stack.rows.reader import File, Parts, RawRow, Source, UnreadRow, read_row
+from tgi_stack.rows.stores.copies import opened, origin_of, state_of
 from tgi_stack.text_files import UTF_16_MARKS, as_utf_8, lines
 
 
@@ -27,13 +28,14 @@ class Place:
     Attributes:
         before: numbers of rows in the files before this one.
         start: the row's first byte in JSON lines; in Parquet how many rows of the file stand before it.
-        state: size in bytes and time in nanoseconds of the file when the block was cut.
+        path: of the file, or its URL in a store.
+        state: what told the file when the block was cut; see `state_of`.
     """
 
     path: str
     before: int
     start: int
-    state: tuple[int, int]
+    state: tuple[int, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +125,10 @@ def _marks(source: Source) -> Iterator[Mark]:
         return
     before = 0
     for path, marker in zip(files, markers, strict=True):
-        state, last = state_of(path), before
+        state, last = state_of(origin_of(path) or str(path)), before
         for number, start in marker(path) if marker else ():
             last = before + number
-            yield last, Place(str(path.resolve()), before, start, state)
+            yield last, Place(origin_of(path) or str(path.resolve()), before, start, state)
         before = last
 
 
@@ -159,19 +161,6 @@ def _lines_of(path: Path) -> Iterator[tuple[int, int]]:
             start = file.tell()
 
 
-def state_of(path: Path) -> tuple[int, int]:
-    """What tells a file, on whatever host, from itself before it was written to.
-
-    Raises:
-        InputError: it is not there.
-    """
-    try:
-        found = path.stat()
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; give an input that every host can read") from error
-    return found.st_size, found.st_mtime_ns
-
-
 # -- reading ---------------------------------------------------------------------------------------------
 
 
@@ -183,7 +172,7 @@ def read(block: Block, wanted: Wanted) -> list[RawRow]:
     """
     if isinstance(block.rows, Place):
         found = list(_placed(block, block.rows, wanted))
-        if len(found) != block.count or state_of(Path(block.rows.path)) != block.rows.state:
+        if len(found) != block.count or state_of(block.rows.path) != block.rows.state:
             raise InputError(
                 f"{block.rows.path}: the input changed while it was read; rows that were finished before are "
                 "kept. Give a file that nobody writes to"
@@ -196,14 +185,13 @@ def read(block: Block, wanted: Wanted) -> list[RawRow]:
 
 
 def _placed(block: Block, place: Place, wanted: Wanted) -> Iterator[RawRow]:
-    path = Path(place.path)
     first, last = block.first - place.before, block.last - place.before
-    if path.suffix == ".parquet":
-        for number, value, _ in parquet.read_rows(path, place.path, (), wanted, first, last):
-            yield RawRow(place.before + number, value)
-        return
     try:
-        with path.open("rb") as file:
+        with opened(place.path) as file:
+            if place.path.endswith(".parquet"):
+                for number, value, _ in parquet.read_rows(file, place.path, (), wanted, first, last):
+                    yield RawRow(place.before + number, value)
+                return
             file.seek(place.start)
             found = enumerate(islice(lines(file, jsonl.MAX_LINE_BYTES), last - first + 1), first)
             for number, line in found:

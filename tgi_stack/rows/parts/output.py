@@ -23,6 +23,7 @@ from tgi_stack.rows.ledger import Checked
 from tgi_stack.rows.manifest import Manifest, manifest_path
 from tgi_stack.rows.output import digest_of, finished_counts, records
 from tgi_stack.rows.parts.blocks import Block
+from tgi_stack.rows.stores.staging import Mirror
 from tgi_stack.types import Identity
 from tgi_stack.writing import Lock
 
@@ -51,6 +52,9 @@ class Part:
 class PartsOutput:
     """An output of parts that can be resumed.
 
+    Args:
+        mirror: the store that has all of OUT, too, each file as soon as it is whole.
+
     Attributes:
         finished: the counts of an output that is there and has nothing left to do, else None.
         parts: those of an earlier run, in the order of their rows; known after `begin`.
@@ -70,6 +74,7 @@ class PartsOutput:
         places: Mapping[str, Any],
         limit: int | None = None,
         overwrite: bool = False,
+        mirror: Mirror | None = None,
     ) -> None:
         if out.suffix in FILE_SUFFIXES or (out.exists() and not out.is_dir()):
             raise UsageError(f"-o {out}: --runner ray writes a folder of parts; give the name of one")
@@ -81,6 +86,7 @@ class PartsOutput:
         self._overwrite = overwrite
         self._aside = out.with_name(out.name + ".before")
         self._began = self._wrote = False
+        self._mirror = mirror
         self.parts: list[Part] = []
         self._lock = Lock(out)
         try:
@@ -118,6 +124,8 @@ class PartsOutput:
             if self._overwrite and self._out.exists():
                 _remove(self._aside)
                 os.replace(self._out, self._aside)
+            if self._mirror is not None:
+                self._mirror.begin(SUCCESS, anew=self._overwrite)
             self._out.mkdir(parents=True, exist_ok=True)
             (self._out / SUCCESS).unlink(missing_ok=True)
         except OSError as error:
@@ -130,7 +138,7 @@ class PartsOutput:
         self._manifest.content |= {"state": "running", "checked": asdict(checked)} | self._places
         self._manifest.content.pop("out", None)
         self._began = True
-        self._manifest.write()
+        self._noted()
 
     @property
     def identity(self) -> dict[str, Any] | None:
@@ -142,7 +150,7 @@ class PartsOutput:
         """See `Manifest.set_identity`."""
         if self.identity != asdict(identity):
             self._opened.set_identity(identity)
-            self._opened.write()
+            self._noted()
 
     def write(self, block: Block, lines: bytes) -> None:
         """Puts the records of a block in place, as a part; of one that was there those of its failed rows.
@@ -168,6 +176,13 @@ class PartsOutput:
             kept_too = "the parts before are kept: the same command goes on with the others"
             raise DiskError(f"{path}: {error.strerror or error}; {kept_too}") from error
         self._wrote = True
+        if self._mirror is not None:
+            self._mirror.put(path)
+
+    def _noted(self) -> None:
+        self._opened.write()
+        if self._mirror is not None:
+            self._mirror.put(manifest_path(self._out))
 
     def finish(self, counts: dict[str, Any]) -> None:
         """To be called once, when each row has its record."""
@@ -177,6 +192,9 @@ class PartsOutput:
             (self._out / SUCCESS).touch()
         except OSError as error:
             raise DiskError(f"{self._out / SUCCESS}: {error.strerror}") from error
+        if self._mirror is not None:
+            self._mirror.put(manifest_path(self._out))
+            self._mirror.put(self._out / SUCCESS)
 
     def close(self, counts: dict[str, Any]) -> None:
         """Gives OUT free; the counts of a run that did not finish are noted."""
@@ -191,6 +209,8 @@ class PartsOutput:
     def _leave(self, counts: dict[str, Any]) -> None:
         if self.parts or self._wrote:
             self._opened.close("interrupted", counts)
+            if self._mirror is not None:
+                self._mirror.put(manifest_path(self._out))
             _remove(self._aside)
             return
         _remove(self._out)  # nothing was done: what was to be written anew is what it was
