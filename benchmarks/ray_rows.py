@@ -99,10 +99,10 @@ def measured(arguments: list[str], manifest: Path) -> dict[str, Any]:
     timeline = json.loads(manifest.read_text())["timeline"]
     seconds = [point[0] for point in timeline["points"]]
     rows = [point[1] + point[2] for point in timeline["points"]]
-    return {"s": spent, "memory": memory, "steady": _steady(seconds, rows), "seconds": seconds, "rows": rows}
+    return {"s": spent, "memory": memory, "steady": steady(seconds, rows), "seconds": seconds, "rows": rows}
 
 
-def _steady(seconds: list[float], rows: list[int]) -> float:
+def steady(seconds: list[float], rows: list[int]) -> float:
     """Rows a second from the first tenth of the rows to the last one."""
     whole = rows[-1]
     inner = [(s, n) for s, n in zip(seconds, rows, strict=True) if whole * 0.1 <= n <= whole * 0.9]

@@ -18,7 +18,30 @@ LONGEST_S = 150
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Any]:
+def bucket() -> Iterator[str]:
+    """A bucket of an S3 server on loopback, `shop`, which processes that start now may use."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    made = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    made.start()
+    host, port = made.get_host_and_port()
+    own = {
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "a-secret-of-tests",
+        "AWS_REGION": "us-east-1",
+    }
+    own |= {"AWS_ENDPOINT_URL": f"http://{host}:{port}"}
+    os.environ |= own
+    boto3.client("s3", endpoint_url=own["AWS_ENDPOINT_URL"]).create_bucket(Bucket="shop")
+    yield "s3://shop"
+    made.stop()
+    for name in own:
+        del os.environ[name]
+
+
+@pytest.fixture(scope="session")
+def cluster(bucket: str) -> Iterator[Any]:
     """Two nodes; a test that takes one away gives another one back."""
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
     from ray.cluster_utils import Cluster

@@ -72,6 +72,27 @@ def test_dead_node_and_server_cost_no_row(cluster: Any, tmp_path: Path) -> None:
     ran("verify", str(out))
 
 
+def test_parts_go_into_a_store(cluster: Any, bucket: str, tmp_path: Path) -> None:
+    import boto3
+
+    client = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
+    client.upload_file(str(write_prompts(tmp_path / "in.jsonl", 50)), "shop", "in/rows.jsonl")
+    job = ("probs", f"{bucket}/in/*.jsonl", "--engine", "scripted", "-o", f"{bucket}/out")
+    ray = ("--runner", "ray", "--ray-address", cluster.address, "--workers", "1", "--rows-per-block", "20")
+    place = {"XDG_STATE_HOME": str(tmp_path / "state")}
+    said = ran(*job, *ray, environment=place)
+    assert "50 rows: 50 ok" in said
+    assert "a-secret-of-tests" not in said
+    found = [one["Key"] for one in client.list_objects_v2(Bucket="shop", Prefix="out/")["Contents"]]
+    assert [key.removeprefix("out/") for key in found] == [
+        "_SUCCESS",
+        *(f"part-{first:012d}-{last:012d}.jsonl" for first, last in ((1, 20), (21, 40), (41, 50))),
+        "run.json",
+    ]
+    assert "every row once (50 rows" in ran("verify", f"{bucket}/out")
+    assert "is finished" in ran(*job, *ray, environment={"XDG_STATE_HOME": str(tmp_path / "another")})
+
+
 def test_a_stalled_run_ends_and_goes_on_later(cluster: Any, tmp_path: Path) -> None:
     source, out = write_prompts(tmp_path / "in.jsonl", 30), tmp_path / "out"
     with serve("vllm") as server:

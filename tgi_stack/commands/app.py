@@ -46,6 +46,10 @@ COMMANDS = {
         "The settings as a command would have them, and where each came from; secrets are left out.",
     ),
     "schema": ("checks", "The JSON schema of a job's rows and records, or of items."),
+    "plan-scale": (
+        "checks",
+        "How long a job of very many rows takes under Ray, what limits it, and what it costs.",
+    ),
     "doctor": ("servers", "What works here; each line ok, a warning, or a failure with the fix."),
     "stack": ("servers", "The servers of this host; `make up` calls it."),
     "bench": (

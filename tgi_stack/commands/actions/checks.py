@@ -1,4 +1,4 @@
-"""Does what `fastqwen settings`, `check` and `schema` are asked."""
+"""Does what `fastqwen settings`, `check`, `schema` and `plan-scale` are asked."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 
 from tgi_stack import logs
 from tgi_stack.commands.actions.jobs import prepared
-from tgi_stack.commands.checks import SHAPES, TAKERS, Check, EffectiveSettings, Schema
+from tgi_stack.commands.checks import SHAPES, TAKERS, Check, EffectiveSettings, PlanScale, Schema
 from tgi_stack.commands.console import print_data
 from tgi_stack.declared.option import GROUPS, Declared, declared, taken_by
 from tgi_stack.declared.run import Fields
@@ -21,8 +21,10 @@ from tgi_stack.jobs import check as checking
 from tgi_stack.redaction import BLOT, keep_secret, redact, redact_url
 from tgi_stack.rows.records import RECORDS, json_schema
 from tgi_stack.settings import Settings, loading
+from tgi_stack.stack.planning.scale import Job, Rates, forecast
 
 KEY = "FASTQWEN_API_KEY"
+CORES_OF_A_GPU = 8  # where nobody says how many there are
 DEFAULT = "default"
 
 
@@ -94,3 +96,31 @@ def schema(given: Schema) -> None:
     if given.only == "record" and given.name not in RECORDS:
         raise UsageError(f"schema {given.name} --only record: the record of an item is that of summarize")
     typer.echo(json.dumps(json_schema(given.name, given.only), indent=2))
+
+
+def plan_scale(given: PlanScale) -> None:
+    """`fastqwen plan-scale`."""
+    if given.rows < 1:
+        raise UsageError(f"ROWS={given.rows}: give at least one")
+    cores = given.cores or max(1, CORES_OF_A_GPU * given.gpus)
+    job = Job(given.rows, given.gpus, cores, given.hits, given.block, price=given.price)
+    found = forecast(job, Rates(gpu=given.rate, prepared=given.core_rate))
+    if given.common.json:
+        print_data(found.as_dict())
+        return
+    cost = f", {found.cost:,.2f} in all" if given.price else ""
+    lines = [
+        f"{given.rows:,} rows, {given.gpus:,} GPUs, {cores:,} cores, {given.hits:.0%} known: "
+        f"{_time(found.seconds)}, {found.gpu_hours:,.1f} GPU hours{cost}",
+        f"what limits: {found.limit}",
+        *(f"  {name:6} {_time(seconds):>10}" for name, seconds in found.stages.items()),
+        *found.notes,
+    ]
+    typer.echo("\n".join(lines))
+
+
+def _time(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
