@@ -77,13 +77,10 @@ def main() -> None:
         folder = Path(name)
         look = looked(folder, 100_000)
         cold, warm = run(folder, url, rows, 500), run(folder, url, rows, 500)
-        rates = Rates(
-            gpu=1e6,
-            prepared=cold.steady / CORES,
-            kept=warm.steady / CORES,
-            looked=look,
-            start_s=max(0.0, cold.seconds - rows / look - rows / cold.steady),
-        )
+        start_s = max(0.0, cold.seconds - rows / look - rows / cold.steady)
+        # Known rows are through before the timeline has two points.
+        kept = rows / max(0.5, warm.seconds - start_s - rows / look)
+        rates = Rates(gpu=1e6, prepared=cold.steady / CORES, kept=kept / CORES, looked=look, start_s=start_s)
         table = Table("rows", "known", "block", "foretold, s", "measured, s", "error")
         for many, known, block in ((3 * rows, 1 / 3, 500), (3 * rows, 1.0, 500), (4 * rows, 3 / 4, 100)):
             job = Job(many, 1, CORES, known, block, load_s=0.0)

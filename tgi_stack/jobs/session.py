@@ -117,7 +117,7 @@ class Session(Counted[Sink]):
         others = None
         if many := how_many(settings, self.tally.rows):
             width = settings.concurrency or job.workers
-            others = Preparers(self.spec, self.source, items, backend, store, many, width)
+            others = Preparers(self.spec, self.source.wanted, items, backend, store, many, width)
         self.tally.timeline = Timeline()
         began = time.monotonic()
         await pipeline.run(job, self.source, self.sink, settings, self.tally, self.watcher, self.stop, others)

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import secrets
+import socket
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,7 @@ STORE_BYTES = 200 * 2**20  # of our own cluster, in shared memory; what is more 
 LONGEST_FOLDER = 18  # its sockets lie in it, and their paths may have 107 characters
 LEAST_CPUS = 0.01
 ENDS_S = 15.0
+CONNECT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,7 @@ def joined(settings: Settings) -> Iterator[None]:
     if ray.is_initialized():
         yield
     elif address is not None:
+        _refuse_nobody(address)
         try:
             with _hushed():
                 ray.init(address=address, **quiet)
@@ -193,6 +196,20 @@ def _hushed() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
+
+
+def _refuse_nobody(address: str) -> None:
+    """Raises MachineError where nothing listens at HOST:PORT, for which Ray would wait without a word."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or "/" in host:  # auto, or a scheme of Ray's own
+        return
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), CONNECT_S):
+            return
+    except (OSError, OverflowError) as error:
+        raise MachineError(
+            f"--ray-address {address}: {error}; start a cluster there with: ray start --head --port {port}"
+        ) from error
 
 
 def _folder() -> Path:

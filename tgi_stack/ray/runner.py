@@ -43,6 +43,7 @@ from tgi_stack.rows.parts.blocks import Block, cut
 from tgi_stack.rows.parts.output import PartsOutput
 from tgi_stack.rows.reader import Folder, Parts, Source
 from tgi_stack.rows.stores.staging import mirror_of
+from tgi_stack.settings import Settings
 from tgi_stack.types import Identity
 
 LOG = logging.getLogger(__name__)
@@ -181,6 +182,7 @@ class Scheduled(Counted[PartsOutput]):
             items,
             crew.images,
             width,
+            _preparers(settings, crew),
         )
 
     @contextmanager
@@ -197,6 +199,13 @@ class Scheduled(Counted[PartsOutput]):
             os._exit(128 + number)
         self.signals.append(number)
         CLOSING.info("fastqwen: finished parts are kept; once more to stop at once")
+
+
+def _preparers(settings: Settings, crew: Crew) -> int:
+    """Processes that prepare in each worker: one a core where a GPU outruns a process, as there it does."""
+    if settings.preparers != "auto":
+        return settings.preparers
+    return crew.images if crew.gpus and crew.images > 1 else 0
 
 
 def _range(crew: Crew) -> str:

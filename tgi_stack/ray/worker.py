@@ -45,6 +45,7 @@ class Told:
         cwd: where the run was started: relative paths begin there, where the host has it.
         items: what ids stand for; see `wire.of_items`.
         width: rows at work in a worker; None for as many as suit who computes.
+        preparers: processes that prepare the rows of a large block.
     """
 
     name: Name
@@ -58,6 +59,7 @@ class Told:
     items: bytes = field(repr=False)
     images: int
     width: int | None
+    preparers: int = 0
     version: str = __version__
 
     def spec(self) -> JobSpec:
@@ -108,7 +110,9 @@ class Worker:
                 os.chdir(told.cwd)
             spec = told.spec()
             spec = replace(spec, settings=with_living_servers(spec.settings, spec.kind))
-            self._standing = Standing(spec, items_of(told.items), told.images, told.width)
+            self._standing = Standing(
+                spec, items_of(told.items), told.images, told.width, told.preparers, self._wanted
+            )
 
     def __call__(self, batch: Any) -> Any:
         """The records of a block as a table of one row; what ended it in their place."""

@@ -38,8 +38,9 @@ from tgi_stack.jobs.preparing.wire import (
 )
 from tgi_stack.jobs.rerank.items import Items
 from tgi_stack.jobs.spec import JobSpec
+from tgi_stack.rows.columns import Wanted
 from tgi_stack.rows.ledger import Sink
-from tgi_stack.rows.reader import Line, Source, UnreadRow
+from tgi_stack.rows.reader import Line, UnreadRow
 from tgi_stack.settings import Settings
 from tgi_stack.types import Caption, LabelScores
 
@@ -79,7 +80,7 @@ class Preparers:
     def __init__(
         self,
         spec: JobSpec,
-        source: Source,
+        wanted: Wanted,
         items: Items,
         backend: Backend,
         store: Store | None,
@@ -93,7 +94,7 @@ class Preparers:
         bearable = MOST_ITEM_BYTES // max(1, len(self._items))
         self._many = max(1, min(many, concurrency, bearable))
         self._concurrency = concurrency
-        self._hello = _hello(spec, source, backend, self._many)
+        self._hello = _hello(spec, wanted, backend, self._many)
         self._scores: Turns[LabelScores] = Turns(None, "labels", memory=REMEMBERED)
         self._captions: Turns[Caption] = Turns(None, "summary", memory=REMEMBERED)
         self._said: set[tuple[str, str]] = set()
@@ -267,7 +268,7 @@ def how_many(settings: Settings, rows: int) -> int:
     return most if most > 1 and rows >= LEAST_ROWS else 0
 
 
-def _hello(spec: JobSpec, source: Source, backend: Backend, many: int) -> dict[str, Any]:
+def _hello(spec: JobSpec, wanted: Wanted, backend: Backend, many: int) -> dict[str, Any]:
     """What each process is told about the job, as JSON."""
     return {
         "name": spec.name,
@@ -275,8 +276,8 @@ def _hello(spec: JobSpec, source: Source, backend: Backend, many: int) -> dict[s
         "base": str(spec.base),
         "template": spec.template,
         "form": spec.form,
-        "kind": source.wanted.kind,
-        "columns": source.columns,
+        "kind": wanted.kind,
+        "columns": wanted.columns,
         "identity": asdict(backend.identity),
         "profile": backend.profile.described(),
         "takes_tokens": backend.takes_tokens,

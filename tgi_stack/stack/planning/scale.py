@@ -38,10 +38,10 @@ class Rates:
 
     gpu: float = 897.0
     prepared: float = 190.0
-    kept: float = 1_000.0
-    looked: float = 25_000.0
+    kept: float = 4_000.0
+    looked: float = 20_000.0
     written: float = 100_000.0
-    block_s: float = 0.01
+    block_s: float = 0.014
     start_s: float = 30.0
 
 
