@@ -41,7 +41,7 @@ def verify(out: Path) -> list[Finding]:
         raise UsageError(f"{missing} is not there; verify wants an OUT that a job wrote with -o")
     findings = [
         Finding("complete", manifest.is_complete, f"state {manifest.content.get('state')}"),
-        _whole(out),
+        _whole(out, manifest),
     ]
     for look in (_digest, _input, _rows):
         try:
@@ -51,8 +51,8 @@ def verify(out: Path) -> list[Finding]:
     return findings
 
 
-def _whole(out: Path) -> Finding:
-    if out.is_dir():
+def _whole(out: Path, manifest: Manifest) -> Finding:
+    if (manifest.content.get("out") or {}).get("parts") is not None:  # of a run that marks its end
         return Finding("nothing pending", (out / SUCCESS).exists(), f"{SUCCESS} is there")
     return Finding("nothing pending", not part_path(out).exists(), f"no {part_path(out).name}")
 

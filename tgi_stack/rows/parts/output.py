@@ -186,8 +186,9 @@ class PartsOutput:
 
     def finish(self, counts: dict[str, Any]) -> None:
         """To be called once, when each row has its record."""
-        size = sum(path.stat().st_size for path in _names(self._out))
-        self._opened.close("complete", counts, {"sha256": digest_of(self._out), "bytes": size})
+        sizes = [path.stat().st_size for path in _names(self._out)]
+        whole = {"sha256": digest_of(self._out), "bytes": sum(sizes), "parts": len(sizes)}
+        self._opened.close("complete", counts, whole)
         try:
             (self._out / SUCCESS).touch()
         except OSError as error:
