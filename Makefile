@@ -12,14 +12,13 @@ CATALOGUE := examples/catalogue
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo agreement test test-numbers test-soak test-ray test-oldest test-tgi-types coverage test-live test-gpu test-wheel quality style docs lock clean
+.PHONY: help setup demo agreement test test-numbers test-soak test-ray test-oldest test-tgi-types coverage test-live test-docker test-gpu test-wheel quality style docs lock clean
 .PHONY: up wait status logs down models pin stack-plan gateway observe
 
 # The servers of this host: what `make up` is given goes to `fastqwen stack`, which checks it.
 include docker/variables.mk
 TIMEOUT ?= 1800
 GPUS ?=
-GATEWAY_NAME ?=
 STACK := $(BIN)/fastqwen stack
 COMPOSE = docker compose --project-name fastqwen $(if $(wildcard docker/.env),--env-file docker/.env) --file docker/compose.yml
 
@@ -34,7 +33,6 @@ help: ## print the targets
 	@echo "variables of up and stack-plan"
 	$(say_variables)
 	@echo "  TIMEOUT=$(TIMEOUT)                 seconds that each server may take to come up"
-	@echo "  GATEWAY_NAME=$(GATEWAY_NAME)                gateway: the host's name, which its certificate bears"
 	@echo "  GPUS=$(GPUS)                        stack-plan: plan for GPUs of so many GiB that are not here, such as 24,24"
 
 setup: $(VENV)/ready-$(TORCH) ## make .venv with the exact versions of constraints.txt
@@ -84,6 +82,14 @@ test-tgi-types: setup ## what TGI is asked and answers, held to the types of the
 test-live: setup ## summarize, rerank and probs against a real vLLM on this CPU (builds it first, outside the clone)
 	@vllm=$$($(BIN)/python tests/live/environment.py) && FASTQWEN_VLLM=$$vllm $(BIN)/python -m pytest -m live tests/live
 
+# Its namespaces take with them whatever the engine leaves: rules, mounts, processes.
+test-docker: setup ## the stack on a real Docker engine of the tests' own (Debian, root); VLLM=1: with a real vLLM
+	@home=$$($(BIN)/python tests/docker/environment.py) && \
+		vllm=$(if $(VLLM),$$($(BIN)/python tests/live/environment.py)) && \
+		FASTQWEN_DOCKER=$$home FASTQWEN_VLLM=$$vllm \
+		unshare --net --mount --pid --fork --kill-child --mount-proc \
+		sh -c 'ip link set lo up && exec $(BIN)/python -m pytest -m docker tests/docker'
+
 agreement: setup ## how far engines are from each other on the catalogue; SERVED=NAME=TEXT_URL,VISION_URL adds a server
 	$(BIN)/python tools/agreement.py $(if $(SERVED),--served "$(SERVED)") --page docs/agreement.md
 
@@ -111,7 +117,7 @@ lock: setup ## write constraints.txt anew from what is installed in .venv
 	$(BIN)/python tools/lock.py
 
 up: setup ## the text and the vision server of this GPU host, until both answer
-	@$(STACK) up $(SERVERS) --timeout "$(TIMEOUT)"
+	@$(STACK) up $(SERVERS) $(BESIDE) --timeout "$(TIMEOUT)"
 
 wait: setup ## wait until the servers answer; names the one that does not come up, and why
 	@$(STACK) wait --timeout "$(TIMEOUT)"
@@ -135,11 +141,11 @@ pin: setup ## the newest commits of the models and digests of the images, into d
 stack-plan: setup ## what `make up` would run on which GPU; GPUS=24,24 for GPUs that are not here
 	@$(STACK) plan $(SERVERS) $(if $(GPUS),--assume-gpus "$(GPUS)")
 
-gateway: setup ## `make up`, and TLS with a key for each user on port 8443; keys in docker/secrets/keys
-	@$(STACK) up $(SERVERS) --timeout "$(TIMEOUT)" --gateway $(if $(GATEWAY_NAME),--gateway-name "$(GATEWAY_NAME)")
+gateway: setup ## `make up`, and TLS with a key for each user on GATEWAY_PORT; keys in docker/secrets/keys
+	@$(STACK) up $(SERVERS) $(BESIDE) --timeout "$(TIMEOUT)" --gateway
 
 observe: setup ## `make up`, and Prometheus with Grafana on http://127.0.0.1:3000
-	@$(STACK) up $(SERVERS) --timeout "$(TIMEOUT)" --observe
+	@$(STACK) up $(SERVERS) $(BESIDE) --timeout "$(TIMEOUT)" --observe
 
 clean: ## remove what the other targets made, .venv included
 	rm -rf $(VENV) out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

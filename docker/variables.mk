@@ -11,6 +11,9 @@ NUM_SHARD ?= 1
 MAX_TOTAL_TOKENS ?= 8192
 TEXT_PORT ?= 8080
 VISION_PORT ?= 8081
+GATEWAY_NAME ?=
+GATEWAY_PORT ?=
+GRAFANA_PORT ?=
 SERVERS = --text-model "$(TEXT_MODEL)" \
 	--text-quantization "$(TEXT_QUANTIZATION)" \
 	--vision "$(VISION)" \
@@ -23,6 +26,9 @@ SERVERS = --text-model "$(TEXT_MODEL)" \
 	--max-total-tokens "$(MAX_TOTAL_TOKENS)" \
 	--text-port "$(TEXT_PORT)" \
 	--vision-port "$(VISION_PORT)"
+BESIDE = $(if $(GATEWAY_NAME),--gateway-name "$(GATEWAY_NAME)") \
+	$(if $(GATEWAY_PORT),--gateway-port "$(GATEWAY_PORT)") \
+	$(if $(GRAFANA_PORT),--grafana-port "$(GRAFANA_PORT)")
 define say_variables
 	@echo "  TEXT_MODEL=$(TEXT_MODEL)   What the text server (TGI) holds."
 	@echo "  TEXT_QUANTIZATION=$(TEXT_QUANTIZATION)   none|8bit|4bit|fp8: How it keeps weights; TGI can none and 8bit."
@@ -36,4 +42,7 @@ define say_variables
 	@echo "  MAX_TOTAL_TOKENS=$(MAX_TOTAL_TOKENS)   Of a prompt and its answer together."
 	@echo "  TEXT_PORT=$(TEXT_PORT)   Where the text server is published, of 127.0.0.1."
 	@echo "  VISION_PORT=$(VISION_PORT)   Where the vision server is, of 127.0.0.1."
+	@echo "  GATEWAY_NAME=$(GATEWAY_NAME)   What the gateway's certificate bears. [as before, else localhost]"
+	@echo "  GATEWAY_PORT=$(GATEWAY_PORT)   Where the gateway is published, for other machines. [as before, else 8443]"
+	@echo "  GRAFANA_PORT=$(GRAFANA_PORT)   Where Grafana is, of 127.0.0.1. [as before, else 3000]"
 endef

@@ -13,10 +13,11 @@ _SCRIPT = """#!{python}
 import json, pathlib, sys
 folder = pathlib.Path({folder!r})
 words = " ".join(sys.argv[1:])
+before = (folder / "calls").read_text() if (folder / "calls").exists() else ""
 with open(folder / "calls", "a") as calls:
     calls.write(words + "\\n")
-for part, status, stdout, stderr in json.loads((folder / "plays.json").read_text()):
-    if part in words:
+for part, status, stdout, stderr, after in json.loads((folder / "plays.json").read_text()):
+    if part in words and after in before:
         sys.stdout.write(stdout)
         sys.stderr.write(stderr)
         sys.exit(status)
@@ -29,15 +30,17 @@ class StandIn:
     def __init__(self, name: str, programs: Path) -> None:
         self._folder = programs.parent / f"{name}.d"
         self._folder.mkdir(parents=True)
-        self._plays: list[tuple[str, int, str, str]] = []
+        self._plays: list[tuple[str, int, str, str, str]] = []
         self._write()
         path = programs / name
         path.write_text(_SCRIPT.format(python=sys.executable, folder=str(self._folder)))
         path.chmod(0o755)
 
-    def play(self, part: str, stdout: str = "", *, status: int = 0, stderr: str = "") -> StandIn:
-        """How a call with `part` among its words goes."""
-        self._plays.insert(0, (part, status, stdout, stderr))
+    def play(
+        self, part: str, stdout: str = "", *, status: int = 0, stderr: str = "", after: str = ""
+    ) -> StandIn:
+        """How a call with `part` among its words goes, once one with `after` has been made."""
+        self._plays.insert(0, (part, status, stdout, stderr, after))
         self._write()
         return self
 

@@ -12,6 +12,7 @@
     │   └── MissingPackageError
     ├── ServerError            no server, the wrong one, a refused key              exit 4
     │   ├── NoEngineError
+    │   │   └── AbsentServerError
     │   └── WrongServerError   another model, another tokenizer, a refused key
     └── RowError               one row; becomes its record and never stops a run    exit 1
         ├── ImageError         type `image.*`
@@ -86,6 +87,18 @@ class ServerError(FastqwenError):
 
 class NoEngineError(ServerError):
     """Nothing that could compute was found."""
+
+
+class AbsentServerError(NoEngineError):
+    """A server that does not answer; `why` is the message without what to do."""
+
+    def __init__(self, why: str, instead: str) -> None:
+        super().__init__(f"{why}; {instead}")
+        self.why = why
+        self.instead = instead
+
+    def __reduce__(self) -> tuple[type[AbsentServerError], tuple[str, str]]:
+        return type(self), (self.why, self.instead)
 
 
 class WrongServerError(ServerError):

@@ -19,6 +19,7 @@ from tgi_stack.commands.options import Common, Positional
 from tgi_stack.declared.option import GROUPS, Declared, declared
 from tgi_stack.declared.run import Fields
 from tgi_stack.settings import PREFIX
+from tgi_stack.stack.planning.beside import Beside
 from tgi_stack.stack.planning.request import Request
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -157,7 +158,7 @@ def _default(one: Declared) -> str:
 
 
 def _stack() -> Iterable[tuple[str, Declared]]:
-    return declared(Request).items()
+    return [*declared(Request).items(), *declared(Beside).items()]
 
 
 def _table(head: tuple[str, str], rows: Mapping[str, str], *, code: bool = True) -> str:
@@ -179,7 +180,11 @@ def _rows(head: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
 
 def makefile() -> str:
     """`docker/variables.mk`."""
-    flags = [f'{one.flag} "$({name.upper()})"' for name, one in _stack()]
+    flags = [f'{one.flag} "$({name.upper()})"' for name, one in declared(Request).items()]
+    # Only what is given: without it, what runs stays as it is.
+    beside = [
+        f'$(if $({name.upper()}),{one.flag} "$({name.upper()})")' for name, one in declared(Beside).items()
+    ]
     said = []
     for name, one in _stack():
         value = f"{name.upper()}=$({name.upper()})"
@@ -189,8 +194,12 @@ def makefile() -> str:
     return "\n".join(
         [
             WRITTEN,
-            *(f"{name.upper()} ?= {one.default}".rstrip() for name, one in _stack()),
+            *(
+                f"{name.upper()} ?= {'' if one.default is None else one.default}".rstrip()
+                for name, one in _stack()
+            ),
             "SERVERS = " + " \\\n\t".join(flags),
+            "BESIDE = " + " \\\n\t".join(beside),
             "define say_variables",
             *said,
             "endef",

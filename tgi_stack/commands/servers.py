@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from tgi_stack.commands.declare import OptionsOf, command
 from tgi_stack.commands.options import Arguments, Settings
 from tgi_stack.declared.option import FILES, RUN, SERVERS, Option
+from tgi_stack.stack.planning.beside import Beside
 from tgi_stack.stack.planning.request import Request
 
 Timeout = Annotated[
@@ -66,15 +67,7 @@ class Plan(Planning):
 class Up(Planning):
     """Brings the servers up and waits until they answer."""
 
-    gateway_name: Annotated[
-        str | None,
-        Option(
-            "What the gateway's certificate bears.",
-            SERVERS,
-            metavar="HOST",
-            unset="as before, else localhost",
-        ),
-    ] = None
+    beside: Annotated[dict[str, Any], OptionsOf(Beside)]
     timeout: Timeout = 1800.0
 
 

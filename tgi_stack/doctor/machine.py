@@ -36,7 +36,7 @@ def examine(cache_dir: Path | None) -> Iterator[Check]:
     for line in docker.examine():
         # Servers may be elsewhere: what only `make up` needs is no failure of this machine.
         state = "warning" if line.state == "failure" else line.state
-        fix = f"for make up: {line.fix}" if line.fix else ""
+        fix = line.fix if not line.fix or line.fix.startswith("for make ") else f"for make up: {line.fix}"
         yield Check(state, line.what, line.detail, fix, 3)
     yield ports_line()
     yield cache_line((cache_dir or paths.default()).absolute())
@@ -105,7 +105,8 @@ def ports_line(ports: Mapping[str, int] | None = None) -> Check:
     )
     if not any(used.values()):
         return Check("ok", "ports", said)
-    return Check("ok", "ports", f"{said}; where no server of yours holds them: TEXT_PORT=... VISION_PORT=...")
+    others = "TEXT_PORT=... VISION_PORT=... GATEWAY_PORT=... GRAFANA_PORT=..."
+    return Check("ok", "ports", f"{said}; where no server of yours holds them: {others}")
 
 
 def cache_line(directory: Path, mounts: Path = paths.MOUNTS) -> Check:

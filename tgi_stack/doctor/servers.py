@@ -25,11 +25,12 @@ from tgi_stack.backends.servers.transport import Transport, TransportError
 from tgi_stack.backends.servers.urls import checked_url
 from tgi_stack.doctor import machine
 from tgi_stack.doctor.check import Check
-from tgi_stack.errors import FastqwenError, ScoreError
+from tgi_stack.errors import AbsentServerError, FastqwenError, ScoreError
 from tgi_stack.prompting.labels import LETTERS, Prover
 from tgi_stack.prompting.profile import Profile
 from tgi_stack.settings import DEFAULT_ENDPOINTS, Settings
 from tgi_stack.stack.planning.ports import taken
+from tgi_stack.stack.running.containers import of_url
 from tgi_stack.types import Identity
 
 __all__ = ["Check", "examine"]
@@ -107,6 +108,9 @@ async def _endpoint(asked: ProbedEndpoint) -> AsyncIterator[Check]:
 
 
 def _absent(asked: ProbedEndpoint, error: Exception) -> Check:
+    why = error.why if isinstance(error, AbsentServerError) else str(error)
+    if (ours := of_url(asked.url)) is not None:
+        return Check("failure", asked.url, f"{ours} ({why})", "make status says more; make wait, make logs")
     default = asked.url == DEFAULT_ENDPOINTS[asked.kind] and not asked.settings.names_endpoints
     if default and taken(int(asked.url.rpartition(":")[2])):
         fix = "it is no server of ours: free the port, or make up TEXT_PORT=... VISION_PORT=..."

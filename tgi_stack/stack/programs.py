@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ from tgi_stack.errors import MachineError
 LOG = logging.getLogger(__name__)
 
 KEPT_LINES = 200
+# Colours and moves of the cursor, which Compose prints into pipes too.
+_TERMINAL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,7 @@ def run(command: Sequence[str], timeout_s: float = 30.0) -> Ended:
         raise MachineError(f"{' '.join(command[:3])} did not end within {timeout_s:.0f} s") from error
     except OSError as error:
         raise MachineError(f"{program}: {error.strerror}") from error
-    return Ended(done.returncode, done.stdout, done.stderr)
+    return Ended(done.returncode, _plain(done.stdout), _plain(done.stderr))
 
 
 def follow(command: Sequence[str]) -> Ended:
@@ -80,9 +83,9 @@ def follow(command: Sequence[str]) -> Ended:
 
     def read() -> None:
         for line in process.stdout or ():
-            lines.append(line.rstrip())
+            lines.append(_plain(line).rstrip())
             del lines[:-KEPT_LINES]
-            LOG.info(line.rstrip())
+            LOG.info(lines[-1])
 
     reader = Thread(target=read, daemon=True)
     reader.start()
@@ -93,6 +96,10 @@ def follow(command: Sequence[str]) -> Ended:
         raise
     reader.join(5.0)
     return Ended(status, "\n".join(lines), "")
+
+
+def _plain(text: str) -> str:
+    return _TERMINAL.sub("", text)
 
 
 def _find(name: str) -> str:

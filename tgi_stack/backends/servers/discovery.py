@@ -16,7 +16,7 @@ from tgi_stack.backends.servers.protocols import sglang, tgi, vllm
 from tgi_stack.backends.servers.protocols.numbers import ReplyError
 from tgi_stack.backends.servers.protocols.reply import Served
 from tgi_stack.backends.servers.transport import Reply, Transport, TransportError
-from tgi_stack.errors import MachineError, NoEngineError, WrongServerError
+from tgi_stack.errors import AbsentServerError, MachineError, NoEngineError, WrongServerError
 
 LOG = logging.getLogger(__name__)
 
@@ -83,9 +83,10 @@ def _refuse_hopeless(url: str, error: TransportError | ReplyError, spent: float,
         raise _foreign(url, str(error)) from error
     if spent >= (min(patience_s, UNKNOWN_HOST_S) if kind == "nowhere" else patience_s):
         tls = "; if it speaks TLS, give https://" if kind == "silent" and url.startswith("http:") else ""
-        raise NoEngineError(
-            f"{url} did not answer in {spent:.0f} s ({error}{tls}); start servers with: make up; "
-            "or compute in process: --engine torch"
+        waited = f"did not answer in {spent:.0f} s" if spent >= 1.0 else "does not answer"
+        why = f"{url} {waited} ({error}{tls})"
+        raise AbsentServerError(
+            why, "start servers with: make up; or compute in process: --engine torch"
         ) from error
 
 

@@ -12,7 +12,6 @@ from tgi_stack import logs, settings
 from tgi_stack.commands.console import print_data, print_lines
 from tgi_stack.commands.servers import Doctor, Down, Plan, Planning, Status, Up, Wait
 from tgi_stack.doctor.servers import examine as examined
-from tgi_stack.errors import ServerError
 from tgi_stack.stack.files.docker_folder import locate
 from tgi_stack.stack.running.commands import Stack
 
@@ -47,7 +46,7 @@ def plan(given: Plan) -> None:
 def up(given: Up) -> None:
     """`fastqwen stack up`."""
     servers = Stack(locate(given.docker_dir))
-    _told(servers.up(_request(given), given.extras, given.timeout, given.gateway_name), given)
+    _told(servers.up(_request(given), given.extras, given.timeout, given.beside), given)
 
 
 def _told(lines: list[str], given: Planning) -> None:
@@ -71,8 +70,9 @@ def status(given: Status) -> None:
         print_data([line.as_dict() for line in lines])
     else:
         print_lines(*(logs.escaped(str(line)) for line in lines))
-    if any(line.state == "failure" for line in lines):
-        raise typer.Exit(ServerError.exit_status)
+    failed = [line.status for line in lines if line.state == "failure"]
+    if failed:
+        raise typer.Exit(max(failed))
 
 
 def down(given: Down) -> None:

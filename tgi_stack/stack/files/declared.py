@@ -48,13 +48,18 @@ def declared(url: str, served: Answering, files: tuple[Path, ...] | None = None)
         try:
             servers = json.loads(file.read_text())["servers"]
             for entry in servers:
-                same = _place(str(entry["url"])) == _place(url) and entry["engine"] == served.dialect
+                same = is_place(str(entry["url"]), url) and entry["engine"] == served.dialect
                 if same and served.goes_by(entry["model"]):
                     revision = entry["revision"] if entry["revision"] != "main" else UNKNOWN
                     return Declared(revision, entry["quantization"], entry["dtype"])
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return Declared()
+
+
+def is_place(one: str, other: str) -> bool:
+    """Whether two URLs lead to the same place, by whatever name of this host."""
+    return _place(one) == _place(other)
 
 
 def _place(url: str) -> tuple[str | None, int | None, str]:

@@ -7,7 +7,6 @@ says them for the URLs that the stack publishes.
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from tgi_stack.errors import UsageError
 from tgi_stack.stack.files.rendering import VERSION, Pins, described, variables
 from tgi_stack.stack.files.writing import write_whole
+from tgi_stack.stack.planning.beside import Beside
 from tgi_stack.stack.planning.plan import Plan
 from tgi_stack.stack.planning.request import MOST_REPLICAS
 
@@ -23,7 +23,6 @@ _SERVERS = ("text", "vision-vllm", "vision-tgi", "vision-sglang")
 _REPLICAS = tuple(f"{kind}-{number}" for kind in _SERVERS for number in range(2, MOST_REPLICAS + 1))
 ALL_PROFILES = (*_SERVERS, *_REPLICAS, "models", "gateway", "observe")
 OWN_TLS = "/run/tls/cert.pem /run/tls/key.pem"
-_HOST = re.compile(r"[A-Za-z0-9.-]{1,253}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,35 +76,33 @@ class DockerFolder:
         value = {"images": pins.images, "models": pins.models}
         write_whole(self.path / "pins.json", json.dumps(value, indent=2, sort_keys=True) + "\n")
 
-    def write(self, plan: Plan, extras: tuple[str, ...], gateway_name: str | None = None) -> None:
+    def write(self, plan: Plan, extras: tuple[str, ...], beside: Beside | None = None) -> None:
         """Writes .env and stack.json; `extras` are profiles besides the servers' (`gateway`, `observe`)."""
         pins = self.pins()
-        self._write_both(variables(plan, pins, extras), described(plan, pins, extras), gateway_name)
+        self._write_both(variables(plan, pins, extras), described(plan, pins, extras), beside)
 
-    def _write_both(self, values: dict[str, str], written: dict[str, Any], gateway_name: str | None) -> None:
-        before = self.written or {}
-        name = gateway_name or before.get("gateway_name") or "localhost"
-        if not _HOST.fullmatch(name):
-            raise UsageError(f"--gateway-name {name[:80]!r} is no name of a host")
-        own = all((self.secrets / "tls" / file).is_file() for file in ("cert.pem", "key.pem"))
-        values |= {"GATEWAY_NAME": name, "GATEWAY_TLS": OWN_TLS if own else "internal"}
+    def _write_both(self, values: dict[str, str], written: dict[str, Any], beside: Beside | None) -> None:
+        told = (beside or Beside()).after(self.written or {})
+        own = [self.secrets / "tls" / file for file in ("cert.pem", "key.pem")]
+        there = all(file.is_file() for file in own)
+        # Another certificate at the same place is another configuration: Compose makes the gateway anew.
+        dates = "-".join(str(file.stat().st_mtime_ns) for file in own) if there else ""
+        values |= {name.upper(): str(value) for name, value in told.items()}
+        values |= {"GATEWAY_TLS": OWN_TLS if there else "internal", "GATEWAY_TLS_OF": dates}
         lines = [f"{name}={_quoted(value)}" for name, value in values.items()]
         write_whole(self.env, "# Written by `fastqwen stack plan`.\n" + "\n".join(lines) + "\n")
-        content = json.dumps(written | {"gateway_name": name}, indent=2)
-        write_whole(self.path / "stack.json", content + "\n")
+        write_whole(self.path / "stack.json", json.dumps(written | told, indent=2) + "\n")
 
     def add_extras(
-        self, written: dict[str, Any], extras: tuple[str, ...], gateway_name: str | None = None
+        self, written: dict[str, Any], extras: tuple[str, ...], beside: Beside | None = None
     ) -> None:
         """Adds profiles to a plan that stays as it is."""
         both = sorted({*written["extras"], *extras})
-        if both == written["extras"] and gateway_name in (None, written.get("gateway_name")):
-            return
         services = [server["service"] for server in written["servers"]]
         lines = [line.partition("=") for line in self.env.read_text().splitlines() if line[:1] != "#"]
         values = {name: value.strip("'") for name, _, value in lines}
         values["COMPOSE_PROFILES"] = ",".join([*services, *both])
-        self._write_both(values, written | {"extras": both}, gateway_name)
+        self._write_both(values, written | {"extras": both}, beside)
 
 
 def locate(named: Path | None = None) -> DockerFolder:

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 
-from tgi_stack.errors import MachineError
-from tgi_stack.stack.planning.request import Request
-
-EXTRA_PORTS = {"gateway": 8443, "observe": 3000}
+from tgi_stack.errors import MachineError, UsageError
 
 
-def refuse_taken_ports(request: Request, extras: tuple[str, ...]) -> None:
-    """Raises MachineError for a port that another program listens on."""
-    for port in (request.text_port, request.vision_port, *(EXTRA_PORTS[extra] for extra in extras)):
+def refuse_equal_ports(ports: Mapping[str, int]) -> None:
+    """Raises UsageError for two variables with one port."""
+    names = list(ports)
+    for number, name in enumerate(names):
+        for other in names[number + 1 :]:
+            if ports[name] == ports[other]:
+                raise UsageError(f"{name} and {other} are both {ports[name]}; give one of them another port")
+
+
+def refuse_taken_ports(ports: Mapping[str, int]) -> None:
+    """Raises MachineError for a port that another program listens on.
+
+    Args:
+        ports: by the variable that changes it.
+    """
+    for name, port in ports.items():
         if taken(port):
             said = f"port {port} of 127.0.0.1 is taken by another program"
-            raise MachineError(f"{said}; free it, or give TEXT_PORT or VISION_PORT")
+            raise MachineError(f"{said}; free it, or give {name}=...")
 
 
 def taken(port: int) -> bool:

@@ -10,6 +10,7 @@ from tgi_stack.declared.option import SERVERS, Option, declared
 from tgi_stack.declared.servers import DEFAULT_MODELS
 from tgi_stack.errors import UsageError
 from tgi_stack.stack.planning.engines import CHOICES, ENGINES
+from tgi_stack.stack.planning.ports import refuse_equal_ports
 
 VISION_DEFAULTS = {
     "vllm": DEFAULT_MODELS["vision"],
@@ -79,6 +80,7 @@ class Request:
     def __post_init__(self) -> None:
         for name, one in declared(Request).items():
             one.check(name.upper(), getattr(self, name))
+        refuse_equal_ports({f"{kind.upper()}_PORT": port for kind, port in self.ports.items()})
         if self.repeatable == "on" and self.vision != "sglang":
             raise UsageError(f"REPEATABLE=on is SGLang's, and VISION={self.vision}; VISION=sglang")
         for name in (self.text_model, self.vision_model, self.vision_image):

@@ -12,18 +12,21 @@ from tgi_stack.errors import FastqwenError, MachineError, ServerError, UsageErro
 from tgi_stack.stack.files import keys
 from tgi_stack.stack.files.docker_folder import DockerFolder
 from tgi_stack.stack.planning import gpus, plan
-from tgi_stack.stack.planning.ports import refuse_taken_ports
+from tgi_stack.stack.planning.beside import PORTS, Beside
+from tgi_stack.stack.planning.ports import refuse_equal_ports, refuse_taken_ports
 from tgi_stack.stack.planning.request import Request
-from tgi_stack.stack.programs import Ended
-from tgi_stack.stack.running import docker, faults, pinning
+from tgi_stack.stack.programs import Ended, MissingProgramError
+from tgi_stack.stack.running import containers, docker, faults, parts, pinning
+from tgi_stack.stack.running.containers import State
 from tgi_stack.stack.running.docker import Compose
-from tgi_stack.stack.running.readiness import prove
-from tgi_stack.stack.running.waiting import NOWHERE, Waiting, asked, entry, states_of, told
+from tgi_stack.stack.running.parts import Part
+from tgi_stack.stack.running.waiting import RESTARTS, Waiting, ended, told
 
 LOG = logging.getLogger(__name__)
 
 IN_PROCESS = "or compute in process, without servers: --engine torch"
 ENGINE = ("Docker", "Docker Compose")
+SHAKY_S = 60.0  # who was started again a moment ago may end again
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ class Stack:
         if running is not None:
             refuse_change(running, request)
             LOG.info("the servers run; their plan stays")
-            return [entry(server) for server in running["servers"]]
+            return [parts.entry(server) for server in running["servers"]]
         made = plan.make(request, gpus.read())
         self.folder.write(made, extras)
         keys.prepare(self.folder.path)
@@ -71,7 +74,10 @@ class Stack:
         written = self.folder.written
         if written is None:
             return None
-        states = states_of(Compose(self.folder))
+        try:
+            states = containers.states(self.folder)
+        except MissingProgramError:
+            return None
         return written if any(server["service"] in states for server in written["servers"]) else None
 
     # -- up ----------------------------------------------------------------------------------------------
@@ -81,7 +87,7 @@ class Stack:
         given: dict[str, Any],
         extras: tuple[str, ...],
         timeout_s: float,
-        gateway_name: str | None = None,
+        beside: dict[str, Any] | None = None,
     ) -> list[str]:
         """Brings the servers up and waits until they answer; what runs where, as lines.
 
@@ -89,29 +95,56 @@ class Stack:
 
         Args:
             given, extras: see `plan`.
-            gateway_name: of this host, for the gateway's certificate; as before unless told.
+            beside: fields of `Beside`; as before unless told.
 
         Raises:
             MachineError: this machine can't; all that is missing, each with its fix.
             ServerError: a server did not come up.
         """
-        request = Request(**given)
+        request, asked = Request(**given), Beside(**(beside or {}))
         plan.wanted(request, request.max_total_tokens)  # an impossible wish is told before a missing GPU
+        ports = self._ports(request, extras, asked)
+        refuse_equal_ports(ports)
         self._check_machine()
+        containers.states(self.folder)  # those of another clone are told before the ports that they hold
         keys.refuse_closed_files(self.folder.path)
         running = self._running_plan()
         if running is not None:
             refuse_change(running, request)
+            refuse_taken_ports({name: ports[name] for name in self._new_ports(running, extras, asked)})
             self._open_secrets(extras)
-            self.folder.add_extras(running, extras, gateway_name)
+            self.folder.add_extras(running, extras, asked)
         else:
             made = plan.make(request, gpus.read())
-            refuse_taken_ports(request, extras)
+            refuse_taken_ports(ports)
             self._open_secrets(extras)
             self.folder.write_pins(pinning.completed(self.folder, request))
-            self.folder.write(made, extras, gateway_name)
+            self._tell_what_is_left_off(extras)
+            self.folder.write(made, extras, asked)
         self._start(timeout_s)
-        return [entry(server) for server in self._written()["servers"]]
+        return [parts.entry(server) for server in self._written()["servers"]]
+
+    def _ports(self, request: Request, extras: tuple[str, ...], beside: Beside) -> dict[str, int]:
+        """What is published, by the variable that changes it."""
+        values = beside.after(self.folder.written or {})
+        found = {f"{kind.upper()}_PORT": port for kind, port in request.ports.items()}
+        return found | {PORTS[extra].upper(): values[PORTS[extra]] for extra in extras}
+
+    def _new_ports(self, running: dict[str, Any], extras: tuple[str, ...], beside: Beside) -> list[str]:
+        """Variables of ports that what runs does not hold already."""
+        before, after = Beside().after(running), beside.after(running)
+        names = [(extra, PORTS[extra]) for extra in extras]
+        return [
+            name.upper()
+            for extra, name in names
+            if extra not in running["extras"] or before[name] != after[name]
+        ]
+
+    def _tell_what_is_left_off(self, extras: tuple[str, ...]) -> None:
+        left = [extra for extra in (self.folder.written or {}).get("extras", ()) if extra not in extras]
+        if left:
+            again = " and ".join(f"make {extra}" for extra in left)
+            LOG.warning(f"{' and '.join(left)}: on before make down, off now; {again} brings it back")
 
     def _check_machine(self) -> None:
         lines = docker.examine()
@@ -136,8 +169,9 @@ class Stack:
         for services in self._written()["phases"]:
             # Those on one GPU one after the other: each measures what is free when it starts.
             self._must(compose.up([*services, "front"]), ", ".join(services))
-            self.wait(timeout_s, services)
+            self._wait(parts.only(self._parts(), [*services, "front"]), timeout_s)
         self._must(compose.up([]), "the rest")
+        self._wait(parts.others(self._written()), timeout_s)
 
     def _must(self, ended: Ended, what: str) -> None:
         if ended.status:
@@ -151,44 +185,75 @@ class Stack:
 
     # -- wait --------------------------------------------------------------------------------------------
 
-    def wait(self, timeout_s: float, services: list[str] | None = None) -> None:
-        """Waits until all servers (or those of some services) answer.
+    def wait(self, timeout_s: float) -> None:
+        """Waits until all that was asked for answers: servers, the front, gateway and observe.
 
         Raises:
             ServerError: one did not come up: which, why, and the end of its log.
         """
-        servers = [s for s in self._written()["servers"] if services is None or s["service"] in services]
-        waiting = Waiting(Compose(self.folder))
-        asyncio.run(waiting.until_all_answer(servers, timeout_s))
+        self._wait(self._parts(), timeout_s)
+
+    def _wait(self, asked: list[Part], timeout_s: float) -> None:
+        asyncio.run(Waiting(Compose(self.folder)).until_all_answer(asked, timeout_s))
+
+    def _parts(self) -> list[Part]:
+        written = self._written()
+        return [*parts.servers(written), *parts.others(written)]
 
     # -- status and down ---------------------------------------------------------------------------------
 
     def status(self) -> list[Check]:
-        """Each server: its container, and whether it answers."""
-        return asyncio.run(self._status())
-
-    async def _status(self) -> list[Check]:
-        states, lines = states_of(Compose(self.folder)), []
-        for server in self._written()["servers"]:
-            state = states.get(server["service"], NOWHERE)
-            try:
-                took = await prove(*asked(server))
-            except FastqwenError as error:
-                detail = f"{state.state}, {error}"
-                lines.append(Check("failure", entry(server), detail, "make up; make logs"))
-            else:
-                lines.append(Check("ok", entry(server), f"{state.state}, answers in {took:.1f} s"))
-        return lines
+        """Each part: its container, and whether it answers; the front only where it does not run."""
+        asked = self._parts()
+        lines = []
+        try:
+            there = containers.states(self.folder)
+        except MachineError as error:
+            reason, _, fix = str(error).partition("; ")
+            there = None
+            lines.append(Check("failure", "Docker", reason, fix, MachineError.exit_status))
+        return [*lines, *asyncio.run(_looked_at(asked, there))]
 
     def down(self) -> None:
         """Stops the servers; weights and compile caches stay in their volumes."""
         missing = [line for line in docker.examine() if line.state == "failure" and line.what in ENGINE]
         if missing:
             raise MachineError("; ".join(f"{line.what}: {line.detail}; {line.fix}" for line in missing))
+        containers.states(self.folder)  # not those of another clone
         done = Compose(self.folder).down()
         if done.status:
-            known = faults.diagnose(done.said)
-            raise MachineError(f"{known.reason}; {known.fix}" if known else done.said[-400:])
+            raise MachineError(faults.in_a_line(done.said))
+
+
+async def _looked_at(asked: list[Part], there: dict[str, State] | None) -> list[Check]:
+    lines = []
+    for part in asked:
+        if there is None and part.prove is None:
+            continue
+        state = (there or {}).get(part.service, State(part.service, "no container"))
+        said = "its container is not known" if there is None else state.state
+        try:
+            shown = await part.shown(state)
+        except FastqwenError as error:
+            why = f"{error}; {ended(state)}" if state.restarts or state.state == "exited" else str(error)
+            lines.append(Check("failure", part.title, f"{said}, {why}", _help(there, state)))
+            continue
+        if part.service == "front":
+            continue
+        if state.restarts >= RESTARTS and state.ran_s() < SHAKY_S:
+            lines.append(Check("failure", part.title, f"{said}, {shown}; {ended(state)}", "make logs"))
+        else:
+            lines.append(Check("ok", part.title, f"{said}, {shown}"))
+    return lines
+
+
+def _help(there: dict[str, State] | None, state: State) -> str:
+    """What to do about a part that does not answer."""
+    if there is None:
+        return "when Docker answers: make status"
+    if state.state in ("no container", "exited", "dead", "created"):
+        return "make up; make logs"
+    return f"docker unpause {state.id[:12]}" if state.state == "paused" else "make wait; make logs"
 
 
 def table(made: plan.Plan) -> list[str]:

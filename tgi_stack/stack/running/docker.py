@@ -13,7 +13,8 @@ from tgi_stack.stack.files.rendering import PROJECT
 from tgi_stack.stack.programs import Ended, MissingProgramError, follow, run
 from tgi_stack.stack.running import faults
 
-INSTALL_DOCKER = "install Docker Engine 24 or later: https://docs.docker.com/engine/install"
+INSTALL_DOCKER = "install Docker Engine 20.10 or later: https://docs.docker.com/engine/install"
+INSTALL_BUILDX = "install its plugin (package docker-buildx-plugin)"
 INSTALL_TOOLKIT = f"install the NVIDIA Container Toolkit, then: {faults.CONFIGURE}"
 
 
@@ -32,6 +33,7 @@ def examine() -> list[Check]:
         detail = "runtime nvidia" if has else "Docker has no runtime named nvidia"
         state, fix = ("ok", "") if has else ("failure", INSTALL_TOOLKIT)
         lines.append(Check(state, "NVIDIA container toolkit", detail, fix, 3))
+        lines.append(_buildx())
     return lines
 
 
@@ -55,22 +57,22 @@ def _compose() -> Check:
     return Check("failure", "Docker Compose", "docker compose is not there", fix, 3)
 
 
+def _buildx() -> Check:
+    """Needed by `make pin` alone."""
+    done = run(["docker", "buildx", "version"])
+    if done.status == 0:
+        return Check("ok", "Docker buildx", " ".join(done.stdout.split()[1:2]) or "there")
+    return Check(
+        "warning", "Docker buildx", "docker buildx is not there", f"for make pin: {INSTALL_BUILDX}", 3
+    )
+
+
 def _json(text: str) -> dict[str, object]:
     try:
         found = json.loads(text)
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """A container of ours; `health` is empty for one without a health check."""
-
-    service: str
-    state: str
-    health: str
-    exit_code: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +93,6 @@ class Compose:
         """Stops and removes the containers and networks; volumes stay."""
         return follow([*self._command(ALL_PROFILES), "down", "--remove-orphans"])
 
-    def states(self) -> dict[str, State]:
-        """By service, of the containers that there are."""
-        done = run([*self._command(), "ps", "--all", "--format", "json"])
-        if done.status:
-            known = faults.diagnose(done.said)
-            raise MachineError(f"{known.reason}; {known.fix}" if known else done.said[:400])
-        return {state.service: state for state in map(_state, _entries(done.stdout))}
-
     def logs(self, service: str, lines: int = 300) -> str:
         """The last lines that a service printed."""
         asked = ["logs", "--no-color", "--no-log-prefix", "--tail", str(lines), service]
@@ -113,36 +107,22 @@ class Compose:
         return [*command, "--file", os.fspath(self.folder.compose)]
 
 
-def _entries(printed: str) -> list[dict[str, object]]:
-    """Compose prints an array up to 2.20, later an object a line."""
-    try:
-        found = json.loads(printed)
-        return found if isinstance(found, list) else [found]
-    except ValueError:
-        return [_json(line) for line in printed.splitlines() if line.strip()]
-
-
-def _state(entry: dict[str, object]) -> State:
-    code = entry.get("ExitCode")
-    return State(
-        str(entry.get("Service", "")),
-        str(entry.get("State", "")).lower(),
-        str(entry.get("Health", "")).lower(),
-        code if isinstance(code, int) else 0,
-    )
-
-
 def digest(image: str) -> str:
     """The digest of an image's manifest in its registry, for `pin`.
 
     Raises:
         MachineError: the registry does not tell.
     """
+    if run(["docker", "buildx", "version"]).status:
+        raise MachineError(
+            f"{image}: its digest is asked with docker buildx, which is not there; {INSTALL_BUILDX}"
+        )
     done = run(
         ["docker", "buildx", "imagetools", "inspect", "--format", "{{.Manifest.Digest}}", image], 120.0
     )
     found = done.stdout.strip().strip('"')
     if done.status or not found.startswith("sha256:"):
         known = faults.diagnose(done.said)
-        raise MachineError(f"{image}: {known.reason if known else done.said[:200]}; is its tag right?")
+        said = f"{known.reason}; {known.fix}" if known else f"{done.said[:200]}; is its tag right?"
+        raise MachineError(f"{image}: {said}")
     return found

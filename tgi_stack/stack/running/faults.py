@@ -43,8 +43,12 @@ _KNOWN: tuple[tuple[str, Fault], ...] = (
         Fault("no GPU in the container", "fastqwen doctor says what this host has; then make up again"),
     ),
     (
-        r"port is already allocated|address already in use|Ports are not available",
-        Fault("a port is taken by another program", "free it, or give TEXT_PORT and VISION_PORT"),
+        r"(?::(?P<detail>\d+)\b[^\n]*?)?"
+        r"(?:port is already allocated|address already in use|Ports are not available)",
+        Fault(
+            "a port is taken by another program",
+            "free it, or give another: TEXT_PORT, VISION_PORT, GATEWAY_PORT, GRAFANA_PORT",
+        ),
     ),
     (
         r"Unsupported model type (?P<detail>\w+)"
@@ -73,16 +77,46 @@ _KNOWN: tuple[tuple[str, Fault], ...] = (
         Fault("the weights are not in the volume", "fetch them: make models"),
     ),
     (
+        # Go's words, of an engine that pulls an image.
+        r"(?:dial tcp|lookup) \S+.*(?:no such host|i/o timeout|connection refused|network is unreachable"
+        r"|no route to host|server misbehaving|connect: connection timed out|Temporary failure)"
+        r"|TLS handshake timeout|Client\.Timeout exceeded while awaiting headers|proxyconnect tcp"
+        r"|context deadline exceeded|request canceled while waiting for connection",
+        Fault(
+            "the registry of the images can't be reached",
+            "check this host's network and Docker's proxy (docker info), or docker load the images",
+        ),
+    ),
+    (
+        r"x509: certificate|tls: failed to verify certificate",
+        Fault(
+            "the registry's certificate can't be verified",
+            "put who signed it into /etc/docker/certs.d/HOST/ca.crt of this host",
+        ),
+    ),
+    (
+        r"toomanyrequests|429 Too Many Requests|pull rate limit",
+        Fault("the registry lets this host pull no more for now", "docker login, or wait some hours"),
+    ),
+    (
         r"the hub can't be reached|MaxRetryError|Temporary failure in name resolution|Connection timed out",
-        Fault("the hub (or the registry) can't be reached", "check this host's network, then make up again"),
+        Fault("the hub can't be reached", "check this host's network, then make up again"),
     ),
     (
         r"pull access denied|manifest unknown|manifest for \S+ not found"
         r"|requested access to the resource is denied",
-        Fault("an image can't be pulled", "check the image's name, and docker login for a private one"),
+        Fault("an image can't be pulled", "is its tag right? docker login for a private one"),
     ),
     (
-        r"no space left on device",
+        r"failed to find any PEM data|private key does not match public key|failed to parse private key"
+        r"|open /run/tls/\S+: ",
+        Fault(
+            "the certificate in docker/secrets/tls is none",
+            "put cert.pem and its key.pem there, in PEM, or remove both",
+        ),
+    ),
+    (
+        r"[Nn]o space left on device",
         Fault("the disk is full", "docker system df shows by what; weights and images take tens of GB"),
     ),
     (
@@ -111,6 +145,12 @@ def diagnose(said: str) -> Fault | None:
             detail = next((value for value in found.groupdict().values() if value), None)
             return Fault(f"{fault.reason}: {detail}", fault.fix, fault.transient) if detail else fault
     return None
+
+
+def in_a_line(said: str) -> str:
+    """What a program of Docker ended with: the known reason and its fix, else its own words."""
+    known = diagnose(said)
+    return f"{known.reason}; {known.fix}" if known else said[-400:].strip()
 
 
 def last_lines(log: str, count: int = 12) -> str:

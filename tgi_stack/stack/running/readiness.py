@@ -13,7 +13,7 @@ from tgi_stack.backends.servers.probes import (
     label_request,
     picture_request,
 )
-from tgi_stack.errors import ServerError
+from tgi_stack.errors import AbsentServerError, ServerError
 from tgi_stack.logs import probing
 from tgi_stack.settings import Settings
 
@@ -33,7 +33,10 @@ async def prove(url: str, kind: str, model: str, revision: str) -> float:
     if revision != "main":
         asked["revision"] = revision
     with probing():
-        backend = await open_served(Settings.model_validate(asked), kind, patience_s=0.0)
+        try:
+            backend = await open_served(Settings.model_validate(asked), kind, patience_s=0.0)
+        except AbsentServerError as error:  # what to do about it is said by who waits
+            raise ServerError(error.why) from error
         try:
             await _read(backend, url)
             if kind == "vision":

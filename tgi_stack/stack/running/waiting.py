@@ -1,4 +1,4 @@
-"""Waits for servers to answer, and tells why one does not."""
+"""Waits for what was started to answer, and tells why something does not."""
 
 from __future__ import annotations
 
@@ -6,97 +6,117 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass, field
-from typing import Any
 
 from tgi_stack.errors import MachineError, RowError, ServerError
 from tgi_stack.stack.running import faults
-from tgi_stack.stack.running.docker import Compose, State
-from tgi_stack.stack.running.readiness import prove
+from tgi_stack.stack.running.containers import State, last_status, states
+from tgi_stack.stack.running.docker import Compose
+from tgi_stack.stack.running.parts import Part
 
 LOG = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 2.0
-RESTARTS_SEEN = 5  # looks at a container that is starting again and again
-NOWHERE = State("", "no container", "", 0)
-Entry = dict[str, Any]  # of a server in stack.json
+RESTARTS = 3  # of a container that ends again and again
+WELL = ("running", "created", "")
 
 
 @dataclass
 class Waiting:
-    """Looks at servers until each has answered."""
+    """Looks at parts until each has shown that it works; one that has is looked at on."""
 
     compose: Compose
-    _restarts: dict[str, int] = field(default_factory=dict)
+    _before: dict[str, int] = field(default_factory=dict)
 
-    async def until_all_answer(self, servers: list[Entry], timeout_s: float) -> None:
+    async def until_all_answer(self, parts: list[Part], timeout_s: float) -> None:
         """Raises ServerError for one that does not come up: which, why, and the end of its log."""
         until = time.monotonic() + timeout_s
-        waiting = {server["name"]: server for server in servers}
-        reasons: dict[str, str] = {}
+        waiting, reasons = (
+            {part.service: part for part in parts},
+            dict.fromkeys((p.service for p in parts), ""),
+        )
         while waiting:
-            states = states_of(self.compose)
-            for name, server in list(waiting.items()):
-                self._refuse_dead(server, states.get(server["service"]))
-                if states and states.get(server["service"], NOWHERE).health not in ("healthy", ""):
-                    reasons[name] = "its health check has not passed yet"
-                    continue
-                try:
-                    took = await prove(*asked(server))
-                except (ServerError, RowError) as error:
-                    reasons[name] = str(error)
-                    continue
-                LOG.info(f"{entry(server)}: answers, {took:.1f} s for the first")
-                del waiting[name]
+            there = self._look()
+            for part in parts:
+                if there is not None:
+                    self._refuse_dead(part, there.get(part.service))
+                if part.service in waiting:
+                    reason = await self._unproven(part, there)
+                    reasons[part.service] = reason or ""
+                    if reason is None:
+                        del waiting[part.service]
             if waiting and time.monotonic() >= until:
-                name, server = next(iter(waiting.items()))
-                raise ServerError(self._failed(server, f"not up after {timeout_s:.0f} s: {reasons[name]}"))
+                part = next(iter(waiting.values()))
+                raise ServerError(
+                    self._failed(part, f"not up after {timeout_s:.0f} s: {reasons[part.service]}")
+                )
             if waiting:
                 await asyncio.sleep(min(LOOK_EVERY_S, max(0.05, until - time.monotonic())))
 
-    def _refuse_dead(self, server: Entry, state: State | None) -> None:
-        """Raises ServerError for a container that has ended and won't come up by waiting."""
-        if state is None or state.state not in ("exited", "dead", "restarting"):
-            return
-        name = server["name"]
-        self._restarts[name] = self._restarts.get(name, 0) + 1
-        fault = faults.diagnose(self.compose.logs(server["service"]))
-        lasting = fault is not None and not fault.transient
-        if lasting or state.state != "restarting" or self._restarts[name] >= RESTARTS_SEEN:
-            raise ServerError(self._failed(server, f"it ended with status {state.exit_code}"))
-
-    def _failed(self, server: Entry, otherwise: str) -> str:
+    def _look(self) -> dict[str, State] | None:
+        """None where there is no Docker to ask: then the servers themselves are all that is asked."""
         try:
-            log = self.compose.logs(server["service"])
+            return states(self.compose.folder)
         except MachineError:
-            log = ""
-        return told(f"{server['name']} ({server['model']} on {server['engine']})", log, otherwise)
+            return None
+
+    async def _unproven(self, part: Part, there: dict[str, State] | None) -> str | None:
+        """Why a part does not count as up yet; None for one that has just shown that it works."""
+        if there is None and part.prove is None:
+            return None
+        state = (there or {}).get(part.service, State(part.service, ""))
+        if state.health not in ("healthy", ""):
+            return "its health check has not passed yet"
+        try:
+            shown = await part.shown(state)
+        except (ServerError, RowError) as error:
+            if there is not None and not state.state:
+                raise ServerError(f"{part.name} has no container; was it made down meanwhile?") from error
+            return str(error)
+        LOG.info(f"{part.title}: {shown}")
+        return None
+
+    def _refuse_dead(self, part: Part, state: State | None) -> None:
+        """Raises ServerError for a container that has ended and won't come up by waiting.
+
+        One that dies late runs at nearly every look: what tells is how often the engine has started it.
+        """
+        if state is None:
+            return
+        seen = state.restarts - self._before.setdefault(part.service, state.restarts)
+        restarts = state.restarts if state.state == "restarting" else seen
+        if state.state in WELL and not seen:
+            return
+        if state.state == "paused":
+            raise ServerError(f"{part.name} is paused; docker unpause {state.id[:12]}")
+        fault = faults.diagnose(self._log(part.service) + (" OOMKilled" if state.out_of_memory else ""))
+        lasting = fault is not None and not fault.transient
+        if lasting or restarts >= RESTARTS or state.state in ("exited", "dead"):
+            raise ServerError(self._failed(part, ended(state), out_of_memory=state.out_of_memory))
+
+    def _failed(self, part: Part, otherwise: str, *, out_of_memory: bool = False) -> str:
+        return told(part.name, self._log(part.service), otherwise, out_of_memory=out_of_memory)
+
+    def _log(self, service: str) -> str:
+        try:
+            return self.compose.logs(service)
+        except MachineError:
+            return ""
 
 
-def states_of(compose: Compose) -> dict[str, State]:
-    """Empty where there is no Docker to ask: then the servers themselves are all that is asked."""
-    try:
-        return compose.states()
-    except MachineError:
-        return {}
+def ended(state: State) -> str:
+    """How a container ended, and how often."""
+    status = last_status(state)
+    said = "it ended" if status is None else f"it ended with status {status}"
+    said += f" and was started again {state.restarts} times" if state.restarts else ""
+    return f"{said} ({state.error})" if state.error else said
 
 
-def asked(server: Entry) -> tuple[str, str, str, str]:
-    """What `prove` has to know of a server."""
-    return server["url"], server["kind"], server["model"], server["revision"]
-
-
-def entry(server: Entry) -> str:
-    """A server in a line."""
-    labels = ", ".join(gpu["gpu"] for gpu in server["gpus"])
-    return (
-        f"{server['name']}: {server['model']} on {server['engine']} {server['engine_version']}, "
-        f"GPU {labels}, {server['url']}"
-    )
-
-
-def told(what: str, log: str, otherwise: str = "it failed") -> str:
+def told(what: str, log: str, otherwise: str = "it failed", *, out_of_memory: bool = False) -> str:
     """What did not come up, the reason and the fix, and the end of the log."""
-    fault = faults.diagnose(log)
-    reason = f"{fault.reason}; {fault.fix}" if fault else f"{otherwise}; make logs shows more"
+    fault = faults.diagnose(log + (" OOMKilled" if out_of_memory else ""))
     shown = faults.last_lines(log)
+    if fault:
+        reason = f"{fault.reason}; {fault.fix}"
+    else:
+        reason = f"{otherwise}; make logs shows more" if shown else otherwise
     return f"{what} did not come up: {reason}" + (f"\n  the end of its log:\n{shown}" if shown else "")

@@ -1,0 +1,60 @@
+"""The engine of a run, and a clone there whose servers are up."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.docker import clone as clones
+from tests.docker import engine as engines
+from tests.docker.clone import MODELS, Clone, Done
+from tests.docker.engine import Engine
+
+KEY = "k" * 40
+
+
+@pytest.fixture(scope="session")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    home = os.environ.get("FASTQWEN_DOCKER")
+    if not home:
+        pytest.skip("make test-docker brings an engine up")
+    with engines.running(Path(home), tmp_path_factory.mktemp("engine") / "e", {}) as made:
+        yield made
+
+
+@dataclass
+class Host:
+    """The host with its first clone, and how that one's first `make up` went, without a hub."""
+
+    clone: Clone
+    first: Done
+
+    def up(self) -> Clone:
+        """The clone, with servers that are up and fare well."""
+        for kind in MODELS:
+            self.clone.play(kind)
+        self.clone.make("up")
+        return self.clone
+
+    def down(self) -> Clone:
+        """The clone, with nothing up."""
+        self.clone.make("down")
+        for kind in MODELS:
+            self.clone.play(kind)
+        return self.clone
+
+
+@pytest.fixture(scope="session")
+def host(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Host:
+    """A hub cache has tokenizers under the real models' names; weights are put where `models` puts them."""
+    hub = tmp_path_factory.mktemp("hub")
+    (hub / "hub").mkdir()
+    clones.fill(hub / "hub", whole=False)
+    made = clones.make(tmp_path_factory.mktemp("host") / "clone", engine, hub)
+    first = made.make("up", check=2)
+    clones.fill(made.volume, whole=True)
+    return Host(made, first)

@@ -1,0 +1,78 @@
+"""The gateway, observe and a second clone, beside the servers on a real engine."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CATALOGUE
+from tests.docker import clone as clones
+from tests.docker.conftest import Host
+
+pytestmark = pytest.mark.docker
+KEY = "k" * 40
+
+
+def test_the_gateway_lets_keys_in_alone(host: Host, tmp_path: Path) -> None:
+    clone = host.up()
+    (clone.path / "docker/secrets/keys").write_text(f"alice {KEY}\n")
+    clone.make("gateway")
+    root = tmp_path / "ca.crt"
+    clone.engine.docker(
+        "cp", f"{clone.container('gateway')}:/data/caddy/pki/authorities/local/root.crt", root
+    )
+    job = ("summarize", CATALOGUE / "images", "--limit", "1", "--endpoint", "https://localhost:8443/vision")
+    trusted = (*job, "--ca-file", root)
+    clone.fastqwen(*trusted, "-o", tmp_path / "right.jsonl", FASTQWEN_API_KEY=KEY)
+    for name, key in (("wrong", {"FASTQWEN_API_KEY": "w" * 40}), ("none", {})):
+        said = clone.fastqwen(*trusted, "-o", tmp_path / f"{name}.jsonl", check=4, **key).said
+        assert "status 401" in said
+        assert "FASTQWEN_API_KEY" in said
+    stranger = clone.fastqwen(*job, "-o", tmp_path / "s.jsonl", check=4, FASTQWEN_API_KEY=KEY).said
+    assert "the certificate can't be verified" in stranger
+    assert "--ca-file" in stranger
+    assert "ok: gateway: https://localhost:8443 (running, asks for a key" in clone.make("status").said
+
+
+def test_a_gateway_that_loops_is_told(host: Host) -> None:
+    clone = host.up()
+    (clone.path / "docker/secrets/keys").write_text(f"alice {KEY}\n")
+    own = clone.path / "docker/secrets/tls"
+    for name in ("cert.pem", "key.pem"):
+        (own / name).write_text("junk\n")
+    try:
+        said = clone.make("gateway", "GATEWAY_PORT=9443", check=2).said
+        assert (
+            "gateway (https://localhost:9443) did not come up: the certificate in docker/secrets/tls" in said
+        )
+        assert "failure: gateway: https://localhost:9443" in clone.make("status", check=2).said
+    finally:
+        for name in ("cert.pem", "key.pem"):
+            (own / name).unlink()
+    clone.make("gateway", "GATEWAY_PORT=8443")
+
+
+def test_observe_is_looked_at_and_down_is_remembered(host: Host) -> None:
+    clone = host.up()
+    clone.make("observe")
+    said = clone.make("status").said
+    for part in ("prometheus", "grafana: http://127.0.0.1:3000", "dcgm-exporter"):
+        assert f"ok: {part}" in said
+    clone.make("down")
+    assert "observe: on before make down, off now; make" in clone.make("up").said
+
+
+def test_a_second_clone_touches_nothing(host: Host, tmp_path: Path) -> None:
+    first = host.up()
+    second = clones.make(tmp_path / "second", first.engine, first.hub)
+    before = first.engine.docker("ps", "--quiet", "--no-trunc")
+    assert f"servers of another clone are up on this host ({first.path}," in second.make("up", check=2).said
+    for name in (".env", "stack.json"):
+        shutil.copy(first.path / "docker" / name, second.path / "docker")
+    for target in ("down", "status", "wait", "up"):
+        said = second.make(target, check=None)
+        assert said.status == (0 if target == "wait" else 2), said
+        assert target == "wait" or str(first.path) in said.said
+    assert first.engine.docker("ps", "--quiet", "--no-trunc") == before

@@ -1,0 +1,60 @@
+"""What stands beside the servers and where: the variables of `make gateway` and `make observe`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Annotated, Any
+
+from tgi_stack.declared.option import SERVERS, Option, declared
+from tgi_stack.errors import UsageError
+
+_beside = partial(Option, group=SERVERS)
+_HOST = re.compile(r"[A-Za-z0-9.-]{1,253}")
+FIRST: dict[str, Any] = {"gateway_name": "localhost", "gateway_port": 8443, "grafana_port": 3000}
+# By the profile that brings them up.
+SERVICES = {"gateway": ("gateway",), "observe": ("prometheus", "grafana", "dcgm-exporter")}
+PORTS = {"gateway": "gateway_port", "observe": "grafana_port"}
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """Each field is a variable of the Makefile under its name in capitals; None is as before."""
+
+    gateway_name: Annotated[
+        str | None,
+        _beside("What the gateway's certificate bears.", metavar="HOST", unset="as before, else localhost"),
+    ] = None
+    gateway_port: Annotated[
+        int | None,
+        _beside(
+            "Where the gateway is published, for other machines.",
+            metavar="PORT",
+            unset="as before, else 8443",
+            least=1,
+            most=65535,
+        ),
+    ] = None
+    grafana_port: Annotated[
+        int | None,
+        _beside(
+            "Where Grafana is, of 127.0.0.1.",
+            metavar="PORT",
+            unset="as before, else 3000",
+            least=1024,
+            most=65535,
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        for name, one in declared(Beside).items():
+            one.check(name.upper(), getattr(self, name))
+        if self.gateway_name is not None and not _HOST.fullmatch(self.gateway_name):
+            raise UsageError(f"--gateway-name {self.gateway_name[:80]!r} is no name of a host")
+
+    def after(self, before: dict[str, Any]) -> dict[str, Any]:
+        """Every value: what is given, else what holds already, else the first."""
+        given = {one.name: getattr(self, one.name) for one in fields(self)}
+        told = {name: before.get(name) or first for name, first in FIRST.items()}
+        return told | {name: value for name, value in given.items() if value is not None}
