@@ -17,3 +17,11 @@ class RefusedBundleError(CacheError):
 
 class BundleError(CacheError):
     """A bundle that can't be read, or whose entries are not what they say."""
+
+
+class TierError(Exception):
+    """A tier that did not do what it was asked; the message holds none of its own words, nor a secret."""
+
+
+class RefusedTierError(TierError):
+    """A tier that does not let us in, or not do that."""

@@ -9,6 +9,7 @@ from functools import lru_cache
 
 Part = str | bytes | int | float | bool | None
 SHORT = 64  # characters
+MARK = 8  # digits at the end of a key
 
 
 def digest(content: bytes) -> str:
@@ -25,9 +26,11 @@ class Keys:
     Args:
         kind: what is kept under the keys.
         shared: the parts that all of them have.
+        mark: what their last eight digits stand for, so that those of a model's revision can be found again.
     """
 
-    def __init__(self, kind: str, shared: Mapping[str, Part]) -> None:
+    def __init__(self, kind: str, shared: Mapping[str, Part], mark: str | None = None) -> None:
+        self._mark = None if mark is None else mark_of(mark)
         self._start = hashlib.sha256(_part("kind", kind))
         for name, value in sorted(shared.items()):
             self._start.update(_part(name, value))
@@ -40,7 +43,14 @@ class Keys:
             # Most short texts are the same for all questions of a run.
             short = type(value) is str and len(value) < SHORT
             whole.update(_short_part(name, value) if short else _part(name, value))
-        return whole.hexdigest()
+        if self._mark is None:
+            return whole.hexdigest()
+        return whole.hexdigest()[:-MARK] + self._mark
+
+
+def mark_of(said: str) -> str:
+    """The digits that keys with a mark end with."""
+    return digest(said.encode("utf-8", "surrogatepass"))[:MARK]
 
 
 def _part(name: str, value: Part) -> bytes:

@@ -268,6 +268,11 @@ class Store:
         return self._leases is not None
 
     @property
+    def is_closed(self) -> bool:
+        """Whether it was closed, or is another process's."""
+        return self._closed or self._process != os.getpid()
+
+    @property
     def keeps(self) -> bool:
         """Whether what is put is written."""
         return self._writer is not None
@@ -279,7 +284,7 @@ class Store:
 
     def close(self) -> None:
         """Writes what is left; adds to the counts that stay."""
-        if self._closed or self._process != os.getpid():
+        if self.is_closed:
             return
         self._closed = True
         if self._writer is not None:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from cache.store import Store
 from tgi_stack import settings as settings_of
-from tgi_stack.answers.cache_admin import open_store
+from tgi_stack.answers.tier.opening import open_run_store
 from tgi_stack.backends.base import Backend
 from tgi_stack.backends.open import open_backend
 from tgi_stack.errors import UsageError
@@ -124,7 +124,7 @@ class Resident:
         async with self._opening:
             if self._backend is None:
                 if self._store is None:
-                    self._store = open_store(self.settings)
+                    self._store = open_run_store(self.settings)
                 self._backend = await open_backend(self.settings, self._kind, self._store)
         return self._backend
 

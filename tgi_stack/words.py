@@ -114,6 +114,7 @@ VARIABLES = {
     "FASTQWEN_API_KEY": "the key that servers want",
     "FASTQWEN_CACHE_GROUP": "`1` where a team shares the cache folder",
     "FASTQWEN_CACHE_KEY_FILE": "a key file that seals bundles of `cache export`",
+    "FASTQWEN_CACHE_TIER_USER_FILE": "a file with `user:password`, or a password alone, for the cache's tier",
     "HTTPS_PROXY": "with `--proxy env`: the proxy to servers of https; as `https_proxy`, too",
     "HTTP_PROXY": "the same for http",
     "NO_PROXY": "with `--proxy env`: hosts that need none",

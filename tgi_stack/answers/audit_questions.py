@@ -12,6 +12,7 @@ from cache.store import Store
 from tgi_stack.types import CaptionRequest, Identity, PreparedImage, ScoreRequest
 
 KEPT = 1 / 8
+BROUGHT = 1 / 128  # of answers that came from a tier: what was asked has to be worked out for it
 FIRST = 8
 
 
@@ -22,18 +23,22 @@ class AuditQuestions:
         self._store = store
         self._first = FIRST
 
+    def wants(self, key: str, share: float = KEPT) -> bool:
+        """Whether the question under this answer's key is one to keep."""
+        if self._store is None:
+            return False
+        self._first -= 1
+        return self._first >= 0 or int(key[:4], 16) < 2**16 * share
+
     def keep(
         self, key: str, identity: Identity, request: ScoreRequest | CaptionRequest, image: str | None = None
     ) -> None:
-        """Keeps what was asked of somebody under its answer's key, or not.
+        """Keeps what was asked of somebody under its answer's key.
 
         Args:
             image: the key of the prepared image.
         """
-        if self._store is None:
-            return
-        self._first -= 1
-        if self._first >= 0 or int(key[:2], 16) < 256 * KEPT:
+        if self._store is not None:
             asked = _of_labels(request) if isinstance(request, ScoreRequest) else _of_summary(request, image)
             self._store.put("question", key, json.dumps({"identity": name_of(identity)} | asked).encode())
 

@@ -18,6 +18,8 @@ from cache.errors import BundleError, CacheError, RefusedBundleError
 from cache.storage import paths
 from cache.storage.database import is_damage, is_full, journal_mode
 from cache.store import Store
+from cache.tier.store import TieredStore
+from cache.tier.tier import Tier
 from tgi_stack.errors import InputError, MachineError, SettingsError, UsageError
 from tgi_stack.settings import Settings, bytes_of
 from tgi_stack.text_files import KEY_BYTES, TextFileError, read_bytes
@@ -25,8 +27,11 @@ from tgi_stack.text_files import KEY_BYTES, TextFileError, read_bytes
 LOG = logging.getLogger(__name__)
 
 
-def open_store(settings: Settings) -> Store | None:
+def open_store(settings: Settings, tier: Tier | None = None) -> Store | None:
     """The cache of a run; None with --no-cache, and where there is no place for one.
+
+    Args:
+        tier: what stands behind it.
 
     Raises:
         MachineError: with --offline, a cache that can't be read.
@@ -34,7 +39,7 @@ def open_store(settings: Settings) -> Store | None:
     if settings.no_cache:
         return None
     try:
-        return store_of(settings)
+        return store_of(settings, tier)
     except MachineError as error:
         if settings.offline:
             raise
@@ -42,7 +47,7 @@ def open_store(settings: Settings) -> Store | None:
         return None
 
 
-def store_of(settings: Settings) -> Store:
+def store_of(settings: Settings, tier: Tier | None = None) -> Store:
     """The cache that the settings name.
 
     Raises:
@@ -50,6 +55,8 @@ def store_of(settings: Settings) -> Store:
     """
     directory = settings.cache_dir or paths.default()
     try:
+        if tier is not None:
+            return TieredStore(directory, tier, limit=settings.cache_size)
         return Store(directory, offline=settings.offline, limit=settings.cache_size)
     except CacheError as error:
         raise MachineError(str(error)) from error

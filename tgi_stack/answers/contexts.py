@@ -9,6 +9,7 @@ from functools import cached_property
 
 from cache.keys import Keys, Part
 from cache.store import Store
+from cache.tier.store import TieredStore
 from tgi_stack.images import VERSION as image_version  # noqa: N811
 from tgi_stack.prompting import prompts
 from tgi_stack.prompting.labels import Ending, Prover
@@ -45,6 +46,10 @@ class PromptContext:
     def token_ids(self) -> tuple[int, ...]:
         """The ids of the prompt."""
         return self._encoded[0]
+
+    async def bring(self) -> None:
+        """Looks in the tier for the ids of the prompt, before they are worked out."""
+        await self.encoder.bring(self)
 
     @property
     def ending(self) -> Ending:
@@ -84,6 +89,7 @@ class TokenAnswers:
 
     def __init__(self, store: Store | None, tokenizer: Tokenizer) -> None:
         self._store = store
+        self._tiered = store if isinstance(store, TieredStore) else None
         self._keys = Keys("tokens", {"tokenizer": tokenizer.digest, "prompt_version": prompts.VERSION})
         self.pieces = Pieces(tokenizer)
 
@@ -96,13 +102,29 @@ class TokenAnswers:
         parts = self.pieces.cut(pieces)
         if self._store is None or self.pieces.knows(parts):  # sooner put together than looked up
             return self.pieces.encode_prompt(prompt, frame, parts)
-        key = self._keys.key(text=prompt, framed=True)
+        key = self._key(prompt)
         payload = self._store.get("tokens", key)
         if payload is not None and len(payload) % 4 == 0:
             return tuple(array("I", payload))
         ids = self.pieces.encode_prompt(prompt, frame, parts)
         self._store.put("tokens", key, array("I", ids).tobytes())
         return ids
+
+    @property
+    def has_tier(self) -> bool:
+        """Whether ids may be further away, too."""
+        return self._tiered is not None
+
+    def _key(self, prompt: str) -> str:
+        return self._keys.key(text=prompt, framed=True)
+
+    async def bring(self, prompt: str, pieces: Sequence[str] = ()) -> None:
+        """Looks in the tier for what `encode_prompt` would look up next and not find here."""
+        if self._tiered is None or self.pieces.knows(self.pieces.cut(pieces)):
+            return
+        key = self._key(prompt)
+        if self._tiered.get("tokens", key, again=True) is None:
+            await self._tiered.bring("tokens", key)
 
 
 class PromptEncoder:
@@ -168,9 +190,16 @@ class PromptEncoder:
         """
         if context.frame is None:
             return self.profile.tokenizer.encode_with_ending(context.prompt)
+        ids = self._tokens.encode_prompt(context.prompt, context.frame, self._pieces(context))
+        return ids, self._endings[context.system]
+
+    def _pieces(self, context: PromptContext) -> tuple[str, ...]:
+        """Those that a prompt is put together from; none where that is not known."""
         head, tail = self._ends[context.system]
         pieces = (head, *context.pieces, tail)
-        if "".join(pieces) != context.prompt:
-            pieces = ()
-        ids = self._tokens.encode_prompt(context.prompt, context.frame, pieces)
-        return ids, self._endings[context.system]
+        return pieces if "".join(pieces) == context.prompt else ()
+
+    async def bring(self, context: PromptContext) -> None:
+        """See `TokenAnswers.bring`."""
+        if context.frame is not None:
+            await self._tokens.bring(context.prompt, self._pieces(context))

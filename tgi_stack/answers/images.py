@@ -108,6 +108,8 @@ class PreparedImages:
         key = self.key(file.sha256)
         if (known := self._kept.known(key)) is not None:
             return known
+        if self._kept.has_tier and (known := await self._kept.brought(key)) is not None:
+            return known
         async with self._turns.turn(key) as turn:
             if turn.answer is None and turn.leased:
                 turn.answer = self._kept.known(key, again=True)

@@ -6,6 +6,7 @@ import struct
 from typing import Any, Generic, Protocol, TypeVar
 
 from cache.store import Store
+from cache.tier.store import TieredStore
 from tgi_stack.answers.turns import Turn
 
 Value = TypeVar("Value")
@@ -30,6 +31,7 @@ class Kept(Generic[Value]):
 
     def __init__(self, store: Store | None, kind: str, codec: Codec[Value]) -> None:
         self._store = store
+        self._tiered = store if isinstance(store, TieredStore) else None
         self._kind = kind
         self._codec = codec
 
@@ -45,6 +47,26 @@ class Kept(Generic[Value]):
         except (ValueError, KeyError, TypeError, struct.error):  # whole, and not one of this version's
             self._store.not_understood(self._kind, again=again)
             return None
+
+    @property
+    def has_tier(self) -> bool:
+        """Whether values may be further away, too."""
+        return self._tiered is not None
+
+    async def brought(self, key: str) -> Value | None:
+        """The value that the tier has, or None."""
+        came = self._tiered is not None and await self._tiered.bring(self._kind, key)
+        return self.known(key, again=True) if came else None
+
+    async def claimed(self, key: str) -> Value | None:
+        """The value that another machine computed while it was waited for; None: compute, then `release`."""
+        came = self._tiered is not None and await self._tiered.claim(self._kind, key)
+        return self.known(key, again=True) if came else None
+
+    def release(self, key: str) -> None:
+        """Ends what `claimed` began; after `keep`, if there is something to keep."""
+        if self._tiered is not None:
+            self._tiered.release(self._kind, key)
 
     def keep(self, key: str, value: Value, turn: Turn[Any] | None = None) -> None:
         """Keeps a value for good; whoever waits in other processes goes on once it can be read."""

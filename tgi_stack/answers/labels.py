@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import asdict
 
 from cache.keys import Keys, Part
 from cache.store import Store
-from tgi_stack.answers.audit_questions import AuditQuestions
+from tgi_stack.answers.audit_questions import BROUGHT, AuditQuestions
 from tgi_stack.answers.identities import Identities, of_identity
 from tgi_stack.answers.kept import Kept
 from tgi_stack.answers.questions import LabelQuestion
 from tgi_stack.answers.tables import STOOD_IN, LabelTable
 from tgi_stack.answers.turns import Turn
+from tgi_stack.errors import RowError
 from tgi_stack.settings import Settings
 from tgi_stack.types import Identity, LabelScores, ScoreRequest
 
@@ -32,7 +34,7 @@ class LabelAnswers:
         self._shared = of_identity(identity) | {
             "label_mass": settings.label_mass and identity.engine == "tgi"
         }
-        self._keys = Keys("labels", self._shared)
+        self._keys = Keys("labels", self._shared, identity.revision)
         self._stand_in: Keys | None = None
         self._identity = identity
         self._fallback = settings.fallback
@@ -46,7 +48,8 @@ class LabelAnswers:
         self.misses_stand_in = False
         if by is not None and self._stand_in is None:
             stand_in = json.dumps(asdict(by), sort_keys=True)
-            self._stand_in = Keys("labels", {**self._shared, "stand_in": stand_in})
+            shared = {**self._shared, "stand_in": stand_in}
+            self._stand_in = Keys("labels", shared, self._identity.revision)
 
     def asked(self, question: LabelQuestion) -> str:
         """What equal questions have in common: rows that ask other labels don't wait for each other."""
@@ -78,6 +81,51 @@ class LabelAnswers:
             return False
         return found.holds(labels, self._fallback)
 
+    @property
+    def has_tier(self) -> bool:
+        """Whether answers may be further away, too."""
+        return self._kept.has_tier
+
+    async def brought(self, question: LabelQuestion) -> LabelScores | None:
+        """The reading that the tier has, or None."""
+        parts, labels = question.context.described, question.labels
+        for keys, stood_in in ((self._keys, False), (self._stand_in, True)):
+            table = None if keys is None else await self._kept.brought(keys.key(**parts))
+            if keys is not None and table is not None and not self._tells(table, labels, stood_in=stood_in):
+                table = await self._kept.brought(_own(keys, parts, labels))
+            if table is not None and self._tells(table, labels, stood_in=stood_in):
+                self._keep_some(question)
+                return table.scores(labels)
+        return None
+
+    def alone(self, question: LabelQuestion, turn: Turn[LabelScores]) -> AbstractAsyncContextManager[None]:
+        """Gives the turn what was read meanwhile; with a tier, other machines are kept from asking."""
+        if turn.answer is None and turn.leased:
+            turn.answer = self.known(question, again=True)
+        asks = turn.answer is None and self._kept.has_tier
+        return self._alone(question, turn) if asks else nullcontext()
+
+    @asynccontextmanager
+    async def _alone(self, question: LabelQuestion, turn: Turn[LabelScores]) -> AsyncIterator[None]:
+        parts, labels = question.context.described, question.labels
+        key = self._keys.key(**parts)
+        table = await self._kept.claimed(key)
+        try:
+            if table is not None and self._tells(table, labels, stood_in=False):
+                turn.answer = table.scores(labels)
+            yield
+        finally:
+            self._kept.release(key)
+
+    def _keep_some(self, question: LabelQuestion) -> None:
+        """Keeps the question of one answer in many that came from the tier, so that it can be asked again."""
+        key = self._keys.key(**question.context.described)
+        if self._questions.wants(key, BROUGHT):
+            with suppress(RowError):  # an answer that this machine could not ask for
+                asked = question.prepared(several_tokens=False).requests[0]
+                if not asked.parts:
+                    self._questions.keep(key, self._identity, asked)
+
     def keep(
         self, question: LabelQuestion, asked: ScoreRequest, scores: LabelScores, turn: Turn[LabelScores]
     ) -> None:
@@ -95,9 +143,10 @@ class LabelAnswers:
         whole = found if known is None else found.with_more(known)
         if whole is not None:
             self._kept.keep(key, whole, turn)
-        else:
+        if whole is None or (known is not None and self.has_tier):  # where the first table is not replaced
             self._kept.keep(_own(keys, parts, question.labels), found, turn)
-        if asked.labels and not asked.parts and scores.stand_in is None:
+        asks = asked.labels and not asked.parts and scores.stand_in is None
+        if asks and self._questions.wants(key):
             self._questions.keep(key, self._identity, asked)
 
 

@@ -165,6 +165,8 @@ class SummaryQuestion:
         image = self.image
         if isinstance(image, ImageFile):
             image = await image.images.prepared(image)
+        if self.writer.has_tier:
+            await self.writer.bring(self.body, image)
         return self.writer.request(self.body, image)
 
     def checked(self, caption: Caption) -> Caption:
@@ -202,10 +204,7 @@ class SummaryWriter:
     def request(self, body: str, image: PreparedImage | None) -> CaptionRequest:
         """A turn as a request; see `SummaryQuestion.prepared`."""
         profile, settings = self._profile, self._settings
-        visual = []
-        if image is not None and profile.grid is not None:
-            visual = [profile.grid.tokens(image.sent_width, image.sent_height)]
-        prompt, frame = profile.render(prompts.IMAGE_MARK * len(visual) + body, visual)
+        prompt, frame = self._rendered(body, image)
         ids = self._tokens.encode_prompt(prompt, frame)
         more = profile.counted_more([] if image is None else [image])
         if len(ids) + more > (room := profile.room(settings.new_tokens)):
@@ -217,3 +216,21 @@ class SummaryWriter:
         return CaptionRequest(
             prompt, body, ids, image, settings.new_tokens, settings.temperature, settings.seed, self.form
         )
+
+    def _rendered(self, body: str, image: PreparedImage | None) -> tuple[str, str]:
+        """The prompt of a turn, and its frame."""
+        grid = self._profile.grid
+        visual = []
+        if image is not None and grid is not None:
+            visual = [grid.tokens(image.sent_width, image.sent_height)]
+        return self._profile.render(prompts.IMAGE_MARK * len(visual) + body, visual)
+
+    @property
+    def has_tier(self) -> bool:
+        """Whether token ids may be further away, too."""
+        return self._tokens.has_tier
+
+    async def bring(self, body: str, image: PreparedImage | None) -> None:
+        """See `TokenAnswers.bring`."""
+        prompt, _ = self._rendered(body, image)
+        await self._tokens.bring(prompt)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 
 from cache.keys import Keys
 from cache.store import Store
-from tgi_stack.answers.audit_questions import AuditQuestions
+from tgi_stack.answers.audit_questions import BROUGHT, AuditQuestions
 from tgi_stack.answers.identities import of_identity
 from tgi_stack.answers.images import measures, of_measures, recipe
 from tgi_stack.answers.kept import Kept
 from tgi_stack.answers.questions import SummaryQuestion
 from tgi_stack.answers.turns import Turn
+from tgi_stack.errors import RowError
 from tgi_stack.images.grid import Grid
 from tgi_stack.prompting.forms import digest_of
 from tgi_stack.settings import Settings
@@ -53,7 +56,7 @@ class SummaryAnswers:
             "seed": settings.seed if sampled else None,
         }
         seen = {} if grid is None else recipe(grid, settings)
-        self._keys = Keys("summary", shared | seen)
+        self._keys = Keys("summary", shared | seen, identity.revision)
         self._images = None if grid is None else Keys("image", seen)
         self._identity = identity
         self._kept: Kept[Caption] = Kept(store, "summary", SummaryCodec)
@@ -74,7 +77,40 @@ class SummaryAnswers:
         self, question: SummaryQuestion, asked: CaptionRequest, caption: Caption, turn: Turn[Caption]
     ) -> None:
         """Keeps a new summary, and of some what was asked."""
-        key, sha256 = self.asked(question), question.sha256
-        image = None if sha256 is None or self._images is None else self._images.key(sha256=sha256)
-        self._questions.keep(key, self._identity, asked, image)
+        key = self.asked(question)
+        if self._questions.wants(key):
+            self._questions.keep(key, self._identity, asked, self._image(question))
         self._kept.keep(key, caption, turn)
+
+    def _image(self, question: SummaryQuestion) -> str | None:
+        sha256 = question.sha256
+        return None if sha256 is None or self._images is None else self._images.key(sha256=sha256)
+
+    @property
+    def has_tier(self) -> bool:
+        """Whether answers may be further away, too."""
+        return self._kept.has_tier
+
+    async def brought(self, question: SummaryQuestion) -> Caption | None:
+        """The summary that the tier has, or None."""
+        key = self.asked(question)
+        caption = await self._kept.brought(key)
+        if caption is not None and self._questions.wants(key, BROUGHT):
+            with suppress(RowError):  # an answer that this machine could not ask for
+                self._questions.keep(key, self._identity, await question.prepared(), self._image(question))
+        return caption
+
+    def alone(self, question: SummaryQuestion, turn: Turn[Caption]) -> AbstractAsyncContextManager[None]:
+        """Gives the turn what was written meanwhile; with a tier, other machines are kept from asking."""
+        if turn.answer is None and turn.leased:
+            turn.answer = self.known(question, again=True)
+        return self._alone(question, turn) if turn.answer is None and self.has_tier else nullcontext()
+
+    @asynccontextmanager
+    async def _alone(self, question: SummaryQuestion, turn: Turn[Caption]) -> AsyncIterator[None]:
+        key = self.asked(question)
+        turn.answer = await self._kept.claimed(key)
+        try:
+            yield
+        finally:
+            self._kept.release(key)

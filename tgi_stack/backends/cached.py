@@ -56,11 +56,13 @@ class CachedBackend:
         if known is None and labels.misses_stand_in and isinstance(inner, Replaced):
             labels.tell_stand_in(await inner.stand_in())
             known = labels.known(question, again=True)
+        if known is None and labels.has_tier:
+            known = await labels.brought(question)
         if known is not None:
             return known
-        async with self._scores.turn(labels.asked(question)) as turn:
-            if turn.answer is None and turn.leased:
-                turn.answer = labels.known(question, again=True)
+        async with self._scores.turn(labels.asked(question)) as turn, labels.alone(question, turn):
+            if turn.answer is None and labels.has_tier:
+                await question.context.bring()
             if turn.answer is None:
                 turn.answer = await self._read(question, along, turn)
             return turn.answer
@@ -95,14 +97,15 @@ class CachedBackend:
             RowError: see `SummaryQuestion.prepared`, and what the backend raises.
         """
         summaries, inner = self._summaries, self._inner
-        if summaries.keeps and (known := summaries.known(question)) is not None:
-            return known
         if not summaries.keeps:
             request = await question.prepared()
             return _held(question, request, await inner.caption(request))
-        async with self._captions.turn(summaries.asked(question)) as turn:
-            if turn.answer is None and turn.leased:
-                turn.answer = summaries.known(question, again=True)
+        known = summaries.known(question)
+        if known is None and summaries.has_tier:
+            known = await summaries.brought(question)
+        if known is not None:
+            return known
+        async with self._captions.turn(summaries.asked(question)) as turn, summaries.alone(question, turn):
             if turn.answer is None:
                 request = await question.prepared()
                 turn.answer = _held(question, request, await inner.caption(request))

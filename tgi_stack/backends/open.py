@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from cache.store import Store
+from cache.tier.store import TieredStore
 from tgi_stack.answers.identities import Identities
 from tgi_stack.backends.base import Backend
 from tgi_stack.backends.lazy import LazyBackend
@@ -53,8 +54,8 @@ async def open_backend(
         return offline
     backend = await _opened(settings, kind, store, on_demand=for_rows or store is not None)
     is_new = store is None or not Identities(store).know(kind, backend.identity)
-    if for_rows and is_new and isinstance(backend, LazyBackend):
-        backend.begin()  # no answer of it is kept, so that the first row will be asked
+    if for_rows and is_new and isinstance(backend, LazyBackend) and not isinstance(store, TieredStore):
+        backend.begin()  # no answer of it is kept anywhere, so that the first row will be asked
     if store is not None:
         _remember(Identities(store), settings, kind, backend)
     return backend

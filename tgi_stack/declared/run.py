@@ -225,6 +225,31 @@ class Fields(ServerFields, RunnerFields):
         Interval(ge=10**6, le=MOST),
         free("What the cache may take on disk, such as 20GB.", CACHE, JOBS, metavar="SIZE", unset="no bound"),
     ] = None
+    cache_tier: Annotated[
+        str | None,
+        free(
+            "A tier of the cache that a team shares, by the Redis protocol; rediss:// for TLS.",
+            CACHE,
+            (*JOBS, "cache", "doctor"),
+            metavar="URL",
+            unset="none",
+        ),
+    ] = None
+    cache_tier_mode: Annotated[
+        Literal["read", "read-write"],
+        free("What may be done with the tier; for laptops: read.", CACHE, (*JOBS, "doctor")),
+    ] = "read-write"
+    cache_tier_key_file: Annotated[
+        Path | None,
+        free(
+            "The team's key, which seals what stands in the tier.",
+            CACHE,
+            (*JOBS, "cache", "doctor"),
+            metavar="FILE",
+            unset="digests without a key",
+        ),
+    ] = None
+    cache_tier_images: Annotated[bool, free("Prepared images in the tier, too.", CACHE, JOBS)] = False
     offline: Annotated[bool, free("From the cache alone: no network, nothing computed.", CACHE, JOBS)] = False
     dry_run: Annotated[
         bool, free("What would be asked, and what is remembered; sends nothing.", CACHE, JOBS)

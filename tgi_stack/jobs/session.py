@@ -19,8 +19,11 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from cache.store import Store
+from cache.tier.store import TieredStore
 from tgi_stack import logs
 from tgi_stack.answers.cache_admin import open_store
+from tgi_stack.answers.tier.opening import open_run_store
+from tgi_stack.backends.ahead import ahead
 from tgi_stack.backends.base import Backend
 from tgi_stack.backends.open import open_backend
 from tgi_stack.errors import InputError, MachineError
@@ -112,6 +115,9 @@ class Session(Counted[Sink]):
         settings = self.spec.settings
         self.stop = self.stop or asyncio.Event()
         items = self.spec.joined()
+        if isinstance(store, TieredStore):  # its answers come in batches, for which many rows have to wait
+            backend = ahead(backend, self.spec.kind, settings.concurrency)
+            settings = settings.model_copy(update={"concurrency": None})
         job = self.spec.job(backend, store, items)
         self.sink.begin(backend.identity, Checked(self.tally.input_rows, not settings.skip_bad_rows))
         others = None
@@ -218,7 +224,7 @@ def _run(
             LOG.info(f"{out} is finished; to write it anew: --overwrite")
         else:
             session.count()
-            store = open_store(session.spec.settings)
+            store = open_run_store(session.spec.settings)
             _refuse_few_handles()
             asyncio.run(session.answer_once(store))
     finally:

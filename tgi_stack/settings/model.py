@@ -8,9 +8,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, field_validator, model_validator
 
+from cache.tier.address import parse
 from tgi_stack.declared.option import declared
 from tgi_stack.declared.run import ITEM_FIELDS, Fields
 from tgi_stack.declared.runner import workers_of
+from tgi_stack.redaction import keep_secret
 from tgi_stack.settings.written import bytes_of, split
 
 DATA_FIELD = re.compile(r"data(\.[^.]+)+", re.DOTALL)
@@ -67,6 +69,13 @@ class Settings(Fields, BaseModel):  # type: ignore[misc]
     @classmethod
     def _one_number(cls, value: object) -> object:
         return str(value) if type(value) is int else value  # as a file or Python gives it
+
+    @field_validator("cache_tier")
+    @classmethod
+    def _tier(cls, value: str | None) -> str | None:
+        if value is not None:
+            keep_secret(parse(value).password)
+        return value
 
     @field_validator("cache_size", mode="before")
     @classmethod

@@ -16,12 +16,17 @@ TOGETHER = 16  # questions, or records, that are sent without waiting for more
 
 
 class Outbox:
-    """What goes to the run, in few messages: all of one turn of the event loop, or `TOGETHER` of a kind."""
+    """What goes to the run, in few messages: all of one turn of the event loop, or `TOGETHER` of a kind.
 
-    def __init__(self, out: IO[bytes], store: Store | None) -> None:
+    Attributes:
+        store: whose counts go with the records.
+    """
+
+    def __init__(self, out: IO[bytes]) -> None:
+        self.store: Store | None = None
         self._out = out
-        self._store = store
         self._questions: list[Plain] = []
+        self._of_tier: list[Plain] = []
         self._numbers: list[int] = []
         self._lines: list[bytes] = []
         self._failed: list[int] = []
@@ -32,6 +37,11 @@ class Outbox:
         """Sends a question."""
         self._questions.append((number, kind, content))
         self._due(len(self._questions))
+
+    def ask_tier(self, number: int, what: str, about: str | tuple[str, ...], payload: bytes = b"") -> None:
+        """Sends what the tier is asked, or told; see `forwarded`."""
+        self._of_tier.append((number, what, about, payload))
+        self._due(len(self._of_tier))
 
     def record(self, number: int, line: bytes, record: dict[str, Any]) -> None:
         """Sends a row's record, as `line_of` writes it."""
@@ -60,12 +70,15 @@ class Outbox:
         if self._questions:
             questions, self._questions = self._questions, []
             self.send("questions", questions)
+        if self._of_tier:
+            asked, self._of_tier = self._of_tier, []
+            self.send("tier", asked)
         if self._numbers:
             counts = self._tally.as_dict() | {"positions": self._tally.positions}
             looked: dict[str, int] = {}
-            if self._store is not None:
-                looked = dict(self._store.counts)
-                self._store.counts.clear()
+            if self.store is not None:
+                looked = dict(self.store.counts)
+                self.store.counts.clear()
             lengths = [len(line) for line in self._lines]
             self.send("records", self._numbers, lengths, b"".join(self._lines), self._failed, counts, looked)
             self._numbers, self._lines, self._failed, self._tally = [], [], [], Tally()

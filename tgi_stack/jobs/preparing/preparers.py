@@ -12,13 +12,14 @@ import json
 import logging
 import sys
 from array import array
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
 
 from cache.store import Store
+from cache.tier.store import TieredStore
 from tgi_stack.answers.turns import Turns
 from tgi_stack.backends.base import Backend, Replaced
 from tgi_stack.concurrency import first_of
@@ -26,6 +27,7 @@ from tgi_stack.errors import RowError
 from tgi_stack.images.pipe import framed, kill, next_part
 from tgi_stack.images.pool import cores
 from tgi_stack.jobs.pipeline import LOOK_EVERY_S, Tally, Watcher
+from tgi_stack.jobs.preparing.forwarded import TierOf
 from tgi_stack.jobs.preparing.wire import (
     BUFFER_BYTES,
     Plain,
@@ -63,6 +65,7 @@ class _Process:
     stdout: asyncio.StreamReader
     rows: dict[int, UnreadRow] = field(default_factory=dict)
     answers: list[tuple[int, Plain]] = field(default_factory=list)
+    tier: TierOf | None = None
     is_told: bool = False  # that there are no more rows
 
 
@@ -95,6 +98,7 @@ class Preparers:
         self._many = max(1, min(many, concurrency, bearable))
         self._concurrency = concurrency
         self._hello = _hello(spec, wanted, backend, self._many)
+        self._hello["tier"] = "".join(store.tier.letters) if isinstance(store, TieredStore) else ""
         self._scores: Turns[LabelScores] = Turns(None, "labels", memory=REMEMBERED)
         self._captions: Turns[Caption] = Turns(None, "summary", memory=REMEMBERED)
         self._said: set[tuple[str, str]] = set()
@@ -137,7 +141,8 @@ class Preparers:
             return
         if process.stdin is None or process.stdout is None:
             raise RuntimeError("started without pipes")
-        one = _Process(process, process.stdin, process.stdout)
+        tier = TierOf(self._store) if isinstance(self._store, TieredStore) else None
+        one = _Process(process, process.stdin, process.stdout, tier=tier)
         stopping = asyncio.create_task(self._stopping(one))
         try:
             told = json.dumps(self._hello | {"width": width}).encode()
@@ -148,6 +153,8 @@ class Preparers:
             LOG.debug("a process that prepares rows has ended early; the run answers what it had in hand")
         finally:
             stopping.cancel()
+            if tier is not None:
+                tier.close()
             if not self._stop.is_set():
                 self.left += one.rows.values()
             self._ending.append(asyncio.create_task(_end(one)))
@@ -158,6 +165,9 @@ class Preparers:
         if kind == "questions":
             for number, what, content in rest[0]:
                 self._group.create_task(self._answer(one, number, what, content))
+        elif kind == "tier" and one.tier is not None:
+            for brought in one.tier.begun(rest[0]):
+                self._group.create_task(self._bring(one, brought))
         elif kind == "records":
             self._take(one, *rest)
             await self._hand_out(one, width)
@@ -229,6 +239,13 @@ class Preparers:
             return summary.answer
 
     @staticmethod
+    async def _bring(one: _Process, brought: Awaitable[list[Plain]]) -> None:
+        """Sends what came of asking the tier."""
+        told = await brought
+        if not one.stdin.is_closing():
+            one.stdin.write(packed("brought", told))
+
+    @staticmethod
     def _send_answers(one: _Process) -> None:
         answers, one.answers = one.answers, []
         if not one.stdin.is_closing():
@@ -272,7 +289,7 @@ def _hello(spec: JobSpec, wanted: Wanted, backend: Backend, many: int) -> dict[s
     """What each process is told about the job, as JSON."""
     return {
         "name": spec.name,
-        "settings": spec.settings.model_dump(mode="json"),
+        "settings": spec.settings.model_dump(mode="json", exclude={"cache_tier"}),  # the run's alone
         "base": str(spec.base),
         "template": spec.template,
         "form": spec.form,

@@ -3,8 +3,9 @@
 A message is a tuple whose first entry says what it is, in the form of `marshal`: made of plain values alone,
 and read by the same Python on the same host. Each stands behind its length (`images.pipe`).
 
-    to a process     ("rows", rows)  ("answers", answers)  ("end",)  ("stop",)
-    from a process   ("ready",)  ("questions", questions)  ("records", ...)  ("log", ...)  ("end",)
+    to a process     ("rows", rows)  ("answers", answers)  ("brought", answers)  ("end",)  ("stop",)
+    from a process   ("ready",)  ("questions", questions)  ("tier", questions)  ("records", ...)
+                     ("log", ...)  ("end",)
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from tgi_stack.concurrency import crew, give_way
 from tgi_stack.images.pipe import next_part
 from tgi_stack.jobs.pipeline import Job, answered
 from tgi_stack.jobs.preparing.asking import AskingBackend, AskingReplacedBackend, Outbox
+from tgi_stack.jobs.preparing.forwarded import ForwardedTier
 from tgi_stack.jobs.preparing.wire import BUFFER_BYTES, items_of, unpacked
 from tgi_stack.jobs.spec import JobSpec
 from tgi_stack.logs import ROOTS
@@ -47,8 +48,9 @@ class Preparer:
 
     def __init__(self, told: dict[str, Any], tokenizer: bytes, items: bytes, out: IO[bytes]) -> None:
         settings = Settings.model_validate(told["settings"])
-        self._store = open_store(settings)
-        self._outbox = Outbox(out, self._store)
+        self._outbox = Outbox(out)
+        self._tier = ForwardedTier(self._outbox, told["tier"]) if told["tier"] else None
+        self._store = self._outbox.store = open_store(settings, self._tier)
         profile = Profile.of(Tokenizer.of(tokenizer), told["profile"])
         kind = AskingReplacedBackend if told["replaced"] else AskingBackend
         self._width: int = told["width"]
@@ -96,15 +98,22 @@ class Preparer:
             if kind == "rows":
                 for row in rest[0]:
                     self._rows.put_nowait(row)
-            elif kind == "answers":
-                for number, plain in rest[0]:
-                    self._backend.tell(number, plain)
+            elif kind in ("answers", "brought"):
+                self._tell(kind, rest[0])
             elif kind == "stop":  # what was not begun is left
                 while not self._rows.empty():
                     self._rows.get_nowait()
             if kind in ("end", "stop"):
                 for _ in range(self._width):
                     self._rows.put_nowait(None)
+
+    def _tell(self, kind: str, answers: list[tuple[int, Any]]) -> None:
+        """What the backend, or the tier, answered."""
+        for number, answer in answers:
+            if kind == "answers":
+                self._backend.tell(number, answer)
+            elif self._tier is not None:
+                self._tier.tell(number, answer)
 
     async def _work(self) -> None:
         """Takes a row, answers it, sends its record, and takes the next."""

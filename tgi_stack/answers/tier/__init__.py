@@ -1,0 +1,1 @@
+"""The tier of the cache as the jobs and the commands use it."""
