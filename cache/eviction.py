@@ -69,6 +69,7 @@ def collect(
     staying: frozenset[str],
     until: float,
     to_bytes: int | None = None,
+    ending: str = "",
 ) -> tuple[int, int]:
     """Removes the oldest entries that nobody uses.
 
@@ -76,12 +77,13 @@ def collect(
         staying: the letters of the kinds of which none goes.
         until: the time before which an entry was stored that goes.
         to_bytes: as many go as it takes until the databases are no larger; None for all.
+        ending: what the keys of those end with that go.
 
     Returns:
         How many went, and how many bytes the databases are smaller.
     """
     before, taken = volume(databases), in_use.now()
-    found = oldest(databases, until)
+    found = [one for one in oldest(databases, until) if one.name.endswith(ending)]
     free = [one for one in found if one.name[0] not in staying and one.number not in taken]
     enough = (lambda: False) if to_bytes is None else (lambda: volume(databases) <= to_bytes)
     return remove(free, enough, in_use), max(0, before - volume(databases))

@@ -351,8 +351,16 @@ class Store:
         """Removes all entries that no running job uses."""
         return self._cleaned(frozenset())[0]
 
+    def purge(self, mark: str) -> int:
+        """Removes the entries whose keys end with a mark (see `Keys`) and that no running job uses."""
+        return self._cleaned(kinds.staying(), ending=mark)[0]
+
     def _cleaned(
-        self, staying: frozenset[str], older_than_s: float | None = None, to_bytes: int | None = None
+        self,
+        staying: frozenset[str],
+        older_than_s: float | None = None,
+        to_bytes: int | None = None,
+        ending: str = "",
     ) -> tuple[int, int]:
         if not self.writable:
             raise CacheError(
@@ -361,7 +369,7 @@ class Store:
             )
         self.flush()
         try:
-            return self._collect(staying, older_than_s, to_bytes)
+            return self._collect(staying, older_than_s, to_bytes, ending)
         finally:
             self._let_go()
 
@@ -370,10 +378,11 @@ class Store:
         staying: frozenset[str],
         older_than_s: float | None = None,
         to_bytes: int | None = None,
+        ending: str = "",
     ) -> tuple[int, int]:
         in_use = ActiveJobs(self._root / "users")
         until = time.time() - (older_than_s or 0.0)
-        return collect(list(self._databases.values()), in_use, staying, until, to_bytes)
+        return collect(list(self._databases.values()), in_use, staying, until, to_bytes, ending)
 
     def _shrink(self, to_bytes: int) -> None:
         self._collect(kinds.staying(), to_bytes=to_bytes)

@@ -6,36 +6,19 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import write_rows
 from tests.tier import proxy as faults
 from tests.tier.conftest import Running
+from tests.tier.machines import asked, from_cache, plain, records
 from tests.tier.proxy import Fault, Proxy
-from tgi_stack import Reranker
 from tgi_stack.rows.ledger import Record
 
 ROWS = 96
-NOT_COMPARED = ("from_cache", "attempts")
-
-
-def records(rows: Path, cache: Path, **options: Any) -> list[Record]:
-    """What a machine with this cache answers, in the order of the rows."""
-    with Reranker(engine="scripted", no_cache=False, cache_dir=cache, **options) as reranker:
-        found = list(reranker.run_probs(rows))
-    return sorted(found, key=lambda record: int(record["id"]))
-
-
-def plain(found: list[Record]) -> list[Record]:
-    return [{k: v for k, v in record.items() if k not in NOT_COMPARED} for record in found]
-
-
-def from_cache(found: list[Record]) -> int:
-    return sum(record["from_cache"] for record in found)
 
 
 class Answered(NamedTuple):
@@ -49,8 +32,7 @@ class Answered(NamedTuple):
 @pytest.fixture(scope="module")
 def answered(_running: Running, tmp_path_factory: pytest.TempPathFactory) -> Answered:
     folder = tmp_path_factory.mktemp("answered")
-    asked = [{"id": str(n), "prompt": f"Plan {n}\n", "labels": ["A", "B", "C"]} for n in range(ROWS)]
-    rows = write_rows(folder / "rows.jsonl", *asked)
+    rows = asked(folder / "rows.jsonl", range(ROWS))
     expected = records(rows, folder / "none")
     assert plain(records(rows, folder / "first", cache_tier=_running.url)) == plain(expected)
     return Answered(rows, plain(expected), _running.values())

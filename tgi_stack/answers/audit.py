@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import random
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, TypeVar
@@ -51,10 +51,15 @@ class KeptText(NamedTuple):
 Pair = tuple[Answer, Answer] | None  # the two answers; None where one of them failed
 
 
-def kept_readings(store: Store, identity: Identity, share: float, rng: random.Random) -> list[KeptReading]:
+Far = Mapping[str, bytes]  # answers that a tier has, by their keys: they come before our own
+
+
+def kept_readings(
+    store: Store, identity: Identity, share: float, rng: random.Random, far: Far
+) -> list[KeptReading]:
     """Of a model's kept readings the share (from 0 to 1) that is asked again: at least one, if any can be."""
     found = []
-    for question, answer in _drawn(store, identity, "labels", rng):
+    for question, answer in _drawn(store, identity, "labels", rng, far):
         with suppress(ValueError, KeyError, TypeError, struct.error):  # of another version
             request, table = label_request(question), LabelTable.decode(answer)
             if table.exact and set(request.labels) <= set(table.labels):
@@ -64,10 +69,12 @@ def kept_readings(store: Store, identity: Identity, share: float, rng: random.Ra
     return found
 
 
-def kept_texts(store: Store, identity: Identity, share: float, rng: random.Random) -> list[KeptText]:
+def kept_texts(
+    store: Store, identity: Identity, share: float, rng: random.Random, far: Far
+) -> list[KeptText]:
     """The same of its summaries, as long as their images are kept."""
     found = []
-    for question, answer in _drawn(store, identity, "summary", rng):
+    for question, answer in _drawn(store, identity, "summary", rng, far):
         with suppress(ValueError, KeyError, TypeError, struct.error):
             image = None
             if question["image"] is not None:
@@ -86,13 +93,14 @@ def _most(store: Store, kind: str, share: float) -> int:
 
 
 def _drawn(
-    store: Store, identity: Identity, kind: str, rng: random.Random
+    store: Store, identity: Identity, kind: str, rng: random.Random, far: Far
 ) -> Iterator[tuple[dict[str, Any], bytes]]:
     """Questions of a model with their answers, in no order."""
     ours, keys = name_of(identity), store.keys("question")
     rng.shuffle(keys)
     for key in keys:
-        content, answer = (store.get(one, key, again=True) for one in ("question", kind))
+        content = store.get("question", key, again=True)
+        answer = far.get(key) or store.get(kind, key, again=True)
         if content is None or answer is None:
             continue
         with suppress(ValueError, KeyError, TypeError):

@@ -185,7 +185,10 @@ def _comparison(found: Mapping[str, Any]) -> Iterator[str]:
             f"of {found['wavering']:,} those two are not the same"
         )
     if found["swapped"]:
-        yield "another model gave these answers than is asked now; to be rid of them: fastqwen cache clear"
+        yield (
+            "another model gave these answers than is asked now; to be rid of them: fastqwen cache purge "
+            "--revision REVISION, or fastqwen cache clear"
+        )
 
 
 def share_of(text: str | None) -> float | None:
@@ -228,6 +231,18 @@ def cleared(store: Store) -> int:
     """
     with _usable(store):
         return store.clear()
+
+
+def purged(store: Store, mark: str) -> tuple[int, int]:
+    """See `Store.purge`; how many went, and how many are left, since a running job uses them.
+
+    Raises:
+        MachineError: the cache can only be read, or others use it all the time.
+    """
+    with _usable(store):
+        removed = store.purge(mark)
+        kept = (key for kind in ("labels", "summary", "question") for key in store.keys(kind))
+        return removed, sum(key.endswith(mark) for key in kept)
 
 
 def _seconds(text: str | None) -> float | None:

@@ -61,6 +61,16 @@ class Clear(OfCache):
     """Removes all entries that no running job uses."""
 
 
+@command("cache purge", "cache.purge")
+@dataclass(frozen=True, kw_only=True)
+class Purge(OfCache):
+    """Removes the answers of one revision of a model, here and in the tier."""
+
+    revision: Annotated[
+        str | None, Option("The revision, as records tell it.", CACHE, metavar="NAME", unset="must be given")
+    ] = None
+
+
 @command("cache export", "cache.export")
 @dataclass(frozen=True, kw_only=True)
 class Export(OfCache):

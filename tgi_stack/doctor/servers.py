@@ -23,7 +23,7 @@ from tgi_stack.backends.servers.protocols.numbers import ReplyError
 from tgi_stack.backends.servers.protocols.reply import Served, error_text, gauge
 from tgi_stack.backends.servers.transport import Transport, TransportError
 from tgi_stack.backends.servers.urls import checked_url
-from tgi_stack.doctor import machine
+from tgi_stack.doctor import machine, tier
 from tgi_stack.doctor.check import Check
 from tgi_stack.errors import AbsentServerError, FastqwenError, ScoreError
 from tgi_stack.prompting.labels import LETTERS, Prover
@@ -61,6 +61,8 @@ async def examine(settings: Settings) -> AsyncIterator[Check]:
     Args:
     """
     for line in await asyncio.to_thread(lambda: list(machine.examine(settings.cache_dir))):
+        yield line
+    for line in await asyncio.to_thread(lambda: list(tier.examine(settings))):
         yield line
     transport = Transport(access(settings))
     told: str | None = None

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from cache.store import Store
 from tgi_stack.answers import audit
 from tgi_stack.answers.audit_questions import name_of
+from tgi_stack.answers.tier.admin import answers_of
 from tgi_stack.backends.base import Backend
 from tgi_stack.backends.open import open_backend
 from tgi_stack.concurrency import fan_out
@@ -22,6 +23,7 @@ LOG = logging.getLogger(__name__)
 
 GIVEN = {"text": "labels", "vision": "summary"}  # what models of a kind give
 AT_ONCE = 64
+TOGETHER = 256  # keys that a tier is asked for
 
 Answer = TypeVar("Answer")
 
@@ -58,11 +60,21 @@ async def reasked(settings: Settings, store: Store, share: float) -> dict[str, A
 async def _reask(store: Store, backend: Backend, share: float, rng: random.Random) -> audit.Reasked:
     """By the backend's identity alone: at least one question of each kind, if any was kept."""
     workers = min(backend.max_concurrency, AT_ONCE)
-    readings = audit.kept_readings(store, backend.identity, share, rng)
-    texts = audit.kept_texts(store, backend.identity, share, rng)
+    labels, summaries = [await _of_tier(store, kind) for kind in GIVEN.values()]
+    readings = audit.kept_readings(store, backend.identity, share, rng, labels)
+    texts = audit.kept_texts(store, backend.identity, share, rng, summaries)
     scores = await _twice([partial(backend.score, kept.request) for kept in readings], workers, rng)
     captions = await _twice([partial(backend.caption, kept.request) for kept in texts], workers, rng)
     return audit.compared(readings, scores, texts, captions)
+
+
+async def _of_tier(store: Store, kind: str) -> dict[str, bytes]:
+    """What the tier answers to the kept questions."""
+    found: dict[str, bytes] = {}
+    keys = store.keys("question")
+    for start in range(0, len(keys), TOGETHER):
+        found |= await answers_of(store, kind, keys[start : start + TOGETHER])
+    return found
 
 
 async def _twice(

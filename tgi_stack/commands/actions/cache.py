@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,10 @@ import typer
 from cache.store import Store
 from tgi_stack import logs
 from tgi_stack.answers import cache_admin
-from tgi_stack.commands.cache import Clear, Collect, Export, Import, Info, OfCache, Verify
+from tgi_stack.answers.tier import admin as tier
+from tgi_stack.commands.cache import Clear, Collect, Export, Import, Info, OfCache, Purge, Verify
 from tgi_stack.commands.console import print_data, print_lines
+from tgi_stack.errors import UsageError
 from tgi_stack.jobs import reask as reask_of
 from tgi_stack.settings import FILE
 
@@ -42,24 +44,31 @@ def info(given: Info) -> None:
     """`fastqwen cache info`."""
     with _store(given) as store:
         found = cache_admin.described(store)
+        if given.settings.cache_tier is not None:
+            found["tier"] = tier.described(given.settings)
         if given.common.json:
             print_data(found)
         else:
-            print_lines(*cache_admin.lines(found))
+            far = tier.lines(found["tier"]) if "tier" in found else ()
+            print_lines(*cache_admin.lines(found), *far)
 
 
 def verify(given: Verify) -> None:
     """`fastqwen cache verify`."""
-    with _store(given) as store:
-        share = cache_admin.share_of(given.reask)
+    share = cache_admin.share_of(given.reask)
+    with closing(tier.store_to_verify(given.settings)) as store:
         found = cache_admin.verified(store)
+        if given.settings.cache_tier is not None:
+            found["tier"] = tier.verified(given.settings)
         if share is not None:
             found |= asyncio.run(reask_of.reasked(given.settings, store, share))
         if given.common.json:
             print_data(found)
         for line in cache_admin.verdict(found):
             LOG.info(line)
-        if found["damaged"] or found.get("swapped"):
+        if "tier" in found:
+            LOG.info(tier.verdict(found["tier"]))
+        if found["damaged"] or found.get("swapped") or found.get("tier", {}).get("damaged"):
             raise typer.Exit(1)
 
 
@@ -75,6 +84,17 @@ def clear(given: Clear) -> None:
     with _store(given) as store:
         removed = cache_admin.cleared(store)
         _close(given, f"{removed:,} entries removed", removed=removed)
+
+
+def purge(given: Purge) -> None:
+    """`fastqwen cache purge`."""
+    if not given.revision:
+        raise UsageError("cache purge: give --revision, as records tell it")
+    with _store(given) as store:
+        found = tier.purged(given.settings, store, given.revision)
+        far = f", {found['tier']:,} in the tier" if "tier" in found else ""
+        left = f"; {found['left']:,} are left, which running jobs use" if found["left"] else ""
+        _close(given, f"{found['here']:,} entries removed{far}{left}", **found)
 
 
 def export(given: Export) -> None:
