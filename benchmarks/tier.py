@@ -2,8 +2,8 @@
 
     python benchmarks/tier.py [--rows 40000] [--rounds 3] [--only second overlap unwell images]
 
-Needs redis-server (or valkey-server) and the extra `tier`; the server listens on loopback. Runs go through
-the command line; seconds of the processor are those of all its processes, the server's stand beside them.
+Needs redis-server (or valkey-server) and the extra `tier`; the server listens on loopback. Runs go
+through the command line; seconds of the processor are those of all its processes, beside the server's own.
 """
 
 from __future__ import annotations
@@ -205,15 +205,15 @@ def images(client: redis.Redis, rounds: int) -> Table:
     began = time.process_time()
     made = [prepare(content, "photo.jpg", grid) for content in contents * rounds][: len(photos)]
     made_ms = 1e3 * (time.process_time() - began) / (rounds * len(photos))
-    names = ["I" + image.sha256 for image in made]
-    values = [seals.seal(name, ImageCodec.encode(image)) for name, image in zip(names, made, strict=True)]
-    keys = [seals.key(name) for name in names]
+    asked = [seals.asked("I" + image.sha256) for image in made]
+    values = [seals.seal(one, ImageCodec.encode(image)) for one, image in zip(asked, made, strict=True)]
+    keys = [one.key for one in asked]
     client.mset(dict(zip(keys, values, strict=True)))
     began = time.process_time()
     for _ in range(rounds):
         blobs: list[bytes] = client.mget(keys)  # type: ignore[assignment]
-        for name, blob in zip(names, blobs, strict=True):
-            ImageCodec.decode(seals.opened(name, blob))
+        for one, blob in zip(asked, blobs, strict=True):
+            ImageCodec.decode(seals.opened(one, blob))
     read_ms = 1e3 * (time.process_time() - began) / (rounds * len(photos))
     size = statistics.mean(map(len, values))
     table = Table(

@@ -16,7 +16,7 @@ from cache.tier.behind import Behind, Entry
 from cache.tier.breaker import Breaker
 from cache.tier.lookups import Lookups
 from cache.tier.server import Keep, Server
-from cache.tier.values import MOST_BYTES, OtherVersionError, Seals
+from cache.tier.values import MOST_BYTES, Asked, OtherVersionError, Seals
 
 LOG = logging.getLogger("cache.tier")
 
@@ -98,15 +98,18 @@ class SharedTier:
         return found
 
     def _find(self, server: Server, names: Sequence[str]) -> dict[str, bytes]:
-        return self._opened(names, server.values([self._seals.key(name) for name in names]))
+        asked = [self._seals.asked(name) for name in names]
+        return self._opened(names, asked, server.values([one.key for one in asked]))
 
-    def _opened(self, names: Sequence[str], blobs: Sequence[bytes | None]) -> dict[str, bytes]:
+    def _opened(
+        self, names: Sequence[str], asked: Sequence[Asked], blobs: Sequence[bytes | None]
+    ) -> dict[str, bytes]:
         found = {}
-        for name, blob in zip(names, blobs, strict=True):
+        for name, one, blob in zip(names, asked, blobs, strict=True):
             if blob is None:
                 continue
             try:
-                found[name] = self._seals.opened(name, blob)
+                found[name] = self._seals.opened(one, blob)
             except OtherVersionError:
                 continue
             except DamagedError as error:
@@ -120,7 +123,7 @@ class SharedTier:
 
     def _probe(self, server: Server, names: Sequence[str]) -> dict[str, bytes]:
         """A question like all others."""
-        server.values([self._seals.key("-" * 65)])
+        server.values([self._seals.asked("-" * 65).key])
         return {}
 
     # -- who computes ------------------------------------------------------------------------------------
@@ -141,10 +144,9 @@ class SharedTier:
 
     def _claim(self, server: Server, names: Sequence[str]) -> dict[str, bytes | bool]:
         """Of each name its payload, True for a lease that was taken, False for one that another has."""
-        keys = [self._seals.key(name) for name in names]
-        leases = [self._seals.key(name, lease=True) for name in names]
-        taken, blobs = server.claim(leases, keys, self._owner, LEASE_MS)
-        found: dict[str, bytes | bool] = dict(self._opened(names, blobs))
+        asked, leases = [self._seals.asked(name) for name in names], list(map(self._seals.lease, names))
+        taken, blobs = server.claim(leases, [one.key for one in asked], self._owner, LEASE_MS)
+        found: dict[str, bytes | bool] = dict(self._opened(names, asked, blobs))
         for name, is_taken in zip(names, taken, strict=True):
             if is_taken:
                 self._claimed.add(name)
@@ -161,7 +163,7 @@ class SharedTier:
             self._behind.put(Entry(name, None, releases=True))
 
     def _renew(self) -> None:
-        leases = [self._seals.key(name, lease=True) for name in list(self._claimed)]
+        leases = [self._seals.lease(name) for name in list(self._claimed)]
         if leases:
             self._writing.renew(leases, self._owner, LEASE_MS)
 
@@ -176,13 +178,13 @@ class SharedTier:
         self._behind.put(Entry(name, payload, releases))
 
     def _write(self, entries: Sequence[Entry]) -> None:
-        values = [(entry.name, entry.payload) for entry in entries if entry.payload is not None]
-        kept = [
-            Keep(self._seals.key(name), self._seals.seal(name, payload), name in self._wrong)
-            for name, payload in values
-        ]
-        self._writing.keep(kept, [self._seals.key(e.name, lease=True) for e in entries if e.releases])
-        self._wrong.difference_update(name for name, _ in values)
+        values = {entry.name: entry.payload for entry in entries if entry.payload is not None}
+        kept = []
+        for name, payload in values.items():
+            asked = self._seals.asked(name)
+            kept.append(Keep(asked.key, self._seals.seal(asked, payload), name in self._wrong))
+        self._writing.keep(kept, [self._seals.lease(entry.name) for entry in entries if entry.releases])
+        self._wrong.difference_update(values)
         self.counts["written"] += len(values)
 
     # -- what is said ------------------------------------------------------------------------------------

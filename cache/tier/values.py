@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import os
 import struct
+from typing import NamedTuple
 
 from cache.errors import DamagedError
 from cache.keys import MARK
@@ -19,12 +20,24 @@ NAMESPACE = "fq1"
 VERSION = 1
 MAGIC = b"FT"
 MOST_BYTES = 2**22  # of a value
-_HEAD = struct.Struct("<2sB1sI16s32s")  # magic, version, kind, length, nonce, digest of the preimage
+_KEY, _PREIMAGE = 28, 16  # bytes of a digest of 64; the rest is secret
+_HEAD = struct.Struct(
+    f"<2sB1sI16s{_PREIMAGE}s"
+)  # magic, version, kind, length, nonce, digest of the preimage
 _SEAL = 32  # bytes of the seal, after the head
 
 
 class OtherVersionError(DamagedError):
     """A value of another version: no fault of anybody's."""
+
+
+class Asked(NamedTuple):
+    """A question as a tier knows it: its key, and what its value proves itself and is masked by."""
+
+    key: bytes
+    letter: bytes
+    preimage: bytes
+    secret: bytes
 
 
 class Seals:
@@ -35,39 +48,46 @@ class Seals:
     """
 
     def __init__(self, key: bytes | None = None) -> None:
-        self._of_names, self._of_masks, self._of_seals = (
+        of_names, self._of_seals = (
             b"" if key is None else hashlib.blake2b(key, digest_size=32, person=use).digest()
-            for use in (b"fastqwen names", b"fastqwen masks", b"fastqwen seals")
+            for use in (b"fastqwen names", b"fastqwen seals")
         )
+        self._named = hashlib.blake2b(key=of_names, person=b"fastqwen asked")
 
-    def key(self, name: str, *, lease: bool = False) -> bytes:
-        """The tier's key of a value (or of the lease to compute it): `fq1:L:` and 64 digits.
+    def asked(self, name: str) -> Asked:
+        """Parts of one digest, none of which tells another.
 
         Args:
             name: the value's kind and local key, as the cache has it.
         """
-        asked = hashlib.blake2b(name.encode(), digest_size=32 - MARK // 2, key=self._of_names)
-        letter = f"lease:{name[0]}" if lease else name[0]
-        return f"{NAMESPACE}:{letter}:{asked.hexdigest()}{name[-MARK:]}".encode()
+        whole = self._named.copy()
+        whole.update(name.encode())
+        digest = whole.digest()
+        key = f"{NAMESPACE}:{name[0]}:{digest[:_KEY].hex()}{name[-MARK:]}".encode()
+        return Asked(key, name[:1].encode(), digest[_KEY : _KEY + _PREIMAGE], digest[_KEY + _PREIMAGE :])
 
-    def seal(self, name: str, payload: bytes) -> bytes:
-        """A payload as it is kept under `key(name)`."""
+    def lease(self, name: str) -> bytes:
+        """The key of the lease to compute a value."""
+        return self.asked(name).key.replace(b":", b":lease:", 1)
+
+    def seal(self, asked: Asked, payload: bytes) -> bytes:
+        """A payload as it is kept under `asked.key`."""
         nonce = os.urandom(16)
-        head = _HEAD.pack(MAGIC, VERSION, name[:1].encode(), len(payload), nonce, _preimage(name))
-        body = self._masked(name, nonce, payload)
-        return head + self._seal(self.key(name), head, body) + body
+        head = _HEAD.pack(MAGIC, VERSION, asked.letter, len(payload), nonce, asked.preimage)
+        body = _masked(asked.secret, nonce, payload)
+        return head + self._seal(asked.key, head, body) + body
 
-    def opened(self, name: str, blob: bytes) -> bytes:
+    def opened(self, asked: Asked, blob: bytes) -> bytes:
         """The payload of a value.
 
         Raises:
             OtherVersionError: it is of another version.
-            DamagedError: it is not what was kept under this name.
+            DamagedError: it is not what was kept for this question.
         """
-        head, nonce, preimage, body = self._parts(self.key(name), blob)
-        if head[3:4] != name[:1].encode() or preimage != _preimage(name):
+        letter, nonce, preimage, body = self._parts(asked.key, blob)
+        if letter != asked.letter or preimage != asked.preimage:
             raise DamagedError("another question's value")
-        return self._masked(name, nonce, body)
+        return _masked(asked.secret, nonce, body)
 
     def check(self, key: bytes, blob: bytes) -> None:
         """What can be told of a value without its question: see `opened`."""
@@ -76,35 +96,25 @@ class Seals:
     def _parts(self, key: bytes, blob: object) -> tuple[bytes, bytes, bytes, bytes]:
         if not isinstance(blob, bytes) or not _HEAD.size + _SEAL <= len(blob) <= MOST_BYTES + 1024:
             raise DamagedError("no value of ours")
-        magic, version, _, length, nonce, preimage = _HEAD.unpack_from(blob)
+        magic, version, letter, length, nonce, preimage = _HEAD.unpack_from(blob)
         if magic != MAGIC:
             raise DamagedError("no value of ours")
         if version != VERSION:
             raise OtherVersionError("a value of another version")
-        head, seal, body = (
-            blob[: _HEAD.size],
-            blob[_HEAD.size : _HEAD.size + _SEAL],
-            blob[_HEAD.size + _SEAL :],
-        )
+        body_at = _HEAD.size + _SEAL
+        head, seal, body = blob[: _HEAD.size], blob[_HEAD.size : body_at], blob[body_at:]
         if len(body) != length or not hmac.compare_digest(seal, self._seal(key, head, body)):
             raise DamagedError("its seal does not hold")
-        return head, nonce, preimage, body
+        return letter, nonce, preimage, body
 
     def _seal(self, key: bytes, head: bytes, body: bytes) -> bytes:
-        told = b"%d:" % len(key) + key + head + body
+        told = b"%d:%b%b%b" % (len(key), key, head, body)
         if not self._of_seals:
             return hashlib.sha256(told).digest()
         return hmac.digest(self._of_seals, told, "sha256")
 
-    def _masked(self, name: str, nonce: bytes, body: bytes) -> bytes:
-        """The body masked, or a masked one as it was."""
-        secret = hashlib.blake2b(
-            name.encode(), key=self._of_masks, salt=nonce, person=b"fastqwen mask"
-        ).digest()
-        stream = hashlib.shake_256(secret).digest(len(body))
-        return (int.from_bytes(body, "big") ^ int.from_bytes(stream, "big")).to_bytes(len(body), "big")
 
-
-def _preimage(name: str) -> bytes:
-    """A digest of all that a value depends on; the local key, which is one, stays secret."""
-    return hashlib.blake2b(name.encode(), digest_size=32, person=b"fastqwen asked").digest()
+def _masked(secret: bytes, nonce: bytes, body: bytes) -> bytes:
+    """The body masked, or a masked one as it was."""
+    stream = hashlib.shake_256(secret + nonce).digest(len(body))
+    return (int.from_bytes(body, "big") ^ int.from_bytes(stream, "big")).to_bytes(len(body), "big")

@@ -68,8 +68,8 @@ def forge(server: Running, cache: Path) -> None:
         table = LabelTable.decode(payload)
         least = min(table.logprobs)
         forged = table._replace(logprobs=tuple([-0.1 if one == least else -9.0 for one in table.logprobs]))
-        name = "L" + key
-        server.client.set(seals.key(name), seals.seal(name, LabelTable.encode(forged)))
+        one = seals.asked("L" + key)
+        server.client.set(one.key, seals.seal(one, LabelTable.encode(forged)))
     store.close()
 
 

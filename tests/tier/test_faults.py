@@ -195,13 +195,14 @@ def test_no_changed_value_is_believed(places: list[tuple[int, int]]) -> None:
     from cache.errors import DamagedError
     from cache.tier.values import Seals
 
-    seals, name = Seals(None), "L" + "ab" * 32
-    blob = seals.seal(name, json.dumps(places).encode())
+    seals = Seals(None)
+    one = seals.asked("L" + "ab" * 32)
+    blob = seals.seal(one, json.dumps(places).encode())
     spoiled = bytearray(blob)
     for place, byte in places:
         spoiled[place % len(blob)] ^= byte
     if bytes(spoiled) == blob:
-        assert seals.opened(name, blob) == json.dumps(places).encode()
+        assert seals.opened(one, blob) == json.dumps(places).encode()
         return
     with pytest.raises(DamagedError):
-        seals.opened(name, bytes(spoiled))
+        seals.opened(one, bytes(spoiled))

@@ -93,17 +93,19 @@ def test_what_fails_is_dropped_and_counted() -> None:
 
 @pytest.mark.parametrize("team", [None, b"0123456789abcdef"])
 def test_a_value_is_of_its_question(team: bytes | None) -> None:
-    seals, name, another = Seals(team), "L" + "1" * 64, "L" + "2" * 64
-    blob = seals.seal(name, b"payload")
-    assert seals.opened(name, blob) == b"payload"
+    seals, local = Seals(team), "1" * 64
+    one, another = seals.asked("L" + local), seals.asked("L" + "2" * 64)
+    blob = seals.seal(one, b"payload")
+    assert seals.opened(one, blob) == b"payload"
     assert b"payload" not in blob
-    assert seals.seal(name, b"payload") != blob  # no two masks are the same
-    seals.check(seals.key(name), blob)
+    assert seals.seal(one, b"payload") != blob  # no two masks are the same
+    seals.check(one.key, blob)
     with pytest.raises(DamagedError):
         seals.opened(another, blob)
     with pytest.raises(DamagedError):
-        Seals(b"another key, as long").opened(name, blob)
-    assert name[1:-MARK].encode() not in seals.key(name) + blob
+        Seals(b"another key, as long").opened(one, blob)
+    assert local[:-MARK].encode() not in one.key + blob
+    assert one.secret not in blob
 
 
 def test_keys_of_a_revision_end_alike() -> None:

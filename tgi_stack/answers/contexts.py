@@ -47,6 +47,16 @@ class PromptContext:
         """The ids of the prompt."""
         return self._encoded[0]
 
+    @cached_property
+    def _keyed(self) -> dict[Keys, str]:
+        return {}
+
+    def key(self, keys: Keys) -> str:
+        """Its key among those: hashing a prompt costs as much as a look into the cache."""
+        if keys not in self._keyed:
+            self._keyed[keys] = keys.key(**self.described)
+        return self._keyed[keys]
+
     async def bring(self) -> None:
         """Looks in the tier for the ids of the prompt, before they are worked out."""
         await self.encoder.bring(self)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import asdict
 
-from cache.keys import Keys, Part
+from cache.keys import Keys
 from cache.store import Store
 from tgi_stack.answers.audit_questions import BROUGHT, AuditQuestions
 from tgi_stack.answers.identities import Identities, of_identity
@@ -53,24 +53,24 @@ class LabelAnswers:
 
     def asked(self, question: LabelQuestion) -> str:
         """What equal questions have in common: rows that ask other labels don't wait for each other."""
-        return f"{_own(self._keys, question.context.described, question.labels)} {self._fallback}"
+        return f"{_own(self._keys, question)} {self._fallback}"
 
     def known(self, question: LabelQuestion, *, again: bool = False) -> LabelScores | None:
         """The reading that is kept, or None; looking `again` is not counted as a miss."""
-        parts, labels = question.context.described, question.labels
-        scores = self._known(self._keys, parts, labels, again=again, stood_in=False)
+        scores = self._known(self._keys, question, again=again, stood_in=False)
         if scores is None and self._stand_in is not None:
-            scores = self._known(self._stand_in, parts, labels, again=True, stood_in=True)
+            scores = self._known(self._stand_in, question, again=True, stood_in=True)
         return scores
 
     def _known(
-        self, keys: Keys, parts: Mapping[str, Part], labels: tuple[str, ...], *, again: bool, stood_in: bool
+        self, keys: Keys, question: LabelQuestion, *, again: bool, stood_in: bool
     ) -> LabelScores | None:
-        table = self._kept.known(keys.key(**parts), again=again)
+        labels = question.labels
+        table = self._kept.known(question.context.key(keys), again=again)
         if table is None:
             return None
         if not self._tells(table, labels, stood_in=stood_in):
-            table = self._kept.known(_own(keys, parts, labels), again=True)
+            table = self._kept.known(_own(keys, question), again=True)
             if table is None or not self._tells(table, labels, stood_in=stood_in):
                 return None
         return table.scores(labels)
@@ -88,11 +88,11 @@ class LabelAnswers:
 
     async def brought(self, question: LabelQuestion) -> LabelScores | None:
         """The reading that the tier has, or None."""
-        parts, labels = question.context.described, question.labels
+        labels = question.labels
         for keys, stood_in in ((self._keys, False), (self._stand_in, True)):
-            table = None if keys is None else await self._kept.brought(keys.key(**parts))
+            table = None if keys is None else await self._kept.brought(question.context.key(keys))
             if keys is not None and table is not None and not self._tells(table, labels, stood_in=stood_in):
-                table = await self._kept.brought(_own(keys, parts, labels))
+                table = await self._kept.brought(_own(keys, question))
             if table is not None and self._tells(table, labels, stood_in=stood_in):
                 self._keep_some(question)
                 return table.scores(labels)
@@ -107,8 +107,7 @@ class LabelAnswers:
 
     @asynccontextmanager
     async def _alone(self, question: LabelQuestion, turn: Turn[LabelScores]) -> AsyncIterator[None]:
-        parts, labels = question.context.described, question.labels
-        key = self._keys.key(**parts)
+        labels, key = question.labels, question.context.key(self._keys)
         table = await self._kept.claimed(key)
         try:
             if table is not None and self._tells(table, labels, stood_in=False):
@@ -119,7 +118,7 @@ class LabelAnswers:
 
     def _keep_some(self, question: LabelQuestion) -> None:
         """Keeps the question of one answer in many that came from the tier, so that it can be asked again."""
-        key = self._keys.key(**question.context.described)
+        key = question.context.key(self._keys)
         if self._questions.wants(key, BROUGHT):
             with suppress(RowError):  # an answer that this machine could not ask for
                 asked = question.prepared(several_tokens=False).requests[0]
@@ -137,19 +136,18 @@ class LabelAnswers:
         if scores.stand_in is not None:
             self.tell_stand_in(scores.stand_in)
         keys = self._keys if scores.stand_in is None else self._stand_in or self._keys
-        parts = question.context.described
-        key = keys.key(**parts)
+        key = question.context.key(keys)
         found, known = LabelTable.of(question.labels, scores), self._kept.known(key, again=True)
         whole = found if known is None else found.with_more(known)
         if whole is not None:
             self._kept.keep(key, whole, turn)
         if whole is None or (known is not None and self.has_tier):  # where the first table is not replaced
-            self._kept.keep(_own(keys, parts, question.labels), found, turn)
+            self._kept.keep(_own(keys, question), found, turn)
         asks = asked.labels and not asked.parts and scores.stand_in is None
         if asks and self._questions.wants(key):
             self._questions.keep(key, self._identity, asked)
 
 
-def _own(keys: Keys, parts: Mapping[str, Part], labels: tuple[str, ...]) -> str:
+def _own(keys: Keys, question: LabelQuestion) -> str:
     """The key for readings of a prompt that are no one table."""
-    return keys.key(**parts, labels=json.dumps(labels))
+    return keys.key(**question.context.described, labels=json.dumps(question.labels))
