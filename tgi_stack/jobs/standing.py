@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from cache.store import Store
-from tgi_stack.answers.cache_admin import open_store
+from tgi_stack.answers.tier.opening import open_run_store
 from tgi_stack.backends.base import Backend
 from tgi_stack.backends.open import open_backend
 from tgi_stack.concurrency import fan_out
@@ -112,7 +112,7 @@ class Standing:
             if self._backend is None:
                 settings = within_limits(self._spec.settings)
                 if self._store is None:
-                    self._store = open_store(settings)
+                    self._store = open_run_store(settings)
                 backend = await open_backend(settings, self._spec.kind, self._store, for_rows=True)
                 self._job = self._spec.job(backend, self._store, self._items, self._images)
                 self._at_once = asyncio.Semaphore(max(1, self._width or self._job.workers))
