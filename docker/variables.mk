@@ -1,4 +1,5 @@
 # The variables of `make up`. tools/reference.py writes them from tgi_stack/stack/planning/request.py.
+TEXT ?= tgi
 TEXT_MODEL ?= Qwen/Qwen3-0.6B
 TEXT_QUANTIZATION ?= none
 VISION ?= vllm
@@ -14,7 +15,8 @@ VISION_PORT ?= 8081
 GATEWAY_NAME ?=
 GATEWAY_PORT ?=
 GRAFANA_PORT ?=
-SERVERS = --text-model "$(TEXT_MODEL)" \
+SERVERS = --text "$(TEXT)" \
+	--text-model "$(TEXT_MODEL)" \
 	--text-quantization "$(TEXT_QUANTIZATION)" \
 	--vision "$(VISION)" \
 	--vision-model "$(VISION_MODEL)" \
@@ -30,8 +32,9 @@ BESIDE = $(if $(GATEWAY_NAME),--gateway-name "$(GATEWAY_NAME)") \
 	$(if $(GATEWAY_PORT),--gateway-port "$(GATEWAY_PORT)") \
 	$(if $(GRAFANA_PORT),--grafana-port "$(GRAFANA_PORT)")
 define say_variables
-	@echo "  TEXT_MODEL=$(TEXT_MODEL)   What the text server (TGI) holds."
-	@echo "  TEXT_QUANTIZATION=$(TEXT_QUANTIZATION)   none|8bit|4bit|fp8: How it keeps weights; TGI can none and 8bit."
+	@echo "  TEXT=$(TEXT)   tgi|vllm|sglang: Who serves text; vLLM and SGLang read any labels exactly, with their mass."
+	@echo "  TEXT_MODEL=$(TEXT_MODEL)   What the text server holds."
+	@echo "  TEXT_QUANTIZATION=$(TEXT_QUANTIZATION)   none|8bit|4bit|fp8: How it keeps weights; TGI can none and 8bit, the others none and fp8."
 	@echo "  VISION=$(VISION)   tgi|vllm|sglang: Who serves images; TGI can't load Qwen3-VL, but Qwen2.5-VL."
 	@echo "  VISION_MODEL=$(VISION_MODEL)   What the vision server holds. [Qwen/Qwen3-VL-2B-Instruct on vllm and sglang, Qwen/Qwen2.5-VL-3B-Instruct on tgi]"
 	@echo "  VISION_QUANTIZATION=$(VISION_QUANTIZATION)   none|8bit|4bit|fp8: How it keeps weights; vLLM and SGLang can none and fp8."

@@ -36,6 +36,16 @@ def test_jobs_need_no_further_setting(host: Host, tmp_path: Path) -> None:
     assert clone.make("wait").said.count("answers in") == 2
 
 
+def test_text_on_vllm_by_one_word(host: Host, tmp_path: Path) -> None:
+    clone = host.down()
+    assert "TGI is in maintenance mode" not in clone.make("up", "TEXT=vllm").said
+    assert "text: Qwen/Qwen3-0.6B on vllm" in clone.make("status").said
+    given = ("--items", CATALOGUE / "items.jsonl", "-o", tmp_path / "r.jsonl")
+    clone.fastqwen("rerank", CATALOGUE / "sessions.jsonl", *given)
+    assert {(row["status"], row["engine"]) for row in read_records(tmp_path / "r.jsonl")} == {("ok", "vllm")}
+    clone.make("down")
+
+
 def test_host_and_servers_meet_at_the_front_alone(host: Host) -> None:
     clone = host.up()
     with HTTPServer(("0.0.0.0", 0), _Page) as service:  # noqa: S104  # a service of the host, open to all

@@ -32,9 +32,18 @@ pytestmark = pytest.mark.skipif(
 
 FILE = ROOT / "docker" / "compose.yml"
 SCHEMA = Path("/usr/lib/python3/dist-packages/compose/config/compose_spec.json")
-SERVERS = ("text", "vision-vllm", "vision-tgi", "vision-sglang")
-OPTIONS = {"vision-vllm": VLLM_OPTIONS, "vision-sglang": SGLANG_OPTIONS}
-SWITCHES = {"vision-vllm": ("VLLM_NO_USAGE_STATS", "1"), "vision-sglang": ("DO_NOT_TRACK", "1")}
+SERVERS = ("text", "text-vllm", "text-sglang", "vision-vllm", "vision-tgi", "vision-sglang")
+OPTIONS = {
+    "vision-vllm": VLLM_OPTIONS,
+    "text-vllm": VLLM_OPTIONS,
+    "vision-sglang": SGLANG_OPTIONS,
+    "text-sglang": SGLANG_OPTIONS,
+}
+SWITCHES = {
+    f"{kind}-{engine}": switch
+    for kind in ("text", "vision")
+    for engine, switch in (("vllm", ("VLLM_NO_USAGE_STATS", "1")), ("sglang", ("DO_NOT_TRACK", "1")))
+}
 Services = dict[str, dict[str, Any]]
 
 
@@ -187,7 +196,7 @@ def test_servers_write_only_to_named_places(services: Services) -> None:
             environment = service["environment"]
             assert environment["HOME"] == "/home/server"
             caches = ["TRITON_CACHE_DIR", "FLASHINFER_WORKSPACE_BASE"]
-            caches += ["VLLM_CACHE_ROOT"] if kind_of(name) == "vision-vllm" else []
+            caches += ["VLLM_CACHE_ROOT"] if str(kind_of(name)).endswith("vllm") else []
             assert all(environment[cache].startswith("/compiled/") for cache in caches)
 
 
@@ -217,7 +226,7 @@ def test_servers_have_grace_memory_and_health_checks(services: Services) -> None
             assert int(service["stop_grace_period"].rstrip("s").replace("1m40", "100")) > 90
             assert service["shm_size"]
             assert service["runtime"] == "nvidia"
-            page = "/ready" if kind_of(name) == "vision-sglang" else "/health"  # whose /health generates
+            page = "/ready" if str(kind_of(name)).endswith("sglang") else "/health"  # whose /health generates
             assert page in " ".join(service["healthcheck"]["test"])
 
 
@@ -227,7 +236,7 @@ def test_servers_have_grace_memory_and_health_checks(services: Services) -> None
 def test_every_option_is_one_of_its_engine(services: Services) -> None:
     for name, service in services.items():
         if kind := kind_of(name):
-            vllm = kind == "vision-vllm"
+            vllm = kind.endswith("vllm")
             assert set(options(service)) <= OPTIONS.get(kind, TGI_OPTIONS), name
             own = {
                 v
@@ -302,6 +311,30 @@ def test_vision_on_tgi(tmp_path: Path) -> None:
     assert given["--dtype"] == "bfloat16"
     profiles = next(line for line in (tmp_path / ".env").read_text().splitlines() if "PROFILES" in line)
     assert profiles == "COMPOSE_PROFILES=vision-tgi,text,gateway,observe"
+
+
+@pytest.mark.parametrize(("engine", "model"), [("vllm", None), ("sglang", "--model-path")])
+def test_text_on_another_engine(tmp_path: Path, engine: str, model: str | None) -> None:
+    asked = Request(text=engine, text_model="Qwen/Qwen3-1.7B", text_quantization="fp8")
+    services = planned(tmp_path, asked, nvidia_smi.TWO_L4)
+    server = services[f"text-{engine}"]
+    assert (options(server)[model] if model else words(server)[0]) == "Qwen/Qwen3-1.7B"
+    assert options(server)["--quantization"] == "fp8"
+    assert list(server["networks"]["servers"]["aliases"]) == ["text-servers"]
+    assert server["image"] == services["models"]["image"] == ENGINES[engine].image
+    assert services[f"text-{engine}-2"]["environment"]["NVIDIA_VISIBLE_DEVICES"] == "none"
+    written = DockerFolder(tmp_path).written
+    assert written is not None
+    assert f"text-{engine}" in [one["service"] for one in written["servers"]]
+
+
+def test_a_picture_fits_the_limits_of_tgi(tmp_path: Path) -> None:
+    """It counts one of a megapixel as 5,349 tokens, of which the model reads 1,337."""
+    given = options(
+        planned(tmp_path, Request(vision="tgi", max_total_tokens=4096), nvidia_smi.L4)["vision-tgi"]
+    )
+    assert int(str(given["--max-input-tokens"])) - 2**20 // 196 >= 4095 - 2**20 // 784 - 4
+    assert given["--max-batch-prefill-tokens"] == given["--max-input-tokens"]
 
 
 def test_vision_on_sglang(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tgi_stack.stack.planning.plan import Plan
 from tgi_stack.stack.planning.request import MOST_REPLICAS
 
 COMPOSE = "compose.yml"
-_SERVERS = ("text", "vision-vllm", "vision-tgi", "vision-sglang")
+_SERVERS = ("text", "text-vllm", "text-sglang", "vision-vllm", "vision-tgi", "vision-sglang")
 _REPLICAS = tuple(f"{kind}-{number}" for kind in _SERVERS for number in range(2, MOST_REPLICAS + 1))
 ALL_PROFILES = (*_SERVERS, *_REPLICAS, "models", "gateway", "observe")
 OWN_TLS = "/run/tls/cert.pem /run/tls/key.pem"

@@ -17,7 +17,10 @@ OTHER_IMAGES = {
     "GRAFANA_IMAGE": "grafana/grafana:11.6.0",
     "DCGM_IMAGE": "nvcr.io/nvidia/k8s/dcgm-exporter:3.3.9-3.6.1-ubuntu22.04",
 }
-IMAGES = {"vllm": "VLLM_IMAGE", "tgi": "VISION_TGI_IMAGE", "sglang": "SGLANG_IMAGE"}  # of the vision server
+IMAGES = {
+    "text": {"tgi": "TGI_IMAGE", "vllm": "TEXT_VLLM_IMAGE", "sglang": "TEXT_SGLANG_IMAGE"},
+    "vision": {"tgi": "VISION_TGI_IMAGE", "vllm": "VLLM_IMAGE", "sglang": "SGLANG_IMAGE"},
+}
 HOST_MEMORY_MIB = 12 * 1024  # beside the weights, which pass through the host's memory
 
 
@@ -40,10 +43,13 @@ def variables(plan: Plan, pins: Pins, extras: tuple[str, ...]) -> dict[str, str]
     values = {
         "COMPOSE_PROJECT_NAME": PROJECT,
         "COMPOSE_PROFILES": ",".join([*map(service, plan.servers), *extras]),
-        "TGI_IMAGE": pins.image(text.wanted.image),
+        # Any engine's image can fetch weights; the text server's is on this host anyway.
+        "MODELS_IMAGE": pins.image(text.wanted.image),
         "NUM_SHARD": str(plan.request.num_shard),
         "MAX_TOTAL_TOKENS": str(plan.request.max_total_tokens),
         "MAX_INPUT_TOKENS": str(plan.request.max_total_tokens - 1),
+        "VISION_MAX_TOTAL_TOKENS": str(vision.wanted.tokens(plan.request)),
+        "VISION_MAX_INPUT_TOKENS": str(vision.wanted.tokens(plan.request) - 1),
         "MAX_BATCH_PREFILL_TOKENS": str(plan.prefill),
         "MAX_TOP_N_TOKENS": "128",
         "PAYLOAD_LIMIT": "16000000",
@@ -53,8 +59,8 @@ def variables(plan: Plan, pins: Pins, extras: tuple[str, ...]) -> dict[str, str]
         "SERVER_SHM": f"{plan.request.num_shard}g",
     }
     values |= {variable: pins.image(name) for variable, name in OTHER_IMAGES.items()}
-    values[IMAGES[vision.wanted.engine.name]] = pins.image(vision.wanted.image)
     for first in (text, vision):
+        values[IMAGES[first.kind][first.wanted.engine.name]] = pins.image(first.wanted.image)
         prefix = first.kind.upper()
         values |= {
             f"{prefix}_MODEL": first.wanted.name,
@@ -77,9 +83,10 @@ def _host_mib(plan: Plan) -> int:
 
 def service(server: Server) -> str:
     """A server's service in the compose file, and its profile."""
-    if server.kind == "text":
+    engine = server.wanted.engine.name
+    if server.kind == "text" and engine == "tgi":
         return server.name
-    return server.name.replace("vision", f"vision-{server.wanted.engine.name}", 1)
+    return server.name.replace(server.kind, f"{server.kind}-{engine}", 1)
 
 
 def described(plan: Plan, pins: Pins, extras: tuple[str, ...]) -> dict[str, Any]:

@@ -49,13 +49,18 @@ TGI = Engine("tgi", "3.3.7", "ghcr.io/huggingface/text-generation-inference:3.3.
 VLLM = Engine("vllm", "0.33.0", "vllm/vllm-openai:v0.33.0")
 SGLANG = Engine("sglang", "0.5.23", "lmsysorg/sglang:v0.5.23")
 ENGINES = {engine.name: engine for engine in (TGI, VLLM, SGLANG)}
+# What who chooses an engine has to know of TGI, as of the day that it was looked up.
+STATE_OF_TGI = (
+    "TGI is in maintenance mode (3.3.7 is its last release; looked up 2026-11-28). TEXT=vllm or TEXT=sglang "
+    "brings exact masses, labels of several tokens and more labels at once, without a fallback"
+)
 REPEATABLE = "--enable-deterministic-inference"  # of SGLang
 MODEL_TYPES = ("qwen3", "qwen3_vl", "qwen2_5_vl")
 # none, 8bit, 4bit and fp8 are made of plain weights at the start; the others are kinds of checkpoints.
 QUANTIZATIONS = ("none", "8bit", "4bit", "fp8", "fp8-checkpoint", "awq", "gptq")
 CHOICES = QUANTIZATIONS[:4]
 
-_ON_VLLM = "a vLLM server reads such a checkpoint; for text on TGI: TEXT_QUANTIZATION=none or 8bit"
+_ON_VLLM = "TEXT=vllm reads such a checkpoint; on TGI: TEXT_QUANTIZATION=none or 8bit"
 _VISION_ON_VLLM = "serve it with vLLM: VISION=vllm"
 
 
@@ -69,7 +74,9 @@ def _tgi_qwen3() -> dict[str, Cell]:
         "4bit": Refusal(
             "NotImplementedError: 4bit quantization is not supported for AutoModel", "TEXT_QUANTIZATION=8bit"
         ),
-        "fp8": Refusal("TGI accepts fp8 for Qwen3 and loads it unquantised", "TEXT_QUANTIZATION=8bit"),
+        "fp8": Refusal(
+            "TGI accepts fp8 for Qwen3 and loads it unquantised", "TEXT_QUANTIZATION=8bit or TEXT=vllm"
+        ),
         "fp8-checkpoint": Refusal("nobody is known to have loaded a Qwen3 FP8 checkpoint in TGI", _ON_VLLM),
         "awq": Refusal(checkpoint.format("awq"), _ON_VLLM),
         "gptq": Refusal(checkpoint.format("gptq"), _ON_VLLM),
@@ -94,7 +101,7 @@ def _tgi_qwen3_vl() -> dict[str, Cell]:
 def _vllm() -> dict[str, Cell]:
     gone = Refusal(
         "vLLM has no bitsandbytes any more (`Unknown quantization method: bitsandbytes`)",
-        "VISION_QUANTIZATION=fp8, or an AWQ, GPTQ or FP8 checkpoint",
+        "TEXT_QUANTIZATION or VISION_QUANTIZATION=fp8, or an AWQ, GPTQ or FP8 checkpoint",
     )
     return _without_bitsandbytes(("--dtype", "bfloat16"), gone)
 
@@ -102,7 +109,7 @@ def _vllm() -> dict[str, Cell]:
 def _sglang() -> dict[str, Cell]:
     untried = Refusal(
         "nobody is known to have loaded a Qwen3 with bitsandbytes in SGLang",
-        "VISION_QUANTIZATION=fp8, or an AWQ, GPTQ or FP8 checkpoint",
+        "TEXT_QUANTIZATION or VISION_QUANTIZATION=fp8, or an AWQ, GPTQ or FP8 checkpoint",
     )
     # Logits in fp32: labels tie in bf16.
     return _without_bitsandbytes(("--dtype", "bfloat16", "--enable-fp32-lm-head"), untried)

@@ -23,6 +23,8 @@ VISION_MIB = 1024  # the encoder at work on the largest picture
 KEPT_FREE_MIB = 1024  # drivers, engines and nvidia-smi count a few hundred MiB differently
 LEAST_REQUESTS = 2  # of full length, whose keys and values have to fit
 USABLE_KV = 0.9  # of what TGI gives to keys and values
+# TGI counts a token for each 196 pixels, four times what the model reads; of the largest picture we send.
+PICTURE_COUNTED_MORE = 3 * (2**20 // 784)
 ENOUGH_TOKENS = 262_144  # of keys and values; more brings little, and others may want the GPU
 PREFILL_TOKENS = (16_384, 8_192)  # the larger batch where it fits
 
@@ -40,19 +42,24 @@ class Wanted:
     launch: Launch
     prefill: int
 
+    def tokens(self, request: Request) -> int:
+        """The longest prompt with its answer, as this server counts."""
+        counts_more = self.kind == "vision" and self.engine == engines.TGI
+        return request.max_total_tokens + (PICTURE_COUNTED_MORE if counts_more else 0)
+
     def need_mib(self, request: Request) -> int:
         """The least memory of each of its GPUs."""
         shards = request.num_shard
         work = 2 * self.prefill * (2 * self.model.intermediate + 4 * self.model.hidden)
         parts = self.model.weight_bytes(self.launch.weight_bits) + self._kv(
-            LEAST_REQUESTS * request.max_total_tokens
+            LEAST_REQUESTS * self.tokens(request)
         )
         fixed = FIXED_MIB[self.engine.name] + (VISION_MIB if self.kind == "vision" else 0)
         return fixed + (work + parts // shards) // MIB + 1
 
     def enough_mib(self, request: Request) -> int:
         """Beyond this more memory brings little."""
-        more = max(0, ENOUGH_TOKENS - LEAST_REQUESTS * request.max_total_tokens)
+        more = max(0, ENOUGH_TOKENS - LEAST_REQUESTS * self.tokens(request))
         return self.need_mib(request) + self._kv(more) // request.num_shard // MIB
 
     def _kv(self, tokens: int) -> int:
@@ -149,7 +156,7 @@ def wanted(request: Request, prefill: int) -> dict[str, Wanted]:
         UsageError: an engine can't serve the model so.
     """
     asked = {
-        "text": (engines.TGI, "", request.text_quantization),
+        "text": (engines.ENGINES[request.text], "", request.text_quantization),
         "vision": (engines.ENGINES[request.vision], request.vision_image, request.vision_quantization),
     }
     made = {}
@@ -268,6 +275,7 @@ def _alternatives(request: Request) -> Iterator[tuple[str, Request]]:
         if shards > request.num_shard:
             yield f"NUM_SHARD={shards}", replace(request, num_shard=shards)
     yield "VISION_QUANTIZATION=fp8", replace(request, vision_quantization="fp8")
+    yield "TEXT_QUANTIZATION=fp8", replace(request, text_quantization="fp8")
     yield "TEXT_QUANTIZATION=8bit", replace(request, text_quantization="8bit")
     for tokens in (4096, 2048):
         if request.max_total_tokens > tokens:

@@ -28,11 +28,16 @@ _stack = partial(Option, group=SERVERS)
 class Request:
     """Each field is a variable of `make up` under the same name in capitals, and an option of `stack`."""
 
-    text_model: Annotated[str, _stack("What the text server (TGI) holds.", metavar="ID")] = DEFAULT_MODELS[
-        "text"
-    ]
+    text: Annotated[
+        str,
+        _stack(
+            "Who serves text; vLLM and SGLang read any labels exactly, with their mass.",
+            choices=tuple(ENGINES),
+        ),
+    ] = "tgi"
+    text_model: Annotated[str, _stack("What the text server holds.", metavar="ID")] = DEFAULT_MODELS["text"]
     text_quantization: Annotated[
-        str, _stack("How it keeps weights; TGI can none and 8bit.", choices=CHOICES)
+        str, _stack("How it keeps weights; TGI can none and 8bit, the others none and fp8.", choices=CHOICES)
     ] = "none"
     vision: Annotated[
         str,
@@ -81,8 +86,9 @@ class Request:
         for name, one in declared(Request).items():
             one.check(name.upper(), getattr(self, name))
         refuse_equal_ports({f"{kind.upper()}_PORT": port for kind, port in self.ports.items()})
-        if self.repeatable == "on" and self.vision != "sglang":
-            raise UsageError(f"REPEATABLE=on is SGLang's, and VISION={self.vision}; VISION=sglang")
+        if self.repeatable == "on" and "sglang" not in (self.text, self.vision):
+            asked = f"TEXT={self.text} and VISION={self.vision}"
+            raise UsageError(f"REPEATABLE=on is SGLang's, and {asked}; TEXT=sglang or VISION=sglang")
         for name in (self.text_model, self.vision_model, self.vision_image):
             # They go into a file of variables and a command line.
             if name and not all(c.isalnum() or c in "/._-:@" for c in name):

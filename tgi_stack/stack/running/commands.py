@@ -11,7 +11,7 @@ from tgi_stack.doctor.check import Check
 from tgi_stack.errors import FastqwenError, MachineError, ServerError, UsageError
 from tgi_stack.stack.files import keys
 from tgi_stack.stack.files.docker_folder import DockerFolder
-from tgi_stack.stack.planning import gpus, plan
+from tgi_stack.stack.planning import engines, gpus, plan
 from tgi_stack.stack.planning.beside import PORTS, Beside
 from tgi_stack.stack.planning.ports import refuse_equal_ports, refuse_taken_ports
 from tgi_stack.stack.planning.request import Request
@@ -56,7 +56,9 @@ class Stack:
         """
         request = Request(**given)
         if assume is not None:
-            return table(plan.make(request, gpus.assumed(assume)))
+            made = plan.make(request, gpus.assumed(assume))
+            tell_states(made)
+            return table(made)
         if pin:
             self.folder.write_pins(pinning.renewed(self.folder, request))
         running = self._running_plan()
@@ -67,6 +69,7 @@ class Stack:
         made = plan.make(request, gpus.read())
         self.folder.write(made, extras)
         keys.prepare(self.folder.path)
+        tell_states(made)
         return table(made)
 
     def _running_plan(self) -> dict[str, Any] | None:
@@ -121,6 +124,7 @@ class Stack:
             self.folder.write_pins(pinning.completed(self.folder, request))
             self._tell_what_is_left_off(extras)
             self.folder.write(made, extras, asked)
+            tell_states(made)
         self._start(timeout_s)
         return [parts.entry(server) for server in self._written()["servers"]]
 
@@ -254,6 +258,12 @@ def _help(there: dict[str, State] | None, state: State) -> str:
     if state.state in ("no container", "exited", "dead", "created"):
         return "make up; make logs"
     return f"docker unpause {state.id[:12]}" if state.state == "paused" else "make wait; make logs"
+
+
+def tell_states(made: plan.Plan) -> None:
+    """What who chooses engines has to know of those that were chosen."""
+    if any(server.wanted.engine == engines.TGI for server in made.servers):
+        LOG.info(engines.STATE_OF_TGI)
 
 
 def table(made: plan.Plan) -> list[str]:
