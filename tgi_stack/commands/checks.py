@@ -85,7 +85,7 @@ class PlanScale(Arguments):
     core_rate: Annotated[
         float,
         Option("Rows that a core prepares in a second.", RUNNER, metavar="ROWS/S", least=1e-3, most=1e9),
-    ] = 190.0
+    ] = 250.0
     block: Annotated[
         int, Option("Rows of a block, as --rows-per-block.", RUNNER, metavar="N", least=1, most=10**6)
     ] = 500

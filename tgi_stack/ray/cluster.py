@@ -194,6 +194,7 @@ def _hushed() -> Iterator[None]:
         yield
     finally:
         os.dup2(kept, 2)
+        logging.getLogger("ray").setLevel(logging.ERROR)  # which `init` has set anew
         os.close(kept)
         os.close(nowhere)
 

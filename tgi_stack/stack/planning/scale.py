@@ -37,9 +37,9 @@ class Rates:
     """
 
     gpu: float = 897.0
-    prepared: float = 190.0
+    prepared: float = 250.0
     kept: float = 2_000.0
-    looked: float = 20_000.0
+    looked: float = 50_000.0
     written: float = 100_000.0
     block_s: float = 0.014
     start_s: float = 30.0
