@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import CATALOGUE, ROOT
+from tests.conftest import CATALOGUE, ROOT, Fastqwen
 from tests.loopback import serve
 from tests.ray.conftest import LONGEST_S, NODE, ran, records_of, started, write_prompts
 
@@ -37,23 +37,23 @@ def parts(out: Path) -> list[Path]:
     return sorted(out.glob("part-*"))
 
 
-def test_two_nodes_answer_as_one_process(cluster: Any, tmp_path: Path) -> None:
+def test_two_nodes_answer_as_one_process(cluster: Any, tmp_path: Path, fastqwen: Fastqwen) -> None:
     plain, out = tmp_path / "plain.jsonl", tmp_path / "out"
     job = ("rerank", SESSIONS, "--items", ITEMS, *TINY)
-    ran(*job, "-o", str(plain))
+    fastqwen(*job, "-o", plain)
     ray = ("--runner", "ray", "--ray-address", cluster.address, "--workers", "2", "--rows-per-block", "9")
     said = ran(*job, "-o", str(out), *ray)
     assert "24 rows: 24 ok (0 from cache), 0 failed, 0 pending" in said
     assert parts(out)[0].name == "part-000000000001-000000000009.jsonl"
-    ran("compare", str(plain), str(out), "--limit", "1e-5")
+    fastqwen("compare", plain, out, "--limit", "1e-5")
     assert [one["id"] for one in records_of(out)] == [one["id"] for one in records_of(plain)]
-    ran("verify", str(out))
-    ran("eval", str(out))
-    ran("report", str(out), "--input", SESSIONS, "-o", str(tmp_path / "report.html"))
+    fastqwen("verify", out)
+    fastqwen("eval", out)
+    fastqwen("report", out, "--input", SESSIONS, "-o", tmp_path / "report.html")
     assert "is finished" in ran(*job, "-o", str(out), *ray)
 
 
-def test_dead_node_and_server_cost_no_row(cluster: Any, tmp_path: Path) -> None:
+def test_dead_node_and_server_cost_no_row(cluster: Any, tmp_path: Path, fastqwen: Fastqwen) -> None:
     source, out = write_prompts(tmp_path / "in.jsonl", 1200), tmp_path / "out"
     with serve("vllm", delay_s=0.05) as first, serve("vllm", delay_s=0.05) as second:
         job = ("probs", str(source), *ONE_BY_ONE, "--endpoint", first.url, "--endpoint", second.url)
@@ -66,10 +66,10 @@ def test_dead_node_and_server_cost_no_row(cluster: Any, tmp_path: Path) -> None:
         _, said = run.communicate(timeout=LONGEST_S)
         second.start()
         assert run.returncode == 0, said
-        ran(*job, "-o", str(tmp_path / "plain.jsonl"))
+        fastqwen(*job, "-o", tmp_path / "plain.jsonl")
         assert first.posts + second.posts <= 2 * 1200 + 2 * 2 * 50 + 50
     assert records_of(out) == records_of(tmp_path / "plain.jsonl")
-    ran("verify", str(out))
+    fastqwen("verify", out)
 
 
 def test_parts_go_into_a_store(cluster: Any, bucket: str, tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_parts_go_into_a_store(cluster: Any, bucket: str, tmp_path: Path) -> Non
     assert "is finished" in ran(*job, *ray, environment={"XDG_STATE_HOME": str(tmp_path / "another")})
 
 
-def test_a_stalled_run_ends_and_goes_on_later(cluster: Any, tmp_path: Path) -> None:
+def test_a_stalled_run_ends_and_goes_on_later(cluster: Any, tmp_path: Path, fastqwen: Fastqwen) -> None:
     source, out = write_prompts(tmp_path / "in.jsonl", 30), tmp_path / "out"
     with serve("vllm") as server:
         job = ("probs", str(source), *ONE_BY_ONE, "--endpoint", server.url, "-o", str(out))
@@ -113,10 +113,10 @@ def test_a_stalled_run_ends_and_goes_on_later(cluster: Any, tmp_path: Path) -> N
         assert "30 rows: 0 ok (0 from cache), 0 failed, 30 pending" in said
         server.delay_s = 0.0
         assert "30 rows: 30 ok" in ran(*job, *ray)
-    ran("verify", str(out))
+    fastqwen("verify", out)
 
 
-def test_killed_run_leaves_nothing_and_goes_on(tmp_path: Path) -> None:
+def test_killed_run_leaves_nothing_and_goes_on(tmp_path: Path, fastqwen: Fastqwen) -> None:
     source, out = write_prompts(tmp_path / "in.jsonl", 600), tmp_path / "out"
     place = {"TMPDIR": str(tmp_path), "HOME": str(tmp_path)}
     with serve("vllm", delay_s=0.05) as server:
@@ -136,7 +136,7 @@ def test_killed_run_leaves_nothing_and_goes_on(tmp_path: Path) -> None:
         assert "600 rows: 600 ok" in ran(*job, *ray, environment=place)
         assert server.posts - asked <= 600 - 30 * len(kept) + 5  # and what a server is asked to begin with
     assert kept.items() <= {path.name: path.read_bytes() for path in parts(out)}.items()
-    ran("verify", str(out))
+    fastqwen("verify", out)
     until(lambda: not holders(own | clusters() - before), "the second cluster has ended", 20)
     assert not (tmp_path / ".ray").exists()
 
@@ -165,13 +165,13 @@ def holders(folders: set[str]) -> list[str]:
     return found
 
 
-def test_batches_in_a_pipeline_of_ones_own(tmp_path: Path) -> None:
+def test_batches_in_a_pipeline_of_ones_own(tmp_path: Path, fastqwen: Fastqwen) -> None:
     command = [sys.executable, str(ROOT / "examples/ray_pipeline.py"), str(tmp_path / "out")]
     done = subprocess.run(
         command, check=True, capture_output=True, text=True, env=os.environ | {"HOME": str(tmp_path)}
     )
     assert "24 rankings, 24 ok" in done.stdout
-    ran("rerank", SESSIONS, "--items", ITEMS, *TINY, "-o", str(tmp_path / "plain.jsonl"))
+    fastqwen("rerank", SESSIONS, "--items", ITEMS, *TINY, "-o", tmp_path / "plain.jsonl")
     found = {row["id"]: row for row in pq.read_table(tmp_path / "out").to_pylist()}
     for record in records_of(tmp_path / "plain.jsonl"):
         ranked = [one["id"] for one in found[record["id"]]["ranking"]]
