@@ -20,6 +20,7 @@ from tgi_stack.errors import MachineError, MissingPackageError, RowError, Settin
 from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.scoring import distributions
 from tgi_stack.settings import Settings
+from tgi_stack.settings.written import memory_of
 from tgi_stack.types import Caption, LabelScores
 
 Make = Callable[..., Settings]
@@ -164,6 +165,30 @@ def test_the_settings_become_switches(tiny_settings: Make) -> None:
     made = tiny_settings(llm_batch_size=5, semantic_summary_batch_size=7, use_flash_attention=True)
     assert switches_of(made, "text", CPU_32) == Switches(batch_size=5, flash=True)
     assert switches_of(made, "vision", CPU_32).batch_size == 7
+
+
+def test_gpu_memory_is_share_or_size(tiny_settings: Make) -> None:
+    total = 80 * 2**30
+    for given, found in (
+        ("0.5", total // 2),
+        (".25", total // 4),
+        ("1", total),
+        ("8GiB", 2**33),
+        (0.5, total // 2),
+    ):
+        assert memory_of(tiny_settings(gpu_memory=given).gpu_memory or "", total) == found
+    for wrong in ("0", "-1", "half", "nan", "1e9", "0GiB"):
+        with pytest.raises(ValueError, match="such as"):
+            memory_of(wrong, total)
+        with pytest.raises(SettingsError, match="such as"):
+            tiny_settings(gpu_memory=wrong)
+    with pytest.raises(ValueError, match="share"):
+        memory_of("81GiB", total)
+
+
+def test_gpu_memory_is_of_a_gpu(tiny_settings: Make) -> None:
+    with pytest.raises(SettingsError, match="is of a CUDA GPU, not of cpu"):
+        switches_of(tiny_settings(gpu_memory="0.5"), "text", CPU_32)
 
 
 def test_devices() -> None:

@@ -22,10 +22,10 @@ from tgi_stack.engine.layers.linear import FP8, FP8_MAX
 from tgi_stack.engine.loader import load
 from tgi_stack.engine.models import by_transformers
 from tgi_stack.engine.models.shapes import random_model
-from tgi_stack.engine.placement import choose
+from tgi_stack.engine.placement import choose, hold_to
 from tgi_stack.engine.runtime import Runtime
 from tgi_stack.engine.scorer import Options, Scorer
-from tgi_stack.engine.switches import Switches
+from tgi_stack.engine.switches import CONTEXT, GIB, Switches
 from tgi_stack.hub import locate
 from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.scoring import distributions
@@ -48,6 +48,24 @@ def runtime(kind: str, tokenizer: Tokenizer, dtype: str = "bf16", **switches: An
 def test_the_kernels_compute_what_torch_computes(shape: tuple[int, int, int]) -> None:
     assert triton_launch.AVAILABLE
     assert trial(torch.device("cuda:0"), torch.bfloat16, shape, 1024) is None
+
+
+@pytest.mark.parametrize("kind", ["text", "vision"])
+def test_gpu_memory_is_respected(kind: str, tokenizer: Tokenizer) -> None:
+    """In bytes that torch has reserved: what CUDA takes besides is `CONTEXT`, looked at by hand."""
+    device, memory = torch.device("cuda:0"), 2 * GIB
+    torch.cuda.empty_cache()
+    chosen = Switches(memory=memory)
+    try:
+        hold_to(chosen.allocated, device)
+        torch.cuda.reset_peak_memory_stats(device)
+        found = runtime(kind, tokenizer, memory=memory)
+        if kind == "text":
+            ids = tuple(range(32, 432))
+            found.score([ScoreRequest("", ids, ("A",), (40,))] * 512)
+        assert torch.cuda.max_memory_reserved(device) <= memory - CONTEXT
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, device)
 
 
 Distributions = list[tuple[float, ...]]

@@ -76,6 +76,17 @@ class Fields(ServerFields, RunnerFields):
         ),
     ] = "auto"
 
+    gpu_memory: Annotated[
+        str | None,
+        free(
+            "What the engine may take of a GPU, such as 0.5 of it or 8GiB.",
+            TORCH,
+            JOBS,
+            metavar="SHARE|SIZE",
+            unset="what is free",
+        ),
+    ] = None
+
     # -- prompt ------------------------------------------------------------------------------------------
 
     prompt_file: Annotated[

@@ -73,6 +73,19 @@ def current(device: torch.device) -> AbstractContextManager[object]:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
+def hold_to(memory: int | None, device: torch.device) -> None:
+    """Has torch allocate no more on a GPU than `memory` bytes; None for no bound."""
+    if memory is not None and device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, memory / total), device)
+
+
+def free_memory(memory: int | None, device: torch.device) -> int:
+    """Bytes that may still be allocated on a GPU, of the `memory` that `hold_to` leaves."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return free if memory is None else max(0, min(free, memory - torch.cuda.memory_reserved(device)))
+
+
 def _best() -> str:
     if torch.cuda.is_available():
         return "cuda:0"

@@ -24,7 +24,7 @@ from tgi_stack.engine.models import network
 from tgi_stack.engine.models.decoder import Decoder
 from tgi_stack.engine.models.network import Network
 from tgi_stack.engine.models.vision import Tower
-from tgi_stack.engine.placement import current
+from tgi_stack.engine.placement import current, free_memory
 from tgi_stack.engine.score_images import ImageScorer
 from tgi_stack.engine.scorer import SIZES, Scorer, options_for
 from tgi_stack.engine.switches import Switches
@@ -195,7 +195,7 @@ class _Decoders:
         if device.type != "cuda":
             return most
         torch.cuda.empty_cache()
-        free, _ = torch.cuda.mem_get_info(device)
+        free = free_memory(self.switches.allocated, device)
         return min(most, int(free * CACHE_SHARE) // (SlotCache.row_bytes(self.network) * rows))
 
     def make(self, slots: int, rows: int) -> Decoder:

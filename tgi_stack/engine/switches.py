@@ -12,7 +12,10 @@ from tgi_stack.engine.kernels import triton_launch
 from tgi_stack.engine.placement import Placement
 from tgi_stack.errors import MissingPackageError, SettingsError
 from tgi_stack.settings import Settings
+from tgi_stack.settings.written import memory_of
 
+GIB = 2**30
+CONTEXT = GIB // 2  # what a process of CUDA takes beside what torch allocates: kernels, libraries
 FP8_FROM = (9, 0)  # scales by row: Hopper and later
 COMPILERS = ("g++", "clang++", "c++")
 
@@ -24,6 +27,7 @@ class Switches:
     Attributes:
         weights: `none`, `8bit`, `4bit` or `fp8`.
         batch_size: prompts, or slots for summaries; None for as many as suit the device.
+        memory: bytes of the GPU that may be taken in all; None for what is free.
     """
 
     weights: str = "none"
@@ -31,6 +35,12 @@ class Switches:
     compiled: bool = False
     flash: bool = False
     batch_size: int | None = None
+    memory: int | None = None
+
+    @property
+    def allocated(self) -> int | None:
+        """What of `memory` torch may allocate."""
+        return None if self.memory is None else self.memory - CONTEXT
 
 
 def switches_of(settings: Settings, kind: str, placement: Placement) -> Switches:
@@ -46,6 +56,7 @@ def switches_of(settings: Settings, kind: str, placement: Placement) -> Switches
         compiled=settings.use_torch_compile,
         flash=settings.use_flash_attention,
         batch_size=settings.batch_size_for(kind),
+        memory=_memory(settings.gpu_memory, placement.device),
     )
     _check_weights(switches, placement)
     _check_loader(switches, placement)
@@ -54,6 +65,21 @@ def switches_of(settings: Settings, kind: str, placement: Placement) -> Switches
     if switches.flash and placement.device.type != "cpu":
         _check_flash(placement)
     return switches
+
+
+def _memory(given: str | None, device: torch.device) -> int | None:
+    if given is None:
+        return None
+    if device.type != "cuda":
+        raise SettingsError(f"--gpu-memory {given} is of a CUDA GPU, not of {device.type}; leave it out")
+    total = torch.cuda.get_device_properties(device).total_memory
+    try:
+        found = memory_of(given, total)
+    except ValueError as error:
+        raise SettingsError(f"--gpu-memory {given}: {error}; this one has {total / GIB:.0f} GiB") from error
+    if found <= CONTEXT:
+        raise SettingsError(f"--gpu-memory {given}: CUDA takes {CONTEXT / GIB} GiB before any weights")
+    return found
 
 
 def _check_weights(switches: Switches, placement: Placement) -> None:

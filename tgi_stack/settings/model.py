@@ -10,10 +10,10 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr, field_validator, model_
 
 from cache.tier.address import parse
 from tgi_stack.declared.option import declared
-from tgi_stack.declared.run import ITEM_FIELDS, Fields
+from tgi_stack.declared.run import ITEM_FIELDS, MOST, Fields
 from tgi_stack.declared.runner import workers_of
 from tgi_stack.redaction import keep_secret
-from tgi_stack.settings.written import bytes_of, split
+from tgi_stack.settings.written import bytes_of, memory_of, split
 
 DATA_FIELD = re.compile(r"data(\.[^.]+)+", re.DOTALL)
 CHECKPOINTS = ("--model", "--text-model", "--vision-model", "--tokenizer")  # a folder, a file or an id
@@ -65,16 +65,23 @@ class Settings(Fields, BaseModel):  # type: ignore[misc]
             workers_of(value)
         return value
 
-    @field_validator("workers", mode="before")
+    @field_validator("workers", "gpu_memory", mode="before")
     @classmethod
     def _one_number(cls, value: object) -> object:
-        return str(value) if type(value) is int else value  # as a file or Python gives it
+        return str(value) if type(value) in (int, float) else value  # as a file or Python gives it
 
     @field_validator("cache_tier")
     @classmethod
     def _tier(cls, value: str | None) -> str | None:
         if value is not None:
             keep_secret(parse(value).password)
+        return value
+
+    @field_validator("gpu_memory")
+    @classmethod
+    def _memory(cls, value: str | None) -> str | None:
+        if value is not None:
+            memory_of(value, MOST)
         return value
 
     @field_validator("cache_size", mode="before")

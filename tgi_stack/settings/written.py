@@ -19,6 +19,19 @@ def bytes_of(value: str) -> int:
     return int(float(found[1]) * units[found[2].upper()])
 
 
+def memory_of(value: str, total: int) -> int:
+    """Bytes of a memory of `total` bytes: a share such as `0.5` of it, or a size such as `8GiB`.
+
+    Raises:
+        ValueError: it is neither, or less than nothing or more than all.
+    """
+    shares = re.fullmatch(r"\s*(?:0?\.\d+|0|1(?:\.0*)?)\s*", value)
+    found = min(total, round(float(value) * total)) if shares else bytes_of(value)
+    if not 0 < found <= total:
+        raise ValueError("give a share such as 0.5, or a size such as 8GiB that the device has")
+    return found
+
+
 def split(value: object) -> object:
     """`A,B,C` as its parts, of nothing none; what is no text is a list already."""
     if not isinstance(value, str):

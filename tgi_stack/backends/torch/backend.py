@@ -14,7 +14,7 @@ import torch
 from tgi_stack.backends.micro_batch import MicroBatcher, in_threads
 from tgi_stack.engine import caption
 from tgi_stack.engine.loader import VISION_TYPES, is_own, load, model_type_for, understand
-from tgi_stack.engine.placement import Placement, choose, devices
+from tgi_stack.engine.placement import Placement, choose, devices, hold_to
 from tgi_stack.engine.runtime import Runtime, gathered
 from tgi_stack.engine.switches import Switches, switches_of
 from tgi_stack.errors import UsageError
@@ -141,6 +141,7 @@ def open_local(found: TorchPlan) -> LocalBackend:
     Raises:
         MachineError: see `load.load`.
     """
+    hold_to(found.switches.allocated, found.placements[0].device)
     model = load(found.checkpoint, found.kind, found.placements[0], found.switches)
     tokenizer, grid = found.profile.tokenizer, found.profile.grid
     runtime = Runtime(model, found.switches, tokenizer=tokenizer, grid=grid, kind=found.kind)
