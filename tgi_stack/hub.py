@@ -23,6 +23,8 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # exported lazily
 
 from tgi_stack import lfs
+from tgi_stack.checkpoints import adapter
+from tgi_stack.checkpoints.adapter import Adapter
 from tgi_stack.errors import CheckpointError, MachineError, NoEngineError, UsageError
 from tgi_stack.settings import DEFAULT_MODELS
 from tgi_stack.tiny import TINY
@@ -35,15 +37,21 @@ FILES = ("*.safetensors", "*.json", "*.txt", "*.jinja")
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A model's files on this machine; `name` is what the user called it."""
+    """A model's files on this machine; `name` is what the user called it.
+
+    With an `adapter`, `folder` is its base's, and `revision` stands for both.
+    """
 
     name: str
     revision: str
     folder: Path
+    adapter: Adapter | None = None
 
     @property
     def tokenizer_file(self) -> Path:
-        return self.folder / TOKENIZER
+        """Its tokenizer.json; an adapter's own, where it comes with one."""
+        own = None if self.adapter is None else self.adapter.folder / TOKENIZER
+        return self.folder / TOKENIZER if own is None or not own.is_file() else own
 
     @property
     def config(self) -> dict[str, Any]:
@@ -65,6 +73,10 @@ class Checkpoint:
         Raises:
             CheckpointError: a Git LFS pointer in its place, or nothing: prompts would be written otherwise.
         """
+        if self.adapter is not None:
+            trained = Checkpoint(self.name, self.revision, self.adapter.folder).chat_template
+            if trained is not None:
+                return trained
         own = self.folder / "chat_template.jinja"
         if own.is_file():
             text = own.read_bytes()
@@ -119,7 +131,7 @@ def locate(name: str | None, kind: str, revision: str | None, *, may_download: b
         return Checkpoint("tiny", f"shipped-{hashlib.sha256(weights).hexdigest()[:12]}", TINY / kind)
     name = name or DEFAULT_MODELS[kind]
     if (folder := _folder(name, "--model")) is not None:
-        return Checkpoint(name, revision_of(folder), folder)
+        return _checkpoint(name, folder, kind, None, may_download=may_download)
     found = _from_hub_cache(name, revision)
     if found is None:
         if not may_download:
@@ -128,7 +140,25 @@ def locate(name: str | None, kind: str, revision: str | None, *, may_download: b
                 "--engine torch; to try fastqwen without: --model tiny"
             )
         found = _download(name, revision)
-    return Checkpoint(name, found.name, found)
+    return _checkpoint(name, found, kind, found.name, may_download=may_download)
+
+
+def _checkpoint(
+    name: str, folder: Path, kind: str, revision: str | None, *, may_download: bool
+) -> Checkpoint:
+    """What a folder holds: a model, or an adapter, whose base is looked for as any other model."""
+    if not adapter.is_adapter(folder):
+        return Checkpoint(name, revision or revision_of(folder), folder)
+    found = adapter.read(folder, read_json(folder / adapter.CONFIG) or {})
+    try:
+        base = locate(found.base, kind, found.base_revision, may_download=may_download)
+    except (UsageError, MachineError, NoEngineError) as error:
+        raise type(error)(
+            f"{name} is an adapter of {found.base} ({adapter.CONFIG}: base_model_name_or_path): {error}"
+        ) from error
+    if base.adapter is not None:
+        raise CheckpointError(f"{name} is an adapter of {found.base}, another adapter; merge that first")
+    return Checkpoint(name, f"{base.revision}+lora-{found.digest[:12]}", base.folder, found)
 
 
 def revision_of(folder: Path) -> str:
@@ -150,10 +180,21 @@ def revision_of(folder: Path) -> str:
 def locate_files(name: str, kind: str, revision: str | None, *, may_download: bool = True) -> Path:
     """A folder with a model's small files (tokenizer, template, configurations), without its weights.
 
+    An adapter's are its base's.
+
     Raises:
         UsageError: no such model.
         MachineError: they can't be downloaded from here, or may not be.
     """
+    found = _small_files(name, kind, revision, may_download=may_download)
+    fields = read_json(found / adapter.CONFIG) or {}
+    base = fields.get("base_model_name_or_path")
+    if not isinstance(base, str) or base == name:
+        return found
+    return _small_files(base, kind, fields.get("revision"), may_download=may_download)
+
+
+def _small_files(name: str, kind: str, revision: str | None, *, may_download: bool) -> Path:
     if name == "tiny":
         return TINY / kind
     if (folder := _folder(name, "--model")) is not None:
@@ -161,7 +202,7 @@ def locate_files(name: str, kind: str, revision: str | None, *, may_download: bo
     small = [pattern for pattern in FILES if pattern != "*.safetensors"]
     try:
         found = Path(snapshot_download(name, revision=revision, allow_patterns=small, local_files_only=True))
-        if (found / TOKENIZER).is_file():
+        if (found / TOKENIZER).is_file() or adapter.is_adapter(found):
             return found
     except LocalEntryNotFoundError:
         pass
@@ -238,7 +279,7 @@ def _from_hub_cache(name: str, revision: str | None) -> Path | None:
             snapshot_download(name, revision=revision, allow_patterns=list(FILES), local_files_only=True)
         )
         index = folder / "model.safetensors.index.json"
-        wanted = {"model.safetensors"}
+        wanted = {adapter.WEIGHTS if adapter.is_adapter(folder) else "model.safetensors"}
         if index.is_file():
             wanted = set(json.loads(index.read_text())["weight_map"].values())
     except (LocalEntryNotFoundError, OSError, ValueError, KeyError):

@@ -145,3 +145,22 @@ def test_fields_go_by_their_older_names() -> None:
         one = card(longest=None) | {name: 4096}
         del one["max_model_len"]
         assert vllm.described(cards(one), VERSION)[0].context == 4096
+
+
+def test_an_adapter_is_asked_by_its_name(fastqwen: Fastqwen, tmp_path: Path) -> None:
+    class WithAdapter(Loopback):
+        def _described(self, path: str) -> dict[str, Any] | None:
+            if path == "/v1/models":
+                base = {"id": "base", "root": str(TINY / "text"), "parent": None, "max_model_len": 4096}
+                own = {"id": "lora", "root": "/adapters/x", "parent": "base", "max_model_len": None}
+                return {"data": [base, own]}
+            return super()._described(path)
+
+        def _answer(self, path: str, asked: dict[str, Any], *rest: Any) -> Any:
+            assert asked["model"] == "lora"
+            return super()._answer(path, asked, *rest)
+
+    rows, out = questions(tmp_path, 3), tmp_path / "o.jsonl"
+    with listening(WithAdapter("vllm", model="lora")) as server:
+        fastqwen("probs", rows, "--endpoint", server.url, "--model", "lora", "-o", out)
+    assert {(one["status"], one["model"]) for one in read_records(out)} == {("ok", "lora")}

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from tgi_stack.engine.formats import lora
 from tgi_stack.engine.models import by_transformers, compat, config, qwen3, weights
 from tgi_stack.engine.models.qwen3 import GenerationConfig
 from tgi_stack.engine.models.unsloth import load_unsloth
@@ -75,17 +76,31 @@ def model_type_for(checkpoint: Checkpoint, kind: str) -> str:
     return model_type
 
 
-def understand(checkpoint: Checkpoint) -> None:
+def understand(checkpoint: Checkpoint, switches: Switches = PLAIN) -> None:
     """Looks at a configuration before the weights load.
 
     Raises:
+        UsageError: an adapter, and weights that it can't be merged into.
         CheckpointError: see `config.read`; for other families, see `rope.settings_of`.
     """
     fields = checkpoint.config
+    if checkpoint.adapter is not None:
+        _refuse_packed(checkpoint, switches)
     if fields.get("model_type") in config.OWN_TYPES:
         config.read(fields)
     else:
         compat.respelled(fields)
+
+
+def _refuse_packed(checkpoint: Checkpoint, switches: Switches) -> None:
+    packed = checkpoint.config.get("quantization_config") is not None
+    if packed or switches.loader != "transformers" or switches.weights not in ("none", "fp8"):
+        how = "a quantised base" if packed else switches.weights
+        how = switches.loader if switches.loader != "transformers" else how
+        raise UsageError(
+            f"{checkpoint.name} is an adapter, which is merged into plain weights, not with {how}; "
+            "leave that out, or merge it first"
+        )
 
 
 def prove(checkpoint: Checkpoint) -> None:
@@ -110,7 +125,10 @@ def is_own(checkpoint: Checkpoint, switches: Switches) -> bool:
 def _load(checkpoint: Checkpoint, model_type: str, placement: Placement, switches: Switches) -> Any:
     fields, sees = checkpoint.config, model_type in VISION_TYPES
     if is_own(checkpoint, switches):
-        return qwen3.load(checkpoint.folder, config.read(fields), _generation(checkpoint), placement)
+        plain = qwen3.load(checkpoint.folder, config.read(fields), _generation(checkpoint), placement)
+        return lora.applied(plain, checkpoint)
+    if checkpoint.adapter is not None:
+        _refuse_packed(checkpoint, switches)
     prove(checkpoint)
     if switches.loader == "unsloth":
         return load_unsloth(checkpoint.folder, sees, placement, switches.weights)

@@ -13,6 +13,7 @@ import torch
 
 from tgi_stack.backends.micro_batch import MicroBatcher, in_threads
 from tgi_stack.engine import caption
+from tgi_stack.engine.formats import lora
 from tgi_stack.engine.loader import VISION_TYPES, is_own, load, model_type_for, understand
 from tgi_stack.engine.placement import Placement, choose, devices, hold_to
 from tgi_stack.engine.runtime import Runtime, gathered
@@ -115,7 +116,7 @@ def plan(settings: Settings, kind: str) -> TorchPlan:
         settings.model_for(kind), kind, settings.revision, may_download=settings.engine == "torch"
     )
     model_type_for(checkpoint, kind)
-    understand(checkpoint)
+    understand(checkpoint, switches)
     profile = _profile(checkpoint, settings)
     identity = Identity(
         engine="torch",
@@ -128,6 +129,7 @@ def plan(settings: Settings, kind: str) -> TorchPlan:
             [
                 f"torch {torch.__version__}",
                 *([] if is_own(checkpoint, switches) else [f"transformers {version('transformers')}"]),
+                *([] if checkpoint.adapter is None else [lora.said_version()]),
                 *([] if switches.loader == "transformers" else [switches.loader]),
             ]
         ),

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from tgi_stack.engine.formats import lora
 from tgi_stack.engine.models import compat
 from tgi_stack.engine.placement import Placement
 from tgi_stack.errors import CheckpointError
@@ -54,7 +55,8 @@ def load(checkpoint: Checkpoint, *, sees: bool, placement: Placement, quantized:
     # Names alone, or with the two shapes: releases differ.
     shapes = [one if isinstance(one, str) else one[0] for one in found["mismatched_keys"]]
     _refuse(checkpoint, "holds other shapes than config.json says:", shapes)
-    return (model if quantized != "none" else model.to(placement.device)).eval()
+    model = (model if quantized != "none" else model.to(placement.device)).eval()
+    return lora.applied(model, checkpoint)
 
 
 def _bitsandbytes(weights: str, dtype: torch.dtype) -> Any:

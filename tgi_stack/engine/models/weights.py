@@ -90,6 +90,19 @@ def tensors(
                     yield name, opened.get_tensor(one.name).to(device, dtype, copy=True)
 
 
+def opened_adapter(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors of an adapter's file.
+
+    Raises:
+        CheckpointError: a file that can't be read, or numbers of another kind.
+    """
+    found = _tensors_of(file)
+    others = [f"{one.name} ({one.dtype})" for one in found if one.dtype not in FLOATS]
+    _refuse(file.parent, "holds tensors that are not fp32, fp16 or bf16:", others)
+    with _opened(file) as opened:
+        return {one.name: opened.get_tensor(one.name) for one in found}
+
+
 def listed(folder: Path) -> dict[str, Stored]:
     """All tensors of a checkpoint's files: of one, or of the shards that an index names.
 
@@ -98,8 +111,7 @@ def listed(folder: Path) -> dict[str, Stored]:
     """
     if (folder / "adapter_config.json").exists():
         raise CheckpointError(
-            f"{folder} holds an adapter (adapter_config.json), which is not applied here; "
-            "merge it into the model"
+            f"{folder} holds both an adapter (adapter_config.json) and a whole model; put them apart"
         )
     index = folder / INDEX
     if not index.exists():

@@ -1,0 +1,1 @@
+"""What --model may name beside a whole checkpoint: an adapter, and a GGUF file."""

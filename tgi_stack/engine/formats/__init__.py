@@ -1,0 +1,1 @@
+"""Networks whose weights are not those of a folder of safetensors."""
