@@ -136,7 +136,7 @@ def test_answers_of_base_and_adapter_stay_apart(cached: Fastqwen, tmp_path: Path
         )
         found += read_records(out)
     assert [one["from_cache"] for one in found] == [False, False, True]
-    assert found[0]["probs"] != found[1]["probs"] == found[2]["probs"]
+    assert found[0]["probabilities"] != found[1]["probabilities"] == found[2]["probabilities"]
     assert "+lora-" in found[1]["revision"]
 
 
