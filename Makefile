@@ -83,10 +83,9 @@ test-live: setup ## summarize, rerank and probs against a real vLLM on this CPU 
 	@vllm=$$($(BIN)/python tests/live/environment.py) && FASTQWEN_VLLM=$$vllm $(BIN)/python -m pytest -m live tests/live
 
 # Its namespaces take with them whatever the engine leaves: rules, mounts, processes.
-test-docker: setup ## the stack on a real Docker engine of the tests' own (Debian, root); VLLM=1: with a real vLLM
+test-docker: setup ## the stack on a real Docker engine of the tests' own (Debian, root)
 	@home=$$($(BIN)/python tests/docker/environment.py) && \
-		vllm=$(if $(VLLM),$$($(BIN)/python tests/live/environment.py)) && \
-		FASTQWEN_DOCKER=$$home FASTQWEN_VLLM=$$vllm \
+		FASTQWEN_DOCKER=$$home \
 		unshare --net --mount --pid --fork --kill-child --mount-proc \
 		sh -c 'ip link set lo up && exec $(BIN)/python -m pytest -m docker tests/docker'
 

@@ -32,6 +32,7 @@ IMAGES = {engine.image: "server" for engine in ENGINES.values()} | {
         ("DCGM_IMAGE", "dcgm"),
     )
 }
+BASE = "fastqwen-tests/base"
 # What nvidia-smi tells here and in containers: two L4, empty.
 NVIDIA_SMI = """\
 #!/bin/sh
@@ -61,6 +62,10 @@ if "create" in words and "--bundle" in words:
             json.dump(config, file)
 os.execvp("runc", ["runc", *words])
 """
+
+
+class NoEngineError(Exception):
+    """This machine can't run one: its kernel, or what it allows."""
 
 
 @dataclass
@@ -152,9 +157,23 @@ class Engine:
         for program in (smi, runtime):
             program.chmod(0o755)
 
+    def prove(self) -> None:
+        """The daemon answers, and a container on a network of its own runs to its end.
+
+        Raises:
+            NoEngineError: one of them does not.
+        """
+        try:
+            self.start()
+            self.docker("import", "-", BASE, stdin=self.home / "base.tar")
+            self.docker("network", "create", "proof")
+            self.docker("run", "--rm", "--network", "proof", "--publish", "127.0.0.1::80", BASE, "/bin/true")
+            self.docker("network", "rm", "proof")
+        except AssertionError as error:
+            raise NoEngineError(str(error)) from error
+
     def make_images(self) -> None:
         """All that the compose file names."""
-        self.docker("import", "-", "fastqwen-tests/base", stdin=self.home / "base.tar")
         context = self.folder / "context"
         shutil.copytree(HERE / "image", context / "image")
         ignored = shutil.ignore_patterns("__pycache__", "docker", "live")
@@ -191,11 +210,15 @@ def _mounts_below(folder: Path) -> list[str]:
 
 @contextmanager
 def running(home: Path, folder: Path, mounts: dict[str, str]) -> Iterator[Engine]:
-    """An engine with its images, until the block ends."""
+    """An engine with its images, until the block ends.
+
+    Raises:
+        NoEngineError: see `Engine.prove`.
+    """
     engine = Engine(home, folder, mounts)
     engine.prepare()
     try:
-        engine.start()
+        engine.prove()
         engine.make_images()
         yield engine
     finally:

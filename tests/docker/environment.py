@@ -49,8 +49,9 @@ MIRROR = "http://deb.debian.org/debian"
 def folder() -> Path:
     """Where everything is, or will be."""
     parts = (RELEASE, RELEASE_WITH_COMPOSE, PYTHON, *IN_THE_BASE, *LIBRARIES)
-    pinned = (ROOT / "constraints.txt").read_bytes()
-    key = hashlib.sha256(" ".join(parts).encode() + pinned).hexdigest()
+    lines = (ROOT / "constraints.txt").read_text().lower().replace("_", "-").splitlines()
+    pinned = [line for line in lines if line.partition("==")[0] in LIBRARIES]
+    key = hashlib.sha256(" ".join((*parts, *pinned)).encode()).hexdigest()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "fastqwen" / f"docker-{key[:12]}"
 
