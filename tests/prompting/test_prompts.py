@@ -87,19 +87,6 @@ def test_the_shipped_template_renders_our_own_chatml(kind: str, content: object,
     assert TOKENIZER.encode(rendered) == TOKENIZER.encode(ours)
 
 
-@pytest.mark.parametrize(
-    ("template", "closes"),
-    [
-        (None, False),
-        ("{{ messages }}", False),
-        ("{%- if enable_thinking is false %}", True),
-        ("'<|im_start|>assistant\\n<think>\\n'", True),
-    ],
-)
-def test_thinking_is_closed_where_the_template_knows_it(template: str | None, closes: bool) -> None:
-    assert prompts.closes_thinking(template) is closes
-
-
 def test_data_is_never_expanded() -> None:  # P09
     body = prompts.summary_body("{{text}} {% x %} %s {0}", "secret", template="T: {{title}}")
     assert body == "T: {{text}} {% x %} %s {0}"
@@ -135,26 +122,3 @@ def test_a_query_takes_the_place_of_the_history() -> None:
     assert "The shopper searches for:\nred mug\n" in body
     assert body.startswith("Search.\n")
     assert body.endswith("Answer with its letters.")
-
-
-CLOSED, OPEN = "<think>\n\n</think>\n\n", ""
-# What decides in each family's published template, and what has to stand before the answer.
-FAMILIES = {
-    "Qwen3": ("{%- if enable_thinking is defined and enable_thinking is false %}", CLOSED),
-    "Qwen3.5": ("{%- if enable_thinking is defined and enable_thinking is true %}'<think>\\n'", CLOSED),
-    "Qwen3-Thinking-2507": ("{{- '<|im_start|>assistant\\n<think>\\n' }}", CLOSED),
-    "Qwen3-Instruct-2507": ("{{- '<|im_start|>assistant\\n' }}", OPEN),
-    "Qwen2.5": ("{{- '<|im_start|>system\\nYou are Qwen.<|im_end|>\\n' }}'<|im_start|>assistant\\n'", OPEN),
-}
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_each_family_is_framed_as_published(family: str) -> None:
-    template, answer = FAMILIES[family]
-    profile = Profile(TOKENIZER, closes_thinking=prompts.closes_thinking(template), context=4096, grid=None)
-    text, ids = profile.turn("Which one?")
-    assert text == f"<|im_start|>user\nWhich one?<|im_end|>\n<|im_start|>assistant\n{answer}"
-    assert ids == TOKENIZER.encode(text)
-    controls = ["<|im_start|>", "<|im_end|>", "<|im_start|>", *(["<think>", "</think>"] if answer else [])]
-    known = set(TOKENIZER.added_tokens.values())
-    assert [id for id in ids if id in known] == [TOKENIZER.added_tokens[token] for token in controls]

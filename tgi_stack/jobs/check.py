@@ -16,7 +16,7 @@ from tgi_stack.jobs import pipeline
 from tgi_stack.jobs.pipeline import Tally
 from tgi_stack.jobs.rerank.items import join_items
 from tgi_stack.jobs.spec import JobSpec
-from tgi_stack.prompting import prompts
+from tgi_stack.prompting.framing import framing
 from tgi_stack.prompting.profile import Profile
 from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.rows.ledger import Discard
@@ -163,7 +163,7 @@ def _profile(settings: Settings, kind: str) -> tuple[str, Profile | None]:
         config = checkpoint.config
         profile = Profile(
             Tokenizer(path),
-            closes_thinking=prompts.closes_thinking(checkpoint.chat_template),
+            closes_thinking=framing(checkpoint.chat_template).closes_thinking,
             context=int(config.get("text_config", config).get("max_position_embeddings", 4096)),
             grid=Grid.from_checkpoint(folder) if kind == "vision" else None,
         )

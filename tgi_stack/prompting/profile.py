@@ -31,6 +31,7 @@ class Profile:
     longest_prompt: int | None = None
     pixels_a_token: int | None = None
     image_quotes: int = 0
+    always_thinks: bool = False  # see `framing.Framing`
 
     def counted_more(self, images: Iterable[PreparedImage]) -> int:
         """How many more tokens the server counts for a prompt's images than the model reads."""
@@ -55,6 +56,7 @@ class Profile:
             "longest_prompt": self.longest_prompt,
             "pixels_a_token": self.pixels_a_token,
             "image_quotes": self.image_quotes,
+            "always_thinks": self.always_thinks,
         }
 
     @classmethod
@@ -71,6 +73,7 @@ class Profile:
             longest_prompt=described.get("longest_prompt"),
             pixels_a_token=described.get("pixels_a_token"),
             image_quotes=described.get("image_quotes", 0),
+            always_thinks=described.get("always_thinks", False),
         )
 
     def turn(self, body: str, visual: Sequence[int] = (), *, system: str = "") -> tuple[str, tuple[int, ...]]:

@@ -112,16 +112,6 @@ def place_images(body: str, visual: Sequence[int]) -> str:
     return texts[0] + "".join(image + text for image, text in zip(images, texts[1:], strict=True))
 
 
-def closes_thinking(chat_template: str | None) -> bool:
-    """Whether a model's template (read as text, never run) shows that it thinks unless told not to.
-
-    Hybrid models switch on `enable_thinking`; thinking-only ones open `<think>` in the generation prompt.
-    """
-    if not chat_template:
-        return False
-    return "enable_thinking" in chat_template or "assistant\\n<think>" in chat_template
-
-
 # -- bodies --------------------------------------------------------------------------------------------
 
 

@@ -27,6 +27,7 @@ from tgi_stack.backends.servers.question import NAME_BITS, Answer, Question
 from tgi_stack.backends.servers.retry import Budget, Decision
 from tgi_stack.backends.servers.transport import Reply, Transport, TransportError
 from tgi_stack.errors import AnswerError, ServerError, WrongServerError
+from tgi_stack.prompting.framing import forced_flags
 from tgi_stack.prompting.profile import Profile
 from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, ScoreRequest
 
@@ -81,7 +82,9 @@ class ServedBackend:
         self._reads = self._dialect.reads(self._ask, served, profile, identity, how or Reading())
 
     async def score(self, request: ScoreRequest) -> LabelScores:
-        return await self._reads.score(request)
+        scores = await self._reads.score(request)
+        forced = forced_flags(request.prompt, always_thinks=self.profile.always_thinks)
+        return replace(scores, flags=scores.flags + forced) if forced else scores
 
     async def caption(self, request: CaptionRequest) -> Caption:
         def call(endpoint: Endpoint, name: str) -> Call:

@@ -29,7 +29,7 @@ from tgi_stack.errors import (
 )
 from tgi_stack.hub import TOKENIZER, Checkpoint, locate_files, locate_tokenizer, read_json
 from tgi_stack.images.grid import Grid
-from tgi_stack.prompting import prompts
+from tgi_stack.prompting.framing import framing
 from tgi_stack.prompting.profile import Profile
 from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.prompting.vocabulary import refuse_another_vocabulary
@@ -212,10 +212,12 @@ def _profile(served: Served, settings: Settings, kind: str) -> Profile:
         path = locate_tokenizer(settings.tokenizer, kind)
     tokenizer = Tokenizer(path)
     refuse_another_vocabulary(tokenizer, str(path), read_json(folder / "config.json") or {})
+    frame = framing(Checkpoint("", "", folder).chat_template)
     sees = (folder / "preprocessor_config.json").is_file()
     return Profile(
         tokenizer=tokenizer,
-        closes_thinking=prompts.closes_thinking(Checkpoint("", "", folder).chat_template),
+        closes_thinking=frame.closes_thinking,
+        always_thinks=frame.always_thinks,
         context=served.context,
         grid=Grid.from_checkpoint(folder) if sees else None,
         longest_prompt=served.longest_prompt,

@@ -21,7 +21,7 @@ from tgi_stack.engine.switches import Switches, switches_of
 from tgi_stack.errors import UsageError
 from tgi_stack.hub import Checkpoint, locate, locate_tokenizer
 from tgi_stack.images.grid import Grid
-from tgi_stack.prompting import prompts
+from tgi_stack.prompting.framing import forced_flags, framing
 from tgi_stack.prompting.profile import Profile
 from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.prompting.vocabulary import refuse_another_vocabulary
@@ -67,7 +67,8 @@ class LocalBackend:
     async def score(self, request: ScoreRequest) -> LabelScores:
         scores = await (self._score_images if request.images else self._score).ask(request)
         ties = distributions.tie_flags(scores.logprobs, self.identity.dtype)
-        return replace(scores, flags=scores.flags + ties) if ties else scores
+        forced = forced_flags(request.prompt, always_thinks=self.profile.always_thinks)
+        return replace(scores, flags=scores.flags + ties + forced) if ties or forced else scores
 
     async def caption(self, request: CaptionRequest) -> Caption:
         if request.image is not None and self.profile.grid is None:
@@ -158,9 +159,11 @@ def _profile(checkpoint: Checkpoint, settings: Settings) -> Profile:
         path = locate_tokenizer(settings.tokenizer, "text")
     tokenizer = Tokenizer(path)
     refuse_another_vocabulary(tokenizer, str(path), config)
+    frame = framing(checkpoint.chat_template)
     return Profile(
         tokenizer=tokenizer,
-        closes_thinking=prompts.closes_thinking(checkpoint.chat_template),
+        closes_thinking=frame.closes_thinking,
+        always_thinks=frame.always_thinks,
         context=int(config.get("text_config", config).get("max_position_embeddings", 4096)),
         grid=Grid.from_checkpoint(checkpoint.folder) if config.get("model_type") in VISION_TYPES else None,
     )
