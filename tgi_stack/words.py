@@ -91,8 +91,8 @@ FLAGS = {
     "resolution.bf16": "labels tie because the server's numbers are bf16",
     "resolution.fp16": "labels tie because the server's numbers are fp16",
     "thinking": "what the model thought (`<think>`) stands in the summary",
-    "thinking.closed": "a label was read behind a closed thinking block, by a model that always thinks: prefer its "
-    "Instruct model",
+    "thinking.closed": "a label was read behind a closed thinking block, by a model that always thinks: "
+    "prefer its Instruct model",
     "text.surrogate": "a character that is no text was replaced",
     "text.truncated": "the oldest history, or the end of a text, was left out",
 }

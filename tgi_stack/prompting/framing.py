@@ -19,8 +19,8 @@ class Framing:
         families: who is framed so.
         mark: what only their templates hold.
         closes_thinking: whether an empty thinking block stands there.
-        always_thinks: whether the model was trained to think first whatever stands there: a label read behind a
-            closed block is one that it was not trained on.
+        always_thinks: whether the model was trained to think first, whatever stands there: a label read
+            behind a closed block is one that it was not trained on.
     """
 
     families: tuple[str, ...]
