@@ -249,6 +249,11 @@ def _folder(name: str, option: str) -> Path | None:
     Raises:
         UsageError: it is neither.
     """
+    if name.lower().endswith(".gguf") and not Path(name).is_dir():
+        raise UsageError(
+            f"{option} {name}: GGUF files are not read, only safetensors; "
+            "give the checkpoint that it was made of"
+        )
     try:
         folder = Path(name).expanduser()
         if folder.is_dir():

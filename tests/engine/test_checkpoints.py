@@ -65,6 +65,8 @@ def test_a_folder_is_a_model(tmp_path: Path) -> None:
         ("./nowhere", True, UsageError),
         ("/nowhere", True, UsageError),
         ("just-a-name", True, UsageError),
+        ("/models/some-Q4_K_M.gguf", True, UsageError),
+        ("some/model.gguf", False, UsageError),
         ("some/model", False, NoEngineError),
         ("some/model", True, MachineError),  # with no network: HF_HUB_OFFLINE
     ],
@@ -75,6 +77,12 @@ def test_models_that_can_not_be_had(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(error, match=name):
         locate(name, "text", None, may_download=download)
+
+
+def test_a_gguf_file_is_refused_with_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    with pytest.raises(UsageError, match=r"GGUF files are not read.*the checkpoint"):
+        locate(str(tmp_path / "m.gguf"), "text", None)
 
 
 def test_an_unfinished_download_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
