@@ -248,6 +248,7 @@ def test_who_waits_when_it_closes_is_told(made: Any, requests: list[CaptionReque
     one = made(1)
     futures = [one.generator.submit(request) for request in requests]
     one.generator.close()
+    assert all(future.done() for future in futures)  # its thread has ended
     for future in futures:
         with suppress(CancelledError):
             assert future.result(PATIENCE_S)

@@ -30,6 +30,7 @@ FILL_TOKENS = 16_384  # of prompts that enter together; about what fills a GPU
 ROW_STEP = 64  # slots grow by this many rows
 # Steps between two looks at what was written: each look waits for the device, each step past an end is lost.
 STEPS_BETWEEN = 4
+STEP_S = 30.0  # the longest that a step is waited for
 THREADS_OF_PIXELS = 4
 
 
@@ -119,11 +120,16 @@ class Generator:
         return job.answer
 
     def close(self) -> None:
-        """Ends the thread after the step it is in; what was not answered is cancelled."""
+        """Ends the thread after the step it is in; what was not answered is cancelled.
+
+        Waits for that: a process that ends while torch works in a daemon's thread is aborted.
+        """
         with self._changed:
             self._closed = True
             self._changed.notify()
         self._pixels.shutdown(wait=False, cancel_futures=True)
+        if threading.current_thread() is not self._thread:
+            self._thread.join(STEP_S)
 
     def _guide(self, request: CaptionRequest) -> Future[Guide] | None:
         """At the beginning of an answer; made ahead, since that takes as long as some steps."""
