@@ -43,3 +43,13 @@ def test_measures_are_drawn(fastqwen: Fastqwen, tmp_path: Path, name: str) -> No
 def test_names_of_no_picture_are_refused(fastqwen: Fastqwen, tmp_path: Path) -> None:
     out = written(tmp_path / "r.jsonl", *rankings(2))
     assert ".svg or .png" in fastqwen("eval", out, "--plot", "m.pdf", check=2).stderr
+
+
+@pytest.mark.parametrize("name", ["c.svg", "c.png"])
+def test_differences_of_outputs_are_drawn(fastqwen: Fastqwen, tmp_path: Path, name: str) -> None:
+    ours, theirs = (written(tmp_path / f"{noise}.jsonl", *rankings(20, noise)) for noise in (0.2, 2.0))
+    fastqwen("compare", ours, theirs, "--limit", "1", "--noise", ours, "--plot", name)
+    first = Path(name).read_bytes()
+    fastqwen("compare", ours, theirs, "--limit", "1", "--plot", name, check=2)
+    assert Path(name).read_bytes() == first
+    assert first.startswith(b"\x89PNG") or b"<svg" in first[:600]

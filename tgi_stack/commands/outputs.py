@@ -100,4 +100,9 @@ class Compare(Arguments):
         Option("Where the output's input is now.", FILES, metavar="INPUT", unset="where it was read from"),
     ] = None
     items: Items = None
+    plot: Annotated[
+        Path | None,
+        Option("The differences as a picture, .svg or .png.", FILES, metavar="FILE", unset="none"),
+    ] = None
+    overwrite: Annotated[bool, Option("Write a picture that is there anew.", FILES)] = False
     flags: Annotated[dict[str, Any], OptionsOf(Settings)]

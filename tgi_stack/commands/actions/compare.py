@@ -16,22 +16,29 @@ from tgi_stack.commands.outputs import Compare
 from tgi_stack.errors import UsageError
 from tgi_stack.jobs import asked_again
 from tgi_stack.jobs.asked_again import Again, Brought, Collected
+from tgi_stack.plots import agreement as agreement_plot
+from tgi_stack.plots.canvas import refuse_plot
 from tgi_stack.rows.formats import remove_spooled
 from tgi_stack.scoring.agreement.answers import answer_of
 from tgi_stack.scoring.agreement.compare import Compared, Comparison, compare, differences
 from tgi_stack.scoring.agreement.figures import agreement
 from tgi_stack.scoring.agreement.pairs import Pair
+from tgi_stack.writing import Given
 
 LOG = logging.getLogger(__name__)
 
 
 def outputs(given: Compare) -> None:
     """`fastqwen compare`."""
+    read = [Given("OUT", out) for out in given.outputs]
+    refuse_plot(given.plot, [*read, Given("--noise", given.noise)], overwrite=given.overwrite)
     if given.against is None:
         _refuse_misplaced(given)
         found = compare(given.outputs, given.limit, given.noise)
     else:
         found = _again(given, given.against)
+    if given.plot is not None:
+        agreement_plot.plot(found, given.plot, overwrite=given.overwrite)
     if given.common.json:
         print_data(found.as_dict())
     else:
