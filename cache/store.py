@@ -139,9 +139,10 @@ class Store:
             return self._databases[kind.database].found_beside(name)
         return None
 
-    def not_understood(self, kind: str, *, again: bool = False) -> None:
-        """The hit that was counted last was none to the one who asked."""
+    def not_understood(self, kind: str, key: str, *, again: bool = False) -> None:
+        """The hit that was counted last was no value of its kind to the one who asked."""
         self.counts[f"{kind} hits"] -= 1
+        self.counts[f"{kind} refused"] += 1
         self.counts[f"{kind} misses"] += not again
 
     def _read(self, place: str, look: Callable[[Database], Found]) -> Found | None:

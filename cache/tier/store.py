@@ -52,6 +52,13 @@ class TieredStore(Store):
         if self.tier.fills and kind is not None:
             super().put(kind.name, name[1:], payload)
 
+    def not_understood(self, kind: str, key: str, *, again: bool = False) -> None:
+        """See `Store.not_understood`; the tier's value may be the same, and is replaced by the next one."""
+        super().not_understood(kind, key, again=again)
+        name = kinds.named(kind).letter + key
+        if name[0] in self.tier.letters:
+            self.tier.refuse(name)
+
     async def claim(self, kind: str, key: str) -> bool:
         """As `bring`, where another machine computes the value; else it is one's own to compute."""
         name = kinds.named(kind).letter + key

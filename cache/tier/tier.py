@@ -51,6 +51,9 @@ class Tier(Protocol):
     def put(self, name: str, payload: bytes) -> None:
         """Has a new value kept, soon."""
 
+    def refuse(self, name: str) -> None:
+        """What it has under a name is no value of its kind: the next one takes its place."""
+
     def close(self) -> Mapping[str, int]:
         """Ends it; gives its counts."""
 
@@ -64,7 +67,7 @@ class SharedTier:
         writes: whether it is written to; else it is only read.
 
     Attributes:
-        counts: of `hits`, `misses`, `wrong`, `failures`, `written` and `dropped`.
+        counts: of `hits`, `misses`, `wrong`, `refused`, `failures`, `written` and `dropped`.
     """
 
     fills = True
@@ -117,9 +120,17 @@ class SharedTier:
                 self._say(
                     f"the tier {self._address} has values that are not what was kept ({error}); none is used"
                 )
-                if len(self._wrong) < MOST_WRONG:
-                    self._wrong.add(name)
+                self._replace(name)
         return found
+
+    def _replace(self, name: str) -> None:
+        if len(self._wrong) < MOST_WRONG:
+            self._wrong.add(name)
+
+    def refuse(self, name: str) -> None:
+        """See `Tier`."""
+        self.counts["refused"] += 1
+        self._replace(name)
 
     def _probe(self, server: Server, names: Sequence[str]) -> dict[str, bytes]:
         """A question like all others."""

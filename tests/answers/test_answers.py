@@ -23,6 +23,7 @@ from tgi_stack.tiny import TINY
 from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, PreparedImage, ScoreRequest
 
 IDENTITY = Identity("tgi", "a model", "1", "none", "bf16", "digest", "3.3.7", "/root")
+JPEG = b"\xff\xd8 \xff\xd9"
 GRID = Grid.from_checkpoint(TINY / "vision")
 TOKENIZER = Tokenizer(TINY / "vision" / "tokenizer.json")
 SAMPLED = {"temperature": 0.5, "seed": 1}
@@ -72,7 +73,7 @@ class Asked:
         self, identity: Identity, chosen: Settings, prompt: str = "Which?", system: str = "", image: str = ""
     ) -> int:
         engine = Engine(identity, GRID)
-        parts = (PreparedImage(b"jpeg", image, 1, 1, 1, 1),) if image else ()
+        parts = (PreparedImage(JPEG, image, 1, 1, 1, 1),) if image else ()
         encoder = PromptEncoder(engine.profile, None)
         question = LabelQuestion(PromptContext(encoder, prompt, None, parts, system), ("A", "B"))
         return self._count(engine, CachedBackend(engine, self._store, chosen).score(question))
@@ -87,7 +88,7 @@ class Asked:
     ) -> int:
         engine = Engine(identity, grid)
         writer = SummaryWriter(engine.profile, chosen, None)
-        question = SummaryQuestion(body, PreparedImage(b"jpeg", image, 56, 56, 56, 56), writer)
+        question = SummaryQuestion(body, PreparedImage(JPEG, image, 56, 56, 56, 56), writer)
         return self._count(engine, CachedBackend(engine, self._store, chosen).caption(question))
 
     def image(self, chosen: Settings, grid: Grid = GRID, sha256: str = "sha") -> int:
@@ -110,7 +111,7 @@ class Decoder(PreparedImages):
 
     async def prepare(self, *args: Any, **options: Any) -> PreparedImage:
         self.asked += 1
-        return PreparedImage(b"jpeg", "sha", 1, 1, 1, 1)
+        return PreparedImage(JPEG, "sha", 1, 1, 1, 1)
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(Identity)])

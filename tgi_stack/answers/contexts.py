@@ -99,6 +99,7 @@ class TokenAnswers:
 
     def __init__(self, store: Store | None, tokenizer: Tokenizer) -> None:
         self._store = store
+        self._size = tokenizer.size
         self._tiered = store if isinstance(store, TieredStore) else None
         self._keys = Keys("tokens", {"tokenizer": tokenizer.digest, "prompt_version": prompts.VERSION})
         self.pieces = Pieces(tokenizer)
@@ -114,11 +115,18 @@ class TokenAnswers:
             return self.pieces.encode_prompt(prompt, frame, parts)
         key = self._key(prompt)
         payload = self._store.get("tokens", key)
-        if payload is not None and len(payload) % 4 == 0:
-            return tuple(array("I", payload))
+        if payload is not None:
+            if (known := self._ids(payload)) is not None:
+                return known
+            self._store.not_understood("tokens", key)
         ids = self.pieces.encode_prompt(prompt, frame, parts)
         self._store.put("tokens", key, array("I", ids).tobytes())
         return ids
+
+    def _ids(self, payload: bytes) -> tuple[int, ...] | None:
+        """The ids that were kept; None for what are no ids of this vocabulary."""
+        ids = tuple(array("I", payload)) if len(payload) % 4 == 0 else ()
+        return ids if ids and max(ids) < self._size else None
 
     @property
     def has_tier(self) -> bool:

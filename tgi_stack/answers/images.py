@@ -13,6 +13,7 @@ from typing import Any
 from cache.keys import Keys, Part
 from cache.store import Store
 from tgi_stack import images
+from tgi_stack.answers import checks
 from tgi_stack.answers.kept import Kept
 from tgi_stack.answers.turns import Turns
 from tgi_stack.images.grid import Grid
@@ -21,6 +22,8 @@ from tgi_stack.settings import Settings
 from tgi_stack.types import PreparedImage
 
 REMEMBERED_BYTES = 64 * 2**20
+JPEG = b"\xff\xd8", b"\xff\xd9"  # how one begins and ends
+SIDES = ("width", "height", "sent_width", "sent_height")
 UNNAMED = "{image}"  # stands for the name in what is told of an image whose content several rows may hold
 
 
@@ -46,8 +49,12 @@ class ImageCodec:
 
     @staticmethod
     def decode(payload: bytes) -> PreparedImage:
+        """Raises ValueError, KeyError, TypeError, RecursionError or struct.error for what is no image."""
         (length,) = struct.unpack_from("<I", payload)
-        return of_measures(payload[4 + length :], json.loads(payload[4 : 4 + length]))
+        image = of_measures(payload[4 + length :], json.loads(payload[4 : 4 + length]))
+        # Whether its pixels can be decoded is not looked at, which would take as long as making it.
+        checks.refuse(not image.jpeg.startswith(JPEG[0]) or not image.jpeg.endswith(JPEG[1]), "jpeg")
+        return image
 
 
 def measures(image: PreparedImage) -> dict[str, Any]:
@@ -57,8 +64,11 @@ def measures(image: PreparedImage) -> dict[str, Any]:
 
 
 def of_measures(jpeg: bytes, known: dict[str, Any]) -> PreparedImage:
-    """The image that was measured."""
-    return PreparedImage(jpeg, **known | {"flags": tuple(known["flags"])})
+    """The image that was measured; raises ValueError, KeyError or TypeError for what are no measures."""
+    width, height, sent_width, sent_height = [checks.count(known[name], name, 1) for name in SIDES]
+    sha256 = checks.text(known["sha256"], "sha256")
+    flags = checks.texts(known["flags"], "flags")
+    return PreparedImage(jpeg, sha256, width, height, sent_width, sent_height, flags)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,11 @@ class Codec(Protocol[Value]):
         """As bytes; `decode` gives it back."""
 
     def decode(self, payload: bytes) -> Value:
-        """Raises ValueError, KeyError, TypeError or struct.error for what is none."""
+        """What was kept, looked at as if a stranger had written it.
+
+        Raises:
+            ValueError, KeyError, TypeError, RecursionError, struct.error: it is no value of this kind.
+        """
 
 
 class Kept(Generic[Value]):
@@ -44,8 +48,8 @@ class Kept(Generic[Value]):
             return None
         try:
             return self._codec.decode(payload)
-        except (ValueError, KeyError, TypeError, struct.error):  # whole, and not one of this version's
-            self._store.not_understood(self._kind, again=again)
+        except (ValueError, KeyError, TypeError, RecursionError, struct.error):  # whole, and none of its kind
+            self._store.not_understood(self._kind, key, again=again)
             return None
 
     @property

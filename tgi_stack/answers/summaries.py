@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 
 from cache.keys import Keys
 from cache.store import Store
+from tgi_stack.answers import checks
 from tgi_stack.answers.audit_questions import BROUGHT, AuditQuestions
 from tgi_stack.answers.identities import of_identity
 from tgi_stack.answers.images import measures, of_measures, recipe
@@ -34,9 +35,19 @@ class SummaryCodec:
 
     @staticmethod
     def decode(payload: bytes) -> Caption:
+        """Raises ValueError, KeyError, TypeError or RecursionError for what is no summary."""
         told, seen = json.loads(payload.decode("utf-8", "surrogatepass"))
-        image = None if seen is None else of_measures(b"", seen)
-        return Caption(**told | {"attempts": 0}, image=image, from_cache=True)
+        checks.refuse(told["finish_reason"] not in ("stop", "length"), "finish_reason")
+        return Caption(
+            checks.text(told["text"], "text"),
+            told["finish_reason"],
+            checks.text(told["route"], "route"),
+            checks.count(told["prompt_tokens"], "prompt_tokens"),
+            checks.count(told["completion_tokens"], "completion_tokens"),
+            attempts=0,
+            image=None if seen is None else of_measures(b"", seen),
+            from_cache=True,
+        )
 
 
 class SummaryAnswers:

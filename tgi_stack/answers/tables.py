@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from functools import lru_cache
 from typing import NamedTuple
 
+from tgi_stack.answers.checks import distinct_texts, refuse, texts
 from tgi_stack.scoring import distributions
 from tgi_stack.types import LabelScores
 
 STOOD_IN = "fallback.torch"  # flag of what another engine computed in a server's place
+ROUNDING = 1e-3  # of a probability, and of a logarithm that was normalised
+LONGEST = 2**31  # more tokens than any prompt has
 ABOUT_THE_LABELS = ("label_mass.low", "resolution.bf16", "resolution.fp16")  # flags that a subset has anew
 
 
@@ -100,13 +104,18 @@ class LabelTable(NamedTuple):
 
     @classmethod
     def decode(cls, payload: bytes) -> LabelTable:
-        """Raises ValueError, TypeError or struct.error for what is no table."""
+        """Raises ValueError, TypeError or struct.error for what is no table: see `Codec.decode`."""
         length, tokens, mass = _TABLE.unpack_from(payload)
         values = _TABLE.size + length
         labels, normalised, exact, route, flags, chained, no_mass = _head(payload[_TABLE.size : values])
         logprobs = struct.unpack_from(f"<{len(labels)}d", payload, values)
         if len(payload) != values + 8 * len(labels):
             raise ValueError("not as many logarithms as labels")
+        # A sum is finite only where all are; of NaN no comparison holds.
+        if not (math.isfinite(sum(logprobs)) and max(logprobs) <= ROUNDING):
+            raise ValueError("no logarithms of probabilities")
+        if not (0.0 <= mass <= 1.0 + ROUNDING and tokens < LONGEST):
+            raise ValueError("no mass, or no length of a prompt")
         known = None if no_mass else mass
         return cls(labels, logprobs, normalised, exact, known, route, tokens, flags, chained)
 
@@ -117,4 +126,7 @@ _TABLE = struct.Struct("<IQd")
 @lru_cache(maxsize=1024)
 def _head(head: bytes) -> tuple[tuple[str, ...], str, bool, str, tuple[str, ...], bool, bool]:
     labels, normalised, exact, route, flags, chained, no_mass = json.loads(head)
-    return tuple(labels), normalised, exact, route, tuple(flags), chained, no_mass
+    refuse(normalised not in ("vocabulary", "labels"), "normalised")
+    refuse(type(route) is not str, "route")
+    refuse(any(type(told) is not bool for told in (exact, chained, no_mass)), "exact, chained, no_mass")
+    return distinct_texts(labels, "labels"), normalised, exact, route, texts(flags, "flags"), chained, no_mass

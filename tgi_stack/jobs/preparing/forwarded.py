@@ -11,6 +11,7 @@ from tgi_stack.jobs.preparing.asking import Outbox
 from tgi_stack.jobs.preparing.wire import Plain
 
 FIND, CLAIM, PUT, RELEASE = "find", "claim", "put", "release"
+REFUSE = "refuse"
 
 
 class ForwardedTier:
@@ -50,6 +51,9 @@ class ForwardedTier:
     def release(self, name: str) -> None:
         self._outbox.ask_tier(0, RELEASE, name)
 
+    def refuse(self, name: str) -> None:
+        self._outbox.ask_tier(0, REFUSE, name)
+
     def close(self) -> Mapping[str, int]:
         return {}
 
@@ -72,6 +76,8 @@ class TierOf:
                 begun.append(self._claim(number, about))
             elif what == PUT:
                 self._store.tier.put(about, payload)
+            elif what == REFUSE:
+                self._store.tier.refuse(about)
             else:
                 self._claimed.discard(about)
                 self._store.tier.release(about)
