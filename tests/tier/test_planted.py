@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from cache import kinds
 from cache.store import Store
 from cache.tier.values import Seals
+from tests.loopback import TOKENIZER
 from tests.tier.conftest import Running
 from tests.tier.machines import asked, from_cache, plain, records
+from tgi_stack.answers.contexts import TokenAnswers
 from tgi_stack.answers.images import ImageCodec, without_pixels
 from tgi_stack.answers.kept import Codec
 from tgi_stack.answers.summaries import SummaryCodec
@@ -140,3 +142,16 @@ def test_whole_values_are_still_read() -> None:
     assert LabelTable.decode(LabelTable.encode(TABLE)) == TABLE
     assert SummaryCodec.decode(SummaryCodec.encode(CAPTION)) == replace(CAPTION, image=without_pixels(IMAGE))
     assert ImageCodec.decode(ImageCodec.encode(IMAGE)) == IMAGE
+
+
+@pytest.mark.parametrize("payload", [b"", b"123", struct.pack("<2I", 3, 2**31), struct.pack("<I", 10**6)])
+def test_ids_outside_the_vocabulary_are_refused(payload: bytes, tmp_path: Path) -> None:
+    store, tokenizer = Store(tmp_path / "cache"), TOKENIZER
+    try:
+        expected = TokenAnswers(store, tokenizer).encode_prompt("A chair.", "")
+        (key,) = store.keys("tokens")
+        store.put("tokens", key, payload)
+        assert TokenAnswers(store, tokenizer).encode_prompt("A chair.", "") == expected
+        assert store.counts["tokens refused"] == 1
+    finally:
+        store.close()
