@@ -36,6 +36,7 @@ def test_a_late_death_is_told_with_its_status(host: Host) -> None:
     shown = clone.make("status", check=2).said
     assert "failure: vision" in shown
     assert "it ended with status 3" in shown
+    clone.make("down")  # its container's restarts go with it, whoever comes next
 
 
 def test_down_is_prompt_while_a_server_loads(host: Host) -> None:
