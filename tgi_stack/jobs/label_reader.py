@@ -65,11 +65,10 @@ class LabelReader:
         """The most that the labels' mass can be, from that of their first tokens; 1 where it is not known."""
         if not self._backend.takes_tokens:
             return 0.0  # they can't be read
+        prover, whole = self.encoder.prover, (context.prompt, context.token_ids)
+        both = (prover.paths(texts, context.ending, whole) for texts in (labels, firsts))
+        begun, ends = ({path[0] for path in paths} for paths in both)
+        if begun != ends:  # in this place they begin otherwise than at the start of a line
+            return 1.0
         scores = await self.read(context, firsts)
-        if not scores.from_cache:  # it was proven before it was kept
-            prover, whole = self.encoder.prover, (context.prompt, context.token_ids)
-            both = (prover.paths(texts, context.ending, whole) for texts in (labels, firsts))
-            begun, ends = ({path[0] for path in paths} for paths in both)
-            if begun != ends:
-                return 1.0
         return 1.0 if scores.label_mass is None or not scores.exact else scores.label_mass
