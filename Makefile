@@ -12,7 +12,7 @@ CATALOGUE := examples/catalogue
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo agreement test test-numbers test-soak test-ray test-oldest test-tgi-types coverage test-live test-docker test-gpu test-wheel quality style docs lock clean
+.PHONY: help setup demo agreement test test-slow test-numbers test-soak test-ray test-oldest test-tgi-types coverage test-live test-docker test-gpu test-wheel quality style docs lock clean
 .PHONY: up wait status logs down models pin stack-plan gateway observe
 
 # The servers of this host: what `make up` is given goes to `fastqwen stack`, which checks it.
@@ -52,11 +52,12 @@ demo: setup ## summaries and a ranking of the example catalogue, computed here, 
 		--images $(CATALOGUE)/images -o out/report.html --overwrite
 	@echo "open out/report.html in a browser"
 
-test: setup ## the test suite
+test: setup ## the test suite; what takes seconds a test is in test-slow
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist worksteal
 
 coverage: setup ## the suite, and which lines it runs: a table, and out/coverage/index.html
-	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist worksteal --cov --cov-report term:skip-covered \
+	$(BIN)/python -m pytest -m "not live and not docker and not gpu and not soak and not ray" \
+		--numprocesses $(TEST_PROCESSES) --dist worksteal --cov --cov-report term:skip-covered \
 		--cov-report html:out/coverage
 
 test-numbers: setup ## the tests of numbers by each instruction set of this processor, with 1, 2 and 4 threads
@@ -64,6 +65,9 @@ test-numbers: setup ## the tests of numbers by each instruction set of this proc
 		echo "ATEN_CPU_CAPABILITY=$$set OMP_NUM_THREADS=$$threads"; \
 		ATEN_CPU_CAPABILITY=$$set OMP_NUM_THREADS=$$threads $(BIN)/python -m pytest -m numbers tests/engine || exit 1; \
 	done; done
+
+test-slow: setup ## tests that take seconds each: killed and stalled processes, storms, browsers, the wheel
+	$(BIN)/python -m pytest -m "slow and not soak" --numprocesses $(TEST_PROCESSES) --dist worksteal
 
 test-soak: setup ## tests that hold at random moments or for many rows, with far more of both
 	$(BIN)/python -m pytest -m soak --numprocesses $(TEST_PROCESSES)

@@ -390,6 +390,7 @@ def test_summaries_of_a_swapped_model_are_noticed(cached: Fastqwen, tmp_path: Pa
     assert "nothing could be asked again" in cached("cache", "verify", "--reask", "1%", *options).stderr
 
 
+@pytest.mark.slow
 def test_each_model_is_asked_again_for_its_own(cached: Fastqwen, tmp_path: Path) -> None:
     cached(*IMAGES, "--limit", "3", "-o", tmp_path / "a.jsonl", *TORCH)
     cached(*SESSIONS, "--limit", "5", "-o", tmp_path / "b.jsonl", *TORCH)
@@ -400,6 +401,7 @@ def test_each_model_is_asked_again_for_its_own(cached: Fastqwen, tmp_path: Path)
     assert len(revisions) == 2
 
 
+@pytest.mark.slow
 def test_two_runs_of_one_job_share_the_work(cached: Fastqwen, tmp_path: Path) -> None:  # X15
     rows = [{"id": str(n), "prompt": f"Question {n}\n", "labels": ["A", "B"]} for n in range(60)]
     path = write_rows(tmp_path / "p.jsonl", *rows)

@@ -109,6 +109,7 @@ def test_figures_appear_row_by_row_baseline_first(steps: list[dict[str, Any]], u
     assert show.missing(steps[-1]) == ""
 
 
+@pytest.mark.slow
 def test_a_benchmark_that_is_stopped_keeps_its_figures(tmp_path: Path) -> None:
     out = tmp_path / "b.json"
     code = f"import cli\nfrom tgi_stack.bench import run, tasks\nrun.ON_CPU = tasks.{SMALL!r}\ncli.app()"
@@ -180,6 +181,7 @@ def test_a_server_that_will_not_do_says_why(results: dict[str, Any], urls: Urls)
     assert "did not answer" in reasons[f"server {urls.none}"]
 
 
+@pytest.mark.slow
 def test_servers_write_summaries_too() -> None:
     with serve("vllm") as vllm:
         line = measured("server", ("vision",), endpoint=(vllm.url,))[f"vision: server {vllm.url}"]
@@ -188,6 +190,7 @@ def test_servers_write_summaries_too() -> None:
     assert line["agreement"] == 0.0  # it writes numbers
 
 
+@pytest.mark.slow
 def test_random_weights_beside_a_server_of_any_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(shapes.TEXT, "qwen3-small", (64, 128, 2, 2, 1, True))
     with serve("vllm") as vllm:
@@ -199,6 +202,7 @@ def test_random_weights_beside_a_server_of_any_model(monkeypatch: pytest.MonkeyP
     assert lines[f"text: {BASELINE}"]["apart"] == 0.0
 
 
+@pytest.mark.slow
 def test_random_weights_of_a_vision_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(shapes.VISION, "qwen3-vl-small", (64, 128, 4, 2, 1, True))
     monkeypatch.setattr(

@@ -116,6 +116,7 @@ def _run(store: Store) -> None:
     store.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", list(HELD))
 def test_a_stopped_holder_costs_a_moment(folder: Path, what: str, said: list[str]) -> None:
     with stopped(HELD[what], folder, KEYS) as pid:
@@ -128,6 +129,7 @@ def test_a_stopped_holder_costs_a_moment(folder: Path, what: str, said: list[str
         assert all("(python" in line and f"kill -CONT {pid}" in line for line in lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", list(HELD))
 def test_offline_reads_on_beside_stopped_holders(folder: Path, what: str) -> None:
     with stopped(HELD[what], folder, KEYS) as pid:

@@ -108,6 +108,7 @@ PUT = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 @pytest.mark.parametrize(
     ("call", "new", "step"),
@@ -144,6 +145,7 @@ def test_a_kill_at_any_write_leaves_whole_values(  # K07
     assert kills >= 4
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 def test_readers_take_back_what_a_kill_left(
     make: Callable[..., Store], tmp_path: Path, said: list[str]

@@ -331,6 +331,7 @@ def test_settings_of_file_and_variables_reach_runs(fastqwen: Fastqwen, tmp_path:
     assert json.loads(done.stdout)["labels"] == ["A", "B"]
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_ends_the_run_quietly(tmp_path: Path) -> None:  # D12
     rows = write_rows(tmp_path / "p.jsonl", *({"prompt": f"{i}\n", "labels": ["A", "B"]} for i in range(400)))
     command = [sys.executable, "-m", "cli", "probs", str(rows), *TINY]

@@ -48,6 +48,7 @@ def test_two_prompts_at_once_are_refused(fastqwen: Fastqwen, tmp_path: Path) -> 
     assert "--instruction" in fastqwen("summarize", CATALOGUE / "images", *SCRIPTED, *options, check=2).stderr
 
 
+@pytest.mark.slow
 def test_how_python_was_started_changes_nothing(tmp_path: Path) -> None:  # C12
     outputs = set()
     for number, (options, seed) in enumerate([((), "0"), (("-O",), "1"), (("-OO",), "12345")]):

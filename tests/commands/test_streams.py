@@ -27,6 +27,7 @@ STREAMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", COMMANDS)
 @pytest.mark.parametrize("stream", STREAMS)
 def test_a_stdout_that_takes_nothing_is_said(tmp_path: Path, what: str, stream: str) -> None:

@@ -93,6 +93,7 @@ def test_long_prompts_on_a_cpu(text_model: Any, shared: int, own: int) -> None:
         assert one.logprobs == pytest.approx(other.logprobs, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_rows_by_chunks_equal_rows_together(
     text_model: Any, requests: list[ScoreRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,6 +238,7 @@ def test_nan_logits_fail_their_row_alone(
     assert apart(whole(found), [*alone[:5], *alone[6:]]) <= FP32
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="torch.compile needs a C++ compiler")
 def test_compiled_layers_are_compiled_once_for_a_size(
     text_model: Any, requests: list[ScoreRequest], alone: list[LabelScores]

@@ -65,6 +65,7 @@ def plain(tokenizer: Tokenizer) -> list[LabelScores]:
     return scores_with(settings.load({"engine": "torch", "model": "tiny", "device": "cpu"}, {}), tokenizer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "tolerance"),
     [
@@ -95,6 +96,7 @@ def test_quantised_weights_answer_much_the_same(
     assert all(one.finish_reason == "stop" for one in summaries_with(tiny_settings(**flags), tokenizer))
 
 
+@pytest.mark.slow
 def test_two_processes_write_what_one_writes(tiny_settings: Make, tokenizer: Tokenizer) -> None:
     async def ask() -> list[Any]:
         backend = await open_backend(tiny_settings(device="cpu:2"), "vision")
@@ -110,6 +112,7 @@ def test_two_processes_write_what_one_writes(tiny_settings: Make, tokenizer: Tok
     assert isinstance(failed, Exception)
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_is_named(tiny_settings: Make, tokenizer: Tokenizer) -> None:
     async def ask() -> None:
         backend: Any = await open_backend(tiny_settings(device="cpu:2"), "text")

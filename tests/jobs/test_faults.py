@@ -68,6 +68,7 @@ def whole_lines(out: Path) -> set[int]:
     return {int(line[len(b'{"row":') : line.index(b",")]) for line in lines}
 
 
+@pytest.mark.slow
 @needs_strace
 @pytest.mark.parametrize("call", CALLS)
 def test_a_kill_at_every_call_that_writes(tmp_path: Path, rows: Path, call: str) -> None:  # X01
@@ -94,6 +95,7 @@ def test_a_kill_at_every_call_that_writes(tmp_path: Path, rows: Path, call: str)
     assert place > {"write": 2 * ROWS, "fsync": 4, "fdatasync": 1, "rename": 3, "unlink": 1}[call]
 
 
+@pytest.mark.slow
 @needs_strace
 @pytest.mark.parametrize(
     ("call", "error"),
@@ -231,6 +233,7 @@ def test_the_output_folder_is_removed_mid_run(tmp_path: Path, many: Path) -> Non
     assert not out.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("many", [12_000, pytest.param(60_000, marks=pytest.mark.soak)])
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path, many: int) -> None:  # D13
     measure = (

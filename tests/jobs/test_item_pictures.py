@@ -31,6 +31,7 @@ def shop(folder: Path, images: Any) -> Path:
     return folder / "items.parquet"
 
 
+@pytest.mark.slow
 def test_each_form_of_picture_is_shown(fastqwen: Fastqwen, tmp_path: Path) -> None:
     pictures = [png(colour) for colour in ("red", "green", "blue")]
     for id, content in zip("abc", pictures, strict=True):

@@ -32,6 +32,7 @@ def command(tmp_path: Path) -> Callable[[Path], list[str]]:
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [12, pytest.param(300, marks=pytest.mark.soak)])
 def test_kills_change_nothing(tmp_path: Path, command: Callable[[Path], list[str]], most: int) -> None:  # X02
     reference = tmp_path / "reference.jsonl"

@@ -38,6 +38,7 @@ def spoil(model: Path) -> None:
     os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", ["cpu", "cpu:2"])
 def test_a_fully_cached_run_reads_no_weights(
     cached: Fastqwen, tmp_path: Path, model: Path, device: str
@@ -137,6 +138,7 @@ async def test_loading_begins_before_a_question_unless_remembered(
         await backend.aclose()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["probs", "summarize"])
 def test_own_networks_need_no_transformers(tmp_path: Path, command: str) -> None:
     """Its import takes seconds."""

@@ -233,6 +233,7 @@ def half_of_the_second(write: Callable[..., None]) -> Callable[..., None]:
     return written
 
 
+@pytest.mark.slow
 def test_a_flag_of_a_second_read_stays(
     cached: Fastqwen, tmp_path: Path, teams: list[Team], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,6 +250,7 @@ def test_a_flag_of_a_second_read_stays(
     assert flags[0] == flags[1]
 
 
+@pytest.mark.slow
 def test_prompts_are_those_of_whoever_answers_now(
     cached: Fastqwen, tmp_path: Path, teams: list[Team], monkeypatch: pytest.MonkeyPatch
 ) -> None:

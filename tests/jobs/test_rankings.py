@@ -28,6 +28,7 @@ def p_of(record: dict[str, Any]) -> dict[str, float]:
     return {entry["id"]: entry["probability"] for entry in record["ranking"]}
 
 
+@pytest.mark.slow
 def test_orders_are_averaged_until_the_top_settles(fastqwen: Fastqwen, tmp_path: Path) -> None:
     out = tmp_path / "o.jsonl"
     done = fastqwen(*SESSIONS, "-o", out, *TORCH, "--permutations", "4")
@@ -223,6 +224,7 @@ def test_all_reads_agree_on_a_settled_order() -> None:
     assert distributions.rotations(3, 10) == (0, 1, 2)
 
 
+@pytest.mark.slow
 def test_reads_hold_all_of_a_ranking(fastqwen: Fastqwen, tmp_path: Path) -> None:
     fastqwen(*SESSIONS, "-o", tmp_path / "o.jsonl", *TORCH, "--permutations", "3", "--calibrate")
     done = fastqwen("eval", tmp_path / "o.jsonl", "--json", "--k", "1")

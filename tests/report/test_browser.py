@@ -78,6 +78,7 @@ def told(page: Any) -> str:
     return str(page.locator("section:visible [data-told]").inner_text())
 
 
+@pytest.mark.slow
 def test_rankings_filter_sort_and_open(open_page: Open, tmp_path: Path) -> None:
     out = written(tmp_path / "r.jsonl", *rankings(30), failed("late", positive=["a"]))
     page = open_page(out, at="#view=rankings")
@@ -103,6 +104,7 @@ def test_rankings_filter_sort_and_open(open_page: Open, tmp_path: Path) -> None:
     assert "id=u17" in page.url
 
 
+@pytest.mark.slow
 def test_keys_go_through_rows(open_page: Open, tmp_path: Path) -> None:
     page = open_page(written(tmp_path / "r.jsonl", *rankings(MANY)), at="#view=rankings")
     for key in ("j", "j", "j", "k", "Enter"):
@@ -243,6 +245,7 @@ def test_print_shows_every_view(open_page: Open, tmp_path: Path) -> None:
     assert page.locator("#overview").is_visible()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dark", "size"), [(False, SIZES[0]), (True, SIZES[1])], ids=["light", "dark"])
 def test_axe_finds_no_fault(
     open_page: Open, axe: str, tmp_path: Path, dark: bool, size: tuple[int, int]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -39,6 +40,7 @@ def drawn(folder: Path, id: str, text: str, name: str) -> Page:
     return Page(render(gather(Order(both[0], both[1]), None)).decode())
 
 
+@pytest.mark.slow
 @SOME
 @given(HOSTILE, HOSTILE, HOSTILE)
 def test_data_never_become_markup(tmp_path_factory: object, id: str, text: str, name: str) -> None:
@@ -55,6 +57,7 @@ def test_data_never_become_markup(tmp_path_factory: object, id: str, text: str, 
     assert set(hostile.data["items"]["id"]) == {f"{id}-{place}" for place in range(3)}
 
 
+@pytest.mark.slow
 @SOME
 @given(HOSTILE)
 def test_summaries_stand_in_the_page_as_they_are(tmp_path_factory: object, text: str) -> None:

@@ -71,6 +71,7 @@ def test_the_walk_prints_what_it_shows(folder: Path) -> None:
     assert quoted[0] in (folder / "summaries.jsonl").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", blocks("python.md", "python"))
 def test_python_of_the_documents_runs(code: str, folder: Path) -> None:
     assert run(sys.executable, "-c", code, folder=folder).stdout.splitlines()[0] == "(3,)"

@@ -63,6 +63,7 @@ def test_a_fault_of_a_prompt_costs_little(fastqwen: Fastqwen, tmp_path: Path, wh
     assert [record["id"] for record in read_records(out) if record["status"] == "failed"] == ["row-17"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", ["429", "503"])
 @pytest.mark.parametrize("pause", ["0", "-5", "0.001", "Wed, 21 Oct 2015 07:28:00 GMT", "soon", ""])
 def test_a_busy_server_is_asked_seldom(fastqwen: Fastqwen, tmp_path: Path, status: str, pause: str) -> None:

@@ -104,6 +104,7 @@ def one_picture(folder: Path, width: int, height: int) -> Path:
     return write_rows(folder / f"{width}.jsonl", {"id": str(width), "image": f"{width}.png"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", SEES)
 @pytest.mark.parametrize(("least", "most"), [(4, 40), (16, 10_000), (8, 40)])
 def test_limits_of_pixels_are_learnt(

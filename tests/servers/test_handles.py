@@ -53,6 +53,7 @@ def run(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [24, 40])
 def test_few_handles_are_used_and_said(tmp_path: Path, most: int) -> None:
     with serve("vllm", delay_s=0.1) as server:
@@ -71,6 +72,7 @@ def test_too_few_handles_are_refused_first(tmp_path: Path) -> None:
     assert server.posts == 0
 
 
+@pytest.mark.slow
 def test_handles_that_go_are_no_dead_server(tmp_path: Path) -> None:
     with serve("vllm", delay_s=0.1) as server:
         # So many rows that handles go in the middle of the run, not while its last files are written.

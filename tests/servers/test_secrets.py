@@ -63,6 +63,7 @@ class Echo(Loopback):
             await super()._reply(writer, method, path, headers, body)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hurried")
 @pytest.mark.parametrize("dialect", ["tgi", "vllm"])
 @pytest.mark.parametrize("place", PLACES)

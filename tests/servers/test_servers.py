@@ -248,6 +248,7 @@ def test_a_row_that_kills_servers_is_parked(  # S20
         same_as_scripted(fastqwen, out, "probs", rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [600, pytest.param(10_000, marks=pytest.mark.soak)])
 def test_duplicate_replies_never_move_an_answer(
     fastqwen: Fastqwen, tmp_path: Path, server: Loopback, count: int
@@ -272,6 +273,7 @@ def storm(fault: str, seconds: float) -> Callable[[int, str], str | None]:
     return played
 
 
+@pytest.mark.slow
 def test_a_storm_of_refusals_loses_nothing(  # S15
     fastqwen: Fastqwen, tmp_path: Path, server: Loopback
 ) -> None:
@@ -307,6 +309,7 @@ def test_a_contagious_failure_is_tried_three_times(  # S17
     assert failed["attempts"] == 3
 
 
+@pytest.mark.slow
 def test_a_storm_of_errors_stops_the_sending(
     fastqwen: Fastqwen, tmp_path: Path, server: Loopback
 ) -> None:  # S16
@@ -384,6 +387,7 @@ def test_an_unanswered_row_ends_by_its_deadline(
         same_as_scripted(fastqwen, out, "probs", rows)
 
 
+@pytest.mark.slow
 def test_a_process_that_stands_still_blames_no_server(  # X12
     fastqwen: Fastqwen, tmp_path: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

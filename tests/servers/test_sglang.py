@@ -206,6 +206,7 @@ def test_a_missing_label_fails_its_row_alone(fastqwen: Fastqwen, tmp_path: Path)
     assert [(one["id"], one["error"]["type"]) for one in failed] == [("row-3", "server.bad_response")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("route", ["/v1/score", "/generate"])
 def test_swapped_weights_end_the_run(fastqwen: Fastqwen, tmp_path: Path, route: str) -> None:
     rows, out = questions(tmp_path, 4000), tmp_path / "o.jsonl"

@@ -322,6 +322,7 @@ def test_a_server_gone_is_502_until_back(front: Front, servers: tuple[Loopback, 
     assert ask(front.text, "GET", "/info")[0] == 200
 
 
+@pytest.mark.slow
 def test_a_run_waits_for_a_gateways_server(
     fastqwen: Fastqwen, tmp_path: Path, front: Front, servers: tuple[Loopback, Loopback]
 ) -> None:
@@ -346,6 +347,7 @@ def test_a_run_waits_for_a_gateways_server(
 # -- jobs --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_summarize_and_rerank_run_through_the_gateway(
     fastqwen: Fastqwen, tmp_path: Path, gateway: Front
 ) -> None:

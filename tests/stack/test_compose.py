@@ -111,6 +111,7 @@ def test_profiles_are_those_that_the_stack_knows(services: Services) -> None:
     assert found == set(ALL_PROFILES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "profile",
     ["text", "vision-vllm", "vision-tgi", "vision-sglang", "gateway", "observe", "models", "text-8"],

@@ -166,6 +166,7 @@ def query(base: str, expression: str) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("title", "expression"), QUERIES)
 def test_dashboard_queries_find_what_servers_report(prometheus: str, title: str, expression: str) -> None:
     until = time.monotonic() + 20

@@ -239,6 +239,7 @@ def test_a_running_stack_is_not_changed_silently(
     assert "TEXT_MODEL is Qwen/Qwen3-0.6B, asked is Qwen/Qwen3-8B; make down, then make up" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_gateway_comes_beside_what_runs(
     up: Up, docker: StandIn, nvidia: StandIn, servers: dict[str, Obedient], folder: DockerFolder
 ) -> None:
@@ -315,6 +316,7 @@ def test_wait_names_server_reason_and_last_lines(
     servers["vision"].start()
 
 
+@pytest.mark.slow
 def test_a_lack_of_memory_gets_several_starts(
     fastqwen: Fastqwen,
     planned: DockerFolder,
