@@ -14,6 +14,7 @@ TEXT_PORT ?= 8080
 VISION_PORT ?= 8081
 GATEWAY_NAME ?=
 GATEWAY_PORT ?=
+GATEWAY_RATE ?=
 GRAFANA_PORT ?=
 SERVERS = --text "$(TEXT)" \
 	--text-model "$(TEXT_MODEL)" \
@@ -30,6 +31,7 @@ SERVERS = --text "$(TEXT)" \
 	--vision-port "$(VISION_PORT)"
 BESIDE = $(if $(GATEWAY_NAME),--gateway-name "$(GATEWAY_NAME)") \
 	$(if $(GATEWAY_PORT),--gateway-port "$(GATEWAY_PORT)") \
+	$(if $(GATEWAY_RATE),--gateway-rate "$(GATEWAY_RATE)") \
 	$(if $(GRAFANA_PORT),--grafana-port "$(GRAFANA_PORT)")
 define say_variables
 	@echo "  TEXT=$(TEXT)   tgi|vllm|sglang: Who serves text; vLLM and SGLang read any labels exactly, with their mass."
@@ -47,5 +49,6 @@ define say_variables
 	@echo "  VISION_PORT=$(VISION_PORT)   Where the vision server is, of 127.0.0.1."
 	@echo "  GATEWAY_NAME=$(GATEWAY_NAME)   What the gateway's certificate bears. [as before, else localhost]"
 	@echo "  GATEWAY_PORT=$(GATEWAY_PORT)   Where the gateway is published, for other machines. [as before, else 8443]"
+	@echo "  GATEWAY_RATE=$(GATEWAY_RATE)   N/s|N/min|N/h|off: What each key may ask of the gateway, such as 600/min or 20/s; more is answered with 429. [as before, else off]"
 	@echo "  GRAFANA_PORT=$(GRAFANA_PORT)   Where Grafana is, of 127.0.0.1. [as before, else 3000]"
 endef

@@ -27,6 +27,7 @@ IMAGES = {engine.image: "server" for engine in ENGINES.values()} | {
     OTHER_IMAGES[name]: stage
     for name, stage in (
         ("CADDY_IMAGE", "caddy"),
+        ("PYTHON_IMAGE", "programs"),
         ("PROMETHEUS_IMAGE", "prometheus"),
         ("GRAFANA_IMAGE", "grafana"),
         ("DCGM_IMAGE", "dcgm"),

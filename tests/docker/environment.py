@@ -29,6 +29,8 @@ IN_THE_BASE = (
     "libcap2-bin",
     "caddy",
     "prometheus",
+    "prometheus-redis-exporter",
+    "redis-server",  # in Valkey's place, which this release has not
 )
 # What the stand-ins for servers import, and the hub's client, which fetches weights in TGI's image.
 LIBRARIES = (

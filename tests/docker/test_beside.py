@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import shutil
+import ssl
 from pathlib import Path
 
 import pytest
@@ -33,7 +35,45 @@ def test_the_gateway_lets_keys_in_alone(host: Host, tmp_path: Path) -> None:
     stranger = clone.fastqwen(*job, "-o", tmp_path / "s.jsonl", check=4, FASTQWEN_API_KEY=KEY).said
     assert "the certificate can't be verified" in stranger
     assert "--ca-file" in stranger
-    assert "ok: gateway: https://localhost:8443 (running, asks for a key" in clone.make("status").said
+    said = clone.make("status").said
+    assert "ok: gateway: https://localhost:8443 (running, asks for a key" in said
+    assert "ok: doorkeeper (running, asks for a key" in said
+    shown = clone.engine.docker("exec", clone.container("doorkeeper"), "ls", "-A", "/keys/tls", check=None)
+    assert "Permission denied" in shown or not shown
+    assert not clone.engine.docker("exec", clone.container("doorkeeper"), "cat", "/keys/hf_token")
+
+
+def test_keys_and_rates_change_beside_what_runs(host: Host) -> None:
+    clone = host.up()
+    keys = clone.path / "docker/secrets/keys"
+    keys.write_text(f"alice {KEY}\n")
+    clone.make("gateway")
+    gateway = clone.container("gateway")
+    assert _asked(KEY) == 200
+    assert _asked("n" * 40) == 401
+    (keys.parent / "new").write_text(f"bob {'n' * 40}\n")  # as an editor does: another file in its place
+    (keys.parent / "new").replace(keys)
+    clone.until(lambda: _asked("n" * 40) == 200 and _asked(KEY) == 401, 10.0)
+    clone.make("gateway", "GATEWAY_RATE=2/h")
+    assert [_asked("n" * 40) for _ in range(3)] == [200, 200, 429]
+    assert "ok: doorkeeper: 2/h a key" in clone.make("status").said
+    clone.make("gateway")  # as before
+    assert [_asked("n" * 40) for _ in range(1)] == [429]
+    clone.make("gateway", "GATEWAY_RATE=off")
+    assert [_asked("n" * 40) for _ in range(3)] == [200, 200, 200]
+    assert clone.container("gateway") == gateway
+
+
+def _asked(key: str) -> int:
+    """The status of a small page of the gateway."""
+    untrusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    untrusting.check_hostname, untrusting.verify_mode = False, ssl.CERT_NONE
+    asking = http.client.HTTPSConnection("localhost", 8443, timeout=20, context=untrusting)
+    try:
+        asking.request("GET", "/text/info", headers={"Authorization": f"Bearer {key}"})
+        return asking.getresponse().status
+    finally:
+        asking.close()
 
 
 def test_a_gateway_that_loops_is_told(host: Host) -> None:

@@ -9,6 +9,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -46,6 +47,7 @@ class Front:
     vision: str
     ca_file: Path
     printed: Path
+    doorkeeper: str = ""
 
     @property
     def log(self) -> list[dict[str, Any]]:
@@ -99,16 +101,38 @@ def front(servers: tuple[Loopback, Loopback], tmp_path_factory: pytest.TempPathF
 
 
 @contextmanager
-def guarded(folder: Path, keys: str, text: Loopback, vision: Loopback) -> Iterator[Front]:
+def doorkeeper(keys: Path, rate: str = "off") -> Iterator[str]:
+    """Where one listens that knows these keys: `HOST:PORT`."""
+    environ = {"GATEWAY_KEYS": str(keys), "GATEWAY_RATE": rate, "LISTEN": "127.0.0.1", "PORT": "0"}
+    command = [sys.executable, "-I", str(ROOT / "docker" / "doorkeeper.py")]
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            said = ""
+            for line in process.stdout or ():
+                said += line
+                if line.startswith("listens on"):
+                    break
+            assert "listens on" in said, said
+            yield f"127.0.0.1:{said.split()[-1]}"
+        finally:
+            process.kill()
+
+
+@contextmanager
+def guarded(folder: Path, keys: str, text: Loopback, vision: Loopback, rate: str = "off") -> Iterator[Front]:
     """The gateway with these lines of keys, once it has its certificate."""
-    file = folder / "gateway.keys"
+    file = folder / "keys"
     file.write_text(keys)
     port = free_port()
-    listen = {"GATEWAY_LISTEN": str(port), "GATEWAY_KEYS": str(file), "GATEWAY_NAME": "localhost"}
-    with caddy(folder, "gateway.Caddyfile", **listen, **upstreams(text, vision)) as printed:
+    listen = {"GATEWAY_LISTEN": str(port), "GATEWAY_NAME": "localhost"}
+    with (
+        doorkeeper(file, rate) as asked,
+        caddy(folder, "gateway.Caddyfile", DOORKEEPER=asked, **listen, **upstreams(text, vision)) as printed,
+    ):
         root = folder / "data" / "caddy" / "pki" / "authorities" / "local" / "root.crt"
         wait_for_certificate(port, root, printed)
-        yield Front(f"https://localhost:{port}/text", f"https://localhost:{port}/vision", root, printed)
+        urls = (f"https://localhost:{port}/text", f"https://localhost:{port}/vision")
+        yield Front(*urls, root, printed, asked)
 
 
 def wait_for_certificate(port: int, root: Path, printed: Path) -> None:
@@ -127,7 +151,7 @@ def wait_for_certificate(port: int, root: Path, printed: Path) -> None:
 
 @pytest.fixture(scope="module")
 def gateway(servers: tuple[Loopback, Loopback], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
-    keys = f'"Bearer {KEY}" "alice"\n"Bearer {KEY[::-1]}" "bob"\n'
+    keys = f"alice {KEY}\nbob {KEY[::-1]}\n"
     with guarded(tmp_path_factory.mktemp("gateway"), keys, *servers) as front:
         yield front
 
@@ -265,7 +289,7 @@ def test_a_foreign_gateway_is_not_trusted(gateway: Front) -> None:
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
 def test_a_certificate_of_ones_own_is_taken(tmp_path: Path, servers: tuple[Loopback, Loopback]) -> None:
     cert, key, keys = tmp_path / "cert.pem", tmp_path / "key.pem", tmp_path / "keys"
-    keys.write_text(f'"Bearer {KEY}" "alice"\n')
+    keys.write_text(f"alice {KEY}\n")
     request = [
         "openssl",
         "req",
@@ -278,8 +302,11 @@ def test_a_certificate_of_ones_own_is_taken(tmp_path: Path, servers: tuple[Loopb
     ]
     request += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-days", "1"]
     subprocess.run([*request, "-keyout", str(key), "-out", str(cert)], check=True, capture_output=True)
-    listen = {"GATEWAY_LISTEN": str(free_port()), "GATEWAY_KEYS": str(keys), "GATEWAY_TLS": f"{cert} {key}"}
-    with caddy(tmp_path, "gateway.Caddyfile", **listen, **upstreams(*servers)):
+    listen = {"GATEWAY_LISTEN": str(free_port()), "GATEWAY_TLS": f"{cert} {key}"}
+    with (
+        doorkeeper(keys) as asked,
+        caddy(tmp_path, "gateway.Caddyfile", DOORKEEPER=asked, **listen, **upstreams(*servers)),
+    ):
         url = f"https://localhost:{listen['GATEWAY_LISTEN']}/text"
         assert ask(url, "GET", "/info", ca_file=cert, headers=bearer())[0] == 200
 
@@ -307,7 +334,7 @@ def test_servers_never_see_a_users_key(tmp_path: Path) -> None:
     with (
         listening(Obedient("tgi", api_key=KEY)) as strict,
         listening(Obedient("vllm")) as vision,
-        guarded(tmp_path, f'"Bearer {KEY}" "alice"\n', strict, vision) as front,
+        guarded(tmp_path, f"alice {KEY}\n", strict, vision) as front,
     ):
         assert ask(front.text, "GET", "/info", ca_file=front.ca_file, headers=bearer())[0] == 401
 

@@ -132,7 +132,7 @@ def test_bind_mounts_are_files_of_the_repository(services: Services) -> None:
     for name, service in services.items():
         for volume in service.get("volumes", []):
             source = volume.split(":")[0]
-            if source.startswith("/") and "/secrets/" not in source:
+            if source.startswith("/") and "/secrets" not in source:
                 assert Path(source).exists(), f"{name}: {source}"
 
 
@@ -140,16 +140,31 @@ def test_bind_mounts_are_files_of_the_repository(services: Services) -> None:
 
 
 def test_servers_are_isolated_and_hold_no_secret(document: dict[str, Any], services: Services) -> None:
-    assert document["networks"]["servers"]["internal"] is True
+    internal = {"servers", "inner"}
+    assert all(document["networks"][network]["internal"] is True for network in internal)
     for name, service in services.items():
-        if kind_of(name) or name in ("prometheus", "dcgm-exporter"):
-            assert list(service["networks"]) == ["servers"], name
+        if kind_of(name) or name in ("prometheus", "dcgm-exporter", "doorkeeper"):
+            assert set(service["networks"]) <= ({"servers"} if kind_of(name) else internal), name
             assert "ports" not in service, name
             assert "secrets" not in service, name
     for name, service in services.items():
         if kind_of(name):
             told = {*service["environment"], *words(service)}
             assert not {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "API_KEY", "VLLM_API_KEY", "--api-key"} & told
+
+
+def test_the_doorkeeper_sees_keys_alone(services: Services) -> None:
+    """Of the folder of secrets, which it sees so that a file put in a file's place is seen too."""
+    for name, service in services.items():
+        of_secrets = [one for one in service.get("volumes", []) if one.split(":")[0].endswith("/secrets")]
+        assert of_secrets == (
+            ["/".join([str(FILE.parent), "secrets:/keys:ro"])] if name == "doorkeeper" else []
+        )
+    keeper = services["doorkeeper"]
+    assert "/dev/null:/keys/hf_token:ro" in keeper["volumes"]
+    assert [entry.split(":")[0] for entry in keeper["tmpfs"]] == ["/keys/tls"]
+    assert keeper["user"] == "65534:65534"
+    assert list(keeper["networks"]) == ["inner"]
 
 
 def test_published_ports_need_an_ordinary_network(document: dict[str, Any], services: Services) -> None:

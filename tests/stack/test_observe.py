@@ -20,7 +20,7 @@ import yaml  # comes with huggingface-hub
 from tests.conftest import ROOT
 from tests.loopback import listening
 from tests.probe_server import Obedient
-from tests.stack.test_caddy import free_port
+from tests.stack.test_caddy import doorkeeper, free_port
 
 pytestmark = pytest.mark.skipif(
     shutil.which("promtool") is None or shutil.which("prometheus") is None,
@@ -131,8 +131,14 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("prometheus")
     gpus = ThreadingHTTPServer(("127.0.0.1", 0), _Gpus)
     Thread(target=gpus.serve_forever, daemon=True).start()
-    with listening(Obedient("tgi")) as text, listening(Obedient("vllm")) as vision:
+    (folder / "keys").write_text("alice 0123456789abcdef0123\n")
+    with (
+        listening(Obedient("tgi")) as text,
+        listening(Obedient("vllm")) as vision,
+        doorkeeper(folder / "keys") as gateway,
+    ):
         ports = {"text": text.port, "vision": vision.port, "gpu": gpus.server_port}
+        ports |= {"gateway": int(gateway.rpartition(":")[2])}
         config = {
             "global": {"scrape_interval": "250ms", "scrape_timeout": "200ms", "evaluation_interval": "250ms"},
             "rule_files": [str(FOLDER / "rules.yml")],
@@ -199,6 +205,7 @@ def test_the_dashboard_shows_what_an_operator_asks_for() -> None:
         "prefix cache",
         "errors",
         "gpu",
+        "user of the gateway",
     ):
         assert wanted in titles
     sources = {panel["datasource"]["uid"] for panel in DASHBOARD["panels"]}

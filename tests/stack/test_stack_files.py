@@ -25,7 +25,7 @@ KEY = "0123456789abcdef0123"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> DockerFolder:
-    for name in ("compose.yml", "pins.json", "fetch.py", "tgi.sh", "vllm.sh"):
+    for name in ("compose.yml", "pins.json", "doorkeeper.py", "fetch.py", "tgi.sh", "vllm.sh"):
         shutil.copy(ROOT / "docker" / name, tmp_path)
     for name in ("caddy", "grafana", "prometheus"):
         shutil.copytree(ROOT / "docker" / name, tmp_path / name)
@@ -103,13 +103,11 @@ def test_an_unreadable_mounted_file_is_told(folder: DockerFolder) -> None:
         keys.refuse_closed_files(folder.path)
 
 
-def test_keys_become_what_the_gateway_reads(folder: DockerFolder) -> None:
+def test_users_are_those_with_a_key(folder: DockerFolder) -> None:
+    """Two keys of one user are how a key is replaced."""
     keys.prepare(folder.path)
-    (folder.secrets / "keys").write_text(f"# team\nalice {KEY}a\n\nbob {KEY}b\n")
-    assert keys.write_gateway_keys(folder.path) == 2
-    assert (
-        folder.secrets / "gateway.keys"
-    ).read_text() == f'"Bearer {KEY}a" "alice"\n"Bearer {KEY}b" "bob"\n'
+    (folder.secrets / "keys").write_text(f"# team\nbob {KEY}a\n\nalice {KEY}b\nbob {KEY}c\n")
+    assert keys.users(folder.path) == ["alice", "bob"]
 
 
 @pytest.mark.parametrize(
@@ -120,7 +118,7 @@ def test_keys_become_what_the_gateway_reads(folder: DockerFolder) -> None:
         ("alice short\n", "line 1: a user and a key of 20 or more"),
         (f'alice {KEY}\nbob {KEY}"\n', "line 2: a user and a key"),
         (f"alice {KEY} more\n", "line 1"),
-        (f"alice {KEY}\nbob {KEY}\n", "line 2: the key of another user"),
+        (f"alice {KEY}\nbob {KEY}\n", "line 2: the key of another line"),
     ],
 )
 def test_a_bad_key_file_shows_no_key(folder: DockerFolder, content: str | None, said: str) -> None:
@@ -128,7 +126,7 @@ def test_a_bad_key_file_shows_no_key(folder: DockerFolder, content: str | None, 
     if content is not None:
         (folder.secrets / "keys").write_text(content)
     with pytest.raises(UsageError) as caught:
-        keys.write_gateway_keys(folder.path)
+        keys.users(folder.path)
     assert said in str(caught.value)
     assert KEY not in str(caught.value)
 

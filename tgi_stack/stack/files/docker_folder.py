@@ -7,6 +7,7 @@ says them for the URLs that the stack publishes.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,7 @@ class DockerFolder:
         dates = "-".join(str(file.stat().st_mtime_ns) for file in own) if there else ""
         values |= {name.upper(): str(value) for name, value in told.items()}
         values |= {"GATEWAY_TLS": OWN_TLS if there else "internal", "GATEWAY_TLS_OF": dates}
+        values |= {"SECRETS_OWNER": f"{os.getuid()}:{os.getgid()}"}
         lines = [f"{name}={_quoted(value)}" for name, value in values.items()]
         write_whole(self.env, "# Written by `fastqwen stack plan`.\n" + "\n".join(lines) + "\n")
         write_whole(self.path / "stack.json", json.dumps(written | told, indent=2) + "\n")

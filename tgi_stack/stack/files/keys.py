@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 from tgi_stack.errors import DiskError, UsageError
-from tgi_stack.stack.files.writing import write_whole
 
 _USER = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _KEY = re.compile(r"[A-Za-z0-9_-]{20,256}")
@@ -14,7 +13,7 @@ _KEY = re.compile(r"[A-Za-z0-9_-]{20,256}")
 
 def refuse_closed_files(folder: Path) -> None:
     """Raises DiskError for a mounted file that a container's root without capabilities can't read."""
-    mounted = [*folder.glob("*.sh"), folder / "fetch.py"]
+    mounted = [*folder.glob("*.sh"), folder / "fetch.py", folder / "doorkeeper.py"]
     for name in ("caddy", "grafana", "prometheus"):
         mounted += [folder / name, *(folder / name).rglob("*")]
     closed = [path for path in mounted if not path.stat().st_mode & 0o004]
@@ -35,15 +34,17 @@ def prepare(folder: Path) -> None:
         (secrets / "tls").mkdir(parents=True, exist_ok=True)
         secrets.chmod(0o700)
         (secrets / "hf_token").touch()
-        (secrets / "gateway.keys").touch()
+        (secrets / "gateway.keys").unlink(missing_ok=True)  # an earlier release's
         for path in secrets.rglob("*"):
             path.chmod(0o755 if path.is_dir() else 0o644)
     except OSError as error:
         raise DiskError(f"{secrets}: {error.strerror}") from error
 
 
-def write_gateway_keys(folder: Path) -> int:
-    """Turns secrets/keys (a user and a key a line) into what the gateway reads: how many users have one.
+def users(folder: Path) -> list[str]:
+    """Whom secrets/keys (a user and a key a line) lets in at the gateway; a user may have several keys.
+
+    The doorkeeper reads the file itself, also when it changes; it passes over what is refused here.
 
     Raises:
         UsageError: no keys, or a line that is none; the message holds no key.
@@ -63,10 +64,8 @@ def write_gateway_keys(folder: Path) -> int:
             wanted = "a user and a key of 20 or more letters, digits, - or _"
             raise UsageError(f"{path}, line {number}: {wanted}; {make}")
         if key.strip() in keys:
-            raise UsageError(f"{path}, line {number}: the key of another user")
+            raise UsageError(f"{path}, line {number}: the key of another line")
         keys[key.strip()] = user
     if not keys:
         raise UsageError(f"{path} holds no key; {make}")
-    said = "".join(f'"Bearer {key}" "{user}"\n' for key, user in keys.items())
-    write_whole(folder / "secrets" / "gateway.keys", said)
-    return len(keys)
+    return sorted(set(keys.values()))

@@ -13,6 +13,7 @@ VERSION = 1
 # What stands beside the servers; the compose file has the same defaults.
 OTHER_IMAGES = {
     "CADDY_IMAGE": "caddy:2.8.4",
+    "PYTHON_IMAGE": "python:3.13-slim",
     "PROMETHEUS_IMAGE": "prom/prometheus:v2.53.4",
     "GRAFANA_IMAGE": "grafana/grafana:11.6.0",
     "DCGM_IMAGE": "nvcr.io/nvidia/k8s/dcgm-exporter:3.3.9-3.6.1-ubuntu22.04",

@@ -12,9 +12,15 @@ from tgi_stack.errors import UsageError
 
 _beside = partial(Option, group=SERVERS)
 _HOST = re.compile(r"[A-Za-z0-9.-]{1,253}")
-FIRST: dict[str, Any] = {"gateway_name": "localhost", "gateway_port": 8443, "grafana_port": 3000}
+_RATE = re.compile(r"off|[1-9]\d{0,6}/(s|min|h)")
+FIRST: dict[str, Any] = {
+    "gateway_name": "localhost",
+    "gateway_port": 8443,
+    "gateway_rate": "off",
+    "grafana_port": 3000,
+}
 # By the profile that brings them up.
-SERVICES = {"gateway": ("gateway",), "observe": ("prometheus", "grafana", "dcgm-exporter")}
+SERVICES = {"gateway": ("gateway", "doorkeeper"), "observe": ("prometheus", "grafana", "dcgm-exporter")}
 PORTS = {"gateway": "gateway_port", "observe": "grafana_port"}
 
 
@@ -36,6 +42,14 @@ class Beside:
             most=65535,
         ),
     ] = None
+    gateway_rate: Annotated[
+        str | None,
+        _beside(
+            "What each key may ask of the gateway, such as 600/min or 20/s; more is answered with 429.",
+            metavar="N/s|N/min|N/h|off",
+            unset="as before, else off",
+        ),
+    ] = None
     grafana_port: Annotated[
         int | None,
         _beside(
@@ -52,6 +66,10 @@ class Beside:
             one.check(name.upper(), getattr(self, name))
         if self.gateway_name is not None and not _HOST.fullmatch(self.gateway_name):
             raise UsageError(f"--gateway-name {self.gateway_name[:80]!r} is no name of a host")
+        if self.gateway_rate is not None and not _RATE.fullmatch(self.gateway_rate):
+            raise UsageError(
+                f"GATEWAY_RATE={self.gateway_rate[:80]}: give N/s, N/min, N/h or off, such as 600/min"
+            )
 
     def after(self, before: dict[str, Any]) -> dict[str, Any]:
         """Every value: what is given, else what holds already, else the first."""

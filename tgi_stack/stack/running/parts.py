@@ -86,14 +86,17 @@ def _server(one: Entry) -> Part:
 
 
 def _extra(service: str, written: Entry) -> Part:
-    if service == "gateway":
+    if service in SERVICES["gateway"]:
         name, port = written["gateway_name"], written.get("gateway_port", 8443)
-        title = f"gateway: https://{name}:{port}"
+        rate = written.get("gateway_rate", "off")
+        title = "doorkeeper" + (f": {rate} a key" if rate != "off" else "")
 
         async def gateway() -> str:
             return await asyncio.to_thread(_locked, name, port)
 
-        return Part(service, title, f"gateway (https://{name}:{port})", gateway)
+        if service == "doorkeeper":  # it is who asks for a key
+            return Part(service, title, "doorkeeper (keys of the gateway)", gateway)
+        return Part(service, f"gateway: https://{name}:{port}", f"gateway (https://{name}:{port})", gateway)
     if service == "grafana":
         port = written.get("grafana_port", 3000)
 
