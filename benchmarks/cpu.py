@@ -45,6 +45,7 @@ from tgi_stack.engine.runtime import GATHERED, ops_for
 from tgi_stack.engine.scorer import Scorer, options_for
 from tgi_stack.hub import locate
 from tgi_stack.prompting.tokenizer import Tokenizer
+from tgi_stack.prompting.vocabulary import tokenizer_of
 from tgi_stack.types import ScoreRequest
 
 LABELS = 20
@@ -207,7 +208,7 @@ def measure_engine(args: argparse.Namespace, model: Any, vocabulary: int, table:
 
 
 def measure_command(args: argparse.Namespace, model: Any, table: Table) -> None:
-    tokenizer = Tokenizer(locate("tiny", "text", None, may_download=False).tokenizer_file)
+    tokenizer = tokenizer_of(locate("tiny", "text", None, may_download=False))
     with tempfile.TemporaryDirectory() as folder:
         for length in args.lengths:
             part = max(1, args.tokens // length)

@@ -23,8 +23,9 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # exported lazily
 
 from tgi_stack import lfs
-from tgi_stack.checkpoints import adapter
+from tgi_stack.checkpoints import adapter, gguf
 from tgi_stack.checkpoints.adapter import Adapter
+from tgi_stack.checkpoints.gguf.header import Header
 from tgi_stack.errors import CheckpointError, MachineError, NoEngineError, UsageError
 from tgi_stack.settings import DEFAULT_MODELS
 from tgi_stack.tiny import TINY
@@ -39,23 +40,30 @@ FILES = ("*.safetensors", "*.json", "*.txt", "*.jinja")
 class Checkpoint:
     """A model's files on this machine; `name` is what the user called it.
 
-    With an `adapter`, `folder` is its base's, and `revision` stands for both.
+    With an `adapter`, `folder` is its base's, and `revision` stands for both. A model of one GGUF file
+    has its header as `gguf`; `folder` is where the file lies.
     """
 
     name: str
     revision: str
     folder: Path
     adapter: Adapter | None = None
+    gguf: Header | None = None
 
     @property
-    def tokenizer_file(self) -> Path:
-        """Its tokenizer.json; an adapter's own, where it comes with one."""
+    def tokenizer_file(self) -> Path | None:
+        """Its tokenizer.json; an adapter's own, where it comes with one; None for the one in a GGUF file."""
         own = None if self.adapter is None else self.adapter.folder / TOKENIZER
-        return self.folder / TOKENIZER if own is None or not own.is_file() else own
+        if own is not None and own.is_file():
+            return own
+        beside = self.folder / TOKENIZER
+        return None if self.gguf is not None and not beside.is_file() else beside
 
     @property
     def config(self) -> dict[str, Any]:
-        """config.json."""
+        """config.json, or what stands for it in a GGUF file."""
+        if self.gguf is not None:
+            return gguf.config_of(self.gguf)
         found = read_json(self.folder / "config.json")
         if found is None:
             raise UsageError(f"{self.folder} holds no readable config.json; is it a checkpoint?")
@@ -64,7 +72,7 @@ class Checkpoint:
     @property
     def generation_config(self) -> dict[str, Any]:
         """generation_config.json; empty where there is none."""
-        return read_json(self.folder / "generation_config.json") or {}
+        return {} if self.gguf is not None else read_json(self.folder / "generation_config.json") or {}
 
     @property
     def chat_template(self) -> str | None:
@@ -77,6 +85,8 @@ class Checkpoint:
             trained = Checkpoint(self.name, self.revision, self.adapter.folder).chat_template
             if trained is not None:
                 return trained
+        if self.gguf is not None and isinstance(said := self.gguf.fields.get(gguf.TEMPLATE), str):
+            return said
         own = self.folder / "chat_template.jinja"
         if own.is_file():
             text = own.read_bytes()
@@ -130,6 +140,9 @@ def locate(name: str | None, kind: str, revision: str | None, *, may_download: b
         weights = (TINY / kind / "model.safetensors").read_bytes()  # few: they may be trained anew
         return Checkpoint("tiny", f"shipped-{hashlib.sha256(weights).hexdigest()[:12]}", TINY / kind)
     name = name or DEFAULT_MODELS[kind]
+    if (header := _gguf(name)) is not None:
+        gguf.needs_its_package(header)
+        return Checkpoint(name, f"gguf-{header.digest[:12]}", header.path.parent, gguf=header)
     if (folder := _folder(name, "--model")) is not None:
         return _checkpoint(name, folder, kind, None, may_download=may_download)
     found = _from_hub_cache(name, revision)
@@ -177,8 +190,8 @@ def revision_of(folder: Path) -> str:
     return f"local-{whole.hexdigest()[:12]}"
 
 
-def locate_files(name: str, kind: str, revision: str | None, *, may_download: bool = True) -> Path:
-    """A folder with a model's small files (tokenizer, template, configurations), without its weights.
+def locate_files(name: str, kind: str, revision: str | None, *, may_download: bool = True) -> Checkpoint:
+    """A model's small files (tokenizer, template, configurations); its weights may be elsewhere.
 
     An adapter's are its base's.
 
@@ -186,6 +199,12 @@ def locate_files(name: str, kind: str, revision: str | None, *, may_download: bo
         UsageError: no such model.
         MachineError: they can't be downloaded from here, or may not be.
     """
+    if (header := _gguf(name)) is not None:
+        return Checkpoint(name, "", header.path.parent, gguf=header)
+    return Checkpoint(name, "", _files_of(name, kind, revision, may_download=may_download))
+
+
+def _files_of(name: str, kind: str, revision: str | None, *, may_download: bool) -> Path:
     found = _small_files(name, kind, revision, may_download=may_download)
     fields = read_json(found / adapter.CONFIG) or {}
     base = fields.get("base_model_name_or_path")
@@ -249,11 +268,6 @@ def _folder(name: str, option: str) -> Path | None:
     Raises:
         UsageError: it is neither.
     """
-    if name.lower().endswith(".gguf") and not Path(name).is_dir():
-        raise UsageError(
-            f"{option} {name}: GGUF files are not read, only safetensors; "
-            "give the checkpoint that it was made of"
-        )
     try:
         folder = Path(name).expanduser()
         if folder.is_dir():
@@ -264,6 +278,26 @@ def _folder(name: str, option: str) -> Path | None:
     except (HFValidationError, OSError, RuntimeError) as error:
         raise UsageError(f"{option} {name[:80]}: {_reason(error)}") from error
     raise UsageError(f"{option} {name}: no such folder, and no model id of the form OWNER/NAME")
+
+
+def _gguf(name: str) -> Header | None:
+    """The header of the GGUF file that a name stands for, or that is the only weights of its folder.
+
+    Raises:
+        UsageError: no such file; a folder with several.
+        CheckpointError: see `header.read`.
+    """
+    path = Path(name).expanduser()
+    if name.lower().endswith(gguf.SUFFIX) and not path.is_dir():
+        if not path.is_file():
+            raise UsageError(f"--model {name}: no such file")
+        return gguf.read(path)
+    if not path.is_dir() or any(path.glob("*.safetensors*")):
+        return None
+    files = sorted(path.glob(f"*{gguf.SUFFIX}"))
+    if len(files) > 1:
+        raise UsageError(f"--model {name} holds {len(files)} GGUF files, such as {files[0].name}; name one")
+    return gguf.read(files[0]) if files else None
 
 
 def _reason(error: Exception) -> str:
@@ -296,6 +330,7 @@ def _download(name: str, revision: str | None) -> Path:
     try:
         info = HfApi().model_info(name, revision=revision, files_metadata=True, timeout=15)
         wanted = [file for file in info.siblings or [] if _wanted(file.rfilename)]
+        _refuse_gguf_alone(name, [file.rfilename for file in info.siblings or []])
         size = sum(file.size or 0 for file in wanted)
         LOG.info(f"downloading {name} at {info.sha}: {len(wanted)} files, {size:,} bytes")
         names = [file.rfilename for file in wanted]
@@ -305,6 +340,16 @@ def _download(name: str, revision: str | None) -> Path:
             f"{name} is not on this machine and can't be downloaded ({_reason(error)}); "
             f"{_cure(error)}use --model tiny or a folder with its files"
         ) from error
+
+
+def _refuse_gguf_alone(name: str, files: list[str]) -> None:
+    """Raises UsageError for a model whose only weights are GGUF files: which of them is the user's to say."""
+    found = [file for file in files if file.endswith(gguf.SUFFIX)]
+    if found and not any(file.endswith(".safetensors") for file in files):
+        raise UsageError(
+            f"{name} holds GGUF files alone, such as {found[0]}; fetch one (hf download {name} {found[0]} "
+            "--local-dir FOLDER) and name it: --model FOLDER/FILE.gguf"
+        )
 
 
 def _wanted(path: str) -> bool:

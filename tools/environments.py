@@ -2,8 +2,8 @@
 
     python tools/environments.py oldest
 
-- `oldest` holds the lowest version of each package that pyproject.toml names for the core and the engine,
-  torch excepted, as uv resolves them;
+- `oldest` holds the lowest version of each package that pyproject.toml names for the core and for the extras
+  that are tested in it, torch excepted, as uv resolves them;
 - `tgi` holds the extra `tgi`: text-generation wants a huggingface-hub that transformers 5 can't have.
 
 Prints the environment's Python. An environment is built once for a pyproject.toml and a constraints.txt.
@@ -24,8 +24,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PINNED = ROOT / "constraints.txt"
 FOLDER = ROOT / "out" / "environments"
-ENGINE = ("torch",)
-EXTRAS = {"oldest": (*ENGINE, "dev"), "tgi": ("tgi", "dev")}
+# Not `ray`, which is one release; not `tgi` and `unsloth`, which can't live beside the rest.
+CLAIMED = ("torch", "heif", "quant", "plot", "object", "tier", "lora", "gguf", "schema")
+EXTRAS = {"oldest": (*CLAIMED, "dev"), "tgi": ("tgi", "dev")}
 # What the extra `tgi` can't have at the pinned version.
 AGED = ("huggingface-hub", "transformers", "tokenizers")
 
@@ -81,7 +82,7 @@ def _wanted(name: str) -> dict[str, str]:
         return {package: version for package, version in pinned.items() if package not in AGED}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     claimed = [*project["dependencies"]]
-    for extra in ENGINE:
+    for extra in CLAIMED:
         claimed += project["optional-dependencies"][extra]
     tools = _names(project["optional-dependencies"]["dev"]) - _names(claimed)
     return {package: pinned[package] for package in ("torch", *sorted(tools))}

@@ -36,6 +36,7 @@ from tgi_stack.images.grid import Grid
 from tgi_stack.images.prepare import prepare
 from tgi_stack.prompting import prompts
 from tgi_stack.prompting.tokenizer import Tokenizer
+from tgi_stack.prompting.vocabulary import tokenizer_of
 from tgi_stack.tiny import TINY
 from tgi_stack.types import CaptionRequest, ScoreRequest
 
@@ -119,7 +120,7 @@ def compared(name: str, folder: Path) -> Compared:
     """Makes the family's checkpoint in an empty folder, and compares."""
     theirs = made(name, folder)
     checkpoint = Checkpoint(name, "made", folder)
-    tokenizer = Tokenizer(checkpoint.tokenizer_file)
+    tokenizer = tokenizer_of(checkpoint)
     kind = "vision" if "vision_config" in FAMILIES[name] else "text"
     try:
         model_type_for(checkpoint, kind)

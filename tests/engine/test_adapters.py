@@ -20,7 +20,7 @@ from tgi_stack.engine.runtime import Runtime
 from tgi_stack.engine.switches import Switches
 from tgi_stack.errors import CheckpointError, FastqwenError, NoEngineError, UsageError
 from tgi_stack.hub import locate, locate_files
-from tgi_stack.prompting.tokenizer import Tokenizer
+from tgi_stack.prompting.vocabulary import tokenizer_of
 from tgi_stack.tiny import TINY
 
 CPU = choose("cpu", "fp32")
@@ -65,7 +65,7 @@ def test_an_adapter_is_merged_exactly(kind: str, tmp_path: Path, request: pytest
     deltas = adapter(tmp_path / "a", kind)
     theirs = request.getfixturevalue(f"{kind}_model")
     found = locate(str(tmp_path / "a"), kind, None)
-    tokenizer = Tokenizer(found.tokenizer_file)
+    tokenizer = tokenizer_of(found)
     asked = [families._request(tokenizer, question) for question in families.QUESTIONS]
     plain = [families._forward(theirs, one) for one in asked]
     state = {name: one.clone() for name, one in theirs.state_dict().items()}
@@ -218,7 +218,7 @@ def test_packed_weights_take_no_adapter(switches: Switches, tmp_path: Path) -> N
 
 def test_small_files_are_those_of_its_base(tmp_path: Path) -> None:
     adapter(tmp_path / "a")
-    assert locate_files(str(tmp_path / "a"), "text", None) == TINY / "text"
+    assert locate_files(str(tmp_path / "a"), "text", None).folder == TINY / "text"
     (tmp_path / "a" / "chat_template.jinja").write_text("its own")
     assert locate(str(tmp_path / "a"), "text", None).chat_template == "its own"
 

@@ -79,12 +79,6 @@ def test_models_that_can_not_be_had(
         locate(name, "text", None, may_download=download)
 
 
-def test_a_gguf_file_is_refused_with_its_reason(tmp_path: Path) -> None:
-    (tmp_path / "m.gguf").write_bytes(b"GGUF")
-    with pytest.raises(UsageError, match=r"GGUF files are not read.*the checkpoint"):
-        locate(str(tmp_path / "m.gguf"), "text", None)
-
-
 def test_an_unfinished_download_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     repository = tmp_path / "models--some--model"

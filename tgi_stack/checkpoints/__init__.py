@@ -1,1 +1,1 @@
-"""What --model may name beside a whole checkpoint: an adapter, and a GGUF file."""
+"""What --model may name beside a folder of safetensors: an adapter, and a GGUF file."""

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from tgi_stack.engine.formats import lora
+from tgi_stack.checkpoints.gguf.header import Header
+from tgi_stack.engine.formats import gguf, lora
 from tgi_stack.engine.models import by_transformers, compat, config, qwen3, weights
 from tgi_stack.engine.models.qwen3 import GenerationConfig
 from tgi_stack.engine.models.unsloth import load_unsloth
@@ -80,10 +81,12 @@ def understand(checkpoint: Checkpoint, switches: Switches = PLAIN) -> None:
     """Looks at a configuration before the weights load.
 
     Raises:
-        UsageError: an adapter, and weights that it can't be merged into.
+        UsageError: an adapter, and weights that it can't be merged into; a GGUF file, packed once more.
         CheckpointError: see `config.read`; for other families, see `rope.settings_of`.
     """
     fields = checkpoint.config
+    if checkpoint.gguf is not None:
+        _refuse_packed_twice(checkpoint, switches)
     if checkpoint.adapter is not None:
         _refuse_packed(checkpoint, switches)
     if fields.get("model_type") in config.OWN_TYPES:
@@ -93,7 +96,7 @@ def understand(checkpoint: Checkpoint, switches: Switches = PLAIN) -> None:
 
 
 def _refuse_packed(checkpoint: Checkpoint, switches: Switches) -> None:
-    packed = checkpoint.config.get("quantization_config") is not None
+    packed = checkpoint.gguf is not None or checkpoint.config.get("quantization_config") is not None
     if packed or switches.loader != "transformers" or switches.weights not in ("none", "fp8"):
         how = "a quantised base" if packed else switches.weights
         how = switches.loader if switches.loader != "transformers" else how
@@ -101,6 +104,20 @@ def _refuse_packed(checkpoint: Checkpoint, switches: Switches) -> None:
             f"{checkpoint.name} is an adapter, which is merged into plain weights, not with {how}; "
             "leave that out, or merge it first"
         )
+
+
+def _refuse_packed_twice(checkpoint: Checkpoint, switches: Switches) -> None:
+    if switches.weights != "none" or switches.loader != "transformers":
+        how = switches.weights if switches.weights != "none" else switches.loader
+        raise UsageError(
+            f"{checkpoint.name} is a GGUF file, whose weights are packed as they are; leave {how} out, or "
+            "name the checkpoint that it was made of"
+        )
+
+
+def quantization(checkpoint: Checkpoint, switches: Switches) -> str:
+    """How the weights are packed, for the identity."""
+    return switches.weights if checkpoint.gguf is None else gguf.quantization(checkpoint.gguf)
 
 
 def prove(checkpoint: Checkpoint) -> None:
@@ -112,6 +129,9 @@ def prove(checkpoint: Checkpoint) -> None:
     fields = checkpoint.config
     if fields.get("model_type") in config.OWN_TYPES and not fields.get("quantization_config"):
         model = qwen3.skeleton(config.read(fields))
+        if checkpoint.gguf is not None:
+            gguf.proven(checkpoint.gguf, model.shapes())
+            return
         weights.proven(checkpoint.folder, model.shapes(), tied=model.tied)
 
 
@@ -125,6 +145,8 @@ def is_own(checkpoint: Checkpoint, switches: Switches) -> bool:
 def _load(checkpoint: Checkpoint, model_type: str, placement: Placement, switches: Switches) -> Any:
     fields, sees = checkpoint.config, model_type in VISION_TYPES
     if is_own(checkpoint, switches):
+        if checkpoint.gguf is not None:
+            return _from_gguf(checkpoint, checkpoint.gguf, placement)
         plain = qwen3.load(checkpoint.folder, config.read(fields), _generation(checkpoint), placement)
         return lora.applied(plain, checkpoint)
     if checkpoint.adapter is not None:
@@ -134,6 +156,12 @@ def _load(checkpoint: Checkpoint, model_type: str, placement: Placement, switche
         return load_unsloth(checkpoint.folder, sees, placement, switches.weights)
     quantized = switches.weights if switches.weights in ("8bit", "4bit") else "none"
     return by_transformers.load(checkpoint, sees=sees, placement=placement, quantized=quantized)
+
+
+def _from_gguf(checkpoint: Checkpoint, header: Header, placement: Placement) -> Any:
+    model = qwen3.skeleton(config.read(checkpoint.config))
+    gguf.proven(header, model.shapes())
+    return qwen3.filled(model, gguf.tensors(header, placement), _generation(checkpoint), placement)
 
 
 def _generation(checkpoint: Checkpoint) -> GenerationConfig:

@@ -10,7 +10,7 @@ from typing import Any
 
 from tgi_stack.backends.scripted import Script, ScriptedBackend
 from tgi_stack.errors import InputError, MachineError, RowError, UsageError
-from tgi_stack.hub import TOKENIZER, Checkpoint, locate_files, locate_tokenizer
+from tgi_stack.hub import locate_files, locate_tokenizer
 from tgi_stack.images.grid import Grid
 from tgi_stack.jobs import pipeline
 from tgi_stack.jobs.pipeline import Tally
@@ -18,7 +18,7 @@ from tgi_stack.jobs.rerank.items import join_items
 from tgi_stack.jobs.spec import JobSpec
 from tgi_stack.prompting.framing import framing
 from tgi_stack.prompting.profile import Profile
-from tgi_stack.prompting.tokenizer import Tokenizer
+from tgi_stack.prompting.vocabulary import tokenizer_of
 from tgi_stack.rows.ledger import Discard
 from tgi_stack.rows.reader import RawRow, Source
 from tgi_stack.settings import DEFAULT_MODELS, Settings
@@ -155,17 +155,16 @@ def _profile(settings: Settings, kind: str) -> tuple[str, Profile | None]:
     """A model's name, and what prompts for it are written for, where its small files are on this machine."""
     name = settings.model_for(kind) or DEFAULT_MODELS[kind]
     try:
-        folder = locate_files(name, kind, settings.revision, may_download=False)
-        path = folder / TOKENIZER
+        checkpoint = locate_files(name, kind, settings.revision, may_download=False)
+        given = None
         if settings.tokenizer is not None:
-            path = locate_tokenizer(settings.tokenizer, kind, may_download=False)
-        checkpoint = Checkpoint(name, "", folder)
+            given = locate_tokenizer(settings.tokenizer, kind, may_download=False)
         config = checkpoint.config
         profile = Profile(
-            Tokenizer(path),
+            tokenizer_of(checkpoint, given),
             closes_thinking=framing(checkpoint.chat_template).closes_thinking,
             context=int(config.get("text_config", config).get("max_position_embeddings", 4096)),
-            grid=Grid.from_checkpoint(folder) if kind == "vision" else None,
+            grid=Grid.from_checkpoint(checkpoint.folder) if kind == "vision" else None,
         )
     except (MachineError, UsageError):  # a name of a server's own, or files that are elsewhere
         return name, None

@@ -58,10 +58,10 @@ class Tokenizer:
             return {}
 
     @classmethod
-    def of(cls, content: bytes) -> Tokenizer:
-        """The tokenizer of a tokenizer.json's bytes."""
+    def of(cls, content: bytes, name: str = "what was kept as a tokenizer") -> Tokenizer:
+        """The tokenizer of a tokenizer.json's bytes; `name` is what errors call it."""
         made = cls.__new__(cls)
-        made._load(content, "what was kept as a tokenizer")
+        made._load(content, name)
         return made
 
     def _load(self, content: bytes, name: str) -> None:
@@ -85,6 +85,12 @@ class Tokenizer:
         vocabulary = self._tokenizer.get_vocab()
         self.size = max(vocabulary.values(), default=-1) + 1
         self.longest_token = max(map(len, vocabulary), default=1)
+
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """Its tokens with their ids, added ones too."""
+        found: dict[str, int] = self._tokenizer.get_vocab()
+        return found
 
     def encode(self, text: str) -> tuple[int, ...]:
         """The ids of a text, nothing added before or after it.

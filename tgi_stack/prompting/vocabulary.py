@@ -3,11 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from tgi_stack.errors import UsageError
+from tgi_stack.checkpoints.gguf.tokenizer import refuse_another, tokenizer_json
+from tgi_stack.errors import MachineError, UsageError
+from tgi_stack.hub import TOKENIZER, Checkpoint
 from tgi_stack.prompting import prompts
 from tgi_stack.prompting.tokenizer import Tokenizer
+
+
+def tokenizer_of(checkpoint: Checkpoint, given: Path | None = None) -> Tokenizer:
+    """The tokenizer of a model.
+
+    Args:
+        given: the file that stands in for the model's own.
+
+    Raises:
+        CheckpointError: none, or another one than a GGUF file holds.
+        MachineError: a file that can't be read.
+    """
+    path, held = given or checkpoint.tokenizer_file, checkpoint.gguf
+    if path is not None:
+        tokenizer = Tokenizer(path)
+        if held is not None:
+            refuse_another(held, str(path), tokenizer.content, tokenizer.vocabulary)
+        return tokenizer
+    if held is None:
+        raise MachineError(f"{checkpoint.name} has no {TOKENIZER}")
+    return Tokenizer.of(tokenizer_json(held), f"the tokenizer in {held.path}")
 
 
 def refuse_another_vocabulary(tokenizer: Tokenizer, name: str, config: Mapping[str, Any]) -> None:

@@ -89,8 +89,8 @@ def _grid_of(output: Output) -> Grid | None:
         if not name:
             continue
         try:
-            folder = hub.locate_files(name, "vision", None, may_download=False)
-            return Grid.from_checkpoint(folder)
+            files = hub.locate_files(name, "vision", None, may_download=False)
+            return Grid.from_checkpoint(files.folder)
         except (FastqwenError, OSError, ValueError):
             continue
     return None

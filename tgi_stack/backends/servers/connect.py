@@ -31,8 +31,7 @@ from tgi_stack.hub import TOKENIZER, Checkpoint, locate_files, locate_tokenizer,
 from tgi_stack.images.grid import Grid
 from tgi_stack.prompting.framing import framing
 from tgi_stack.prompting.profile import Profile
-from tgi_stack.prompting.tokenizer import Tokenizer
-from tgi_stack.prompting.vocabulary import refuse_another_vocabulary
+from tgi_stack.prompting.vocabulary import refuse_another_vocabulary, tokenizer_of
 from tgi_stack.settings import Settings
 from tgi_stack.stack.files.declared import UNKNOWN, declared
 from tgi_stack.types import Identity
@@ -206,14 +205,14 @@ async def _prove(transport: Transport, endpoint: Endpoint, profile: Profile) -> 
 
 def _profile(served: Served, settings: Settings, kind: str) -> Profile:
     """From the small files of the model: here, in the hub's cache, or downloaded after a line."""
-    folder = _files(served, settings, kind)
-    path = folder / TOKENIZER
-    if settings.tokenizer is not None:
-        path = locate_tokenizer(settings.tokenizer, kind)
-    tokenizer = Tokenizer(path)
-    refuse_another_vocabulary(tokenizer, str(path), read_json(folder / "config.json") or {})
-    frame = framing(Checkpoint("", "", folder).chat_template)
-    sees = (folder / "preprocessor_config.json").is_file()
+    files = _files(served, settings, kind)
+    folder = files.folder
+    given = None if settings.tokenizer is None else locate_tokenizer(settings.tokenizer, kind)
+    tokenizer = tokenizer_of(files, given)
+    config = files.config if files.gguf is not None else read_json(folder / "config.json") or {}
+    refuse_another_vocabulary(tokenizer, str(given or files.tokenizer_file or files.name), config)
+    frame = framing(files.chat_template)
+    sees = (folder / "preprocessor_config.json").is_file() and files.gguf is None
     return Profile(
         tokenizer=tokenizer,
         closes_thinking=frame.closes_thinking,
@@ -226,8 +225,8 @@ def _profile(served: Served, settings: Settings, kind: str) -> Profile:
     )
 
 
-def _files(served: Served, settings: Settings, kind: str) -> Path:
-    """The folder with the model's small files.
+def _files(served: Served, settings: Settings, kind: str) -> Checkpoint:
+    """The model's small files.
 
     Where a tokenizer is given --model may be a name of the operator's, and the server's root a path of
     another machine: the tokenizer's own folder has to do then.
@@ -235,7 +234,7 @@ def _files(served: Served, settings: Settings, kind: str) -> Path:
     wanted = settings.model_for(kind)
     local = Path(served.root)
     if wanted != "tiny" and (local / TOKENIZER).is_file():
-        return local
+        return Checkpoint("", "", local)
     # What it was loaded from and its tokenizer's place are told by servers: --model may be an alias alone.
     names = (wanted, served.parent, served.root, served.model, served.tokenizer)
     refusals: list[UsageError | MachineError] = []
@@ -246,4 +245,4 @@ def _files(served: Served, settings: Settings, kind: str) -> Path:
             refusals.append(error)
     if settings.tokenizer is None:
         raise refusals[0]
-    return locate_tokenizer(settings.tokenizer, kind).parent
+    return Checkpoint("", "", locate_tokenizer(settings.tokenizer, kind).parent)

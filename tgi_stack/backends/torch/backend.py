@@ -13,8 +13,8 @@ import torch
 
 from tgi_stack.backends.micro_batch import MicroBatcher, in_threads
 from tgi_stack.engine import caption
-from tgi_stack.engine.formats import lora
-from tgi_stack.engine.loader import VISION_TYPES, is_own, load, model_type_for, understand
+from tgi_stack.engine.formats import gguf, lora
+from tgi_stack.engine.loader import VISION_TYPES, is_own, load, model_type_for, quantization, understand
 from tgi_stack.engine.placement import Placement, choose, devices, hold_to
 from tgi_stack.engine.runtime import Runtime, gathered
 from tgi_stack.engine.switches import Switches, switches_of
@@ -23,8 +23,7 @@ from tgi_stack.hub import Checkpoint, locate, locate_tokenizer
 from tgi_stack.images.grid import Grid
 from tgi_stack.prompting.framing import forced_flags, framing
 from tgi_stack.prompting.profile import Profile
-from tgi_stack.prompting.tokenizer import Tokenizer
-from tgi_stack.prompting.vocabulary import refuse_another_vocabulary
+from tgi_stack.prompting.vocabulary import refuse_another_vocabulary, tokenizer_of
 from tgi_stack.scoring import distributions
 from tgi_stack.settings import Settings
 from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, ScoreRequest
@@ -123,7 +122,7 @@ def plan(settings: Settings, kind: str) -> TorchPlan:
         engine="torch",
         model=checkpoint.name,
         revision=checkpoint.revision,
-        quantization=switches.weights,
+        quantization=quantization(checkpoint, switches),
         dtype=placements[0].dtype_name,
         tokenizer=profile.tokenizer.digest,
         version=", ".join(
@@ -131,6 +130,7 @@ def plan(settings: Settings, kind: str) -> TorchPlan:
                 f"torch {torch.__version__}",
                 *([] if is_own(checkpoint, switches) else [f"transformers {version('transformers')}"]),
                 *([] if checkpoint.adapter is None else [lora.said_version()]),
+                *([] if checkpoint.gguf is None else [gguf.said_version()]),
                 *([] if switches.loader == "transformers" else [switches.loader]),
             ]
         ),
@@ -154,11 +154,9 @@ def open_local(found: TorchPlan) -> LocalBackend:
 
 def _profile(checkpoint: Checkpoint, settings: Settings) -> Profile:
     config = checkpoint.config
-    path = checkpoint.tokenizer_file
-    if settings.tokenizer is not None:
-        path = locate_tokenizer(settings.tokenizer, "text")
-    tokenizer = Tokenizer(path)
-    refuse_another_vocabulary(tokenizer, str(path), config)
+    given = None if settings.tokenizer is None else locate_tokenizer(settings.tokenizer, "text")
+    tokenizer = tokenizer_of(checkpoint, given)
+    refuse_another_vocabulary(tokenizer, str(given or checkpoint.tokenizer_file or checkpoint.name), config)
     frame = framing(checkpoint.chat_template)
     return Profile(
         tokenizer=tokenizer,

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tgi_stack.engine.formats import lora
+from tgi_stack.engine.formats import gguf, lora
 from tgi_stack.engine.models import compat
 from tgi_stack.engine.placement import Placement
 from tgi_stack.errors import CheckpointError
@@ -39,9 +39,14 @@ def load(checkpoint: Checkpoint, *, sees: bool, placement: Placement, quantized:
     if quantized != "none":
         arguments["quantization_config"] = _bitsandbytes(quantized, placement.dtype)
         arguments["device_map"] = {"": placement.device}
+    config = kinds[model_type].from_dict(fields)
+    if checkpoint.gguf is not None:
+        gguf.proven(checkpoint.gguf)
+        arguments["state_dict"] = dict(gguf.tensors(checkpoint.gguf, placement))
+        factory = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     model, found = factory.from_pretrained(
-        checkpoint.folder,
-        config=kinds[model_type].from_dict(fields),
+        checkpoint.folder if checkpoint.gguf is None else None,
+        config=config,
         dtype=placement.dtype,
         local_files_only=True,
         trust_remote_code=False,

@@ -6,6 +6,7 @@ the vision tower that stand between them.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -267,7 +268,18 @@ def load(folder: Path, config: QwenConfig, generation: GenerationConfig, placeme
     stored = weights.proven(folder, model.shapes(), tied=tied)
     if tied is not None:
         weights.refuse_another_head(folder, tied)
-    state = dict(weights.tensors(stored, placement.device, placement.dtype))
+    return filled(model, weights.tensors(stored, placement.device, placement.dtype), generation, placement)
+
+
+def filled(
+    model: Qwen3,
+    tensors: Iterable[tuple[str, torch.Tensor]],
+    generation: GenerationConfig,
+    placement: Placement,
+) -> Qwen3:
+    """A skeleton with its tensors, which were proven, for inference."""
+    tied = model.tied
+    state = dict(tensors)
     if tied is not None:
         state[weights.HEAD] = state[tied]
     model.load_state_dict(state, strict=True, assign=True)

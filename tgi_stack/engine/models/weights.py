@@ -56,23 +56,25 @@ def proven(folder: Path, expected: Mapping[str, Shape], *, tied: str | None) -> 
     if tied is not None:
         ignored.add(HEAD)  # compared when it is read
     found = {name: one for name, one in stored.items() if name not in ignored}
-    _refuse(folder, "lacks", sorted(expected.keys() - found.keys()))
-    _refuse(folder, "holds what the network does not have:", sorted(found.keys() - expected.keys()))
-    _refuse(
-        folder,
-        "holds other shapes than config.json says:",
-        [
-            f"{name} {list(one.shape)} in place of {list(expected[name])}"
-            for name, one in found.items()
-            if one.shape != expected[name]
-        ],
-    )
+    refuse_others(folder, {name: one.shape for name, one in found.items()}, expected)
     _refuse(
         folder,
         "holds tensors that are not fp32, fp16 or bf16:",
         [f"{name} ({one.dtype})" for name, one in found.items() if one.dtype not in FLOATS],
     )
     return found
+
+
+def refuse_others(place: Path, found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> None:
+    """Raises CheckpointError for tensors that are missing, too many or of another shape."""
+    _refuse(place, "lacks", sorted(expected.keys() - found.keys()))
+    _refuse(place, "holds what the network does not have:", sorted(found.keys() - expected.keys()))
+    other = [
+        f"{name} {list(shape)} in place of {list(expected[name])}"
+        for name, shape in found.items()
+        if shape != expected[name]
+    ]
+    _refuse(place, "holds other shapes than its configuration says:", other)
 
 
 def tensors(
