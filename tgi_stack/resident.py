@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cache.store import Store
+from cache.system import system
 from tgi_stack import settings as settings_of
 from tgi_stack.answers.tier.opening import open_run_store
 from tgi_stack.backends.base import Backend
@@ -189,7 +190,7 @@ class Forks:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.inherited: list[tuple[Any, ...]] = []
-        os.register_at_fork(after_in_child=self._in_child)
+        system.at_fork(after_in_child=self._in_child)
 
     def _in_child(self) -> None:
         self.lock = threading.Lock()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import struct
 import threading
@@ -16,6 +15,7 @@ from typing import IO
 
 from cache.sharing import forks
 from cache.storage import paths
+from cache.system import system
 
 _NUMBER = struct.Struct("<Q")
 
@@ -48,7 +48,7 @@ class ActiveJob:
 
     def _tell(self) -> None:
         while self._new:
-            written = os.pwrite(self._file, self._new, self._told)
+            written = system.write_at(self._file, self._new, self._told)
             written -= written % _NUMBER.size  # a part of a number is written over
             if not written:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
@@ -68,12 +68,12 @@ def _registered(folder: Path) -> tuple[Path, int]:
         path = folder / f"{os.getpid()}-{os.urandom(4).hex()}"
         paths.touch(path)
         try:
-            file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            file = os.open(path, os.O_WRONLY | system.OPEN)
         except FileNotFoundError:
             continue
         # Whoever cleans up holds a new file for a moment, and for ever where it is stopped then.
         with contextlib.suppress(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            system.lock(file)
             if os.fstat(file).st_nlink:
                 forks.close_in_child(file)
                 return path, file
@@ -94,7 +94,7 @@ class ActiveJobs:
             # One that can't be read is an error: nobody may clean up who does not know what is in use.
             with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
                 try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    system.lock(file.fileno())
                 except BlockingIOError:
                     self._add(path, file)
                 else:

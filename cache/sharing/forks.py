@@ -10,6 +10,8 @@ import contextlib
 import os
 import threading
 
+from cache.system import system
+
 CHANGING = threading.RLock()  # held while a database is changed; whoever forks waits for it
 _locked: dict[int, tuple[int, int]] = {}  # the file that each number stood for: device and inode
 
@@ -46,6 +48,6 @@ def _in_child() -> None:
     _locked.clear()
 
 
-os.register_at_fork(
+system.at_fork(
     before=lambda: CHANGING.acquire(), after_in_parent=lambda: CHANGING.release(), after_in_child=_in_child
 )

@@ -7,17 +7,15 @@ that stands still keeps nobody waiting for long (`Patience`).
 
 from __future__ import annotations
 
-import fcntl
 import os
-import struct
 from pathlib import Path
 
 from cache.sharing.patience import Patience
 from cache.storage import paths
+from cache.system import system
 
 MOST_WAIT_S = 120.0
 BYTES_A_KIND = 2**32
-_FLOCK = struct.Struct("hhqqi4x")  # struct flock of Linux
 
 
 class Lease:
@@ -44,7 +42,7 @@ class Leases:
         paths.touch(path)
         self._path = path
         self._patience = patience or Patience()
-        self._file: int | None = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        self._file: int | None = os.open(path, os.O_RDWR | system.OPEN)
 
     def take(self, letter: str, key: str) -> Lease | None:
         """A lease, or None while another process has it.
@@ -56,27 +54,17 @@ class Leases:
             return None
         offset = ord(letter) * BYTES_A_KIND + int(key[:8], 16)
         try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, offset)
+            system.lock_byte(self._file, offset)
         except OSError:
-            pid = self._holder(self._file, offset)
+            pid = system.holder_of_byte(self._file, offset)
             if pid > 0:
                 self._patience.check_process(pid, self._path)
             return None
         return Lease(self, offset)
 
-    @staticmethod
-    def _holder(file: int, offset: int) -> int:
-        """The process that has a lease; 0 or less where it can't be told."""
-        asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, offset, 1, 0)
-        try:
-            kind, *_, pid = _FLOCK.unpack(fcntl.fcntl(file, fcntl.F_GETLK, asked))
-        except (OSError, struct.error):
-            return 0
-        return 0 if kind == fcntl.F_UNLCK else int(pid)
-
     def _release(self, offset: int) -> None:
         if self._file is not None:
-            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, offset)
+            system.unlock_byte(self._file, offset)
 
     def close(self) -> None:
         """Gives all back."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import stat
@@ -17,6 +16,7 @@ from cache.errors import CacheError
 from cache.sharing import forks
 from cache.sharing.patience import CHECK_EVERY_S, Patience
 from cache.storage.codecs import FORMAT
+from cache.system import system
 
 # SQLite's locks do not hold on these; see its own documentation of corruption.
 NETWORK = frozenset(
@@ -80,13 +80,13 @@ def alone(path: Path, most_s: float, patience: Patience) -> Iterator[None]:
         StandsStillError: the process whose turn it is stands still.
     """
     touch(path)
-    handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    handle = os.open(path, os.O_RDWR | system.OPEN)
     forks.close_in_child(handle)
     try:
         _wait_for_lock(handle, path, most_s, patience)
         yield
     finally:
-        fcntl.flock(handle, fcntl.LOCK_UN)
+        system.unlock(handle)
         forks.close(handle)
 
 
@@ -94,7 +94,7 @@ def _wait_for_lock(handle: int, path: Path, most_s: float, patience: Patience) -
     began = checked = time.monotonic()
     while True:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            system.lock(handle)
         except BlockingIOError:
             now = time.monotonic()
             if now - began > most_s:
@@ -117,8 +117,8 @@ def touch(path: Path) -> None:
     """An empty file that its owner (or group) alone may read and write."""
     mode = 0o660 if _is_teams(path.parent) else 0o600
     with contextlib.suppress(FileExistsError):
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-        os.fchmod(handle, mode)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | system.OPEN, mode)
+        system.set_mode(handle, mode)
         os.close(handle)
 
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
-import resource
 import socket
 import stat
 import time
@@ -20,10 +18,11 @@ from pathlib import Path
 from typing import IO
 
 from cache.sharing import forks
+from cache.system import system
 
 TO_WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 ANEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-TO_LOCK = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+TO_LOCK = os.O_RDWR | os.O_CREAT | os.O_APPEND | system.NO_LINK
 OUT_OF_HANDLES = (errno.EMFILE, errno.ENFILE)
 SPARES = 3  # a file, its folder, and one more; fewer where a process may open few
 _SPARE: list[int] = []
@@ -31,11 +30,11 @@ _SPARE: list[int] = []
 
 def reserve() -> None:
     """Keeps some handles for files that are written when connections have taken all others."""
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    wanted = SPARES if most == resource.RLIM_INFINITY else min(SPARES, most // 16)
+    most = system.most_files()
+    wanted = SPARES if most is None else min(SPARES, most // 16)
     with contextlib.suppress(OSError):
         while len(_SPARE) < wanted:
-            _SPARE.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+            _SPARE.append(os.open(os.devnull, os.O_RDONLY | system.OPEN))
 
 
 def descriptor_of(path: Path, flags: int, mode: int = 0o666) -> int:
@@ -46,7 +45,7 @@ def descriptor_of(path: Path, flags: int, mode: int = 0o666) -> int:
     """
     while True:
         try:
-            return os.open(path, flags | os.O_CLOEXEC, mode)
+            return os.open(path, flags | system.OPEN, mode)
         except OSError as error:
             if error.errno not in OUT_OF_HANDLES or not _SPARE:
                 raise
@@ -103,7 +102,7 @@ class FileLock:
         self._file = os.fdopen(descriptor_of(self._path, TO_LOCK), "a+")
         forks.close_in_child(self._file.fileno())
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            system.lock(self._file.fileno())
         except BlockingIOError as error:
             self._file.seek(0)
             holder = self._file.read(1000).strip() or "another run"
@@ -184,6 +183,7 @@ class Replacement:
         if self._in_place:
             return
         os.fsync(self.file.fileno())
+        self.file.close()  # Windows renames no open file
         if self._overwrite:
             os.replace(self.beside, self._path)
         else:
@@ -237,7 +237,9 @@ def replacing(path: Path, *, overwrite: bool, locked: bool = False) -> Iterator[
 
 def sync_folder(folder: Path) -> None:
     """Makes the names in a folder durable, where the file system can."""
-    descriptor = descriptor_of(folder, os.O_RDONLY | os.O_DIRECTORY)
+    if system.FOLDER is None:
+        return
+    descriptor = descriptor_of(folder, system.FOLDER)
     try:
         os.fsync(descriptor)
     except OSError as error:

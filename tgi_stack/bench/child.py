@@ -6,7 +6,6 @@ import asyncio
 import math
 import multiprocessing
 import os
-import resource
 import signal
 import statistics
 import threading
@@ -18,6 +17,7 @@ from typing import Any
 
 import torch
 
+from cache.system import system
 from tgi_stack.backends.base import Backend
 from tgi_stack.backends.servers.connect import open_served
 from tgi_stack.backends.torch import workers
@@ -252,4 +252,4 @@ def _peak_mib(device: torch.device, variant: Variant) -> float | None:
         return None
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / MIB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return system.peak_bytes() / MIB

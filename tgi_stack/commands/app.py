@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import importlib
 import os
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Annotated, Any
@@ -14,6 +13,7 @@ import typer
 import typer.main
 from typer.core import TyperCommand, TyperGroup
 
+from cache.system import system
 from tgi_stack import __version__
 
 # Each command's module, and what `fastqwen --help` says of it without importing that.
@@ -120,7 +120,7 @@ def ended() -> Iterator[None]:
         yield
     except SystemExit as end:
         if isinstance(end.__context__, BrokenPipeError):  # typer and rich say 1
-            raise SystemExit(_told(end.__context__) or 128 + signal.SIGPIPE) from None
+            raise SystemExit(_told(end.__context__) or system.BROKEN_PIPE) from None
         raise
     except OSError as error:
         if status := _told(error):

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import typer
 
 from cache.errors import CacheError
+from cache.system import system
 from tgi_stack import logs
 from tgi_stack.errors import DiskError, FastqwenError, MachineError
 
@@ -45,7 +46,7 @@ def _plainly(error: BaseException) -> tuple[str | None, int]:
         case KeyboardInterrupt():
             return "interrupted", 128 + signal.SIGINT
         case BrokenPipeError():  # whoever read stdout has enough
-            return None, 128 + signal.SIGPIPE
+            return None, system.BROKEN_PIPE
         case OSError():
             place = f"{error.filename}: " if error.filename else ""
             return f"{place}{error.strerror or error}", DiskError.exit_status

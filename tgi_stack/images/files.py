@@ -6,6 +6,7 @@ import os
 import stat
 from pathlib import Path
 
+from cache.system import system
 from tgi_stack.errors import ImageError
 
 SUFFIXES = frozenset(
@@ -45,7 +46,7 @@ def read_file(path: Path) -> bytes:
         ImageError: `image.missing`, `image.not_a_file`, `image.unreadable`, `image.too_large`, `image.empty`.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | system.NO_WAIT | system.OPEN)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ImageError("image.missing", f"{path}: no such file") from error
     except (OSError, ValueError) as error:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import struct
-from contextlib import suppress
 from typing import IO
+
+from cache.system import system
 
 LENGTH = struct.Struct(">I")
 READY = b"ready\n"
@@ -39,5 +38,4 @@ def kill(process: asyncio.subprocess.Process) -> None:
     looks for that in vain, says so on stderr and makes one up.
     """
     if process.returncode is None:
-        with suppress(ProcessLookupError, PermissionError):  # macOS does not permit it once it has ended
-            os.killpg(process.pid, signal.SIGKILL)
+        system.kill_session(process.pid)

@@ -237,7 +237,7 @@ def cores() -> int:
 
 
 def _death(status: int, name: str, cpu_s: int) -> ImageError:
-    if status == -signal.SIGXCPU:
+    if -status == getattr(signal, "SIGXCPU", None):
         return ImageError("image.timeout", f"{name} took more than {cpu_s} s of computing to decode")
     how = signal.Signals(-status).name if status < 0 else f"status {status}"
     return ImageError("image.crashed", f"{name}: the decoder ended with {how}")

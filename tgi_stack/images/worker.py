@@ -10,37 +10,17 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
 import sys
 from dataclasses import asdict
 from typing import Any
 
+from cache.system import system
 from tgi_stack.concurrency import give_way
 from tgi_stack.errors import ImageError
 from tgi_stack.images.grid import Grid
 from tgi_stack.images.pipe import READY, framed, read_part
 from tgi_stack.images.prepare import prepare
-
-
-def _allow(cpu_s: int) -> bool:
-    """Has the kernel end this process (SIGXCPU) after that much computing: no decoder can evade it.
-
-    Returns:
-        Whether the process may compute for as long: `ulimit -t` may allow less.
-    """
-    limit = _used_s() + 1 + cpu_s
-    most = resource.getrlimit(resource.RLIMIT_CPU)[1]
-    if most != resource.RLIM_INFINITY:
-        resource.setrlimit(resource.RLIMIT_CPU, (min(limit, most), most))
-        return limit <= most
-    resource.setrlimit(resource.RLIMIT_CPU, (limit, most))
-    return True
-
-
-def _used_s() -> int:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return int(used.ru_utime + used.ru_stime)
 
 
 def _answer(asked: dict[str, Any], content: bytes) -> tuple[dict[str, Any], bytes]:
@@ -60,9 +40,9 @@ def _answer(asked: dict[str, Any], content: bytes) -> tuple[dict[str, Any], byte
 
 def main() -> None:
     """Serves until its stdin ends, which it does when whoever started it is gone, however that went."""
-    for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # for the run, which finishes what is in work
+    for stop in system.STOPS:  # for the run, which finishes what is in work
         signal.signal(stop, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    system.leave_no_core()
     give_way()
     requests, answers = os.fdopen(0, "rb"), os.fdopen(os.dup(1), "wb")
     # Decoders talk on stdout and stderr; nobody listens.
@@ -76,7 +56,7 @@ def main() -> None:
         while allowed:  # near its own end the process makes room for a fresh one
             asked = json.loads(read_part(requests))
             content = read_part(requests)
-            allowed = _allow(asked["cpu_s"])
+            allowed = system.allow_computing(asked["cpu_s"])
             header, data = _answer(asked, content)
             answers.write(framed(json.dumps(header).encode(), data))
             answers.flush()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import resource
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import chain, islice, zip_longest
 from typing import Any, Generic, Protocol, TypeVar
 
+from cache.system import system
 from tgi_stack.concurrency import crew
 from tgi_stack.errors import InputError, RowError
 from tgi_stack.jobs.timeline import Timeline
@@ -213,12 +213,8 @@ class Others(Protocol):
 
 def within_limits(settings: Settings) -> Settings:
     """The settings with a --concurrency that this machine can bear: a row at work holds a socket."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST_AT_ONCE + OWN_FILES
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    most = MOST_AT_ONCE if soft == resource.RLIM_INFINITY else min(MOST_AT_ONCE, max(1, soft - OWN_FILES))
+    files = system.allow_files(MOST_AT_ONCE + OWN_FILES)
+    most = MOST_AT_ONCE if files is None else min(MOST_AT_ONCE, max(1, files - OWN_FILES))
     if settings.concurrency is None or settings.concurrency <= most:
         return settings
     wanted = settings.concurrency

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from cache.store import Store
+from cache.system import system
 from cache.tier.store import TieredStore
 from tgi_stack import logs
 from tgi_stack.answers.cache_admin import open_store
@@ -43,7 +44,6 @@ from tgi_stack.rows.stores.staging import staged
 LOG = logging.getLogger(__name__)
 CLOSING = logging.getLogger(logs.CLOSING)
 HANDLES_OF_A_RUN = 6  # of its event loop, the ledger and the cache
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 AnySink = TypeVar("AnySink", bound="Sink | PartsOutput")
@@ -142,8 +142,11 @@ class Session(Counted[Sink]):
     @contextmanager
     def _ended_by_signals(self) -> Iterator[None]:
         loop, self.stop = asyncio.get_running_loop(), asyncio.Event()
-        for number in STOPS:
-            loop.add_signal_handler(number, self._interrupted, number)
+        for number in system.STOPS:
+            try:
+                loop.add_signal_handler(number, self._interrupted, number)
+            except NotImplementedError:  # Windows
+                signal.signal(number, lambda n, _: loop.call_soon_threadsafe(self._interrupted, n))
         yield
         # The handlers stay: whoever asks a second time, while the run closes, means it.
 

@@ -27,11 +27,12 @@ import ray.data
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cache.system import system
 from tgi_stack import errors, logs
 from tgi_stack.errors import FastqwenError, MachineError, UsageError
 from tgi_stack.jobs.pipeline import Tally, Unwatched, Watcher
 from tgi_stack.jobs.preparing.wire import of_items
-from tgi_stack.jobs.session import STOPS, Counted
+from tgi_stack.jobs.session import Counted
 from tgi_stack.jobs.sinks import inputs_of
 from tgi_stack.jobs.spec import JobSpec
 from tgi_stack.jobs.timeline import Timeline
@@ -187,7 +188,7 @@ class Scheduled(Counted[PartsOutput]):
 
     @contextmanager
     def _ended_by_signals(self) -> Iterator[None]:
-        before = {number: signal.signal(number, self._interrupted) for number in STOPS}
+        before = {number: signal.signal(number, self._interrupted) for number in system.STOPS}
         try:
             yield
         finally:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cache.system import system
 from tgi_stack.errors import DiskError, InputError
 from tgi_stack.images.files import HEAD_BYTES, SUFFIXES, is_picture
 from tgi_stack.rows.formats import COMPRESSED, SUFFIXES_OF_ROWS
@@ -115,7 +116,7 @@ def _reason(entry: os.DirEntry[str]) -> str | None:
     if status.st_size == 0:
         return EMPTY
     try:
-        descriptor = os.open(entry.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(entry.path, os.O_RDONLY | system.NO_WAIT | system.OPEN)
         try:
             return None if is_picture(os.read(descriptor, HEAD_BYTES)) else OTHER
         finally:

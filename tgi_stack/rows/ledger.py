@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from cache.storage.replacing import PresentError, Replacement
+from cache.system import system
 from tgi_stack.errors import DiskError, UsageError
 from tgi_stack.rows import jsonl
 from tgi_stack.rows.per_row import Numbers
@@ -286,9 +287,9 @@ class Ledger:
             yield record_of(block[offset - start : end + 1])
 
     def _block_with_line(self, offset: int) -> bytes:
-        block = os.pread(self._descriptor, BLOCK_BYTES, offset)
+        block = system.read_at(self._descriptor, BLOCK_BYTES, offset)
         while b"\n" not in block:
-            block += os.pread(self._descriptor, BLOCK_BYTES, offset + len(block))
+            block += system.read_at(self._descriptor, BLOCK_BYTES, offset + len(block))
         return block
 
     def _note(self, number: int, offset: int, *, ok: bool) -> None:
@@ -297,7 +298,7 @@ class Ledger:
 
     def _sync(self) -> None:
         try:
-            os.fdatasync(self._descriptor)
+            system.sync_data(self._descriptor)
         except OSError as error:  # what was not made durable may be gone: trying again would hide that
             raise DiskError(f"{self._part}: {error.strerror}") from error
 

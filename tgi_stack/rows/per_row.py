@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import marshal
-import os
 import struct
 import tempfile
 from array import array
@@ -14,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from cache.system import system
 from tgi_stack.errors import DiskError
 
 _ENTRY = struct.Struct("<16sq")
@@ -69,7 +69,7 @@ class Numbers:
         if self._file is None:
             return array("q")
         with on_disk():
-            return array("q", os.pread(self._file.fileno(), 8 * self.ENTRIES, block * 8 * self.ENTRIES))
+            return array("q", system.read_at(self._file.fileno(), 8 * self.ENTRIES, block * 8 * self.ENTRIES))
 
     def _load(self, block: int) -> array[int]:
         if len(self._blocks) >= self.HELD:
@@ -85,7 +85,7 @@ class Numbers:
                 self._file = tempfile.TemporaryFile(prefix="fastqwen-rows-", buffering=0)  # noqa: SIM115
             content, place = self._blocks[block].tobytes(), block * 8 * self.ENTRIES
             while content:  # a disk that is nearly full takes a part and says nothing
-                written = os.pwrite(self._file.fileno(), content, place)
+                written = system.write_at(self._file.fileno(), content, place)
                 content, place = content[written:], place + written
         del self._blocks[block]
 

@@ -6,10 +6,10 @@ import asyncio
 import logging
 import os
 import re
-import resource
 import time
 from pathlib import Path
 
+from cache.system import system
 from tgi_stack.backends.servers.access import access
 from tgi_stack.backends.servers.backend import ServedBackend, check
 from tgi_stack.backends.servers.dialects import DIALECTS, Reading
@@ -118,8 +118,8 @@ def _bearable(wanted: int) -> int:
     Raises:
         MachineError: none.
     """
-    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if soft == resource.RLIM_INFINITY:
+    soft = system.most_files()
+    if soft is None:
         return MOST_IN_FLIGHT
     room = soft - _open_files() - FILES_TO_COME
     if room < 1:

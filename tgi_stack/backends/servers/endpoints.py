@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import resource
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from cache.system import system
 from tgi_stack.backends.servers.protocols.reply import Served
 from tgi_stack.backends.servers.retry import pause_s, throttled_s
 from tgi_stack.errors import MachineError, ServerError
@@ -204,12 +204,11 @@ class Pool:
         most = max(1, sum(one.outstanding for one in self.endpoints) // 2)
         if not self._told_short:
             self._told_short = True
-            LOG.info(
-                f"{detail}: this process may open {_handles()} files (ulimit -n); {most} requests at once"
-            )
+            may = f"this process may open {system.most_files()} files (ulimit -n)"
+            LOG.info(f"{detail}: {may}; {most} requests at once")
         if self._short > SHORT_TO_STOP:
             raise MachineError(
-                f"{detail}: this process may open {_handles()} files; raise it: ulimit -n 1024"
+                f"{detail}: this process may open {system.most_files()} files; raise it: ulimit -n 1024"
             )
         for one in self.endpoints:
             one.limit.shortened(most)
@@ -316,10 +315,6 @@ class Pool:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _handles() -> int:
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def _log(endpoint: Endpoint, before: int) -> None:

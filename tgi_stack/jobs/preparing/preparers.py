@@ -19,6 +19,7 @@ from itertools import islice
 from typing import Any
 
 from cache.store import Store
+from cache.system import system
 from cache.tier.store import TieredStore
 from tgi_stack.answers.turns import Turns
 from tgi_stack.backends.base import Backend, Replaced
@@ -279,6 +280,8 @@ class Preparers:
 
 def how_many(settings: Settings, rows: int) -> int:
     """How many processes are to prepare rows; 0 where the run itself is sooner done."""
+    if not system.PIPES_ARE_WATCHED:
+        return 0
     if settings.preparers != "auto":
         return settings.preparers
     most = min(cores(), MOST)

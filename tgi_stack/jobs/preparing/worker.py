@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+from cache.system import system
 from tgi_stack.answers.cache_admin import open_store
 from tgi_stack.backends.offline import forbid_network
 from tgi_stack.concurrency import crew, give_way
@@ -138,7 +139,7 @@ class Forwarded(logging.Handler):
 
 
 async def _main() -> None:
-    for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for stop in system.STOPS:
         signal.signal(stop, signal.SIG_IGN)  # the run hears them
     give_way()
     out = os.fdopen(os.dup(1), "wb")
