@@ -21,10 +21,18 @@ PIPES_ARE_WATCHED = True  # an event loop reads the pipe that a process was star
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock of Linux
 
 at_fork = os.register_at_fork
-read_at = os.pread
-write_at = os.pwrite
 set_mode = os.fchmod
 sync_data = getattr(os, "fdatasync", os.fsync)  # macOS has the second alone
+
+
+def read_at(file: int, count: int, place: int) -> bytes:
+    """Up to so many bytes of a file from a place."""
+    return os.pread(file, count, place)
+
+
+def write_at(file: int, content: bytes | bytearray, place: int) -> int:
+    """Writes to a file at a place; gives how many bytes it took."""
+    return os.pwrite(file, content, place)
 
 
 def lock(file: int) -> None:
