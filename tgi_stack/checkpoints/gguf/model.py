@@ -17,6 +17,7 @@ from tgi_stack.errors import CheckpointError
 EMBEDDING, HEAD = "token_embd.weight", "output.weight"
 # The families, as they and transformers call them.
 FAMILIES = {"qwen2": "qwen2", "qwen3": "qwen3", "qwen3moe": "qwen3_moe"}
+_CLASSES = {"qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM", "qwen3_moe": "Qwen3MoeForCausalLM"}
 
 _SIZES = {
     "block_count": "num_hidden_layers",
@@ -125,6 +126,7 @@ def config_of(header: Header) -> dict[str, Any]:
     else:
         fields |= {"head_dim": head_dim, "attention_bias": False}
     return fields | {
+        "architectures": [_CLASSES[family]],
         "model_type": family,
         "hidden_act": "silu",
         "rms_norm_eps": eps,

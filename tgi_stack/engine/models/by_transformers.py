@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 
 from tgi_stack.engine.formats import gguf, lora
 from tgi_stack.engine.models import compat
+from tgi_stack.engine.models.config import refuse_other_class
 from tgi_stack.engine.placement import Placement
 from tgi_stack.errors import CheckpointError
 from tgi_stack.hub import Checkpoint
@@ -33,8 +34,11 @@ def load(checkpoint: Checkpoint, *, sees: bool, placement: Placement, quantized:
     kinds = transformers.CONFIG_MAPPING
     model_type = fields.get("model_type")
     if model_type not in kinds:
-        raise CheckpointError(f"config.json: model_type is {model_type!r}, which transformers does not know")
-    factory = transformers.AutoModelForImageTextToText if sees else transformers.AutoModelForCausalLM
+        code = "; the code that comes with it (auto_map) is never run" if fields.get("auto_map") else ""
+        raise CheckpointError(
+            f"config.json: model_type is {model_type!r}, which the installed transformers does not know{code}"
+        )
+    factory = _class_of(kinds[model_type], fields, sees=sees)
     arguments: dict[str, Any] = {}
     if quantized != "none":
         arguments["quantization_config"] = _bitsandbytes(quantized, placement.dtype)
@@ -43,7 +47,6 @@ def load(checkpoint: Checkpoint, *, sees: bool, placement: Placement, quantized:
     if checkpoint.gguf is not None:
         gguf.proven(checkpoint.gguf)
         arguments["state_dict"] = dict(gguf.tensors(checkpoint.gguf, placement))
-        factory = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     model, found = factory.from_pretrained(
         checkpoint.folder if checkpoint.gguf is None else None,
         config=config,
@@ -62,6 +65,32 @@ def load(checkpoint: Checkpoint, *, sees: bool, placement: Placement, quantized:
     _refuse(checkpoint, "holds other shapes than config.json says:", shapes)
     model = (model if quantized != "none" else model.to(placement.device)).eval()
     return lora.applied(model, checkpoint)
+
+
+def _class_of(kind: Any, fields: Mapping[str, Any], *, sees: bool) -> Any:
+    """The class that computes a family.
+
+    transformers loads the layers of an encoder, or of the second half of a pair, as if they wrote text.
+
+    Raises:
+        CheckpointError: a family that writes no text by itself, or a checkpoint of another class.
+    """
+    transformers = compat.transformers()
+    text, seeing = transformers.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    known = seeing if sees else text
+    model_type = fields.get("model_type")
+    if kind not in known or fields.get("is_encoder_decoder") or kind().is_encoder_decoder:
+        raise CheckpointError(
+            f"config.json: model_type is {model_type!r}, which is no model that writes text alone"
+        )
+    if fields.get("architectures") is None:
+        raise CheckpointError(
+            f"config.json: architectures is missing; a {model_type} model may be of several"
+        )
+    found = known[kind]
+    base = transformers.MODEL_MAPPING.get(kind, found)
+    refuse_other_class(fields, (found.__name__, base.__name__))
+    return found
 
 
 def _bitsandbytes(weights: str, dtype: torch.dtype) -> Any:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Never
 
@@ -16,6 +16,11 @@ from tgi_stack.errors import CheckpointError
 
 TEXT, VISION = "qwen3", "qwen3_vl"
 OWN_TYPES = frozenset({TEXT, VISION})
+# A network with another head (a classifier's, a reward's) is another one, though its layers are the same.
+_CLASSES = {
+    TEXT: ("Qwen3ForCausalLM", "Qwen3Model"),
+    VISION: ("Qwen3VLForConditionalGeneration", "Qwen3VLModel"),
+}
 
 # The only values with which the network is the one that is computed here; absent or null means the same.
 _FIXED: Mapping[str, object] = {
@@ -123,6 +128,7 @@ def read(config: Mapping[str, Any]) -> QwenConfig:
     Raises:
         CheckpointError: a field that is missing, wrong, contradicted, or not understood, by its name.
     """
+    refuse_other_class(config, _CLASSES[config["model_type"]])
     if config.get("model_type") == TEXT:
         return _text(config, {"": config}, vision=False)
     inner, tower = (_part(config, name) for name in ("text_config", "vision_config"))
@@ -139,6 +145,18 @@ def read(config: Mapping[str, Any]) -> QwenConfig:
     if not _whole(image):
         _refuse("image_token_id", image, "give the token's id")
     return VisionLanguageConfig(VISION, int(image or 0), text, visual)
+
+
+def refuse_other_class(config: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Raises CheckpointError where the class that a config.json names is none of those that are computed."""
+    named = config.get("architectures")
+    if named is None or (isinstance(named, list) and len(named) == 1 and named[0] in known):
+        return
+    brings = config.get("auto_map")
+    code = "; it needs code that comes with it (auto_map), which is never run" if brings else ""
+    _refuse(
+        "architectures", named, f"only {known[0]} is computed from a {config.get('model_type')} model{code}"
+    )
 
 
 def _text(config: Mapping[str, Any], places: Mapping[str, Mapping[str, Any]], *, vision: bool) -> TextConfig:
