@@ -38,8 +38,9 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     openssl(
         folder, "req", "-x509", *EC, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=ca"
     )
-    for name, host in (("server", HOST), ("client", "client.example.test")):
-        asked = ("-subj", f"/CN={host}", "-addext", f"subjectAltName=DNS:{host}")
+    names = (("server", f"DNS:{HOST}"), ("client", "DNS:client.example.test"), ("proxy", "IP:127.0.0.1"))
+    for name, host in names:
+        asked = ("-subj", f"/CN={name}", "-addext", f"subjectAltName={host}")
         openssl(folder, "req", *EC, "-keyout", f"{name}.key", "-out", f"{name}.csr", *asked)
         signed = (
             "-CA",
@@ -92,6 +93,19 @@ class Tunnel(Loopback):
         await asyncio.gather(pipe(reader, far_writer), pipe(far_reader, writer))
 
 
+@dataclass
+class SecuredTunnel(Tunnel):
+    """A proxy that is spoken to over TLS itself."""
+
+    folder: Path = Path()
+
+    async def _start(self) -> None:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(self.folder / "proxy.pem", self.folder / "proxy.key")
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=context)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+
 async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     try:
         while piece := await reader.read(2**16):
@@ -140,6 +154,19 @@ def test_a_secured_server_behind_a_proxy(
     assert "1 ok" in done.stderr
     for written in (done.stderr, (tmp_path / "o.jsonl.run.json").read_text()):
         assert "hunter2" not in written
+
+
+def test_a_proxy_may_be_secured_itself(fastqwen: Fastqwen, tmp_path: Path, certificates: Path) -> None:
+    rows = write_rows(tmp_path / "p.jsonl", ROW)
+    with (
+        listening(Secured("vllm", folder=certificates)) as server,
+        listening(SecuredTunnel("vllm", folder=certificates, to=server.port)) as proxy,
+    ):
+        url = f"https://127.0.0.1:{proxy.port}"
+        job = ("probs", rows, "-o", tmp_path / "o.jsonl", "--endpoint", f"https://{HOST}", "--model", "tiny")
+        done = fastqwen(*job, *known(certificates), "--proxy", url)
+    assert set(proxy.asked) == {f"CONNECT {HOST}:443 HTTP/1.1"}
+    assert "1 ok" in done.stderr
 
 
 def test_plain_http_goes_through_the_proxy(fastqwen: Fastqwen, tmp_path: Path) -> None:
