@@ -1,4 +1,4 @@
-"""Opens the backend that the settings ask for. The one place with late imports: torch costs seconds."""
+"""Opens the backend that the settings ask for, imported when it is asked for: torch costs seconds."""
 
 from __future__ import annotations
 

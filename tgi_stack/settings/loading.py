@@ -1,6 +1,7 @@
 """Where settings come from: flags over `FASTQWEN_*` variables over `fastqwen.toml` over defaults.
 
-They are built once, frozen and handed down; nothing else reads the environment.
+They are built once, frozen and handed down. Keys, proxies, the terminal and folders of other programs have
+variables that are no settings: whoever needs one reads it (docs/reference.md lists them).
 """
 
 from __future__ import annotations
