@@ -123,4 +123,6 @@ VARIABLES = {
     "HF_TOKEN": "the hub's key, for models that want one",
     "XDG_CACHE_HOME": "where the user's cache folder is",
     "XDG_STATE_HOME": "where the records of an OUT in a store are kept until it is whole",
+    "TERM": "unset, `dumb` or `unknown`: plain lines instead of a bar and of tables",
+    "COLUMNS": "a width under that of the terminal, for the bar",
 }
