@@ -169,6 +169,7 @@ def test_gallery_changes_size_and_draws_a_folder(open_page: Open, tmp_path: Path
 def test_temperature_is_computed_in_the_page(open_page: Open, fastqwen: Fastqwen, tmp_path: Path) -> None:
     out = written(tmp_path / "r.jsonl", *rankings(60))
     page = open_page(out, at="#view=trust")
+    until(page, "document.querySelector('#right').textContent")
     at_one = page.locator("#ece").inner_text()
     written_there = page.evaluate("[...document.querySelectorAll('#bins td')].map(one => one.textContent)")
     assert json.loads(fastqwen("eval", out, "--json", "--k", "1").stdout)["measures"]["Recall@1"]["mean"] == (

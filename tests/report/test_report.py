@@ -28,7 +28,7 @@ def page(fastqwen: Fastqwen, *arguments: str | Path, check: int = 0) -> Page:
 def test_gallery_holds_pictures_and_summaries(fastqwen: Fastqwen, tmp_path: Path) -> None:
     fastqwen("summarize", IMAGES, "-o", "s.jsonl", "--engine", "scripted", "--limit", "9")
     found = page(fastqwen, "s.jsonl", "--images", IMAGES)
-    rows = found.data["rows"][0]
+    rows = found.data["rows"]
     records = [json.loads(line) for line in Path("s.jsonl").read_text().splitlines()]
     assert rows["id"] == [record["id"] for record in records]
     assert rows["summary"] == [record["summary"] for record in records]
@@ -52,7 +52,7 @@ def test_prepared_images_come_from_the_cache(cached: Fastqwen, tmp_path: Path) -
 def test_histories_and_items_come_from_the_input(fastqwen: Fastqwen, tmp_path: Path) -> None:
     fastqwen("rerank", SESSIONS, "--items", ITEMS, "-o", "r.jsonl", "--engine", "scripted", "--limit", "6")
     found = page(fastqwen, "r.jsonl", "--input", SESSIONS, "--items", ITEMS)
-    rows, items = found.data["rows"][0], found.data["items"]
+    rows, items = found.data["rows"], found.data["items"]
     session = json.loads(SESSIONS.read_text().splitlines()[0])
     assert [items["text"][item] for item in rows["past"][0]] == [one["text"] for one in session["history"]]
     assert [items["id"][item] for item in rows["cand"][0]] == session["candidates"]
@@ -100,7 +100,7 @@ def test_redacted_pages_hold_nothing_of_the_user(fastqwen: Fastqwen, tmp_path: P
 
 def test_redacted_ids_differ_between_pages(fastqwen: Fastqwen, tmp_path: Path) -> None:
     written(tmp_path / "r.jsonl", *rankings(2))
-    first, second = (page(fastqwen, "r.jsonl", "--redact").data["rows"][0]["id"] for _ in range(2))
+    first, second = (page(fastqwen, "r.jsonl", "--redact").data["rows"]["id"] for _ in range(2))
     assert set(first).isdisjoint(second)
 
 
@@ -111,7 +111,7 @@ def test_only_own_script_and_style_may_run(fastqwen: Fastqwen, tmp_path: Path) -
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
     assert "unsafe" not in policy
     assert "http" not in policy
-    assert len(found.blocks["script"][1].encode()) <= MOST_SCRIPT
+    assert len(found.code.encode()) <= MOST_SCRIPT
     assert all(href.startswith("#") for href in found.hrefs)
     assert not [
         name for _, names in found.tags for name in names if name.startswith("on") or name in ("style", "src")
@@ -121,7 +121,7 @@ def test_only_own_script_and_style_may_run(fastqwen: Fastqwen, tmp_path: Path) -
 def test_a_limit_is_said(fastqwen: Fastqwen, tmp_path: Path) -> None:
     written(tmp_path / "r.jsonl", *rankings(9))
     found = page(fastqwen, "r.jsonl", "--limit", "4")
-    assert len(found.data["rows"][0]["id"]) == 4
+    assert len(found.data["rows"]["id"]) == 4
     assert any("first 4 rows" in text for text in found.texts)
 
 
@@ -139,7 +139,7 @@ def test_both_formats_give_one_page(fastqwen: Fastqwen, tmp_path: Path, suffix: 
         "--permutations",
         "2",
     )
-    rows = page(fastqwen, f"r{suffix}").data["rows"][0]
+    rows = page(fastqwen, f"r{suffix}").data["rows"]
     assert len(rows["id"]) == 24
     assert rows["truth"].count(None) == 0
 
@@ -149,7 +149,7 @@ def test_prompts_are_shown_as_rankings(fastqwen: Fastqwen, tmp_path: Path) -> No
     fastqwen("probs", prompts, "-o", "o.jsonl", "--engine", "scripted")
     found = page(fastqwen, "o.jsonl", "--input", prompts).data
     record = json.loads(Path("o.jsonl").read_text())
-    rows = found["rows"][0]
+    rows = found["rows"]
     assert [found["items"]["id"][item] for item in rows["cand"][0]] == ["yes", "no"]
     assert rows["p"][0] == pytest.approx(record["probabilities"], rel=1e-3)
     assert rows["query"] == ["Which?\n"]

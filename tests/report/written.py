@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import random
 from html.parser import HTMLParser
@@ -100,9 +102,20 @@ class Page(HTMLParser):
         self.close()
 
     @property
+    def code(self) -> str:
+        """The page's script."""
+        return self.blocks["script"][-1]
+
+    @property
     def data(self) -> Any:
-        """What the page's script reads."""
-        return json.loads(self.blocks["script"][0])
+        """What the page's script reads, unpacked: the head, columns of rows and of items, thumbnails."""
+        head, items, *blocks, thumbs, _ = self.blocks["script"]
+        found = _unpacked(head)
+        more = [_columns(_unpacked(block)) for block in blocks]
+        rows = _columns(found["rows"]) | {
+            name: [value for one in more for value in one[name]] for one in more[:1] for name in one
+        }
+        return found | {"rows": rows, "items": _columns(_unpacked(items)), "thumbs": thumbs.split()}
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         known = dict(attributes)
@@ -123,3 +136,14 @@ class Page(HTMLParser):
             self.blocks[self._open][-1] += data
         else:
             self.texts.append(data)
+
+
+def _unpacked(block: str) -> Any:
+    return json.loads(gzip.decompress(base64.b64decode(block)))
+
+
+def _columns(table: Any) -> Any:
+    return {
+        name: [values["of"][place] for place in values["at"]] if isinstance(values, dict) else values
+        for name, values in table.items()
+    }

@@ -22,6 +22,8 @@ from tgi_stack.types import Item, ProbsRow, RerankRow, SummarizeRow
 
 MOST_COMPARED = 4000  # characters of a summary
 DIGITS = 4  # of probabilities and logarithms that are shown
+ONE_BY_ONE, TOGETHER = 1, 2  # `judged`
+FROM_INPUT = 0  # `before`: each candidate's place is the one that it has
 Columns = dict[str, list[Any]]
 
 _WORD = re.compile(r"\s*\S+|\s+")
@@ -129,10 +131,11 @@ def _ranking(record: Record, beside: Beside, lists: Lists) -> dict[str, Any]:
     return _first(lists, [lists.items.place(entry) for entry in _shown(order, known)], best, by_place) | {
         "pos": right,
         "truth": min(seen, default=None),
-        "before": [place + 1 if is_input else None for place in range(len(order))],
-        "score": _values(by_place, "score"),
+        "before": FROM_INPUT if is_input else None,
+        "score": _unless(_values(by_place, "probability"), _values(by_place, "score")),
         "spread": _values(by_place, "spread"),
         "reads": [_read(read, places) for read in record.get("reads") or ()],
+        "judged": _judged(record, len(order)),
         "mass": _round(record.get("label_mass")),
         "exact": _exact(record),
         "past": None if known is None else [lists.items.place(entry) for entry in known.history],
@@ -205,10 +208,27 @@ def _values(entries: Sequence[Record], name: str) -> list[float | None] | None:
     return None if all(value is None for value in values) else values
 
 
+def _judged(record: Record, candidates: int) -> int:
+    """How the page computes calibration from the reads: ONE_BY_ONE, TOGETHER, or not at all (0)."""
+    reads = record.get("reads") or ()
+    if not reads or not record.get("positive"):
+        return 0
+    if all(len(read["order"]) == 1 for read in reads):
+        return ONE_BY_ONE
+    return TOGETHER if candidates > 1 and all(len(read["order"]) == candidates for read in reads) else 0
+
+
+def _unless(known: list[float | None] | None, values: list[float | None] | None) -> list[float | None] | None:
+    """Values that are not known already."""
+    return None if values == known else values
+
+
 def _read(read: Record, places: dict[str, int]) -> list[Any]:
-    """Places of the candidates in the order of the prompt, logarithms, those of the prior."""
+    """Places of the candidates in the order of the prompt (FROM_INPUT: each has its own), logarithms, those
+    of the prior."""
+    order = [places.get(name, UNKNOWN) for name in read["order"]]
     return [
-        [places.get(name, UNKNOWN) for name in read["order"]],
+        FROM_INPUT if order == [*range(len(order))] else order,
         [_round(value) for value in read["logprobs"]],
         None if read.get("prior") is None else [_round(value) for value in read["prior"]],
     ]
@@ -234,10 +254,10 @@ def _reading(record: Record, beside: Beside, lists: Lists) -> dict[str, Any]:
         "first": labels[best[0]].id if best else None,
         "pos": [],
         "truth": None,
-        "before": [None] * len(labels),
-        "score": [_round(value) for value in values],
+        "before": None,
+        "score": None,
         "spread": None,
-        "reads": [[[*range(len(logs))], [_round(value) for value in logs], None]] if logs else [],
+        "reads": [[FROM_INPUT, [_round(value) for value in logs], None]] if logs else [],
         "mass": _round(record.get("label_mass")),
         "exact": _exact(record),
         "past": None,

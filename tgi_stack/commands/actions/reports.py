@@ -11,7 +11,7 @@ from tgi_stack.commands.console import print_data
 from tgi_stack.commands.reports import Report
 from tgi_stack.errors import UsageError
 from tgi_stack.report.contents import Order, gather
-from tgi_stack.report.page import render
+from tgi_stack.report.page.render import render
 from tgi_stack.writing import Given, refuse_present, replaced
 
 LOG = logging.getLogger(logs.CLOSING)

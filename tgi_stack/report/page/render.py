@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +14,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from tgi_stack import __version__
-from tgi_stack.report import charts, numbers
+from tgi_stack.report.page import charts, numbers, packed
 from tgi_stack.report.contents import Contents, OneRun
 from tgi_stack.report.pairs import MEASURE, Pair
 
-FOLDER = Path(__file__).resolve().parent / "page"
-# In a script block only these can end it, or begin what an HTML parser looks at; JSON has escapes for each.
-UNSAFE = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
+FOLDER = Path(__file__).resolve().parent
+# Operators of the script that need no space around them; in none of its strings do they have one.
+TIGHT = ("=>", "===", "!==", "==", "!=", "&&", "||", "??", "??=", "||=", "+=", "-=", ">=", "=")
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,10 @@ def render(contents: Contents) -> bytes:
         version=__version__,
         script=Markup(script),  # noqa: S704  # our own file
         style=Markup(style),  # noqa: S704
-        data=Markup(_data(contents)),  # noqa: S704  # see UNSAFE
+        head=packed.packed(_head(contents)),
+        items=packed.whole(contents.items),
+        blocks=packed.blocks(contents.rows[0]),
+        thumbnails=contents.thumbnails,
         job=contents.job,
         runs=contents.runs,
         first=contents.runs[0],
@@ -160,25 +162,26 @@ def _hash(text: str) -> str:
 def _own(name: str) -> str:
     """A file of the page, without what only its authors read."""
     lines = (line.strip() for line in (FOLDER / name).read_text(encoding="utf-8").splitlines())
-    return "\n".join(line for line in lines if line and not line.startswith("// "))
+    text = "\n".join(line for line in lines if line and not line.startswith("// "))
+    for operator in TIGHT if name.endswith(".js") else ():
+        text = text.replace(f" {operator} ", operator)
+    return text
 
 
-def _data(contents: Contents) -> str:
-    """The rows, as JSON that no HTML parser finds markup in."""
+def _head(contents: Contents) -> dict[str, Any]:
+    """What the page's script reads first; rows of another output are shown by what `contents` says of them."""
     listed = {
         one.name: {"fields": one.fields, "facts": one.facts, "columns": one.columns}
         for one in _listed(contents)
     }
-    value = {
+    return {
         "job": contents.job,
-        "names": [run.name for run in contents.runs],
+        "other": contents.runs[1].name if len(contents.runs) > 1 else None,
         "lists": listed,
-        "rows": contents.rows,
-        "items": contents.items,
-        "thumbs": contents.thumbnails,
+        "rows": packed.head(contents.rows[0]),
+        "size": packed.ROWS,
         "show": contents.show,
     }
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).translate(UNSAFE)
 
 
 def _code(text: str) -> Markup:
