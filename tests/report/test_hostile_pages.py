@@ -65,3 +65,17 @@ def test_summaries_stand_in_the_page_as_they_are(tmp_path_factory: object, text:
     found = Page(render(gather(Order(written(path, summary(text, text))), None)).decode())
     assert found.data["rows"]["summary"] == [text]
     assert found.data["rows"]["id"] == [text]
+
+
+@SOME
+@given(HOSTILE)
+def test_labels_never_become_markup(tmp_path_factory: object, text: str) -> None:
+    path = tmp_path_factory.mktemp("page") / "p.jsonl"  # type: ignore[attr-defined]
+    about = {"status": "ok", "exact": True, "label_mass": 1.0, "flags": [], "route": "torch"}
+    pages = []
+    for label in ("yes", text):
+        labels = [label, label + "!"]
+        out = written(path, about | {"id": "p", "labels": labels, "probabilities": [0.7, 0.3]})
+        pages.append(Page(render(gather(Order(out), None)).decode()))
+    assert pages[1].tags == pages[0].tags
+    assert pages[1].data["items"]["id"] == [text, text + "!"]

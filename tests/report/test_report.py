@@ -11,6 +11,7 @@ import pytest
 from tests.conftest import CATALOGUE, Fastqwen, write_rows
 from tests.report.written import Page, failed, ranking, rankings, summary, written
 from tgi_stack.report import figures
+from tgi_stack.report.mask import Mask
 from tgi_stack.report.outputs import read_output
 from tgi_stack.report.pairs import compare
 from tgi_stack.report.run import pace
@@ -18,6 +19,7 @@ from tgi_stack.report.run import pace
 IMAGES = CATALOGUE / "images"
 SESSIONS, ITEMS = CATALOGUE / "sessions.jsonl", CATALOGUE / "items.jsonl"
 MOST_SCRIPT, MOST_PICTURE = 15_000, 8_000
+MOST_TEXT = 25_000_000  # of 10,000 rows
 
 
 def page(fastqwen: Fastqwen, *arguments: str | Path, check: int = 0) -> Page:
@@ -212,11 +214,39 @@ def test_calibration_is_that_of_the_numbers(tmp_path: Path) -> None:
 
 def test_bias_is_told_by_place(tmp_path: Path) -> None:
     rows = [ranking(f"r{n}", {"a": [2.0, 0.0], "b": [0.0, 2.0]}) for n in range(3)]  # the first place wins
-    found = figures.bias(rows)
+    found = figures.bias(read_output(written(tmp_path / "r.jsonl", *rows)), Mask(hides=False))
     assert found is not None
     assert [round(place.mean, 3) for place in found.places] == [0.881, 0.119]
     assert [place.label for place in found.places] == ["A", "B"]
     assert [place.fair for place in found.places] == [0.5, 0.5]
+    assert [(one.label, one.place, one.first) for one in found.cells] == [("A", 1, 1.0), ("B", 2, 0.0)]
+
+
+def test_labels_are_told_at_each_place(fastqwen: Fastqwen, tmp_path: Path) -> None:
+    about = {"status": "ok", "exact": True, "label_mass": 1.0, "flags": [], "route": "torch"}
+    turned = [("yes", "no"), ("no", "yes"), ("no", "yes")]
+    rows = [
+        {"id": f"p{n}", "labels": labels, "probabilities": [0.8, 0.2] if labels[0] == "yes" else [0.4, 0.6]}
+        for n, labels in enumerate(turned)
+    ]
+    out = write_rows(tmp_path / "p.jsonl", *(row | about for row in rows))
+    found = figures.bias(read_output(out), Mask(hides=False))
+    assert found is not None
+    told = {(one.label, one.place): (round(one.mean, 9), one.reads, one.first) for one in found.cells}
+    assert told == {
+        ("yes", 1): (0.8, 1, 1.0),
+        ("no", 1): (0.4, 2, 0.0),
+        ("yes", 2): (0.6, 2, 1.0),
+        ("no", 2): (0.2, 1, 0.0),
+    }
+    shown = page(fastqwen, out)
+    assert "Probability by label and place" in shown.texts
+    assert "yes at place 2: 0.600, fair 0.500, the likeliest in 100% of 2 reads" in shown.blocks["title"]
+
+
+def test_a_page_of_many_rows_stays_small(fastqwen: Fastqwen, tmp_path: Path) -> None:
+    page(fastqwen, written(tmp_path / "r.jsonl", *rankings(1000)))
+    assert Path("page.html").stat().st_size < MOST_TEXT / 10
 
 
 def test_pace_adds_up(tmp_path: Path) -> None:

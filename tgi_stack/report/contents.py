@@ -142,13 +142,13 @@ def _against(job: str, rows: list[Columns], items: Columns, order: Order) -> Non
 def _told(output: Output, mask: Mask) -> OneRun:
     measures: dict[str, Estimate] = {}
     judged = 0
-    bias = calibration = None
+    calibration = None
     if output.job == "rerank":
         judged = len(output.rankings.relevant)
         if judged:
             found = metrics.evaluate(output.rankings, pairs.CUTOFFS)
             measures = {name: found[name] for name in pairs.SHOWN}
-        bias, calibration = figures.bias(output.records), figures.calibration(output.records)
+        calibration = figures.calibration(output.records)
     usage = [record.get("usage") or {} for record in output.records]
     tokens = [sum(one.get(f"{name}_tokens") or 0 for one in usage) for name in ("prompt", "completion")]
     return OneRun(
@@ -160,7 +160,7 @@ def _told(output: Output, mask: Mask) -> OneRun:
         run.flagged(output.records),
         measures,
         judged,
-        bias,
+        None if output.job == "summarize" else figures.bias(output, mask),
         calibration,
         figures.masses(output.records),
         (tokens[0], tokens[1]),

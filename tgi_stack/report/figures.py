@@ -6,15 +6,18 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from scipy import optimize
 
-from tgi_stack.report.outputs import Record, candidate_order
+from tgi_stack.report.mask import Mask
+from tgi_stack.report.outputs import Output, Record, candidate_order
 from tgi_stack.scoring import distributions
 
 BINS = 10
 MASS_BINS = 20
-MOST_PLACES = 26  # of a prompt or a ranking that a heat map shows
+MOST_LABELS = 100  # of those that users write
+MOST_PLACES = 26  # of a prompt, a ranking or all labels that a heat map shows
 TEMPERATURES = (0.1, 10.0)
 
 
@@ -30,15 +33,42 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Cell:
+    """A label at a place: its mean probability there, the share of reads in which it is the likeliest."""
+
+    label: str
+    place: int
+    reads: int
+    mean: float
+    fair: float
+    first: float
+
+
+@dataclass(frozen=True)
 class Bias:
-    """How places in the prompt fare.
+    """How places in the prompt fare, and labels at them.
 
     Attributes:
-        heat: for each place in the prompt, how many of its candidates came to rank 1, 2, ...
+        where: what a place is a place in.
+        heat: for each place, how many of its candidates came to rank 1, 2, ...
+        cells: by place, then by label; of the MOST_LABELS labels that were read most.
+        left: how many labels are left out.
     """
 
+    where: str
     places: list[Place]
     heat: list[list[int]]
+    cells: list[Cell]
+    left: int
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One read of two labels or more, by place: label, probability, the rank that the place came to."""
+
+    labels: list[str]
+    values: Sequence[float]
+    ranks: list[int]
 
 
 @dataclass(frozen=True)
@@ -70,43 +100,70 @@ class Calibration:
     best_temperature: float | None
 
 
-def bias(records: Iterable[Record]) -> Bias | None:
-    """Of whole prompts with two candidates or more; None where there are none."""
-    sums: list[list[float]] = []
-    labels: list[Counter[str]] = []
+def bias(output: Output, mask: Mask) -> Bias | None:
+    """Of whole prompts with two labels or more; None where there are none."""
+    rerank = output.job == "rerank"
+    readings = _whole_reads(output.records) if rerank else _own_labels(output.records, mask)
+    sums: dict[tuple[str, int], list[float]] = {}
     heat: list[Counter[int]] = []
-    for read, ranks in _whole_reads(records):
-        count = len(read["order"])
-        values = distributions.softmax(read["logprobs"])
-        while len(sums) < count:
-            sums.append([0.0, 0.0, 0.0])
-            labels.append(Counter())
-            heat.append(Counter())
-        for place, (name, value) in enumerate(zip(read["order"], values, strict=True)):
-            total = sums[place]
-            total[0] += value
-            total[1] += 1 / count
-            total[2] += 1
-            labels[place][read["labels"][place]] += 1
-            heat[place][ranks[name]] += 1
+    for one in readings:
+        best = distributions.order(one.values)[0]
+        for place, (label, value) in enumerate(zip(one.labels, one.values, strict=True)):
+            total = sums.setdefault((label, place), [0.0, 0.0, 0.0, 0.0])
+            for at, more in enumerate((1, value, 1 / len(one.labels), place == best)):
+                total[at] += more
+            while len(heat) <= place:
+                heat.append(Counter())
+            heat[place][one.ranks[place]] += 1
     if not sums:
         return None
-    places = [
-        Place(number, labels[number - 1].most_common(1)[0][0], total / reads, fair / reads, int(reads))
-        for number, (total, fair, reads) in enumerate(sums, 1)
+    cells = [
+        Cell(label, place + 1, int(reads), total / reads, fair / reads, first / reads)
+        for (label, place), (reads, total, fair, first) in sorted(sums.items(), key=lambda one: one[0][::-1])
     ]
-    most = min(MOST_PLACES, len(sums))
-    return Bias(places, [[one[rank] for rank in range(1, most + 1)] for one in heat[:most]])
+    most = min(MOST_PLACES, len(heat))
+    ranks = [[one[rank] for rank in range(1, most + 1)] for one in heat[:most]]
+    reads: Counter[str] = Counter()
+    for cell in cells:
+        reads[cell.label] += cell.reads
+    kept = {label for label, _ in reads.most_common(MOST_LABELS)}
+    return Bias(
+        "the prompt" if rerank else "the labels",
+        list(_places(cells)),
+        ranks,
+        [cell for cell in cells if cell.label in kept],
+        len(reads) - len(kept),
+    )
 
 
-def _whole_reads(records: Iterable[Record]) -> Iterator[tuple[Record, dict[str, int]]]:
+def _places(cells: Sequence[Cell]) -> Iterator[Place]:
+    for number, alike in groupby(cells, key=lambda cell: cell.place):
+        here = list(alike)
+        reads = sum(cell.reads for cell in here)
+        mean, fair = (
+            math.fsum(getattr(cell, name) * cell.reads for cell in here) / reads for name in ("mean", "fair")
+        )
+        yield Place(number, max(here, key=lambda cell: cell.reads).label, mean, fair, reads)
+
+
+def _whole_reads(records: Iterable[Record]) -> Iterator[Reading]:
     for record in records:
         if record["status"] != "ok" or "window" in record:
             continue
         ranks = {entry["id"]: entry["rank"] for entry in record["ranking"]}
         for read in record.get("reads") or ():
             if len(read["order"]) > 1 and set(read["order"]) == set(ranks):
-                yield read, ranks
+                values = distributions.softmax(read["logprobs"])
+                yield Reading(read["labels"], values, [ranks[name] for name in read["order"]])
+
+
+def _own_labels(records: Iterable[Record], mask: Mask) -> Iterator[Reading]:
+    for record in records:
+        if record["status"] == "ok" and len(record["labels"]) > 1:
+            values = record["probabilities"]
+            ranks = {place: rank for rank, place in enumerate(distributions.order(values), 1)}
+            labels = [mask.label(label, place) for place, label in enumerate(record["labels"], 1)]
+            yield Reading(labels, values, [ranks[place] for place in range(len(labels))])
 
 
 # -- against the truth -----------------------------------------------------------------------------------

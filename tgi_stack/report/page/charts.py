@@ -6,17 +6,19 @@ Each has a `<title>` and stands beside a table of its numbers. ElementTree escap
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 from xml.etree import ElementTree
 
-from tgi_stack.report.figures import Bias, Calibration
+from tgi_stack.report.figures import MOST_PLACES, Bias, Calibration
 from tgi_stack.report.run import Pace
 from tgi_stack.scoring.metrics import Estimate
 
 WIDTH, HEIGHT = 440, 240
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 14, 36
 MOST_BARS = 220
+MOST_LETTERS = 10  # of a label
 
 
 class Chart:
@@ -73,6 +75,13 @@ class Chart:
             "rect", said, x=self.x(low), y=up, width=round(wide, 2), height=round(tall, 2), class_=class_
         )
 
+    def tile(self, column: float, row: float, depth: float, said: str) -> None:
+        """A field of a heat map whose columns and rows are counted by ones; `depth` is from 0 to 1."""
+        wide, tall = abs(self.x(2) - self.x(1)), abs(self.y(2) - self.y(1))
+        box = {"width": round(wide - 1, 2), "height": round(tall - 1, 2)}
+        left, top = self.x(column - 0.5), self.y(row - 0.5)
+        self.add("rect", said, x=left, y=top, class_="bar", fill_opacity=round(0.06 + 0.94 * depth, 3), **box)
+
     def line(self, points: Sequence[tuple[float, float]], class_: str) -> None:
         """A line through points, in units of the data."""
         path = " ".join(f"{self.x(x)},{self.y(y)}" for x, y in points)
@@ -115,40 +124,68 @@ def position_bars(found: Bias) -> str:
     """The mean probability of each place in the prompt, and what it would be if places did not matter."""
     places = found.places
     ticks = nice(max(max(place.mean, place.fair) for place in places))
-    chart = Chart("Mean probability by place in the prompt", (0.5, len(places) + 0.5), (0, ticks[-1]))
+    chart = Chart(f"Mean probability by place in {found.where}", (0.5, len(places) + 0.5), (0, ticks[-1]))
     chart.grid(ticks, "{:.3g}")
     for place in places:
         said = f"place {place.number}, label {place.label}: {place.mean:.3f}; fair {place.fair:.3f}"
         chart.bar(place.number - 0.38, place.number + 0.38, 0, place.mean, "bar", said)
     chart.line([(place.number, place.fair) for place in places], "fair")
     step = every(len(places), 26)
-    chart.below(
-        [(place.number, place.label) for place in places[::step]], "label, by its place in the prompt"
-    )
+    named = [(place.number, short(place.label)) for place in places[::step]]
+    chart.below(named, f"label, by its place in {found.where}")
     return chart.drawn()
 
 
 def heat_map(found: Bias) -> str:
     """Where candidates of each place in the prompt came to be ranked: darker is more often."""
     size = len(found.heat)
-    chart = Chart("Rank by place in the prompt", (0.5, size + 0.5), (size + 0.5, 0.5))
-    wide, tall = chart.x(2) - chart.x(1), abs(chart.y(2) - chart.y(1))
+    chart = Chart(f"Rank by place in {found.where}", (0.5, size + 0.5), (size + 0.5, 0.5))
     most = max((count / max(1, sum(row)) for row in found.heat for count in row), default=1.0) or 1.0
     for place, row in enumerate(found.heat, 1):
         for rank, count in enumerate(row, 1):
             if count:
                 share = count / sum(row)
-                said = f"place {place} in the prompt came to rank {rank}: {count:,} times ({share:.0%})"
-                left, top = chart.x(place - 0.5), chart.y(rank - 0.5)
-                box = {"x": left, "y": top, "width": round(wide - 1, 2), "height": round(tall - 1, 2)}
-                depth = round(0.06 + 0.94 * share / most, 3)
-                chart.add("rect", said, class_="bar", fill_opacity=depth, **box)
+                said = f"place {place} in {found.where} came to rank {rank}: {count:,} times ({share:.0%})"
+                chart.tile(place, rank, share / most, said)
     step = every(size, 13)
     for rank in range(1, size + 1, step):
         chart.text(LEFT - 6, chart.y(rank) + 4, str(rank), "end")
-    chart.below([(place, str(place)) for place in range(1, size + 1, step)], "place in the prompt")
+    chart.below([(place, str(place)) for place in range(1, size + 1, step)], f"place in {found.where}")
     chart.text(0, TOP + 6, "rank", "start", "axis")
     return chart.drawn()
+
+
+def label_map(found: Bias) -> str:
+    """Each label at each place: darker is likelier than is fair."""
+    reads: Counter[str] = Counter()
+    for cell in found.cells:
+        reads[cell.label] += cell.reads
+    kept = {label for label, _ in reads.most_common(MOST_PLACES)}
+    shown = [cell for cell in found.cells if cell.label in kept and cell.place <= MOST_PLACES]
+    rows = {label: row for row, label in enumerate(dict.fromkeys(cell.label for cell in shown), 1)}
+    wide = max(cell.place for cell in shown)
+    height = max(HEIGHT, TOP + BOTTOM + 15 * len(rows))
+    chart = Chart(
+        f"Probability of each label by its place in {found.where}",
+        (0.5, wide + 0.5), (len(rows) + 0.5, 0.5), height=height, left=84,
+    )  # fmt: skip
+    most = max(cell.mean / cell.fair for cell in shown) or 1.0
+    for cell in shown:
+        said = (
+            f"{cell.label} at place {cell.place}: {cell.mean:.3f}, fair {cell.fair:.3f}, "
+            f"the likeliest in {cell.first:.0%} of {cell.reads:,} reads"
+        )
+        chart.tile(cell.place, rows[cell.label], cell.mean / cell.fair / most, said)
+    for label, row in rows.items():
+        chart.text(78, chart.y(row) + 4, short(label), "end")
+    step = every(wide, 13)
+    chart.below([(place, str(place)) for place in range(1, wide + 1, step)], f"place in {found.where}")
+    return chart.drawn()
+
+
+def short(label: str) -> str:
+    """A label that fits beside a chart."""
+    return label if len(label) <= MOST_LETTERS else label[: MOST_LETTERS - 1] + "\u2026"
 
 
 def reliability(found: Calibration) -> str:

@@ -87,6 +87,13 @@ def place_rows(run: OneRun) -> Iterator[list[str]]:
         yield [str(one.number), one.label, f"{one.mean:.4f}", f"{one.fair:.4f}", f"{one.reads:,}"]
 
 
+def label_rows(run: OneRun) -> Iterator[list[str]]:
+    """Each label at each place."""
+    for one in run.bias.cells if run.bias else ():
+        values = [f"{value:.4f}" for value in (one.mean, one.fair, one.first)]
+        yield [one.label, str(one.place), *values, f"{one.reads:,}"]
+
+
 def heat_head(run: OneRun) -> list[str]:
     """The heading of `heat_rows`."""
     return ["place", *(f"rank {rank}" for rank in range(1, len(run.bias.heat) + 1))] if run.bias else []

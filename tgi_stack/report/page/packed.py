@@ -35,11 +35,7 @@ def blocks(rows: Columns) -> Iterator[str]:
     """All else, by ROWS rows."""
     for start in range(0, len(rows["id"]), ROWS):
         yield packed(
-            {
-                name: column(values[start : start + ROWS])
-                for name, values in rows.items()
-                if name not in HEAD
-            }
+            {name: column(values[start : start + ROWS]) for name, values in rows.items() if name not in HEAD}
         )
 
 

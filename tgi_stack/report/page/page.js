@@ -13,8 +13,7 @@ let T, items, thumbs;
 const known = () => items ??= unpack($('#known')).then(t => T = t), lacks = rows => rows.some(i => !R.status?.[i]);
 const need = rows => Promise.all([...new Set(rows.map(i => i / D.size | 0))].map(b => asked[b] ??= load(b)));
 async function load(b) {
-  await known();
-  const more = await unpack(blocks[b]);
+  const [more] = await Promise.all([unpack(blocks[b]), known()]);
   more.reads?.flat().forEach(r => r[0] ||= [...r[1].keys()]);
   for (const k in more) { R[k] ??= []; more[k].forEach((x, j) => R[k][b * D.size + j] = x); }
 }

@@ -14,8 +14,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from tgi_stack import __version__
-from tgi_stack.report.page import charts, numbers, packed
 from tgi_stack.report.contents import Contents, OneRun
+from tgi_stack.report.page import charts, numbers, packed
 from tgi_stack.report.pairs import MEASURE, Pair
 
 FOLDER = Path(__file__).resolve().parent
@@ -169,7 +169,7 @@ def _own(name: str) -> str:
 
 
 def _head(contents: Contents) -> dict[str, Any]:
-    """What the page's script reads first; rows of another output are shown by what `contents` says of them."""
+    """What the page's script reads first. Rows of another output stand in those of the first: see `pairs`."""
     listed = {
         one.name: {"fields": one.fields, "facts": one.facts, "columns": one.columns}
         for one in _listed(contents)
@@ -252,6 +252,7 @@ def _trust(contents: Contents) -> Iterator[tuple[OneRun, dict[str, Any]]]:
         drawn = {
             "reliability": _svg(charts.reliability(run.calibration)) if run.calibration else None,
             "positions": _svg(charts.position_bars(run.bias)) if run.bias else None,
+            "labels": _svg(charts.label_map(run.bias)) if run.bias else None,
             "heat": _svg(charts.heat_map(run.bias)) if run.bias else None,
             "masses": _svg(charts.histogram(run.masses, "label mass", "Label mass of the answers"))
             if run.masses
@@ -317,6 +318,7 @@ _HELPERS: dict[str, Any] = {
     "pace_rows": numbers.pace_rows,
     "bin_rows": numbers.bin_rows,
     "place_rows": numbers.place_rows,
+    "label_rows": numbers.label_rows,
     "heat_head": numbers.heat_head,
     "heat_rows": numbers.heat_rows,
     "mass_rows": numbers.mass_rows,
