@@ -6,6 +6,7 @@ VISION ?= vllm
 VISION_MODEL ?=
 VISION_QUANTIZATION ?= none
 VISION_IMAGE ?=
+ADOPT ?=
 REPEATABLE ?= off
 REPLICAS ?= 1
 NUM_SHARD ?= 1
@@ -23,6 +24,7 @@ SERVERS = --text "$(TEXT)" \
 	--vision-model "$(VISION_MODEL)" \
 	--vision-quantization "$(VISION_QUANTIZATION)" \
 	--vision-image "$(VISION_IMAGE)" \
+	--adopt "$(ADOPT)" \
 	--repeatable "$(REPEATABLE)" \
 	--replicas "$(REPLICAS)" \
 	--num-shard "$(NUM_SHARD)" \
@@ -41,6 +43,7 @@ define say_variables
 	@echo "  VISION_MODEL=$(VISION_MODEL)   What the vision server holds. [Qwen/Qwen3-VL-2B-Instruct on vllm and sglang, Qwen/Qwen2.5-VL-3B-Instruct on tgi]"
 	@echo "  VISION_QUANTIZATION=$(VISION_QUANTIZATION)   none|8bit|4bit|fp8: How it keeps weights; vLLM and SGLang can none and fp8."
 	@echo "  VISION_IMAGE=$(VISION_IMAGE)   The container image of the vision server. [the engine's own release]"
+	@echo "  ADOPT=$(ADOPT)   Servers that run already: put behind the front in place of ours, and never stopped. [none]"
 	@echo "  REPEATABLE=$(REPEATABLE)   off|on: Whether SGLang's numbers are the same whatever else it computes, for some speed."
 	@echo "  REPLICAS=$(REPLICAS)   Of each server, on GPUs of their own."
 	@echo "  NUM_SHARD=$(NUM_SHARD)   1|2|4|8: GPUs that a server is spread over."

@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import CATALOGUE
+from tests.conftest import CATALOGUE, read_records
 from tests.docker import clone as clones
+from tests.docker.clone import MODELS
 from tests.docker.conftest import Host
+from tests.loopback import listening
+from tests.probe_server import Obedient
+from tests.stack.test_caddy import ask
 
 pytestmark = pytest.mark.docker
 KEY = "k" * 40
@@ -64,16 +68,43 @@ def test_keys_and_rates_change_beside_what_runs(host: Host) -> None:
     assert clone.container("gateway") == gateway
 
 
-def _asked(key: str) -> int:
+def _asked(key: str, path: str = "/text/info") -> int:
     """The status of a small page of the gateway."""
     untrusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     untrusting.check_hostname, untrusting.verify_mode = False, ssl.CERT_NONE
     asking = http.client.HTTPSConnection("localhost", 8443, timeout=20, context=untrusting)
     try:
-        asking.request("GET", "/text/info", headers={"Authorization": f"Bearer {key}"})
+        asking.request("GET", path, headers={"Authorization": f"Bearer {key}"})
         return asking.getresponse().status
     finally:
         asking.close()
+
+
+def test_a_server_that_runs_already_is_adopted(host: Host, tmp_path: Path) -> None:
+    """It listens on 127.0.0.1 alone, as a container does not see it; `make down` leaves it."""
+    clone = host.down()
+    with listening(Obedient("vllm", model=MODELS["vision"])) as theirs:
+        clone.make("up", f"ADOPT={theirs.url}")
+        assert "vision-vllm" not in clone.engine.docker("ps", "--format", "{{.Names}}")
+        for target in ("status", "wait"):
+            said = clone.make(target).said
+            assert f"vision: {MODELS['vision']} on vllm 0.33.0, not ours, at {theirs.url}" in said
+        clone.fastqwen("summarize", CATALOGUE / "images", "--limit", "2", "-o", tmp_path / "s.jsonl")
+        assert {row["status"] for row in read_records(tmp_path / "s.jsonl")} == {"ok"}
+        (clone.path / "docker/secrets/keys").write_text(f"alice {KEY}\n")
+        clone.make("gateway")  # without naming it again
+        assert _asked(KEY, "/vision/v1/models") == 200
+        clone.make("observe")
+        clone.until(lambda: theirs.scrapes > 0)
+        theirs.stop()
+        said = clone.make("status", check=2).said
+        assert f"start it again at {theirs.url}: make up does not" in said
+        theirs.start()
+        clone.engine.docker("kill", clone.container("vision-adopted"))
+        clone.engine.docker("start", clone.container("vision-adopted"))
+        clone.make("wait")
+        clone.make("down")
+        assert ask(theirs.url, "GET", "/v1/models")[0] == 200
 
 
 def test_a_gateway_that_loops_is_told(host: Host) -> None:

@@ -51,6 +51,15 @@ def test_down_is_prompt_while_a_server_loads(host: Host) -> None:
     assert time.monotonic() - began < 60  # the grace is 100 s
 
 
+def test_a_registry_out_of_reach_is_recognised(host: Host) -> None:
+    """In the words of the engine, for a name that nobody resolves and a port that nobody listens on."""
+    clone = host.down()
+    for image in ("registry.invalid/vllm:1", "127.0.0.1:9/vllm:1"):
+        said = clone.make("up", f"VISION_IMAGE={image}", check=2).said
+        assert "the registry of the images can't be reached; check this host's network" in said, said
+        clone.make("down")
+
+
 def test_a_full_disk_leaves_no_half_file(host: Host, tmp_path: Path) -> None:
     host.down()
     clone = clones.make(tmp_path / "clone", host.clone.engine, host.clone.hub)

@@ -363,6 +363,8 @@ def test_an_endpoint_that_is_no_url_is_refused(fastqwen: Fastqwen, rows: Path, u
 
 def test_no_server_says_both_ways_out(fastqwen: Fastqwen, rows: Path) -> None:
     done = fastqwen("probs", rows, "--endpoint", "http://127.0.0.1:9", "--startup-timeout", "0", check=4)
+    assert "http://127.0.0.1:9 does not answer (" in done.stderr
+    assert " 0 s" not in done.stderr
     assert "make up" in done.stderr
     assert "--engine torch" in done.stderr
 

@@ -167,6 +167,19 @@ def test_the_doorkeeper_sees_keys_alone(services: Services) -> None:
     assert list(keeper["networks"]) == ["inner"]
 
 
+def test_a_relay_opens_no_port(services: Services) -> None:
+    """It is in this host's network; a socket is all that leads to it."""
+    for kind in ("text", "vision"):
+        relay = services[f"{kind}-adopted"]
+        assert relay["network_mode"] == "host"
+        assert "ports" not in relay
+        assert relay["environment"]["SOCKET"] == f"/run/adopted/{kind}.sock"
+    for name, service in services.items():
+        shares = [one for one in service.get("volumes", []) if one.startswith("adopted:")]
+        assert bool(shares) == (name in ("front", "gateway", "text-adopted", "vision-adopted")), name
+        assert "network_mode" not in service or name.endswith("-adopted")
+
+
 def test_published_ports_need_an_ordinary_network(document: dict[str, Any], services: Services) -> None:
     """Docker publishes no port of a container that has internal networks only."""
     networks = document["networks"]

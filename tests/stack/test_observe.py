@@ -21,6 +21,7 @@ from tests.conftest import ROOT
 from tests.loopback import listening
 from tests.probe_server import Obedient
 from tests.stack.test_caddy import doorkeeper, free_port
+from tgi_stack.stack.planning.ports import taken
 
 pytestmark = pytest.mark.skipif(
     shutil.which("promtool") is None or shutil.which("prometheus") is None,
@@ -158,6 +159,11 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         with (folder / "printed").open("w") as out:
             process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
         try:
+            until = time.monotonic() + 20
+            while not taken(port):
+                assert process.poll() is None, (folder / "printed").read_text()
+                assert time.monotonic() < until
+                time.sleep(0.05)
             yield f"http://127.0.0.1:{port}"
         finally:
             process.terminate()

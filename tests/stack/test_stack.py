@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -453,6 +455,56 @@ def test_pin_writes_what_hub_and_registry_say(
     written = folder.written
     assert written is not None
     assert {server["revision"] for server in written["servers"]} == {"f" * 40}
+
+
+def test_pin_without_buildx_names_it(
+    fastqwen: Fastqwen,
+    folder: DockerFolder,
+    docker: StandIn,
+    nvidia: StandIn,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = folder.pins()
+    docker.play("buildx version", stderr="docker: 'buildx' is not a docker command.\n", status=1)
+    monkeypatch.setattr("tgi_stack.stack.running.pinning.commit", lambda name: "f" * 40)
+    done = fastqwen("stack", "plan", "--docker-dir", folder.path, "--pin", check=3)
+    assert "its digest is asked with docker buildx, which is not there; install its plugin" in done.stderr
+    assert "tag right" not in done.stderr
+    assert folder.pins() == before
+    told = fastqwen("doctor", check=None).stderr
+    assert "warning: Docker buildx (docker buildx is not there); for make pin: install its plugin" in told
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--text-port", "9001", "--vision-port", "9001"), "TEXT_PORT and VISION_PORT are both 9001"),
+        (("--gateway", "--gateway-port", "47081"), "VISION_PORT and GATEWAY_PORT are both 47081"),
+        (("--observe", "--grafana-port", "47080"), "TEXT_PORT and GRAFANA_PORT are both 47080"),
+    ],
+)
+def test_equal_ports_are_refused_before_anything_starts(
+    up: Up, docker: StandIn, nvidia: StandIn, given: tuple[str, ...], said: str
+) -> None:
+    assert said in up(*given, check=2).stderr
+    assert not [call for call in docker.calls if " up " in call or " run " in call]
+
+
+@pytest.mark.parametrize(("ran_s", "well"), [(20, False), (300, True)])
+def test_status_and_wait_agree_on_restarts(
+    fastqwen: Fastqwen, planned: DockerFolder, docker: StandIn, ran_s: int, well: bool
+) -> None:
+    """A server that was started again three times has to stay up for a while; then it is well for both."""
+    since = datetime.fromtimestamp(time.time() - ran_s, UTC).isoformat()
+    told = running(("text", "running", "healthy"), ("vision-vllm", "running", "healthy"), restarts=3)
+    shown(docker, told.replace("2026-01-02T03:04:05.123456789Z", since))
+    where = ("--docker-dir", planned.path)
+    waited = fastqwen("stack", "wait", *where, "--timeout", "0.3", check=0 if well else 4)
+    status = fastqwen("stack", "status", *where, check=0 if well else 4)
+    if not well:
+        assert "not up after 0.3 s: it ended and was started again 3 times, 2" in waited.stderr
+        assert " s ago; it has to stay up for 60" in waited.stderr
+        assert "failure: text" in status.stdout
 
 
 def test_a_registry_without_digests_leaves_the_pins(

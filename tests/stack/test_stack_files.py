@@ -149,6 +149,26 @@ def test_a_bad_key_file_shows_no_key(folder: DockerFolder, content: str | None, 
         ("Error response from daemon: pull access denied for vllm/vllm-openai", "can't be pulled"),
         ("Cannot connect to the Docker daemon at unix:///var/run/docker.sock.", "no Docker daemon answers"),
         ("write /var/lib/docker/tmp/x: no space left on device", "the disk is full"),
+        (
+            'Error response from daemon: Get "https://registry.example/v2/": dial tcp: lookup '
+            "registry.example on 127.0.0.1:53: read udp 127.0.0.1:5->127.0.0.1:53: connection refused",
+            "the registry of the images can't be reached",
+        ),
+        (
+            'Get "https://registry.example/v2/": net/http: TLS handshake timeout',
+            "the registry of the images can't be reached",
+        ),
+        (
+            'Get "https://registry.example/v2/": context deadline exceeded (Client.Timeout exceeded while '
+            "awaiting headers)",
+            "the registry of the images can't be reached",
+        ),
+        (
+            'Get "https://registry.example/v2/": tls: failed to verify certificate: x509: certificate signed '
+            "by unknown authority",
+            "the registry's certificate can't be verified",
+        ),
+        ("toomanyrequests: You have reached your pull rate limit.", "lets this host pull no more"),
         ("ValueError: Unknown quantization method: bitsandbytes.", "can't quantise this model so"),
     ],
 )

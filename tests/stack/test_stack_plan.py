@@ -56,6 +56,17 @@ def test_an_unusable_gpu_is_excluded_with_reason(table: str, said: str) -> None:
     assert said in str(found.problem)
 
 
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ("", "nvidia-smi tells of none"),
+        ("0, GPU-x, A card\n", "a line of nvidia-smi that can't be read: 0, GPU-x, A card"),
+    ],
+)
+def test_no_gpu_is_told_with_a_reason(table: str, said: str) -> None:
+    assert gpus.parse(table).problem == f"no GPU can be used: {said}"
+
+
 def test_instances_of_mig_are_gpus_of_their_own() -> None:
     first, _ = gpus.parse(nvidia_smi.MIG, nvidia_smi.MIG_LIST).gpus
     assert (first.label, first.uuid[:12], first.name) == (

@@ -165,7 +165,7 @@ class Pool:
         gone = [e for e in self.endpoints if e.state != "aside"]
         if all(e.state == "down" and now - e.down_since > self.patience_s for e in gone):
             raise ServerError(
-                f"no endpoint has answered for {self.patience_s:.0f} s: {self._reasons()}; "
+                f"no endpoint has answered for {self.patience_s:g} s: {self._reasons()}; "
                 "the same command goes on once they are back"
             )
 

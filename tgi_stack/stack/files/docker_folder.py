@@ -15,6 +15,7 @@ from typing import Any
 from tgi_stack.errors import UsageError
 from tgi_stack.stack.files.rendering import VERSION, Pins, described, variables
 from tgi_stack.stack.files.writing import write_whole
+from tgi_stack.stack.planning.adopted import KINDS
 from tgi_stack.stack.planning.beside import Beside
 from tgi_stack.stack.planning.plan import Plan
 from tgi_stack.stack.planning.request import MOST_REPLICAS
@@ -22,7 +23,8 @@ from tgi_stack.stack.planning.request import MOST_REPLICAS
 COMPOSE = "compose.yml"
 _SERVERS = ("text", "text-vllm", "text-sglang", "vision-vllm", "vision-tgi", "vision-sglang")
 _REPLICAS = tuple(f"{kind}-{number}" for kind in _SERVERS for number in range(2, MOST_REPLICAS + 1))
-ALL_PROFILES = (*_SERVERS, *_REPLICAS, "models", "gateway", "observe")
+ADOPTED = tuple(f"{kind}-adopted" for kind in KINDS)
+ALL_PROFILES = (*_SERVERS, *_REPLICAS, *ADOPTED, "models", "gateway", "observe")
 OWN_TLS = "/run/tls/cert.pem /run/tls/key.pem"
 
 
@@ -93,7 +95,16 @@ class DockerFolder:
         values |= {"SECRETS_OWNER": f"{os.getuid()}:{os.getgid()}"}
         lines = [f"{name}={_quoted(value)}" for name, value in values.items()]
         write_whole(self.env, "# Written by `fastqwen stack plan`.\n" + "\n".join(lines) + "\n")
+        self._write_targets(written)
         write_whole(self.path / "stack.json", json.dumps(written | told, indent=2) + "\n")
+
+    def _write_targets(self, written: dict[str, Any]) -> None:
+        """Where Prometheus finds servers that are not containers of ours: behind the front."""
+        (self.path / "prometheus").mkdir(exist_ok=True)
+        behind = {one["kind"] for one in written["servers"] if "adopted" in one}
+        for kind, port in zip(KINDS, (8080, 8081), strict=True):
+            targets = [{"targets": [f"front:{port}"]}] if kind in behind else []
+            write_whole(self.path / "prometheus" / f"adopted-{kind}.json", json.dumps(targets) + "\n")
 
     def add_extras(
         self, written: dict[str, Any], extras: tuple[str, ...], beside: Beside | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from tgi_stack.stack.planning.adopted import KINDS, Adopted
 from tgi_stack.stack.planning.plan import MIB, Plan, Server
 from tgi_stack.stack.planning.request import Request
 
@@ -40,17 +41,18 @@ class Pins:
 
 def variables(plan: Plan, pins: Pins, extras: tuple[str, ...]) -> dict[str, str]:
     """What the compose file takes from .env."""
-    text, vision = plan.of("text")[0], plan.of("vision")[0]
+    firsts = [plan.of(kind)[0] for kind in KINDS if plan.of(kind)]
+    counted = max([s.wanted.tokens(plan.request) for s in plan.of("vision")], default=12203)
     values = {
         "COMPOSE_PROJECT_NAME": PROJECT,
-        "COMPOSE_PROFILES": ",".join([*map(service, plan.servers), *extras]),
-        # Any engine's image can fetch weights; the text server's is on this host anyway.
-        "MODELS_IMAGE": pins.image(text.wanted.image),
+        "COMPOSE_PROFILES": ",".join(
+            [*map(service, plan.servers), *(one.service for one in plan.adopted), *extras]
+        ),
         "NUM_SHARD": str(plan.request.num_shard),
         "MAX_TOTAL_TOKENS": str(plan.request.max_total_tokens),
         "MAX_INPUT_TOKENS": str(plan.request.max_total_tokens - 1),
-        "VISION_MAX_TOTAL_TOKENS": str(vision.wanted.tokens(plan.request)),
-        "VISION_MAX_INPUT_TOKENS": str(vision.wanted.tokens(plan.request) - 1),
+        "VISION_MAX_TOTAL_TOKENS": str(counted),
+        "VISION_MAX_INPUT_TOKENS": str(counted - 1),
         "MAX_BATCH_PREFILL_TOKENS": str(plan.prefill),
         "MAX_TOP_N_TOKENS": "128",
         "PAYLOAD_LIMIT": "16000000",
@@ -60,7 +62,15 @@ def variables(plan: Plan, pins: Pins, extras: tuple[str, ...]) -> dict[str, str]
         "SERVER_SHM": f"{plan.request.num_shard}g",
     }
     values |= {variable: pins.image(name) for variable, name in OTHER_IMAGES.items()}
-    for first in (text, vision):
+    if firsts:
+        # Any engine's image can fetch weights; the first server's is on this host anyway.
+        values["MODELS_IMAGE"] = pins.image(firsts[0].wanted.image)
+        names = [first.wanted.name for first in firsts]
+        values["MODELS"] = " ".join(f"{name}@{pins.models.get(name, 'main')}" for name in names)
+    for one in plan.adopted:
+        prefix = one.kind.upper()
+        values |= {f"{prefix}_SERVERS": f"{one.kind}_adopted", f"{prefix}_ADOPTED": one.upstreams}
+    for first in firsts:
         values[IMAGES[first.kind][first.wanted.engine.name]] = pins.image(first.wanted.image)
         prefix = first.kind.upper()
         values |= {
@@ -78,7 +88,7 @@ def variables(plan: Plan, pins: Pins, extras: tuple[str, ...]) -> dict[str, str]
 
 
 def _host_mib(plan: Plan) -> int:
-    largest = max(s.wanted.model.weight_bytes(16) for s in plan.servers)
+    largest = max([s.wanted.model.weight_bytes(16) for s in plan.servers], default=0)
     return HOST_MEMORY_MIB + 4096 * (plan.request.num_shard - 1) + largest // MIB
 
 
@@ -99,7 +109,27 @@ def described(plan: Plan, pins: Pins, extras: tuple[str, ...]) -> dict[str, Any]
         "phases": [
             [service(server) for server in plan.servers if server.name in names] for names in plan.phases()
         ],
-        "servers": [_described(server, pins, plan.request) for server in plan.servers],
+        "servers": [
+            *(_described(server, pins, plan.request) for server in plan.servers),
+            *(_adopted(one, plan.request) for one in plan.adopted),
+        ],
+    }
+
+
+def _adopted(one: Adopted, request: Request) -> dict[str, Any]:
+    return {
+        "name": one.kind,
+        "service": one.service,
+        "kind": one.kind,
+        "adopted": list(one.urls),
+        "engine": one.engine,
+        "engine_version": one.version,
+        "model": one.model,
+        "revision": one.revision or "main",
+        "quantization": one.quantization or "unknown",
+        "dtype": one.dtype or "unknown",
+        "gpus": [],
+        "url": f"http://127.0.0.1:{request.ports[one.kind]}",
     }
 
 

@@ -74,7 +74,11 @@ def parse(table: str, instances: str = "") -> GpuSurvey:
     """The GPUs in nvidia-smi's comma-separated answer to a query of `FIELDS`, and in its list `-L`."""
     mig = _instances(instances)
     gpus: list[Gpu] = []
-    left_out: list[str] = []
+    left_out = [
+        f"a line of nvidia-smi that can't be read: {line.strip()[:80]}"
+        for line in table.splitlines()
+        if line.strip() and not _rows(line)
+    ]
     for row in _rows(table):
         index, uuid, name, total, free, capability, driver, mode = row
         if not (total.isdigit() and free.isdigit()):
@@ -93,7 +97,7 @@ def parse(table: str, instances: str = "") -> GpuSurvey:
             gpus += [_instance(one, *found) for found in mig[index]]
         else:
             gpus.append(one)
-    problem = None if gpus else "no GPU can be used: " + "; ".join(left_out)
+    problem = None if gpus else "no GPU can be used: " + ("; ".join(left_out) or "nvidia-smi tells of none")
     return GpuSurvey(tuple(gpus), tuple(left_out), problem)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from tgi_stack.errors import MachineError, UsageError
 from tgi_stack.stack.planning import engines, sizes
+from tgi_stack.stack.planning.adopted import Adopted, named
 from tgi_stack.stack.planning.engines import Engine, Launch
 from tgi_stack.stack.planning.gpus import Gpu, GpuSurvey
 from tgi_stack.stack.planning.request import SHARDS, Request
@@ -88,6 +89,7 @@ class Plan:
     request: Request
     servers: tuple[Server, ...]
     prefill: int
+    adopted: tuple[Adopted, ...] = ()
 
     def of(self, kind: str) -> tuple[Server, ...]:
         """The replicas of a kind, the first first."""
@@ -125,15 +127,20 @@ class DoesNotFitError(MachineError):
     """The GPUs are too small, too few or too full."""
 
 
-def make(request: Request, found: GpuSurvey) -> Plan:
+def make(request: Request, found: GpuSurvey, adopted: tuple[Adopted, ...] = ()) -> Plan:
     """The plan for a request on the GPUs that were found.
+
+    Args:
+        adopted: servers that run already, of kinds that need no place.
 
     Raises:
         UsageError: an engine can't serve what is asked.
         DoesNotFitError: by how much, and what would fit.
         MachineError: there is no GPU.
     """
-    wanted(request, PREFILL_TOKENS[0])  # an impossible wish is told before a missing GPU
+    request = replace(request, adopt=named(adopted))
+    if not wanted(request, PREFILL_TOKENS[0]):  # an impossible wish is told before a missing GPU
+        return Plan(request, (), PREFILL_TOKENS[0], adopted)
     if not found.gpus:
         raise MachineError(
             f"{found.problem or 'no GPU'}; to see a plan for other GPUs: make stack-plan GPUS=24,24; "
@@ -141,7 +148,7 @@ def make(request: Request, found: GpuSurvey) -> Plan:
         )
     tried = _try(request, found.gpus)
     if isinstance(tried, Plan):
-        return tried
+        return replace(tried, adopted=adopted)
     fits = list(_that_fit(request, found.gpus))
     instead = (
         f"what would fit: {'; '.join(fits)}" if fits else "nothing smaller that is known would fit either"
@@ -150,7 +157,7 @@ def make(request: Request, found: GpuSurvey) -> Plan:
 
 
 def wanted(request: Request, prefill: int) -> dict[str, Wanted]:
-    """Both kinds of servers, as the table of engines has them.
+    """The kinds of servers that are ours to start, as the table of engines has them.
 
     Raises:
         UsageError: an engine can't serve the model so.
@@ -160,7 +167,8 @@ def wanted(request: Request, prefill: int) -> dict[str, Wanted]:
         "vision": (engines.ENGINES[request.vision], request.vision_image, request.vision_quantization),
     }
     made = {}
-    for kind, (engine, image, quantization) in asked.items():
+    for kind in request.own_models:
+        engine, image, quantization = asked[kind]
         name = request.models[kind]
         model, checkpoint = sizes.identify(name)
         if checkpoint != "none" and quantization != "none":

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Annotated, Any
 
 from tgi_stack.declared.option import SERVERS, Option, declared
 from tgi_stack.declared.servers import DEFAULT_MODELS
 from tgi_stack.errors import UsageError
+from tgi_stack.stack.planning.adopted import parsed
 from tgi_stack.stack.planning.engines import CHOICES, ENGINES
 from tgi_stack.stack.planning.ports import refuse_equal_ports
 
@@ -60,6 +61,14 @@ class Request:
             "The container image of the vision server.", metavar="IMAGE", unset="the engine's own release"
         ),
     ] = ""
+    adopt: Annotated[
+        str,
+        _stack(
+            "Servers that run already: put behind the front in place of ours, and never stopped.",
+            metavar="URL,...",
+            unset="none",
+        ),
+    ] = ""
     repeatable: Annotated[
         str,
         _stack(
@@ -86,6 +95,7 @@ class Request:
         for name, one in declared(Request).items():
             one.check(name.upper(), getattr(self, name))
         refuse_equal_ports({f"{kind.upper()}_PORT": port for kind, port in self.ports.items()})
+        parsed(self.adopt)
         if self.repeatable == "on" and "sglang" not in (self.text, self.vision):
             asked = f"TEXT={self.text} and VISION={self.vision}"
             raise UsageError(f"REPEATABLE=on is SGLang's, and {asked}; TEXT=sglang or VISION=sglang")
@@ -98,6 +108,29 @@ class Request:
     def models(self) -> dict[str, str]:
         """The model of each kind of server."""
         return {"text": self.text_model, "vision": self.vision_model or VISION_DEFAULTS[self.vision]}
+
+    @property
+    def own_models(self) -> dict[str, str]:
+        """Of the servers that are ours to start."""
+        return {kind: name for kind, name in self.models.items() if kind not in self.adopted}
+
+    @property
+    def adopted(self) -> frozenset[str]:
+        """The kinds of the servers that run already, once they are recognised."""
+        return frozenset(parsed(self.adopt).values())
+
+    def beside(self, runs: dict[str, Any]) -> Request:
+        """This one where servers run already: those that were adopted stay so unless others are named."""
+        there = parsed(runs.get("adopt", ""))
+        if not there or (self.adopt and parsed(self.adopt).keys() != there.keys()):
+            return self
+        first = Request()
+        as_before = {
+            name: runs[name]
+            for name in (f"{kind}_model" for kind in there.values())
+            if getattr(self, name) == getattr(first, name)
+        }
+        return replace(self, adopt=runs["adopt"], **as_before)
 
     @property
     def ports(self) -> dict[str, int]:

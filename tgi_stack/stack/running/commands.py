@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tgi_stack.doctor.check import Check
@@ -12,21 +13,21 @@ from tgi_stack.errors import FastqwenError, MachineError, ServerError, UsageErro
 from tgi_stack.stack.files import keys
 from tgi_stack.stack.files.docker_folder import DockerFolder
 from tgi_stack.stack.planning import engines, gpus, plan
+from tgi_stack.stack.planning.adopted import Adopted, named
 from tgi_stack.stack.planning.beside import PORTS, Beside
 from tgi_stack.stack.planning.ports import refuse_equal_ports, refuse_taken_ports
 from tgi_stack.stack.planning.request import Request
 from tgi_stack.stack.programs import Ended, MissingProgramError
-from tgi_stack.stack.running import containers, docker, faults, parts, pinning
+from tgi_stack.stack.running import adopting, containers, docker, faults, parts, pinning
 from tgi_stack.stack.running.containers import State
 from tgi_stack.stack.running.docker import Compose
 from tgi_stack.stack.running.parts import Part
-from tgi_stack.stack.running.waiting import RESTARTS, Waiting, ended, told
+from tgi_stack.stack.running.waiting import Waiting, ended, told
 
 LOG = logging.getLogger(__name__)
 
 IN_PROCESS = "or compute in process, without servers: --engine torch"
 ENGINE = ("Docker", "Docker Compose")
-SHAKY_S = 60.0  # who was started again a moment ago may end again
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +57,17 @@ class Stack:
         """
         request = Request(**given)
         if assume is not None:
-            made = plan.make(request, gpus.assumed(assume))
+            made = plan.make(request, gpus.assumed(assume), adopting.recognised(request))
             tell_states(made)
             return table(made)
         if pin:
             self.folder.write_pins(pinning.renewed(self.folder, request))
         running = self._running_plan()
         if running is not None:
-            refuse_change(running, request)
+            refuse_change(running, request.beside(running["request"]))
             LOG.info("the servers run; their plan stays")
             return [parts.entry(server) for server in running["servers"]]
-        made = plan.make(request, gpus.read())
+        made = plan.make(request, gpus.read(), adopting.recognised(request))
         self.folder.write(made, extras)
         keys.prepare(self.folder.path)
         tell_states(made)
@@ -105,10 +106,11 @@ class Stack:
             ServerError: a server did not come up.
         """
         request, asked = Request(**given), Beside(**(beside or {}))
-        plan.wanted(request, request.max_total_tokens)  # an impossible wish is told before a missing GPU
+        request, adopted = self._adopting(request)
+        own = plan.wanted(request, request.max_total_tokens)  # an impossible wish before a missing GPU
         ports = self._ports(request, extras, asked)
         refuse_equal_ports(ports)
-        self._check_machine()
+        self._check_machine(gpu=bool(own))
         containers.states(self.folder)  # those of another clone are told before the ports that they hold
         keys.refuse_closed_files(self.folder.path)
         running = self._running_plan()
@@ -118,7 +120,7 @@ class Stack:
             self._open_secrets(extras)
             self.folder.add_extras(running, extras, asked)
         else:
-            made = plan.make(request, gpus.read())
+            made = plan.make(request, gpus.read(), adopted)
             refuse_taken_ports(ports)
             self._open_secrets(extras)
             self.folder.write_pins(pinning.completed(self.folder, request))
@@ -127,6 +129,16 @@ class Stack:
             tell_states(made)
         self._start(timeout_s)
         return [parts.entry(server) for server in self._written()["servers"]]
+
+    def _adopting(self, request: Request) -> tuple[Request, tuple[Adopted, ...]]:
+        """The request with the kinds that are adopted, and the servers where they are to be found."""
+        with suppress(MachineError):  # what is amiss here is told with all that is
+            if (running := self._running_plan()) is not None:
+                request = request.beside(running["request"])
+                refuse_change(running, request)
+                return request, ()
+        adopted = adopting.recognised(request)
+        return replace(request, adopt=named(adopted)), adopted
 
     def _ports(self, request: Request, extras: tuple[str, ...], beside: Beside) -> dict[str, int]:
         """What is published, by the variable that changes it."""
@@ -150,10 +162,10 @@ class Stack:
             again = " and ".join(f"make {extra}" for extra in left)
             LOG.warning(f"{' and '.join(left)}: on before make down, off now; {again} brings it back")
 
-    def _check_machine(self) -> None:
-        lines = docker.examine()
+    def _check_machine(self, *, gpu: bool) -> None:
+        lines = [line for line in docker.examine() if gpu or line.what in ENGINE]
         found = gpus.read()
-        if found.problem:
+        if gpu and found.problem:
             lines.append(Check("failure", "GPU", found.problem, "install the NVIDIA driver"))
         missing = [f"  {line.what}: {line.detail}; {line.fix}" for line in lines if line.state == "failure"]
         if missing:
@@ -168,14 +180,16 @@ class Stack:
 
     def _start(self, timeout_s: float) -> None:
         compose = Compose(self.folder)
-        LOG.info("fetching the weights that are not there yet")
-        self._must(compose.models(), "models")
+        if self._written()["phases"]:
+            LOG.info("fetching the weights that are not there yet")
+            self._must(compose.models(), "models")
         for services in self._written()["phases"]:
             # Those on one GPU one after the other: each measures what is free when it starts.
             self._must(compose.up([*services, "front"]), ", ".join(services))
             self._wait(parts.only(self._parts(), [*services, "front"]), timeout_s)
         self._must(compose.up([]), "the rest")
-        self._wait(parts.others(self._written()), timeout_s)
+        adopted = [one["service"] for one in self._written()["servers"] if "adopted" in one]
+        self._wait([*parts.only(self._parts(), adopted), *parts.others(self._written())], timeout_s)
 
     def _must(self, ended: Ended, what: str) -> None:
         if ended.status:
@@ -240,11 +254,11 @@ async def _looked_at(asked: list[Part], there: dict[str, State] | None) -> list[
             shown = await part.shown(state)
         except FastqwenError as error:
             why = f"{error}; {ended(state)}" if state.restarts or state.state == "exited" else str(error)
-            lines.append(Check("failure", part.title, f"{said}, {why}", _help(there, state)))
+            lines.append(Check("failure", part.title, f"{said}, {why}", part.fix or _help(there, state)))
             continue
         if part.service == "front":
             continue
-        if state.restarts >= RESTARTS and state.ran_s() < SHAKY_S:
+        if state.shaky:
             lines.append(Check("failure", part.title, f"{said}, {shown}; {ended(state)}", "make logs"))
         else:
             lines.append(Check("ok", part.title, f"{said}, {shown}"))
@@ -268,7 +282,11 @@ def tell_states(made: plan.Plan) -> None:
 
 def table(made: plan.Plan) -> list[str]:
     """A plan's servers, a line each."""
-    return [
+    found = [
+        f"{one.kind}: {one.engine} {one.version}, {one.model}, not ours, at {', '.join(one.urls)}"
+        for one in made.adopted
+    ]
+    return found + [
         f"{server.name}: {server.wanted.engine.name} {server.wanted.engine.version}, {server.wanted.name} "
         f"({server.wanted.quantization}, {server.wanted.launch.dtype}) on GPU "
         f"{', '.join(gpu.label for gpu in server.gpus)} ({server.gpus[0].name}): {server.share_mib:,} MiB, "
@@ -283,7 +301,7 @@ def refuse_change(written: dict[str, Any], request: Request) -> None:
     differs = [
         f"{name.upper()} is {runs.get(name) or 'the default'}, asked is {asked[name] or 'the default'}"
         for name in asked
-        if runs.get(name) != asked[name]
+        if runs.get(name, asked[name]) != asked[name]
     ]
     if differs:
         said = "; ".join(differs)

@@ -22,6 +22,8 @@ from tgi_stack.stack.programs import run
 from tgi_stack.stack.running import faults
 
 OURS = f"label=com.docker.compose.project={PROJECT}"
+RESTARTS = 3  # of a container that ends again and again
+SHAKY_S = 60.0  # who was started again so often a moment ago may end again
 DEATHS_S = 3600  # how far back deaths are looked up
 _LABEL = "com.docker.compose."
 _FRACTION = re.compile(r"\.\d+")
@@ -55,6 +57,11 @@ class State:
     def ran_s(self) -> float:
         """For how long it has run."""
         return time.time() - self.since if self.state == "running" else 0.0
+
+    @property
+    def shaky(self) -> bool:
+        """Whether it ends again and again, however well it looks now."""
+        return self.restarts >= RESTARTS and self.ran_s() < SHAKY_S
 
 
 def states(folder: DockerFolder) -> dict[str, State]:

@@ -30,12 +30,14 @@ class Part:
         name: it in a few words, for a failure.
         prove: how it shows that it works, in words; raises FastqwenError where it does not. None where the
             container alone tells: then it has to stay up for a while.
+        fix: what to do where it does not; as its container is unless told.
     """
 
     service: str
     title: str
     name: str
     prove: Callable[[], Awaitable[str]] | None = None
+    fix: str = ""
 
     async def shown(self, state: State) -> str:
         """What it shows.
@@ -74,6 +76,8 @@ def entry(server: Entry) -> str:
     """A server in a line."""
     labels = ", ".join(gpu["gpu"] for gpu in server["gpus"])
     where = f"GPU {labels}, {server['url']}" if labels else server["url"]
+    if "adopted" in server:
+        where = f"not ours, at {', '.join(server['adopted'])}; {server['url']}"
     return f"{server['name']}: {server['model']} on {server['engine']} {server['engine_version']}, {where}"
 
 
@@ -82,7 +86,11 @@ def _server(one: Entry) -> Part:
         took = await prove(one["url"], one["kind"], one["model"], one["revision"])
         return f"answers in {took:.1f} s"
 
-    return Part(one["service"], entry(one), f"{one['name']} ({one['model']} on {one['engine']})", answers)
+    name, fix = f"{one['name']} ({one['model']} on {one['engine']})", ""
+    if "adopted" in one:
+        where = ", ".join(one["adopted"])
+        name, fix = f"{name[:-1]}, not ours, at {where})", f"start it again at {where}: make up does not"
+    return Part(one["service"], entry(one), name, answers, fix)
 
 
 def _extra(service: str, written: Entry) -> Part:

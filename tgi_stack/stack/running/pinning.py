@@ -20,14 +20,14 @@ LOG = logging.getLogger(__name__)
 def completed(folder: DockerFolder, request: Request) -> Pins:
     """The pins with a commit for each model that is asked for; the hub is asked where there is none yet."""
     pins = folder.pins()
-    new = {name: commit(name) for name in request.models.values() if name not in pins.models}
+    new = {name: commit(name) for name in request.own_models.values() if name not in pins.models}
     return Pins(pins.models | new, pins.images)
 
 
 def renewed(folder: DockerFolder, request: Request) -> Pins:
     """The pins as of now: the newest commits of the models, and the digests behind the images' tags."""
     pins = folder.pins()
-    models = {name: commit(name) for name in request.models.values()}
+    models = {name: commit(name) for name in request.own_models.values()}
     servers = [one.image for one in plan.wanted(request, request.max_total_tokens).values()]
     images = {}
     for name in (*servers, *OTHER_IMAGES.values()):

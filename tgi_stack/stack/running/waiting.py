@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 
 from tgi_stack.errors import MachineError, RowError, ServerError
 from tgi_stack.stack.running import faults
-from tgi_stack.stack.running.containers import State, last_status, states
+from tgi_stack.stack.running.containers import RESTARTS, SHAKY_S, State, last_status, states
 from tgi_stack.stack.running.docker import Compose
 from tgi_stack.stack.running.parts import Part
 
 LOG = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 2.0
-RESTARTS = 3  # of a container that ends again and again
 WELL = ("running", "created", "")
 
 
@@ -47,7 +46,7 @@ class Waiting:
             if waiting and time.monotonic() >= until:
                 part = next(iter(waiting.values()))
                 raise ServerError(
-                    self._failed(part, f"not up after {timeout_s:.0f} s: {reasons[part.service]}")
+                    self._failed(part, f"not up after {timeout_s:g} s: {reasons[part.service]}")
                 )
             if waiting:
                 await asyncio.sleep(min(LOOK_EVERY_S, max(0.05, until - time.monotonic())))
@@ -72,6 +71,8 @@ class Waiting:
             if there is not None and not state.state:
                 raise ServerError(f"{part.name} has no container; was it made down meanwhile?") from error
             return str(error)
+        if state.shaky:  # as `status` says it
+            return f"{ended(state)}, {state.ran_s():.0f} s ago; it has to stay up for {SHAKY_S:.0f}"
         LOG.info(f"{part.title}: {shown}")
         return None
 
