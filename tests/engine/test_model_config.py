@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from typing import Any
+import math
+import shutil
+from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
 from transformers import Qwen3Config
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from tgi_stack.backends.torch.backend import plan
 from tgi_stack.engine.models import compat
 from tgi_stack.engine.models.config import TextConfig, VisionLanguageConfig, read
 from tgi_stack.engine.models.rope import KINDS
-from tgi_stack.errors import CheckpointError
+from tgi_stack.errors import CheckpointError, FastqwenError
+from tgi_stack.settings import Settings
 from tgi_stack.tiny import TINY
 
 
@@ -236,3 +242,27 @@ def test_other_families_are_respelled_for_transformers() -> None:
     assert compat.respelled(new) == compat.respelled(old)
     nested = {"model_type": "qwen2_5_vl", "text_config": new}
     assert compat.respelled(nested)["text_config"] == compat.respelled(new)
+
+
+# Values that a file can hold in place of any other.
+ODD: list[Any] = [
+    None, True, -1, 0, 2**63, 10**400, 1.5, math.inf, math.nan, "", "x", [], [[]], ["x"], {}, {"a": 1}, "\ud800",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["text", "vision"])
+@pytest.mark.parametrize("family", [None, "qwen2", "llama", ["x"], {}])
+def test_odd_values_are_refused_or_read(tmp_path: Path, kind: Literal["text", "vision"], family: Any) -> None:
+    """Each field of a config.json in turn, in each part of it: one of our errors, or a plan."""
+    folder = shutil.copytree(TINY / kind, tmp_path / "m")
+    whole = config(kind) | ({"model_type": family} if family is not None else {})
+    chosen = Settings(**{"engine": "torch", "model": str(folder)})
+    for part in (None, "text_config", "vision_config", "rope_scaling"):
+        if part is not None and not isinstance(whole.get(part), dict):
+            continue
+        for name in list(whole if part is None else whole[part]) + ["text_config", "rope_parameters"]:
+            value = ODD[len(name) % len(ODD)]
+            fields = {name: value} if part is None else {part: whole[part] | {name: value}}
+            (folder / "config.json").write_text(json.dumps(whole | fields))
+            with contextlib.suppress(FastqwenError):
+                plan(chosen, kind)

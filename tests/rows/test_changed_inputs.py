@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import write_rows
+from tests.conftest import Fastqwen, write_rows
 from tgi_stack.errors import InputError
 from tgi_stack.rows.per_row import Numbers, digest_of
 from tgi_stack.rows.reader import Source, open_source
@@ -206,3 +206,91 @@ def test_numbers_are_kept_for_any_rows(numbers: dict[int, int]) -> None:
     assert {row: kept.get(row) for row in numbers} == numbers
     assert list(kept.values()) == [numbers[row] for row in sorted(numbers) if numbers[row]]
     assert list(islice(kept.values(), 3)) == [numbers[row] for row in sorted(numbers) if numbers[row]][:3]
+
+
+def joining(base: Path, source: Source, name: str, content: bytes) -> None:
+    """Reads half of what was checked, has a file come into the folder, and reads the rest."""
+    assert len(list(source.look())) == 3
+    rows = iter(source)
+    read = [next(rows)]
+    (base / name).parent.mkdir(exist_ok=True)
+    (base / name).write_bytes(content)
+    read += rows
+    assert len(read) == 3
+    source.refuse_changed()
+
+
+PICTURE = b"\xff\xd8\xff\xe0 a picture"
+LINE = json.dumps({"id": "new", "prompt": "p", "labels": ["A", "B"]}).encode() + b"\n"
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "z.jpg", "deep/z.jpg", "z"])
+def test_a_picture_that_joins_is_noticed(tmp_path: Path, name: str) -> None:
+    for kept in ("b.jpg", "c.jpg", "d.jpg"):
+        (tmp_path / kept).write_bytes(PICTURE)
+    with pytest.raises(InputError, match=CHANGED):
+        joining(tmp_path, open_source(str(tmp_path), folders=True), name, PICTURE)
+
+
+@pytest.mark.parametrize("name", ["notes.txt", ".z.jpg", "rows.jsonl"])
+def test_what_is_no_picture_may_join(tmp_path: Path, name: str) -> None:
+    for kept in ("b.jpg", "c.jpg", "d.jpg"):
+        (tmp_path / kept).write_bytes(PICTURE)
+    joining(tmp_path, open_source(str(tmp_path), folders=True), name, LINE)
+
+
+@pytest.mark.parametrize("pattern", ["", "part-*", "**/part-*"])
+@pytest.mark.parametrize("name", ["part-0.jsonl", "part-9.jsonl", "deep/part-1.jsonl"])
+def test_a_part_that_joins_is_noticed(tmp_path: Path, pattern: str, name: str) -> None:
+    for number, row in enumerate(ROWS[:3], 1):
+        write(tmp_path / f"part-{number}.jsonl", [row])
+    source = open_source(str(tmp_path / pattern), kind="probs")
+    if pattern == "part-*" and name.startswith("deep"):
+        joining(tmp_path, source, name, LINE)  # the pattern does not name it
+        return
+    with pytest.raises(InputError, match=f"{CHANGED}.*{name} came into it"):
+        joining(tmp_path, source, name, LINE)
+
+
+@pytest.mark.parametrize("name", ["notes.txt", ".part-4.jsonl", "_SUCCESS", "part-4.parquet.tmp"])
+def test_what_is_no_part_may_join(tmp_path: Path, name: str) -> None:
+    for number, row in enumerate(ROWS[:3], 1):
+        write(tmp_path / f"part-{number}.jsonl", [row])
+    joining(tmp_path, open_source(str(tmp_path), kind="probs"), name, LINE)
+
+
+def test_an_emptied_folder_is_changed(tmp_path: Path) -> None:
+    source = open_source(str(write(tmp_path / "part-1.jsonl", ROWS[:3]).parent), kind="probs")
+    list(source.look())
+    (tmp_path / "part-1.jsonl").unlink()
+    with pytest.raises(InputError, match=CHANGED):
+        source.refuse_changed()
+
+
+@pytest.mark.parametrize(
+    ("given", "out", "taken"),
+    [
+        ("in", "in/out.jsonl", True),
+        ("in", "in/deep/out.parquet", True),
+        ("in", "other/../in/out.jsonl", True),
+        ("in", "link/out.jsonl", True),
+        ("in", "in/.hidden/out.jsonl", False),
+        ("in", "out.jsonl", False),
+        ("in/part-*", "in/part-9.jsonl", True),
+        ("in/part-*", "in/out.jsonl", False),
+        ("in/*", "in/deep/out.jsonl", False),
+        ("in/**/*.jsonl", "in/out.jsonl", True),
+        ("in/**/*.jsonl", "in/deep/out.jsonl", True),
+        ("i[mn]/*.jsonl", "in/out.jsonl", True),
+    ],
+)
+def test_out_is_no_part_of_the_input(
+    fastqwen: Fastqwen, tmp_path: Path, given: str, out: str, taken: bool
+) -> None:
+    for folder in ("in/deep", "other"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "link").symlink_to("in", target_is_directory=True)
+    write(tmp_path / "in" / "part-1.jsonl", ROWS[:1])
+    done = fastqwen("probs", given, "-o", out, "--engine", "scripted", check=2 if taken else 0)
+    assert ("would be read as rows of the input" in done.stderr) == taken
+    assert taken != (tmp_path / out).exists()

@@ -6,14 +6,14 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
 from tgi_stack.checkpoints.gguf.header import Header
-from tgi_stack.engine.formats import gguf, lora
+from tgi_stack.engine.formats import gguf, lora, packed
 from tgi_stack.engine.models import by_transformers, compat, config, qwen3, weights
 from tgi_stack.engine.models.qwen3 import GenerationConfig
 from tgi_stack.engine.models.unsloth import load_unsloth
@@ -68,8 +68,13 @@ def model_type_for(checkpoint: Checkpoint, kind: str) -> str:
 
     Raises:
         UsageError: a text model where a vision model is needed.
+        CheckpointError: a configuration that does not say it.
     """
-    model_type = str(checkpoint.config.get("model_type"))
+    model_type = checkpoint.config.get("model_type")
+    if not isinstance(model_type, str):
+        raise CheckpointError(
+            f"config.json: model_type is {model_type!r:.80}; a name such as 'qwen3' is needed"
+        )
     if kind == "vision" and model_type not in VISION_TYPES:
         raise UsageError(
             f"{checkpoint.name} is a {model_type} model and reads no images; use a Qwen-VL model"
@@ -77,14 +82,31 @@ def model_type_for(checkpoint: Checkpoint, kind: str) -> str:
     return model_type
 
 
+def context_of(fields: Mapping[str, Any]) -> int:
+    """How many tokens a prompt may have, as a config.json says.
+
+    Raises:
+        CheckpointError: no such number.
+    """
+    inner = fields.get("text_config")
+    found = {**fields, **(inner if isinstance(inner, Mapping) else {})}.get("max_position_embeddings")
+    found = 4096 if found is None else found
+    if isinstance(found, bool) or not isinstance(found, int) or not 0 < found <= config.LARGEST:
+        raise CheckpointError(
+            f"config.json: max_position_embeddings is {found!r:.80}; a whole number is needed"
+        )
+    return found
+
+
 def understand(checkpoint: Checkpoint, switches: Switches = PLAIN) -> None:
     """Looks at a configuration before the weights load.
 
     Raises:
         UsageError: an adapter, and weights that it can't be merged into; a GGUF file, packed once more.
-        CheckpointError: see `config.read`; for other families, see `rope.settings_of`.
+        CheckpointError: see `packed.understand`, `config.read`; of other families, `rope.settings_of`.
     """
     fields = checkpoint.config
+    packed.understand(fields, switches)
     if checkpoint.gguf is not None:
         _refuse_packed_twice(checkpoint, switches)
     if checkpoint.adapter is not None:
@@ -96,9 +118,9 @@ def understand(checkpoint: Checkpoint, switches: Switches = PLAIN) -> None:
 
 
 def _refuse_packed(checkpoint: Checkpoint, switches: Switches) -> None:
-    packed = checkpoint.gguf is not None or checkpoint.config.get("quantization_config") is not None
-    if packed or switches.loader != "transformers" or switches.weights not in ("none", "fp8"):
-        how = "a quantised base" if packed else switches.weights
+    quantised = checkpoint.gguf is not None or packed.is_packed(checkpoint.config)
+    if quantised or switches.loader != "transformers" or switches.weights not in ("none", "fp8"):
+        how = "a quantised base" if quantised else switches.weights
         how = switches.loader if switches.loader != "transformers" else how
         raise UsageError(
             f"{checkpoint.name} is an adapter, which is merged into plain weights, not with {how}; "
@@ -117,7 +139,9 @@ def _refuse_packed_twice(checkpoint: Checkpoint, switches: Switches) -> None:
 
 def quantization(checkpoint: Checkpoint, switches: Switches) -> str:
     """How the weights are packed, for the identity."""
-    return switches.weights if checkpoint.gguf is None else gguf.quantization(checkpoint.gguf)
+    if checkpoint.gguf is not None:
+        return gguf.quantization(checkpoint.gguf)
+    return packed.bits_of(checkpoint.config) or switches.weights
 
 
 def prove(checkpoint: Checkpoint) -> None:
@@ -127,7 +151,7 @@ def prove(checkpoint: Checkpoint) -> None:
         CheckpointError: see `config.read`, `weights.proven`.
     """
     fields = checkpoint.config
-    if fields.get("model_type") in config.OWN_TYPES and not fields.get("quantization_config"):
+    if fields.get("model_type") in config.OWN_TYPES and not packed.is_packed(fields):
         model = qwen3.skeleton(config.read(fields))
         if checkpoint.gguf is not None:
             gguf.proven(checkpoint.gguf, model.shapes())
@@ -139,7 +163,7 @@ def is_own(checkpoint: Checkpoint, switches: Switches) -> bool:
     """Whether the weights go into a network of our own, without transformers."""
     fields = checkpoint.config
     plain = switches.loader == "transformers" and switches.weights in ("none", "fp8")
-    return fields.get("model_type") in config.OWN_TYPES and plain and not fields.get("quantization_config")
+    return fields.get("model_type") in config.OWN_TYPES and plain and not packed.is_packed(fields)
 
 
 def _load(checkpoint: Checkpoint, model_type: str, placement: Placement, switches: Switches) -> Any:

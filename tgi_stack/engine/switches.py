@@ -17,6 +17,7 @@ from tgi_stack.settings.written import memory_of
 GIB = 2**30
 CONTEXT = GIB // 2  # what a process of CUDA takes beside what torch allocates: kernels, libraries
 FP8_FROM = (9, 0)  # scales by row: Hopper and later
+PACKAGES = ("bitsandbytes", "accelerate")  # of the extra `quant`
 COMPILERS = ("g++", "clang++", "c++")
 
 
@@ -84,7 +85,7 @@ def _memory(given: str | None, device: torch.device) -> int | None:
 
 def _check_weights(switches: Switches, placement: Placement) -> None:
     if switches.weights in ("8bit", "4bit"):
-        for package in ("bitsandbytes", "accelerate"):
+        for package in PACKAGES:
             if find_spec(package) is None:
                 raise MissingPackageError(package, "quant")
         if placement.device.type == "mps":

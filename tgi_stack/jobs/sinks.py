@@ -57,6 +57,10 @@ def open_sink(recipe: JobSpec, source: Source, out: Path | None, command: list[s
     refuse_folder("-o", out)
     also = (part_path(out), manifest_path(out))
     refuse_inputs("-o", out, inputs_of(recipe, source), also)
+    if among := next((one for one in (source, *recipe.items) if one.takes(out)), None):
+        raise UsageError(
+            f"-o {out} would be read as rows of the input {among.name}; give a place outside of it"
+        )
     chosen = recipe.settings
     if chosen.unordered:
         if out.suffix == ".parquet":

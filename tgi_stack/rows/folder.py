@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,24 +55,67 @@ def list_folder(base: Path) -> Listing:
     return found
 
 
-def list_matching(pattern: str) -> tuple[Path, Listing] | None:
-    """The files of rows whose paths match a pattern, and the folder before it; None for what is no pattern.
+@dataclass(frozen=True, slots=True)
+class FilesOfRows:
+    """Several files of rows that are one input: those under a folder, or those that a pattern names.
 
-    Raises:
-        InputError: nothing matches, or what does is no file of rows.
+    Attributes:
+        base: where relative paths begin.
+        pattern: which paths are meant; None for all under `base`.
     """
-    if not glob.has_magic(pattern):
-        return None
-    parts = Path(pattern).parts
-    plain = next(place for place, part in enumerate(parts) if glob.has_magic(part))
-    base = Path(*parts[:plain])
-    names = sorted(glob.glob(pattern, recursive=True))
-    found = [name for name in names if Path(name).is_file()]
-    if not found:
-        raise InputError(f"{pattern}: no file matches")
-    if other := next((name for name in found if not is_rows(Path(name).name)), None):
-        raise InputError(f"{pattern}: {other} is no file of rows (.jsonl, .csv, .parquet)")
-    return base, Listing(parts=[Path(name).relative_to(base).as_posix() for name in found])
+
+    base: Path
+    pattern: str | None = None
+
+    @classmethod
+    def matching(cls, pattern: str) -> FilesOfRows | None:
+        """What a pattern of paths names; None for what is no pattern."""
+        if not glob.has_magic(pattern):
+            return None
+        parts = Path(pattern).parts
+        plain = next(place for place, part in enumerate(parts) if glob.has_magic(part))
+        return cls(Path(*parts[:plain]), pattern)
+
+    def list(self) -> Listing:
+        """The files that are there now.
+
+        Raises:
+            InputError: there are none, or one that the pattern names is no file of rows.
+            DiskError: a folder that can't be listed.
+        """
+        if self.pattern is None:
+            found = list_folder(self.base)
+            if not found.parts:
+                raise InputError(
+                    f"{self.base} is a folder without files of rows (.jsonl, .csv, .parquet); give a file"
+                )
+            return found
+        names = [name for name in sorted(glob.glob(self.pattern, recursive=True)) if Path(name).is_file()]
+        if not names:
+            raise InputError(f"{self.pattern}: no file matches")
+        if other := next((name for name in names if not is_rows(Path(name).name)), None):
+            raise InputError(f"{self.pattern}: {other} is no file of rows (.jsonl, .csv, .parquet)")
+        return Listing(parts=[Path(name).relative_to(self.base).as_posix() for name in names])
+
+    def joined(self, paths: Iterable[Path]) -> Path | None:
+        """The first file that is one of them now and was none when `paths` were."""
+        try:
+            now = {self.base / name for name in self.list().parts}
+        except InputError:  # none is left
+            return None
+        return min(now.difference(paths), default=None)
+
+    def takes(self, path: Path) -> bool:
+        """Whether a file of this path would be one of them."""
+        base, whole = self.base.resolve(), path.resolve()
+        if base not in whole.parents or not is_rows(whole.name):
+            return False
+        inside = whole.relative_to(base).as_posix()
+        if self.pattern is None:
+            return not any(part.startswith(".") for part in inside.split("/"))
+        wanted = Path(self.pattern).relative_to(self.base).as_posix()
+        levels = "**" in wanted or wanted.count("/") == inside.count("/")
+        return levels and fnmatch.fnmatchcase(inside, wanted.replace("**/", "*"))
 
 
 def told(skipped: Counter[str]) -> str:
@@ -132,3 +176,13 @@ def is_rows(name: str) -> bool:
         path = Path(path.stem)
         return path.suffix in SUFFIXES_OF_ROWS and path.suffix != ".parquet"
     return path.suffix in SUFFIXES_OF_ROWS and not name.startswith("_")
+
+
+def state_of(path: Path) -> tuple[int, ...] | None:
+    """What tells a file from another one, and from itself before it was written to; None where it is gone."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    # Times of content can be set back; those of the file itself can not.
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from tgi_stack.errors import DiskError, InputError, RowError
 from tgi_stack.rows.columns import Kind, Wanted
-from tgi_stack.rows.folder import ROWS, Listing, is_rows, list_folder, list_matching
+from tgi_stack.rows.folder import ROWS, FilesOfRows, is_rows, list_folder, state_of
 from tgi_stack.rows.formats import (
     STANDARD_INPUT,
     Every,
@@ -184,6 +184,10 @@ class Source(ABC):
             raise self._changed("it was written to")
         self._states = now  # somebody touched it
 
+    def takes(self, path: Path) -> bool:
+        """Whether a file that is written there would be read as rows of it, beside those that it has."""
+        return False
+
     def _unchanged(self, done: Container[int]) -> Rows:
         """As `_read`, of a file that is what it was as long as nothing is torn in it."""
         try:
@@ -226,8 +230,8 @@ def open_source(
         rows = None if folders else is_rows
         found = _open_here(fetched(url, rows), str(url), folders, columns, kind)
         found.place = str(url)
-    elif not Path(name).exists() and (matching := list_matching(name)) is not None:
-        found = Parts(*matching, columns, kind)
+    elif not Path(name).exists() and (matching := FilesOfRows.matching(name)) is not None:
+        found = Parts(matching, columns, kind)
         found.place = os.path.abspath(name)
     else:
         found = _open_here(Path(name), name, folders, columns, kind)
@@ -253,12 +257,11 @@ def _open_folder(
     path: Path, columns: Mapping[str, str] | None, kind: Kind | None, *, pictures: bool
 ) -> Source:
     """Pictures, where they are taken and some are there; else the files of rows as one input."""
-    found = list_folder(path)
-    if pictures and (found.pictures or not found.parts):
-        return Folder(path)
-    if not found.parts:
-        raise InputError(f"{path} is a folder without files of rows (.jsonl, .csv, .parquet); give a file")
-    return Parts(path, found, columns, kind)
+    if pictures:
+        found = list_folder(path)
+        if found.pictures or not found.parts:
+            return Folder(path)
+    return Parts(FilesOfRows(path), columns, kind)
 
 
 class File(Source):
@@ -293,6 +296,11 @@ class Folder(Source):
     def __init__(self, path: Path) -> None:
         super().__init__(path, str(path))
         self.skipped: Counter[str] = Counter()
+
+    def refuse_changed(self) -> None:
+        if self._noted is not None:  # names alone: what each picture holds is told in its record
+            for _ in self.rows():
+                pass
 
     def _read(self, done: Container[int]) -> Rows:
         found = list_folder(self.base)
@@ -332,15 +340,21 @@ class Parts(Source):
     """
 
     def __init__(
-        self,
-        path: Path,
-        found: Listing,
-        columns: Mapping[str, str] | None = None,
-        kind: Kind | None = None,
+        self, meant: FilesOfRows, columns: Mapping[str, str] | None = None, kind: Kind | None = None
     ) -> None:
-        self.paths = [path / name for name in found.parts]
-        super().__init__(path, str(path), self.paths, Wanted(kind, columns))
+        found, base = meant.list(), meant.base
+        self._meant = meant
+        self.paths = [base / name for name in found.parts]
+        super().__init__(base, str(base), self.paths, Wanted(kind, columns))
         self.skipped = found.skipped
+
+    def takes(self, path: Path) -> bool:
+        return self._meant.takes(path)
+
+    def refuse_changed(self) -> None:
+        if (joined := self._meant.joined(self.paths)) is not None:
+            raise self._changed(f"{joined} came into it")
+        super().refuse_changed()
 
     def _read(self, done: Container[int]) -> Rows:
         before = 0
@@ -363,16 +377,6 @@ def read_row(row: UnreadRow, wanted: Wanted) -> RawRow:
     if isinstance(value, Line):
         return RawRow(row.number, json_row(value.content, value.file, value.place, wanted))
     return RawRow(row.number, value)
-
-
-def state_of(path: Path) -> tuple[int, ...] | None:
-    """What tells a file from another one, and from itself before it was written to; None where it is gone."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    # Times of content can be set back; those of the file itself can not.
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def as_id(found: object) -> str | None:

@@ -14,7 +14,15 @@ import torch
 from tgi_stack.backends.micro_batch import MicroBatcher, in_threads
 from tgi_stack.engine import caption
 from tgi_stack.engine.formats import gguf, lora
-from tgi_stack.engine.loader import VISION_TYPES, is_own, load, model_type_for, quantization, understand
+from tgi_stack.engine.loader import (
+    VISION_TYPES,
+    context_of,
+    is_own,
+    load,
+    model_type_for,
+    quantization,
+    understand,
+)
 from tgi_stack.engine.placement import Placement, choose, devices, hold_to
 from tgi_stack.engine.runtime import Runtime, gathered
 from tgi_stack.engine.switches import Switches, switches_of
@@ -162,6 +170,6 @@ def _profile(checkpoint: Checkpoint, settings: Settings) -> Profile:
         tokenizer=tokenizer,
         closes_thinking=frame.closes_thinking,
         always_thinks=frame.always_thinks,
-        context=int(config.get("text_config", config).get("max_position_embeddings", 4096)),
+        context=context_of(config),
         grid=Grid.from_checkpoint(checkpoint.folder) if config.get("model_type") in VISION_TYPES else None,
     )

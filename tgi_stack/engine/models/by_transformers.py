@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from tgi_stack.engine.formats import gguf, lora
-from tgi_stack.engine.models import compat
+from tgi_stack.engine.formats import gguf, lora, packed
+from tgi_stack.engine.models import compat, weights
 from tgi_stack.engine.models.config import refuse_other_class
 from tgi_stack.engine.placement import Placement
 from tgi_stack.errors import CheckpointError
@@ -25,7 +25,7 @@ def load(checkpoint: Checkpoint, *, sees: bool, placement: Placement, quantized:
         quantized: `8bit` or `4bit`, by bitsandbytes.
 
     Raises:
-        CheckpointError: tensors that are missing, too many or of another shape.
+        CheckpointError: tensors that are missing, too many or of another shape; see `packed`.
         OSError, ValueError, RuntimeError: what transformers raises for other files that it can't load.
     """
     compat.quiet()
@@ -42,11 +42,15 @@ def load(checkpoint: Checkpoint, *, sees: bool, placement: Placement, quantized:
     arguments: dict[str, Any] = {}
     if quantized != "none":
         arguments["quantization_config"] = _bitsandbytes(quantized, placement.dtype)
+    if small := quantized != "none" or packed.is_packed(fields):
         arguments["device_map"] = {"": placement.device}
     config = kinds[model_type].from_dict(fields)
     if checkpoint.gguf is not None:
         gguf.proven(checkpoint.gguf)
         arguments["state_dict"] = dict(gguf.tensors(checkpoint.gguf, placement))
+    else:
+        stored = {name: one.dtype for name, one in weights.listed(checkpoint.folder).items()}
+        packed.prove_files(stored, checkpoint.folder)
     model, found = factory.from_pretrained(
         checkpoint.folder if checkpoint.gguf is None else None,
         config=config,
@@ -63,7 +67,8 @@ def load(checkpoint: Checkpoint, *, sees: bool, placement: Placement, quantized:
     # Names alone, or with the two shapes: releases differ.
     shapes = [one if isinstance(one, str) else one[0] for one in found["mismatched_keys"]]
     _refuse(checkpoint, "holds other shapes than config.json says:", shapes)
-    model = (model if quantized != "none" else model.to(placement.device)).eval()
+    packed.prove_layers(model, checkpoint.folder)
+    model = (model if small else model.to(placement.device)).eval()
     return lora.applied(model, checkpoint)
 
 
@@ -93,9 +98,9 @@ def _class_of(kind: Any, fields: Mapping[str, Any], *, sees: bool) -> Any:
     return found
 
 
-def _bitsandbytes(weights: str, dtype: torch.dtype) -> Any:
+def _bitsandbytes(kind: str, dtype: torch.dtype) -> Any:
     config = compat.transformers().BitsAndBytesConfig
-    if weights == "8bit":
+    if kind == "8bit":
         return config(load_in_8bit=True)
     return config(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
 

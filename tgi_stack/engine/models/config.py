@@ -22,6 +22,9 @@ _CLASSES = {
     VISION: ("Qwen3VLForConditionalGeneration", "Qwen3VLModel"),
 }
 
+# More of anything is a slip: networks of such sizes are never made, not even to find out what they lack.
+LARGEST, MOST_LAYERS = 2**31, 4096
+
 # The only values with which the network is the one that is computed here; absent or null means the same.
 _FIXED: Mapping[str, object] = {
     "hidden_act": "silu",
@@ -169,8 +172,12 @@ def _text(config: Mapping[str, Any], places: Mapping[str, Mapping[str, Any]], *,
     for name in _SIZES:
         if not _whole(fields.get(name)) or fields[name] == 0:
             _refuse(f"{at}{name}", fields.get(name), "a whole number over 0 is needed")
-    layers = fields.get("layer_types", ["full_attention"] * fields["num_hidden_layers"])
-    if layers != ["full_attention"] * fields["num_hidden_layers"]:
+    if fields["num_hidden_layers"] > MOST_LAYERS:
+        _refuse(
+            f"{at}num_hidden_layers", fields["num_hidden_layers"], f"at most {MOST_LAYERS} are computed here"
+        )
+    layers = fields.get("layer_types")
+    if layers is not None and layers != ["full_attention"] * fields["num_hidden_layers"]:
         _refuse(f"{at}layer_types", layers, "only full attention, in every layer, is computed here")
     if fields["num_attention_heads"] % fields["num_key_value_heads"]:
         _refuse(f"{at}num_key_value_heads", fields["num_key_value_heads"], "it does not divide the heads")
@@ -202,6 +209,8 @@ def _tower(config: Mapping[str, Any]) -> VisionConfig:
     for name, value in sizes.items():
         if not _whole(value) or value == 0:
             _refuse(f"{at}{name}", value, "a whole number over 0 is needed")
+    if sizes["depth"] > MOST_LAYERS:
+        _refuse(f"{at}depth", sizes["depth"], f"at most {MOST_LAYERS} layers are computed here")
     if not isinstance(deep, list) or not all(_whole(n) and n < sizes["depth"] for n in deep):
         _refuse(f"{at}deepstack_visual_indexes", deep, "a list of the tower's layers is needed")
     if len(set(deep)) != len(deep):
@@ -241,7 +250,7 @@ def _refuse_other(config: Mapping[str, Any], fixed: Mapping[str, object], at: st
 
 
 def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST
 
 
 def _refuse(name: str, value: object, why: str) -> Never:
