@@ -246,7 +246,7 @@ def test_other_families_are_respelled_for_transformers() -> None:
 
 # Values that a file can hold in place of any other.
 ODD: list[Any] = [
-    None, True, -1, 0, 2**63, 10**400, 1.5, math.inf, math.nan, "", "x", [], [[]], ["x"], {}, {"a": 1}, "\ud800",
+    None, True, -1, 0, 2**63, 10**400, 1.5, math.inf, "", "x", [], [[]], ["x"], {}, {"a": 1}, "\ud800",
 ]  # fmt: skip
 
 
@@ -256,11 +256,11 @@ def test_odd_values_are_refused_or_read(tmp_path: Path, kind: Literal["text", "v
     """Each field of a config.json in turn, in each part of it: one of our errors, or a plan."""
     folder = shutil.copytree(TINY / kind, tmp_path / "m")
     whole = config(kind) | ({"model_type": family} if family is not None else {})
-    chosen = Settings(**{"engine": "torch", "model": str(folder)})
+    chosen = Settings(engine="torch", model=str(folder))
     for part in (None, "text_config", "vision_config", "rope_scaling"):
         if part is not None and not isinstance(whole.get(part), dict):
             continue
-        for name in list(whole if part is None else whole[part]) + ["text_config", "rope_parameters"]:
+        for name in [*(whole if part is None else whole[part]), "text_config", "rope_parameters"]:
             value = ODD[len(name) % len(ODD)]
             fields = {name: value} if part is None else {part: whole[part] | {name: value}}
             (folder / "config.json").write_text(json.dumps(whole | fields))
