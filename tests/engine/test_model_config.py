@@ -256,7 +256,7 @@ def test_odd_values_are_refused_or_read(tmp_path: Path, kind: Literal["text", "v
     """Each field of a config.json in turn, in each part of it: one of our errors, or a plan."""
     folder = shutil.copytree(TINY / kind, tmp_path / "m")
     whole = config(kind) | ({"model_type": family} if family is not None else {})
-    chosen = Settings(engine="torch", model=str(folder))
+    chosen = Settings.model_validate({"engine": "torch", "model": str(folder)})
     for part in (None, "text_config", "vision_config", "rope_scaling"):
         if part is not None and not isinstance(whole.get(part), dict):
             continue

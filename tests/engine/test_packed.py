@@ -42,7 +42,7 @@ def changed(folder: Path, **changes: Any) -> Path:
 def test_other_methods_are_refused_by_name(tmp_path: Path, method: object, field: str) -> None:
     folder = changed(tmp_path / "m", **{field: {"quant_method": method, "bits": 4}})
     with pytest.raises(CheckpointError, match="give the checkpoint that it was made from") as caught:
-        plan(Settings(engine="torch", model=str(folder)), "text")
+        plan(Settings.model_validate({"engine": "torch", "model": str(folder)}), "text")
     assert repr(method) in str(caught.value)
     assert field in str(caught.value)
 
