@@ -60,6 +60,7 @@ class Loopback:
     key_header: str = "authorization"
     looked_at: list[str] = field(default_factory=list)  # pages that were asked for by GET
     spoils: Callable[[str], str] = lambda text: text  # answers of a schema
+    metrics: str = ""  # in Prometheus' text format
     poison: bytes | None = None  # a request that holds it kills the server, which is started again
     url: str = ""
     port: int = 0
@@ -129,6 +130,9 @@ class Loopback:
             return
         if method == "GET":
             self.looked_at.append(path)
+            if path == "/metrics" and self.metrics:
+                await _send(writer, 200, self.metrics.encode())
+                return
             found = self._described(path)
             await _send(writer, 404 if found is None else 200, json.dumps(found or {}).encode())
             return

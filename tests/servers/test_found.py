@@ -124,6 +124,34 @@ def test_limits_of_pixels_are_learnt(
 
 
 @pytest.mark.parametrize("dialect", SEES)
+def test_learnt_limits_are_kept_until_a_restart(
+    cached: Fastqwen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dialect: str
+) -> None:
+    block = GRID.factor**2
+    own = Limited(GRID.factor, 4 * block, 40 * block, GRID.mean, GRID.std)
+    monkeypatch.setattr(tests.loopback, "GRID", own)
+    asked = []
+
+    class Counting(Loopback):
+        def _chat(self, given: dict[str, Any], id: str) -> dict[str, Any]:
+            asked.append(given)
+            return super()._chat(given, id)
+
+    counts = []
+    with listening(Counting(dialect)) as server:
+        for number in range(3):
+            server.metrics = f"process_start_time_seconds {1.79e9 + (number == 2)}\n"
+            rows = one_picture(tmp_path, 900 + number, 700)
+            asked.clear()
+            cached("summarize", rows, "-o", tmp_path / f"{number}.out.jsonl", *_use(server))
+            (record,) = read_records(tmp_path / f"{number}.out.jsonl")
+            assert record["status"] == "ok"
+            counts.append(len(asked))
+    assert counts[1] == 1  # the row alone
+    assert counts[0] == counts[2] > 1
+
+
+@pytest.mark.parametrize("dialect", SEES)
 def test_another_count_is_no_limit_of_pixels(fastqwen: Fastqwen, tmp_path: Path, dialect: str) -> None:
     class Odd(Loopback):
         def _chat(self, asked: dict[str, Any], id: str) -> dict[str, Any]:

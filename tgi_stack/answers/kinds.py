@@ -12,5 +12,6 @@ KINDS = (
     Kind("identity", "D", stays=True),  # without identities and tokenizers no offline run is possible
     Kind("tokenizer", "V", database="large", stays=True),
     Kind("question", "Q"),
+    Kind("pixels", "P"),
 )
 register(*KINDS)

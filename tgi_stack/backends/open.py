@@ -80,9 +80,9 @@ async def _opened(settings: Settings, kind: str, store: Store | None, *, on_dema
     from tgi_stack.backends.servers.discovery import DEFAULT_PATIENCE_S
 
     if settings.engine != "auto" or settings.names_endpoints:
-        return _with_fallback(await open_served(settings, kind), settings, kind, store)
+        return _with_fallback(await open_served(settings, kind, store=store), settings, kind, store)
     try:
-        served = await open_served(settings, kind, patience_s=DEFAULT_PATIENCE_S)
+        served = await open_served(settings, kind, patience_s=DEFAULT_PATIENCE_S, store=store)
         return _with_fallback(served, settings, kind, store)
     except NoEngineError as no_server:
         try:

@@ -9,6 +9,7 @@ import re
 import time
 from pathlib import Path
 
+from cache.store import Store
 from cache.system import system
 from tgi_stack.backends.servers.access import access
 from tgi_stack.backends.servers.backend import ServedBackend, check
@@ -47,25 +48,28 @@ COMMIT = re.compile("[0-9a-f]{7,40}")
 PROOFS = 5  # attempts: a server that others use may be busy or hurt for a moment
 
 
-async def open_served(settings: Settings, kind: str, *, patience_s: float | None = None) -> ServedBackend:
+async def open_served(
+    settings: Settings, kind: str, *, patience_s: float | None = None, store: Store | None = None
+) -> ServedBackend:
     """The backend of the endpoints that the settings name for `kind` (`text` or `vision`).
 
     Args:
         patience_s: how long to wait for them to come up; --startup-timeout unless told.
+        store: where it is kept what was learnt of them.
 
     Raises:
         ServerError: none answers, or one is not what was asked for.
     """
     transport = Transport(access(settings))
     try:
-        return await _open(transport, settings, kind, patience_s)
+        return await _open(transport, settings, kind, patience_s, store)
     except BaseException:
         await transport.aclose()
         raise
 
 
 async def _open(
-    transport: Transport, settings: Settings, kind: str, patience_s: float | None
+    transport: Transport, settings: Settings, kind: str, patience_s: float | None, store: Store | None
 ) -> ServedBackend:
     urls = list(dict.fromkeys(map(checked_url, settings.endpoints_for(kind))))
     if patience_s is None:
@@ -85,7 +89,7 @@ async def _open(
     for endpoint in endpoints:
         await _prove(transport, endpoint, profile)
         if kind == "vision":
-            profile = await learn_pixels(transport, endpoint, profile, settings.max_side)
+            profile = await learn_pixels(transport, endpoint, profile, settings.max_side, store)
     LOG.info(f"{first.dialect} {first.version}: {wanted or first.model} at {', '.join(urls)}")
 
     async def probe(endpoint: Endpoint) -> None:
