@@ -287,12 +287,16 @@ def _gguf(name: str) -> Header | None:
         UsageError: no such file; a folder with several.
         CheckpointError: see `header.read`.
     """
-    path = Path(name).expanduser()
-    if name.lower().endswith(gguf.SUFFIX) and not path.is_dir():
+    try:
+        path = Path(name).expanduser()
+        is_folder = path.is_dir()
+    except (OSError, ValueError, RuntimeError):  # no name of a file; `_folder` says why
+        return None
+    if name.lower().endswith(gguf.SUFFIX) and not is_folder:
         if not path.is_file():
             raise UsageError(f"--model {name}: no such file")
         return gguf.read(path)
-    if not path.is_dir() or any(path.glob("*.safetensors*")):
+    if not is_folder or any(path.glob("*.safetensors*")):
         return None
     files = sorted(path.glob(f"*{gguf.SUFFIX}"))
     if len(files) > 1:

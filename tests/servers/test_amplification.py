@@ -50,11 +50,13 @@ class Spoilt(Loopback):
 
 
 @pytest.mark.usefixtures("hurried")
-@pytest.mark.parametrize("group", [1, 8])
+@pytest.mark.parametrize(("dialect", "group"), [("vllm", 1), ("vllm", 8), ("sglang", 8)])
 @pytest.mark.parametrize("what", OF_A_PROMPT)
-def test_a_fault_of_a_prompt_costs_little(fastqwen: Fastqwen, tmp_path: Path, what: str, group: int) -> None:
+def test_a_fault_of_a_prompt_costs_little(
+    fastqwen: Fastqwen, tmp_path: Path, what: str, dialect: str, group: int
+) -> None:
     rows, out = questions(tmp_path, 40), tmp_path / "o.jsonl"
-    with listening(Spoilt("vllm", what=what)) as server:
+    with listening(Spoilt(dialect, what=what)) as server:
         done = fastqwen("probs", rows, "-o", out, *use(server, group=group), "--fallback", "fail", check=1)
     assert 1 <= len(server.bad) <= 4  # a group is asked again prompt by prompt
     assert "39 ok (0 from cache), 1 failed" in done.stderr
@@ -64,9 +66,11 @@ def test_a_fault_of_a_prompt_costs_little(fastqwen: Fastqwen, tmp_path: Path, wh
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("status", ["429", "503"])
+@pytest.mark.parametrize(("dialect", "status"), [("tgi", "429"), ("tgi", "503"), ("sglang", "503")])
 @pytest.mark.parametrize("pause", ["0", "-5", "0.001", "Wed, 21 Oct 2015 07:28:00 GMT", "soon", ""])
-def test_a_busy_server_is_asked_seldom(fastqwen: Fastqwen, tmp_path: Path, status: str, pause: str) -> None:
+def test_a_busy_server_is_asked_seldom(
+    fastqwen: Fastqwen, tmp_path: Path, dialect: str, status: str, pause: str
+) -> None:
     @dataclass
     class Busy(Loopback):
         since: float | None = None
@@ -83,7 +87,7 @@ def test_a_busy_server_is_asked_seldom(fastqwen: Fastqwen, tmp_path: Path, statu
             await super()._reply(writer, method, *rest)
 
     rows, out = questions(tmp_path, 60), tmp_path / "o.jsonl"
-    with listening(Busy("tgi")) as server:
+    with listening(Busy(dialect)) as server:
         fastqwen("probs", rows, "-o", out, *use(server), "--concurrency", "8")
     assert server.refused <= 8 + 12  # those in flight, and a few more
     same_as_scripted(fastqwen, out, "probs", rows)
@@ -122,8 +126,9 @@ def test_a_proxy_that_keeps_answers_gives_none(
             assert record.get("summary") in (summaries[record["id"]], None)
 
 
-def test_pictures_counted_otherwise_end_the_run(fastqwen: Fastqwen, tmp_path: Path) -> None:
-    with serve("vllm") as server:
+@pytest.mark.parametrize("dialect", ["vllm", "sglang"])
+def test_pictures_counted_otherwise_end_the_run(fastqwen: Fastqwen, tmp_path: Path, dialect: str) -> None:
+    with serve(dialect) as server:
         server.tokens_more = 0
 
         def later(number: int, path: str) -> None:
