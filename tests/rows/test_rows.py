@@ -9,11 +9,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.conftest import write_rows
+from tests.conftest import Fastqwen, write_rows
 from tgi_stack.errors import DiskError, ImageError, InputError, RowError
 from tgi_stack.rows import jsonl, schema
 from tgi_stack.rows.reader import RawRow, open_source
@@ -197,3 +199,19 @@ def test_labels_come_from_row_count_or_options() -> None:
 def test_a_record_of_summarize_is_an_item() -> None:
     record = {"id": "m", "status": "ok", "summary": "A mug.", "image": {"sha256": "x"}, "flags": []}
     assert schema.item(record) == Item("m", summary="A mug.")
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("name", ["image", "images"])
+def test_pictures_that_probs_leaves_out_are_said(
+    fastqwen: Fastqwen, tmp_path: Path, suffix: str, name: str
+) -> None:
+    row = {"id": "p", "prompt": "A or B?\n", "num_candidates": 2, name: "a.png"}
+    if suffix == "parquet":
+        pq.write_table(pa.Table.from_pylist([row]), tmp_path / "r.parquet")
+    elif suffix == "csv":
+        (tmp_path / "r.csv").write_text(",".join(row) + "\np,A or B?,2,a.png\n")
+    else:
+        write_rows(tmp_path / "r.jsonl", row)
+    done = fastqwen("probs", tmp_path / f"r.{suffix}", "--engine", "scripted")
+    assert f"`{name}` is left out: probs reads prompts alone" in done.stderr

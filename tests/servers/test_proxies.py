@@ -156,6 +156,54 @@ def test_a_secured_server_behind_a_proxy(
         assert "hunter2" not in written
 
 
+@dataclass
+class OverTls(Loopback):
+    """A server over TLS, whoever asks."""
+
+    folder: Path = Path()
+    name: str = "proxy"
+
+    async def _start(self) -> None:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(self.folder / f"{self.name}.pem", self.folder / f"{self.name}.key")
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=context)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "trusted", "said"),
+    [
+        ("proxy", "ca.pem", None),
+        ("proxy", "both.pem", None),  # one of several
+        ("proxy", "proxy.pem", "can't be verified"),  # its own, which signs nothing
+        ("proxy", "other.pem", "can't be verified"),
+        ("proxy", None, "can't be verified"),
+        ("server", "ca.pem", "can't be verified"),  # of another host
+        ("proxy", "ca.key", "no certificate"),
+        ("proxy", "nowhere.pem", "No such file"),
+    ],
+)
+def test_a_certificate_is_held_to_the_authority(
+    fastqwen: Fastqwen, tmp_path: Path, certificates: Path, name: str, trusted: str | None, said: str | None
+) -> None:
+    subject = ("-subj", "/CN=other", "-days", "2")
+    openssl(certificates, "req", "-x509", *EC, "-keyout", "other.key", "-out", "other.pem", *subject)
+    parts = [(certificates / part).read_text() for part in ("other.pem", "ca.pem")]
+    (certificates / "both.pem").write_text("# two\n" + "\n".join(parts))
+    rows = write_rows(tmp_path / "p.jsonl", ROW)
+    trust = () if trusted is None else ("--ca-file", certificates / trusted)
+    with listening(OverTls("vllm", folder=certificates, name=name)) as server:
+        url = f"https://127.0.0.1:{server.port}"
+        job = ("probs", rows, "--endpoint", url, "--model", "tiny", "--api-key-file", tmp_path / "key")
+        (tmp_path / "key").write_text("hunter2-hunter2")
+        file = trusted in ("ca.key", "nowhere.pem")
+        done = fastqwen(*job, *trust, check=0 if said is None else 2 if file else 4)
+        assert (server.posts > 0) == (said is None)
+        assert bool(server.looked_at) == (said is None)  # nothing is told to a stranger
+    assert said is None or said in done.stderr
+    assert "hunter2" not in done.stderr
+
+
 def test_a_proxy_may_be_secured_itself(fastqwen: Fastqwen, tmp_path: Path, certificates: Path) -> None:
     rows = write_rows(tmp_path / "p.jsonl", ROW)
     with (

@@ -67,6 +67,7 @@ class Wanted:
 
     Attributes:
         unseen: columns of the file's own that no row has had yet.
+        left_out: columns of a header that are not asked for.
     """
 
     def __init__(self, kind: Kind | None = None, columns: Mapping[str, str] | None = None) -> None:
@@ -75,6 +76,7 @@ class Wanted:
         self.columns = dict(columns or {})
         self.unseen = set(self.columns.values())
         self.names_seen: set[str] = set()
+        self.left_out: set[str] = set()
 
     def of_header(self, header: Sequence[str], place: str) -> dict[int, str]:
         """Our names of the columns that are asked for, by their number.
@@ -89,6 +91,7 @@ class Wanted:
         for number, theirs in enumerate(header):
             ours = active.get(theirs) or (None if theirs in hidden else theirs)
             if ours is None or (self.fields is not None and ours not in self.fields):
+                self.left_out.add(theirs)
                 continue
             if ours in found.values():
                 raise InputError(f"{place}: the column `{theirs}` stands twice; rename one of the two")

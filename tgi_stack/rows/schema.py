@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,8 +19,10 @@ from tgi_stack.rows.per_row import Duplicates
 from tgi_stack.rows.reader import Folder, RawRow, Source, as_id, id_of
 from tgi_stack.types import Item, NoPicture, ProbsRow, RerankRow, SummarizeRow
 
-URLS = ("http://", "https://", "ftp://", "data:", "file:")
+LOG = logging.getLogger(__name__)
 
+PICTURES = frozenset({"image", "images"})  # as rows of other jobs have them
+URLS = ("http://", "https://", "ftp://", "data:", "file:")
 
 Row = SummarizeRow | RerankRow | ProbsRow
 
@@ -61,9 +64,11 @@ def check(
     """
     bad = BadRows("rows")
     count = 0
+    left_out: set[str] = set()
     with Duplicates() as ids:
         for raw in source.look():
             count += 1
+            left_out.update(raw.value.keys() & PICTURES if isinstance(raw.value, dict) else ())
             try:
                 ids.add(raw.number, schema.parse(raw).id)
             except RowError as error:
@@ -79,6 +84,11 @@ def check(
         name = next(id_of(raw) or str(raw.number) for raw in source if raw.number == first)
         raise InputError(f"id {name!r} stands in row {first} and in row {second}; ids must be unique")
     _refuse_unseen_columns([source, *others])
+    if schema.job == "probs" and (names := left_out | (source.wanted.left_out & PICTURES)):
+        LOG.warning(
+            f"{source.name}: `{min(names)}` is left out: probs reads prompts alone; summarize and "
+            "rerank --item-images show pictures"
+        )
     return count
 
 
