@@ -19,6 +19,7 @@ TEST_PROCESSES ?= 2
 include docker/variables.mk
 TIMEOUT ?= 1800
 GPUS ?=
+TIER ?=
 STACK := $(BIN)/fastqwen stack
 COMPOSE = docker compose --project-name fastqwen $(if $(wildcard docker/.env),--env-file docker/.env) --file docker/compose.yml
 
@@ -33,6 +34,7 @@ help: ## print the targets
 	@echo "variables of up and stack-plan"
 	$(say_variables)
 	@echo "  TIMEOUT=$(TIMEOUT)                 seconds that each server may take to come up"
+	@echo "  TIER=$(TIER)                        1: a tier of the cache (Valkey) for jobs of this host and the gateway's users"
 	@echo "  GPUS=$(GPUS)                        stack-plan: plan for GPUs of so many GiB that are not here, such as 24,24"
 
 setup: $(VENV)/ready-$(TORCH) ## make .venv with the exact versions of constraints.txt
@@ -119,8 +121,10 @@ docs: setup ## the site, into out/site/index.html; a dead link is an error
 lock: setup ## write constraints.txt anew from what is installed in .venv
 	$(BIN)/python tools/lock.py
 
+EXTRAS = $(if $(filter-out 0 off no,$(TIER)),--tier)
+
 up: setup ## the text and the vision server of this GPU host, until both answer
-	@$(STACK) up $(SERVERS) $(BESIDE) --timeout "$(TIMEOUT)"
+	@$(STACK) up $(SERVERS) $(BESIDE) $(EXTRAS) --timeout "$(TIMEOUT)"
 
 wait: setup ## wait until the servers answer; names the one that does not come up, and why
 	@$(STACK) wait --timeout "$(TIMEOUT)"
@@ -145,10 +149,10 @@ stack-plan: setup ## what `make up` would run on which GPU; GPUS=24,24 for GPUs 
 	@$(STACK) plan $(SERVERS) $(if $(GPUS),--assume-gpus "$(GPUS)")
 
 gateway: setup ## `make up`, and TLS with a key for each user on GATEWAY_PORT; keys in docker/secrets/keys
-	@$(STACK) up $(SERVERS) $(BESIDE) --timeout "$(TIMEOUT)" --gateway
+	@$(STACK) up $(SERVERS) $(BESIDE) $(EXTRAS) --timeout "$(TIMEOUT)" --gateway
 
 observe: setup ## `make up`, and Prometheus with Grafana on http://127.0.0.1:3000
-	@$(STACK) up $(SERVERS) $(BESIDE) --timeout "$(TIMEOUT)" --observe
+	@$(STACK) up $(SERVERS) $(BESIDE) $(EXTRAS) --timeout "$(TIMEOUT)" --observe
 
 clean: ## remove what the other targets made, .venv included
 	rm -rf $(VENV) out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

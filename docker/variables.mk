@@ -17,6 +17,8 @@ GATEWAY_NAME ?=
 GATEWAY_PORT ?=
 GATEWAY_RATE ?=
 GRAFANA_PORT ?=
+TIER_PORT ?=
+TIER_MEMORY ?=
 SERVERS = --text "$(TEXT)" \
 	--text-model "$(TEXT_MODEL)" \
 	--text-quantization "$(TEXT_QUANTIZATION)" \
@@ -34,7 +36,9 @@ SERVERS = --text "$(TEXT)" \
 BESIDE = $(if $(GATEWAY_NAME),--gateway-name "$(GATEWAY_NAME)") \
 	$(if $(GATEWAY_PORT),--gateway-port "$(GATEWAY_PORT)") \
 	$(if $(GATEWAY_RATE),--gateway-rate "$(GATEWAY_RATE)") \
-	$(if $(GRAFANA_PORT),--grafana-port "$(GRAFANA_PORT)")
+	$(if $(GRAFANA_PORT),--grafana-port "$(GRAFANA_PORT)") \
+	$(if $(TIER_PORT),--tier-port "$(TIER_PORT)") \
+	$(if $(TIER_MEMORY),--tier-memory "$(TIER_MEMORY)")
 define say_variables
 	@echo "  TEXT=$(TEXT)   tgi|vllm|sglang: Who serves text; vLLM and SGLang read any labels exactly, with their mass."
 	@echo "  TEXT_MODEL=$(TEXT_MODEL)   What the text server holds."
@@ -54,4 +58,6 @@ define say_variables
 	@echo "  GATEWAY_PORT=$(GATEWAY_PORT)   Where the gateway is published, for other machines. [as before, else 8443]"
 	@echo "  GATEWAY_RATE=$(GATEWAY_RATE)   N/s|N/min|N/h|off: What each key may ask of the gateway, such as 600/min or 20/s; more is answered with 429. [as before, else off]"
 	@echo "  GRAFANA_PORT=$(GRAFANA_PORT)   Where Grafana is, of 127.0.0.1. [as before, else 3000]"
+	@echo "  TIER_PORT=$(TIER_PORT)   Where the tier of the cache is, of 127.0.0.1. [as before, else 6379]"
+	@echo "  TIER_MEMORY=$(TIER_MEMORY)   What the tier may hold, such as 4g or 512m; the least used goes first. [as before, else 1g]"
 endef

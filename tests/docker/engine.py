@@ -28,6 +28,8 @@ IMAGES = {engine.image: "server" for engine in ENGINES.values()} | {
     for name, stage in (
         ("CADDY_IMAGE", "caddy"),
         ("PYTHON_IMAGE", "programs"),
+        ("VALKEY_IMAGE", "valkey"),
+        ("REDIS_EXPORTER_IMAGE", "exporter"),
         ("PROMETHEUS_IMAGE", "prometheus"),
         ("GRAFANA_IMAGE", "grafana"),
         ("DCGM_IMAGE", "dcgm"),

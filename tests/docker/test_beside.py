@@ -8,10 +8,11 @@ import ssl
 from pathlib import Path
 
 import pytest
+import redis
 
 from tests.conftest import CATALOGUE, read_records
 from tests.docker import clone as clones
-from tests.docker.clone import MODELS
+from tests.docker.clone import MODELS, Clone
 from tests.docker.conftest import Host
 from tests.loopback import listening
 from tests.probe_server import Obedient
@@ -105,6 +106,37 @@ def test_a_server_that_runs_already_is_adopted(host: Host, tmp_path: Path) -> No
         clone.make("wait")
         clone.make("down")
         assert ask(theirs.url, "GET", "/v1/models")[0] == 200
+
+
+def test_a_tier_is_found_by_jobs(host: Host, tmp_path: Path) -> None:
+    """By those of this host without a setting, by a user of the gateway with their key."""
+    clone = host.up()
+    (clone.path / "docker/secrets/keys").write_text(f"alice {KEY}\n")
+    clone.make("observe", "TIER=1", "TIER_MEMORY=64m")
+    assert "ok: tier: redis://127.0.0.1:6379/0 (running, answers its users" in clone.make("status").said
+    for machine in ("first", "second"):
+        job = ("summarize", CATALOGUE / "images", "--limit", "3", "-o", tmp_path / f"{machine}.jsonl")
+        clone.fastqwen(*job, "--cache-dir", tmp_path / machine, FASTQWEN_NO_CACHE="0")
+        found = {row["from_cache"] for row in read_records(tmp_path / f"{machine}.jsonl")}
+        assert found == {machine == "second"}
+    told = clone.fastqwen("doctor", check=None).said
+    assert "cache tier redis://127.0.0.1:6379/0 memory (at most 67,108,864 bytes, allkeys-lru)" in told
+    alice = redis.Redis(username="alice", password=KEY)
+    before = alice.dbsize()
+    assert before > 0
+    clone.until(lambda: "redis_keyspace_hits_total" in _scraped(clone), 30.0)
+    (clone.path / "docker/secrets/keys").write_text(f"alice {KEY[1:]}2\n")
+    clone.make("up")  # another key: it starts anew, with what it held
+    alice = redis.Redis(username="alice", password=f"{KEY[1:]}2")
+    assert alice.dbsize() == before
+    clone.make("down")
+    assert "make up TIER=1" in clone.make("up").said
+
+
+def _scraped(clone: Clone) -> str:
+    """What Prometheus knows of the tier."""
+    page = "http://127.0.0.1:9090/api/v1/query?query=redis_keyspace_hits_total"
+    return clone.engine.docker("exec", clone.container("prometheus"), "curl", "-sS", page, check=None)
 
 
 def test_a_gateway_that_loops_is_told(host: Host) -> None:

@@ -23,6 +23,7 @@ from tgi_stack.errors import UsageError
 from tgi_stack.stack.files.docker_folder import ALL_PROFILES, DockerFolder
 from tgi_stack.stack.files.rendering import OTHER_IMAGES
 from tgi_stack.stack.planning import gpus, plan
+from tgi_stack.stack.planning.beside import Beside
 from tgi_stack.stack.planning.engines import ENGINES
 from tgi_stack.stack.planning.request import Request
 
@@ -143,7 +144,7 @@ def test_servers_are_isolated_and_hold_no_secret(document: dict[str, Any], servi
     internal = {"servers", "inner"}
     assert all(document["networks"][network]["internal"] is True for network in internal)
     for name, service in services.items():
-        if kind_of(name) or name in ("prometheus", "dcgm-exporter", "doorkeeper"):
+        if kind_of(name) or name in ("prometheus", "dcgm-exporter", "doorkeeper", "tier-exporter"):
             assert set(service["networks"]) <= ({"servers"} if kind_of(name) else internal), name
             assert "ports" not in service, name
             assert "secrets" not in service, name
@@ -167,6 +168,23 @@ def test_the_doorkeeper_sees_keys_alone(services: Services) -> None:
     assert list(keeper["networks"]) == ["inner"]
 
 
+def test_the_tier_is_bounded_and_has_users(tmp_path: Path, services: Services) -> None:
+    given = options(services["tier"])
+    assert given["--aclfile"] == "/run/tier/users.acl"
+    assert given["--maxmemory-policy"] == "allkeys-lru"
+    assert given["--maxmemory"] == "1gb"
+    assert set(services["tier"]["networks"]) == {"inner", "outside"}
+    assert services["tier"]["mem_limit"] == "2304m"
+    for name in ("compose.yml", "pins.json"):
+        shutil.copy(FILE.parent / name, tmp_path)
+    made = plan.make(Request(), gpus.parse(nvidia_smi.L4))
+    DockerFolder(tmp_path).write(made, ("tier",), Beside(tier_memory="3g", tier_port=7000))
+    planned_so = rendered(tmp_path)["services"]["tier"]
+    assert options(planned_so)["--maxmemory"] == "3gb"
+    assert planned_so["mem_limit"] == "6400m"
+    assert planned_so["ports"] == ["127.0.0.1:7000:6379/tcp"]
+
+
 def test_a_relay_opens_no_port(services: Services) -> None:
     """It is in this host's network; a socket is all that leads to it."""
     for kind in ("text", "vision"):
@@ -184,7 +202,7 @@ def test_published_ports_need_an_ordinary_network(document: dict[str, Any], serv
     """Docker publishes no port of a container that has internal networks only."""
     networks = document["networks"]
     publishing = {name: service for name, service in services.items() if service.get("ports")}
-    assert set(publishing) == {"front", "gateway", "grafana"}
+    assert set(publishing) == {"front", "gateway", "grafana", "tier"}
     for name, service in publishing.items():
         assert any(not (networks[network] or {}).get("internal") for network in service["networks"]), name
 

@@ -21,7 +21,6 @@ from tests.conftest import ROOT
 from tests.loopback import listening
 from tests.probe_server import Obedient
 from tests.stack.test_caddy import doorkeeper, free_port
-from tgi_stack.stack.planning.ports import taken
 
 pytestmark = pytest.mark.skipif(
     shutil.which("promtool") is None or shutil.which("prometheus") is None,
@@ -36,6 +35,16 @@ GPU_METRICS = b"""\
 DCGM_FI_DEV_GPU_UTIL{gpu="0",UUID="GPU-0"} 73
 # TYPE DCGM_FI_DEV_FB_USED gauge
 DCGM_FI_DEV_FB_USED{gpu="0",UUID="GPU-0"} 30211
+# TYPE redis_keyspace_hits_total counter
+redis_keyspace_hits_total 700
+# TYPE redis_keyspace_misses_total counter
+redis_keyspace_misses_total 300
+# TYPE redis_evicted_keys_total counter
+redis_evicted_keys_total 0
+# TYPE redis_memory_used_bytes gauge
+redis_memory_used_bytes 1.2e+06
+# TYPE redis_memory_max_bytes gauge
+redis_memory_max_bytes 1.073741824e+09
 """
 # What a running server that fails, waits and is full would make of the rules.
 ALERTS = """
@@ -160,7 +169,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
         try:
             until = time.monotonic() + 20
-            while not taken(port):
+            while not _is_ready(f"http://127.0.0.1:{port}"):
                 assert process.poll() is None, (folder / "printed").read_text()
                 assert time.monotonic() < until
                 time.sleep(0.05)
@@ -169,6 +178,14 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             process.terminate()
             process.wait(10)
             gpus.shutdown()
+
+
+def _is_ready(base: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{base}/-/ready", timeout=5) as reply:  # noqa: S310
+            return bool(reply.status == 200)
+    except OSError:  # not there, or not yet
+        return False
 
 
 def query(base: str, expression: str) -> list[dict[str, Any]]:
@@ -212,6 +229,7 @@ def test_the_dashboard_shows_what_an_operator_asks_for() -> None:
         "errors",
         "gpu",
         "user of the gateway",
+        "hits and misses of the cache's tier",
     ):
         assert wanted in titles
     sources = {panel["datasource"]["uid"] for panel in DASHBOARD["panels"]}

@@ -107,7 +107,7 @@ def test_users_are_those_with_a_key(folder: DockerFolder) -> None:
     """Two keys of one user are how a key is replaced."""
     keys.prepare(folder.path)
     (folder.secrets / "keys").write_text(f"# team\nbob {KEY}a\n\nalice {KEY}b\nbob {KEY}c\n")
-    assert keys.users(folder.path) == ["alice", "bob"]
+    assert keys.users(folder.path) == {f"{KEY}a": "bob", f"{KEY}b": "alice", f"{KEY}c": "bob"}
 
 
 @pytest.mark.parametrize(

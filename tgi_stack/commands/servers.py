@@ -41,11 +41,12 @@ class Planning(OfStack):
     variables: Annotated[dict[str, Any], OptionsOf(Request)]
     gateway: Annotated[bool, Option("TLS and keys, for other machines.", SERVERS)] = False
     observe: Annotated[bool, Option("Prometheus and Grafana.", SERVERS)] = False
+    tier: Annotated[bool, Option("A tier of the cache (Valkey) for the users of this host.", SERVERS)] = False
 
     @property
     def extras(self) -> tuple[str, ...]:
         """What comes up beside the servers."""
-        return tuple(name for name in ("gateway", "observe") if getattr(self, name))
+        return tuple(name for name in ("gateway", "observe", "tier") if getattr(self, name))
 
 
 @command("stack plan", "servers.plan")

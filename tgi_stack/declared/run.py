@@ -242,8 +242,8 @@ class Fields(ServerFields, RunnerFields):
             "A tier of the cache that a team shares, by the Redis protocol; rediss:// for TLS.",
             CACHE,
             (*JOBS, "cache", "doctor"),
-            metavar="URL",
-            unset="none",
+            metavar="URL|off",
+            unset="that of make up TIER=1 where it runs, else none",
         ),
     ] = None
     cache_tier_mode: Annotated[

@@ -23,7 +23,7 @@ from tgi_stack.stack.running import docker
 LEAST_PYTHON = (3, 11)
 NEEDED = ("aiohttp", "diskcache", "numpy", "pillow", "pyarrow", "pydantic", "tokenizers", "typer")
 OPTIONAL = {"torch": "torch", "transformers": "torch", "bitsandbytes": "quant", "pillow-heif": "heif"}
-PORTS = {"text": 8080, "vision": 8081, "gateway": 8443, "Grafana": 3000}
+PORTS = {"text": 8080, "vision": 8081, "gateway": 8443, "Grafana": 3000, "tier": 6379}
 SKEW_S = 60.0
 MARCH_2025 = 1_740_787_200
 
@@ -105,7 +105,7 @@ def ports_line(ports: Mapping[str, int] | None = None) -> Check:
     )
     if not any(used.values()):
         return Check("ok", "ports", said)
-    others = "TEXT_PORT=... VISION_PORT=... GATEWAY_PORT=... GRAFANA_PORT=..."
+    others = "TEXT_PORT=... VISION_PORT=... GATEWAY_PORT=... GRAFANA_PORT=... TIER_PORT=..."
     return Check("ok", "ports", f"{said}; where no server of yours holds them: {others}")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from cache.errors import TierError
 from cache.tier.server import Keep, Server
 from cache.tier.values import NAMESPACE
-from tgi_stack.answers.tier.opening import address_of, team_key
+from tgi_stack.answers.tier.opening import address_of, team_key, with_stack_tier
 from tgi_stack.doctor.check import Check
 from tgi_stack.errors import FastqwenError
 from tgi_stack.settings import Settings
@@ -21,6 +21,7 @@ POLICY = "have it evict by use: maxmemory 4gb, maxmemory-policy allkeys-lru"
 
 def examine(settings: Settings) -> Iterator[Check]:
     """A line for each thing; none where no tier is named."""
+    settings = with_stack_tier(settings)
     if settings.cache_tier is None:
         return
     try:

@@ -73,7 +73,7 @@ class Settings(Fields, BaseModel):  # type: ignore[misc]
     @field_validator("cache_tier")
     @classmethod
     def _tier(cls, value: str | None) -> str | None:
-        if value is not None:
+        if value not in (None, "off"):
             keep_secret(parse(value).password)
         return value
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,10 +17,15 @@ from tgi_stack.answers.cache_admin import open_store
 from tgi_stack.errors import MissingPackageError, SettingsError
 from tgi_stack.redaction import keep_secret
 from tgi_stack.settings import Settings
+from tgi_stack.stack.files import tier as stack
+from tgi_stack.stack.planning.ports import taken
 from tgi_stack.text_files import KEY_BYTES, TextFileError, read_bytes, read_text
+
+LOG = logging.getLogger(__name__)
 
 SHARED = ("labels", "summary", "tokens")
 USER_FILE = "FASTQWEN_CACHE_TIER_USER_FILE"
+OFF = "off"
 LEAST_KEY = 16  # bytes
 
 
@@ -33,12 +39,26 @@ def open_run_store(settings: Settings) -> Store | None:
         MissingPackageError: the client is not installed.
     """
     tier = None
-    if settings.cache_tier is not None and not (settings.offline or settings.dry_run or settings.no_cache):
-        tier = open_tier(settings)
+    if not (settings.offline or settings.dry_run or settings.no_cache):
+        settings = with_stack_tier(settings)
+        tier = None if settings.cache_tier is None else open_tier(settings)
     store = open_store(settings, tier)
     if store is None and tier is not None:  # there is no place for a cache
         tier.close()
     return store
+
+
+def with_stack_tier(settings: Settings) -> Settings:
+    """The settings with the tier of `make up TIER=1`, where they name none and one listens."""
+    if settings.cache_tier is not None:
+        return settings.model_copy(update={"cache_tier": None}) if settings.cache_tier == OFF else settings
+    there = stack.found()
+    if there is None or not taken(there.port):
+        return settings
+    if importlib.util.find_spec("redis") is None:
+        LOG.info(f"the tier of make up at {there.url} is not used: pip install 'fastqwen[tier]'")
+        return settings
+    return settings.model_copy(update={"cache_tier": there.url})
 
 
 def open_tier(settings: Settings) -> SharedTier:
@@ -54,8 +74,15 @@ def address_of(settings: Settings, environ: Mapping[str, str] = os.environ) -> A
     if importlib.util.find_spec("redis") is None:
         raise MissingPackageError("redis", "tier")
     address = replace(parse(settings.cache_tier or ""), ca_file=settings.ca_file)
-    if (name := environ.get(USER_FILE)) is None or address.password is not None:
+    if address.password is not None:
         return address
+    if (name := environ.get(USER_FILE)) is None:
+        there = stack.found()
+        if there is None or there.url != settings.cache_tier or address.user is not None:
+            return address
+        user, password = there.user()
+        keep_secret(password)
+        return replace(address, user=user, password=password)
     try:
         before, mark, after = read_text(Path(name), KEY_BYTES).strip().partition(":")
     except (OSError, TextFileError) as error:

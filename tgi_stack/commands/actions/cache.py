@@ -16,6 +16,7 @@ from cache.store import Store
 from tgi_stack import logs
 from tgi_stack.answers import cache_admin
 from tgi_stack.answers.tier import admin as tier
+from tgi_stack.answers.tier.opening import with_stack_tier
 from tgi_stack.commands.cache import Clear, Collect, Export, Import, Info, OfCache, Purge, Verify
 from tgi_stack.commands.console import print_data, print_lines
 from tgi_stack.errors import UsageError
@@ -42,10 +43,11 @@ def _close(given: OfCache, line: str, **found: Any) -> None:
 
 def info(given: Info) -> None:
     """`fastqwen cache info`."""
+    settings = with_stack_tier(given.settings)
     with _store(given) as store:
         found = cache_admin.described(store)
-        if given.settings.cache_tier is not None:
-            found["tier"] = tier.described(given.settings)
+        if settings.cache_tier is not None:
+            found["tier"] = tier.described(settings)
         if given.common.json:
             print_data(found)
         else:
@@ -55,13 +57,14 @@ def info(given: Info) -> None:
 
 def verify(given: Verify) -> None:
     """`fastqwen cache verify`."""
+    settings = with_stack_tier(given.settings)
     share = cache_admin.share_of(given.reask)
-    with closing(tier.store_to_verify(given.settings)) as store:
+    with closing(tier.store_to_verify(settings)) as store:
         found = cache_admin.verified(store)
-        if given.settings.cache_tier is not None:
-            found["tier"] = tier.verified(given.settings)
+        if settings.cache_tier is not None:
+            found["tier"] = tier.verified(settings)
         if share is not None:
-            found |= asyncio.run(reask_of.reasked(given.settings, store, share))
+            found |= asyncio.run(reask_of.reasked(settings, store, share))
         if given.common.json:
             print_data(found)
         for line in cache_admin.verdict(found):
@@ -91,7 +94,7 @@ def purge(given: Purge) -> None:
     if not given.revision:
         raise UsageError("cache purge: give --revision, as records tell it")
     with _store(given) as store:
-        found = tier.purged(given.settings, store, given.revision)
+        found = tier.purged(with_stack_tier(given.settings), store, given.revision)
         far = f", {found['tier']:,} in the tier" if "tier" in found else ""
         left = f"; {found['left']:,} are left, which running jobs use" if found["left"] else ""
         _close(given, f"{found['here']:,} entries removed{far}{left}", **found)

@@ -14,6 +14,7 @@ from typing import Any
 
 from tgi_stack.errors import UsageError
 from tgi_stack.stack.files.rendering import VERSION, Pins, described, variables
+from tgi_stack.stack.files.tier import digest_of_users
 from tgi_stack.stack.files.writing import write_whole
 from tgi_stack.stack.planning.adopted import KINDS
 from tgi_stack.stack.planning.beside import Beside
@@ -24,7 +25,7 @@ COMPOSE = "compose.yml"
 _SERVERS = ("text", "text-vllm", "text-sglang", "vision-vllm", "vision-tgi", "vision-sglang")
 _REPLICAS = tuple(f"{kind}-{number}" for kind in _SERVERS for number in range(2, MOST_REPLICAS + 1))
 ADOPTED = tuple(f"{kind}-adopted" for kind in KINDS)
-ALL_PROFILES = (*_SERVERS, *_REPLICAS, *ADOPTED, "models", "gateway", "observe")
+ALL_PROFILES = (*_SERVERS, *_REPLICAS, *ADOPTED, "models", "gateway", "observe", "tier")
 OWN_TLS = "/run/tls/cert.pem /run/tls/key.pem"
 
 
@@ -92,6 +93,8 @@ class DockerFolder:
         dates = "-".join(str(file.stat().st_mtime_ns) for file in own) if there else ""
         values |= {name.upper(): str(value) for name, value in told.items()}
         values |= {"GATEWAY_TLS": OWN_TLS if there else "internal", "GATEWAY_TLS_OF": dates}
+        # Users that changed are a configuration that changed, too: the tier starts anew, with what it held.
+        values |= {"TIER_USERS_OF": digest_of_users(self.path), "TIER_LIMIT": _limit(told["tier_memory"])}
         values |= {"SECRETS_OWNER": f"{os.getuid()}:{os.getgid()}"}
         lines = [f"{name}={_quoted(value)}" for name, value in values.items()]
         write_whole(self.env, "# Written by `fastqwen stack plan`.\n" + "\n".join(lines) + "\n")
@@ -116,6 +119,12 @@ class DockerFolder:
         values = {name: value.strip("'") for name, _, value in lines}
         values["COMPOSE_PROFILES"] = ",".join([*services, *both])
         self._write_both(values, written | {"extras": both}, beside)
+
+
+def _limit(memory: str) -> str:
+    """Of the container: its memory may be copied while it is written to disk."""
+    mib = int(memory[:-1]) * (1024 if memory.endswith("g") else 1)
+    return f"{2 * mib + 256}m"
 
 
 def locate(named: Path | None = None) -> DockerFolder:

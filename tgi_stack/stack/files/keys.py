@@ -41,8 +41,8 @@ def prepare(folder: Path) -> None:
         raise DiskError(f"{secrets}: {error.strerror}") from error
 
 
-def users(folder: Path) -> list[str]:
-    """Whom secrets/keys (a user and a key a line) lets in at the gateway; a user may have several keys.
+def users(folder: Path) -> dict[str, str]:
+    """Whom secrets/keys (a user and a key a line) lets in at the gateway, by keys; a user may have several.
 
     The doorkeeper reads the file itself, also when it changes; it passes over what is refused here.
 
@@ -68,4 +68,4 @@ def users(folder: Path) -> list[str]:
         keys[key.strip()] = user
     if not keys:
         raise UsageError(f"{path} holds no key; {make}")
-    return sorted(set(keys.values()))
+    return keys

@@ -15,6 +15,8 @@ VERSION = 1
 OTHER_IMAGES = {
     "CADDY_IMAGE": "caddy:2.8.4",
     "PYTHON_IMAGE": "python:3.13-slim",
+    "VALKEY_IMAGE": "valkey/valkey:8.1.3",
+    "REDIS_EXPORTER_IMAGE": "oliver006/redis_exporter:v1.74.0",
     "PROMETHEUS_IMAGE": "prom/prometheus:v2.53.4",
     "GRAFANA_IMAGE": "grafana/grafana:11.6.0",
     "DCGM_IMAGE": "nvcr.io/nvidia/k8s/dcgm-exporter:3.3.9-3.6.1-ubuntu22.04",

@@ -12,16 +12,24 @@ from tgi_stack.errors import UsageError
 
 _beside = partial(Option, group=SERVERS)
 _HOST = re.compile(r"[A-Za-z0-9.-]{1,253}")
+_MEMORY = re.compile(r"[1-9]\d{0,5}[mg]")
 _RATE = re.compile(r"off|[1-9]\d{0,6}/(s|min|h)")
 FIRST: dict[str, Any] = {
     "gateway_name": "localhost",
     "gateway_port": 8443,
     "gateway_rate": "off",
     "grafana_port": 3000,
+    "tier_port": 6379,
+    "tier_memory": "1g",
 }
 # By the profile that brings them up.
-SERVICES = {"gateway": ("gateway", "doorkeeper"), "observe": ("prometheus", "grafana", "dcgm-exporter")}
-PORTS = {"gateway": "gateway_port", "observe": "grafana_port"}
+SERVICES = {
+    "gateway": ("gateway", "doorkeeper"),
+    "observe": ("prometheus", "grafana", "dcgm-exporter"),
+    "tier": ("tier", "tier-exporter"),
+}
+PORTS = {"gateway": "gateway_port", "observe": "grafana_port", "tier": "tier_port"}
+BRINGS = {"gateway": "make gateway", "observe": "make observe", "tier": "make up TIER=1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +69,25 @@ class Beside:
         ),
     ] = None
 
+    tier_port: Annotated[
+        int | None,
+        _beside(
+            "Where the tier of the cache is, of 127.0.0.1.",
+            metavar="PORT",
+            unset="as before, else 6379",
+            least=1024,
+            most=65535,
+        ),
+    ] = None
+    tier_memory: Annotated[
+        str | None,
+        _beside(
+            "What the tier may hold, such as 4g or 512m; the least used goes first.",
+            metavar="SIZE",
+            unset="as before, else 1g",
+        ),
+    ] = None
+
     def __post_init__(self) -> None:
         for name, one in declared(Beside).items():
             one.check(name.upper(), getattr(self, name))
@@ -70,6 +97,9 @@ class Beside:
             raise UsageError(
                 f"GATEWAY_RATE={self.gateway_rate[:80]}: give N/s, N/min, N/h or off, such as 600/min"
             )
+
+        if self.tier_memory is not None and not _MEMORY.fullmatch(self.tier_memory):
+            raise UsageError(f"TIER_MEMORY={self.tier_memory[:80]}: give a size such as 4g or 512m")
 
     def after(self, before: dict[str, Any]) -> dict[str, Any]:
         """Every value: what is given, else what holds already, else the first."""

@@ -10,11 +10,11 @@ from typing import Any
 
 from tgi_stack.doctor.check import Check
 from tgi_stack.errors import FastqwenError, MachineError, ServerError, UsageError
-from tgi_stack.stack.files import keys
+from tgi_stack.stack.files import keys, tier
 from tgi_stack.stack.files.docker_folder import DockerFolder
 from tgi_stack.stack.planning import engines, gpus, plan
 from tgi_stack.stack.planning.adopted import Adopted, named
-from tgi_stack.stack.planning.beside import PORTS, Beside
+from tgi_stack.stack.planning.beside import BRINGS, PORTS, Beside
 from tgi_stack.stack.planning.ports import refuse_equal_ports, refuse_taken_ports
 from tgi_stack.stack.planning.request import Request
 from tgi_stack.stack.programs import Ended, MissingProgramError
@@ -159,7 +159,7 @@ class Stack:
     def _tell_what_is_left_off(self, extras: tuple[str, ...]) -> None:
         left = [extra for extra in (self.folder.written or {}).get("extras", ()) if extra not in extras]
         if left:
-            again = " and ".join(f"make {extra}" for extra in left)
+            again = " and ".join(BRINGS[extra] for extra in left)
             LOG.warning(f"{' and '.join(left)}: on before make down, off now; {again} brings it back")
 
     def _check_machine(self, *, gpu: bool) -> None:
@@ -176,7 +176,10 @@ class Stack:
     def _open_secrets(self, extras: tuple[str, ...]) -> None:
         keys.prepare(self.folder.path)
         if "gateway" in extras:
-            LOG.info(f"gateway: keys for {len(keys.users(self.folder.path))} users")
+            LOG.info(f"gateway: keys for {len(set(keys.users(self.folder.path).values()))} users")
+        if "tier" in {*extras, *(self.folder.written or {}).get("extras", ())}:
+            there = (self.folder.secrets / "keys").exists()
+            tier.prepare(self.folder.path, keys.users(self.folder.path) if there else {})
 
     def _start(self, timeout_s: float) -> None:
         compose = Compose(self.folder)
@@ -189,7 +192,8 @@ class Stack:
             self._wait(parts.only(self._parts(), [*services, "front"]), timeout_s)
         self._must(compose.up([]), "the rest")
         adopted = [one["service"] for one in self._written()["servers"] if "adopted" in one]
-        self._wait([*parts.only(self._parts(), adopted), *parts.others(self._written())], timeout_s)
+        beside = parts.others(self._written(), self.folder.path)
+        self._wait([*parts.only(self._parts(), adopted), *beside], timeout_s)
 
     def _must(self, ended: Ended, what: str) -> None:
         if ended.status:
@@ -216,7 +220,7 @@ class Stack:
 
     def _parts(self) -> list[Part]:
         written = self._written()
-        return [*parts.servers(written), *parts.others(written)]
+        return [*parts.servers(written), *parts.others(written, self.folder.path)]
 
     # -- status and down ---------------------------------------------------------------------------------
 

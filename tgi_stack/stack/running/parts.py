@@ -9,9 +9,11 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tgi_stack.errors import ServerError
+from tgi_stack.stack.files.tier import USER_FILE, StackTier
 from tgi_stack.stack.planning.beside import SERVICES
 from tgi_stack.stack.running.containers import State
 from tgi_stack.stack.running.readiness import prove
@@ -58,11 +60,11 @@ def servers(written: Entry) -> list[Part]:
     return [_server(one) for one in written["servers"]]
 
 
-def others(written: Entry) -> list[Part]:
-    """The front, and what is on beside it."""
+def others(written: Entry, folder: Path) -> list[Part]:
+    """The front, and what is on beside it; `folder` has the secrets."""
     made = [Part("front", "front", "front (Caddy, 127.0.0.1)")]
     for extra in written["extras"]:
-        made += [_extra(service, written) for service in SERVICES.get(extra, ())]
+        made += [_extra(service, written, folder) for service in SERVICES.get(extra, ())]
     return made
 
 
@@ -93,7 +95,7 @@ def _server(one: Entry) -> Part:
     return Part(one["service"], entry(one), name, answers, fix)
 
 
-def _extra(service: str, written: Entry) -> Part:
+def _extra(service: str, written: Entry, folder: Path) -> Part:
     if service in SERVICES["gateway"]:
         name, port = written["gateway_name"], written.get("gateway_port", 8443)
         rate = written.get("gateway_rate", "off")
@@ -112,7 +114,32 @@ def _extra(service: str, written: Entry) -> Part:
             return await asyncio.to_thread(_page, port, "/api/health")
 
         return Part(service, f"grafana: http://127.0.0.1:{port}", "grafana", grafana)
+    if service == "tier":
+        there = StackTier(written.get("tier_port", 6379), folder / USER_FILE)
+
+        async def tier() -> str:
+            return await asyncio.to_thread(_keyed, there)
+
+        return Part(service, f"tier: {there.url}", f"tier of the cache ({there.url})", tier)
     return Part(service, service, service)
+
+
+def _keyed(tier: StackTier) -> str:
+    """That the tier answers its user, and nobody else."""
+    began = time.monotonic()
+    try:
+        name, password = tier.user()
+        with socket.create_connection(("127.0.0.1", tier.port), ANSWER_S) as wire:
+            answers = []
+            for asked in ("PING", f"AUTH {name} {password}", "PING"):
+                wire.sendall(f"{asked}\r\n".encode())
+                answers.append(wire.recv(256).split(b" ")[0].strip())
+    except OSError as error:
+        raise ServerError(f"no answer at port {tier.port} ({error})") from error
+    if answers != [b"-NOAUTH", b"+OK", b"+PONG"]:
+        said = " ".join(one.decode("utf-8", "replace") for one in answers)
+        raise ServerError(f"it answers {said or 'nothing'}, not -NOAUTH +OK +PONG")
+    return f"answers its users in {time.monotonic() - began:.1f} s"
 
 
 def _locked(name: str, port: int) -> str:
