@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import hypothesis
 import pytest
 
 # Before torch is imported: where test processes share the cores, threads that wait for each other take thrice
@@ -21,6 +22,10 @@ import cli
 from tgi_stack import logs, settings
 from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.tiny import TINY
+
+# No test is one of timing: a busy machine takes longer.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 ROOT = Path(__file__).resolve().parents[1]
 CATALOGUE = ROOT / "examples" / "catalogue"

@@ -9,7 +9,7 @@ import torch
 
 from tgi_stack.engine.formats import gguf, lora, packed
 from tgi_stack.engine.models import compat, weights
-from tgi_stack.engine.models.config import refuse_other_class
+from tgi_stack.engine.models.config import architectures, refuse_other_class
 from tgi_stack.engine.placement import Placement
 from tgi_stack.errors import CheckpointError
 from tgi_stack.hub import Checkpoint
@@ -88,7 +88,7 @@ def _class_of(kind: Any, fields: Mapping[str, Any], *, sees: bool) -> Any:
         raise CheckpointError(
             f"config.json: model_type is {model_type!r}, which is no model that writes text alone"
         )
-    if fields.get("architectures") is None:
+    if architectures(fields) is None:
         raise CheckpointError(
             f"config.json: architectures is missing; a {model_type} model may be of several"
         )

@@ -150,9 +150,16 @@ def read(config: Mapping[str, Any]) -> QwenConfig:
     return VisionLanguageConfig(VISION, int(image or 0), text, visual)
 
 
+def architectures(config: Mapping[str, Any]) -> Any:
+    """The classes that a config.json names; transformers 4 writes those of Qwen2-VL into its text_config."""
+    text = config.get("text_config")
+    found = config.get("architectures")
+    return text.get("architectures") if found is None and isinstance(text, Mapping) else found
+
+
 def refuse_other_class(config: Mapping[str, Any], known: Sequence[str]) -> None:
     """Raises CheckpointError where the class that a config.json names is none of those that are computed."""
-    named = config.get("architectures")
+    named = architectures(config)
     if named is None or (isinstance(named, list) and len(named) == 1 and named[0] in known):
         return
     brings = config.get("auto_map")
