@@ -215,3 +215,26 @@ def test_pictures_that_probs_leaves_out_are_said(
         write_rows(tmp_path / "r.jsonl", row)
     done = fastqwen("probs", tmp_path / f"r.{suffix}", "--engine", "scripted")
     assert f"`{name}` is left out: probs reads prompts alone" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("cell", "number"),
+    [("2", 2), (" 2 ", 2), ("+2", 2), ("02", 2), ("1_0", None), ("\u0662", None), ("\uff12", None),
+     ("2.0", None), ("1e1", None), ("0x2", None), ("9" * 5000, None), ("two", None)],
+)  # fmt: skip
+def test_a_number_in_csv_is_digits(tmp_path: Path, cell: str, number: int | None) -> None:
+    (tmp_path / "r.csv").write_text(f"id,prompt,num_candidates\na,x,{cell}\n")
+    (raw,) = open_source(str(tmp_path / "r.csv"), kind="probs")
+    if number is None:
+        assert isinstance(raw.value, RowError)
+    else:
+        assert schema.probs_row(raw, None).labels == number
+
+
+def test_items_that_can_not_be_read_are_said(fastqwen: Fastqwen, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "r.jsonl", {"id": "u", "query": "q", "candidates": ["a", "b"]})
+    (tmp_path / "i.jsonl").write_text(
+        '{"id":"a","title":"A"}\n{"id":\n{"title":"x"}\n{"id":"b","title":"B"}\n'
+    )
+    job = ("rerank", rows, "--items", tmp_path / "i.jsonl", "--engine", "scripted", "--skip-bad-rows")
+    assert "2 items can't be read, first --items" in fastqwen(*job).stderr

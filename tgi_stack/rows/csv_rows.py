@@ -16,6 +16,7 @@ from tgi_stack.text_files import as_utf_8
 # The csv module holds four bytes a character of a cell.
 MAX_ROW_CHARACTERS = 8 * 2**20
 JSON_CELLS = ("history", "candidates", "labels")
+WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 NOT_UTF_8 = re.compile("[\udc80-\udcff]")
 
 
@@ -121,8 +122,7 @@ def _cell(column: str, text: str) -> Any:
         except jsonl.LineError as error:
             raise ValueError(f"`{column}` is not a JSON array: {error}") from error
     if column == "num_candidates":
-        try:
-            return int(text)
-        except ValueError as error:
-            raise ValueError(f"`{column}` is {text[:40]!r}; it is a number") from error
+        if WHOLE.fullmatch(text.strip(" \t")) is None:  # `int` reads 1_0 as ten, and digits of all scripts
+            raise ValueError(f"`{column}` is {text[:40]!r}; it is a number")
+        return int(text)
     return text

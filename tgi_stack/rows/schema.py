@@ -324,6 +324,11 @@ class BadRows:
         if len(self._first) < self.MOST:
             self._first.append((error.type, f"{place}: {error}"))
 
+    def told(self) -> str | None:
+        """In a line, how many there were and which was the first; None for none."""
+        total = self._counts.total()
+        return f"{total:,} {self._what} can't be read, first {self._first[0][1]}" if total else None
+
     def refuse(self) -> None:
         """Raises InputError if there was any: one in a line, of several a list."""
         total = self._counts.total()

@@ -37,6 +37,8 @@ def join_items(sources: Iterable[Source], *, pictures: bool = False, skip_bad_ro
         _join(source, items, bad, pictures=pictures)
     if not skip_bad_rows:
         bad.refuse()
+    if (told := bad.told()) is not None:
+        LOG.warning(f"{told}; rows that need them fail")
     return items
 
 
