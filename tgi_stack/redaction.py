@@ -19,6 +19,9 @@ _NAMES = (
 # The last @ ends the user's part: passwords hold any other character, slashes too where nobody escaped them.
 _USER = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]*:/{1,3})[^\s\"'<>]*@", re.IGNORECASE)
 _QUERY = re.compile(rf"(?P<name>[?&;#]{_NAMES}=)[^\s&;#\"'<>]+", re.IGNORECASE)
+# A path of a server's alone: folders of data sets are named so too (`/session=7/`).
+_SERVER = re.compile(r"\bhttps?://[^\s\"'<>]+", re.IGNORECASE)
+_SEGMENT = re.compile(rf"(?P<name>/{_NAMES}=)[^\s&;#/\"'<>]+", re.IGNORECASE)
 _BEARER = re.compile(r"(?P<name>\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
 
 _OF_URLS = frozenset({"--endpoint", "--proxy", "--cache-tier", "--ray-address", "--adopt", "--against"})
@@ -84,4 +87,5 @@ def redact(text: str) -> str:
         text = _USER.sub(rf"\g<scheme>{BLOT}@", text)
     if "=" in text:
         text = _QUERY.sub(rf"\g<name>{BLOT}", text)
+        text = _SERVER.sub(lambda url: _SEGMENT.sub(rf"\g<name>{BLOT}", url[0]), text)
     return _BEARER.sub(rf"\g<name>{BLOT}", text)

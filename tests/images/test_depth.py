@@ -259,3 +259,26 @@ def test_a_palette_of_16_bits_is_read() -> None:
     image = Image.new("P", (SIDE, SIDE), 1)
     image.putpalette([0, 0, 0, 200, 100, 50])
     assert np.abs(sent(saved(image)).reshape(-1, 3).mean(0) - [200, 100, 50]).max() < 3
+
+
+@pytest.mark.parametrize("photometric", [0, 1])
+@pytest.mark.parametrize(
+    ("bits", "used"), [(16, 8), (16, 9), (16, 10), (16, 12), (16, 14), (32, 12), (32, 24)]
+)
+def test_bits_that_are_used_are_white(bits: int, used: int, photometric: int) -> None:
+    """10 or 12 bits in 16, as MaxSampleValue says."""
+    if bits == 32 and photometric == 0:
+        pytest.skip("not read at all")
+    levels = (RAMP * (2**used - 1)).round().astype(f"<u{bits // 8}")
+    found = sent(tiff(levels.tobytes(), bits, photometric=photometric, t281=2**used - 1))
+    wanted = RAMP if photometric else 1 - RAMP
+    assert np.abs(found.mean(axis=2) - 255 * wanted).max() <= 4  # of JPEG
+
+
+@pytest.mark.parametrize("most", [3000, 0, 1, 127, 65535, 2**31])
+def test_other_greatest_values_say_nothing(most: int) -> None:
+    """They may be the greatest that stands in the file; TIFF 6.0 has them change no picture."""
+    levels = (RAMP * 65535).round().astype("<u2")
+    assert np.abs(sent(tiff(levels.tobytes(), 16, t281=most)).mean(axis=2) - 255 * RAMP).max() <= 4
+    above = sent(tiff(levels.tobytes(), 16, t281=4095))  # and one that does not hold
+    assert np.abs(above.mean(axis=2) - 255 * RAMP).max() <= 4

@@ -204,3 +204,18 @@ def test_a_prompt_makes_no_server_fetch(fastqwen: Fastqwen, tmp_path: Path, dial
     kinds = [record.get("error", {}).get("type") for record in records]
     assert kinds == [None, "text.image_marks", "text.image_marks", None]
     assert not any(b"![](http" in body for body in bodies)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://h/api_key=hunter2/v1", "http://h/api_key=***/v1"),
+        ("https://h/a/Token=hunter2", "https://h/a/Token=***"),
+        ("http://h/key=hunter2/sig=hunter2;pwd=hunter2", "http://h/key=***/sig=***;pwd=***"),
+        ("/data/session=7/part-0.parquet", "/data/session=7/part-0.parquet"),
+        ("s3://shop/code=7/key=8/part-0.parquet", "s3://shop/code=7/key=8/part-0.parquet"),
+    ],
+)
+def test_keys_in_paths_of_servers_are_blotted_out(url: str, shown: str) -> None:
+    assert redaction.redact(f"{url}: no such host as {url}") == f"{shown}: no such host as {shown}"
+    assert redaction.redact_url(url) == shown

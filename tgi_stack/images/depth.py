@@ -13,6 +13,7 @@ from tgi_stack.images import colour
 
 # TIFF 6.0
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _SAMPLES = 258, 262, 339, 277
+_MAX_SAMPLE_VALUE = 281
 _WHITE_IS_ZERO, _SIGNED = 0, 2
 _TIFF = (b"II", b"MM")
 MOST = {8: 2**8 - 1, 16: 2**16 - 1, 32: 2**32 - 1}
@@ -81,12 +82,22 @@ def _of_tiff(image: Image.Image) -> Image.Image | None:
         grey = _scaled_floats(np.asarray(image))
     elif image.mode.startswith("I"):
         values = np.asarray(image)
-        grey = _scaled_integers(values if signed or bits < 32 else values.view(np.uint32), bits, signed)
+        values = values if signed or bits < 32 else values.view(np.uint32)
+        used = bits if signed else _used_bits(tags, bits, values)
+        grey = _scaled_integers(values, used, signed)
     elif image.mode == "L" and signed:
         return _scaled_integers(np.asarray(image).view(np.int8), 8, signed)
     else:
         return None
     return Image.eval(grey, lambda level: 255 - level) if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else grey
+
+
+def _used_bits(tags: Any, bits: int, values: np.ndarray) -> int:
+    """How many of a sample's bits are used: cameras write 10 or 12 into 16, and say which is the most."""
+    most = tags.get(_MAX_SAMPLE_VALUE, ())
+    used = int(most[0]).bit_length() if isinstance(most, tuple) and most else bits
+    is_depth = 8 <= used < bits and most[0] == 2**used - 1
+    return used if is_depth and values.max() <= most[0] else bits
 
 
 def _scaled_integers(values: np.ndarray, bits: int, signed: bool) -> Image.Image:
