@@ -132,6 +132,18 @@ class _Transcoded(io.RawIOBase):
         return size
 
 
+def short_lines(file: IO[bytes], most: int) -> Iterator[bytes]:
+    """The lines of a file with their ends, where none may be longer than `most` bytes.
+
+    Raises:
+        TextFileError: one is, of which no more is read: it may have no end.
+    """
+    while line := file.readline(most + 1):
+        if len(line) > most:
+            raise TextFileError(f"a line of more than {most:,} bytes; is it the right file?")
+        yield line
+
+
 def lines(file: IO[bytes], most: int) -> Iterator[bytes | None]:
     """The lines of a file with their ends; None for one of more than `most` bytes, which is passed over."""
     while line := file.readline(PIECE_BYTES):

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.conftest import Fastqwen, write_rows
 from tgi_stack import settings
 from tgi_stack.errors import FastqwenError, InputError, RowError, SettingsError, UsageError
 from tgi_stack.rows import columns, csv_rows, jsonl, schema
@@ -252,3 +253,46 @@ def test_marks_are_skipped_in_outputs(tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "o.jsonl"
     path.write_bytes(marked('{"id": "a"}\n{"id": "b"}\n', encoding))
     assert [record["id"] for record in records(path)] == ["a", "b"]
+
+
+ROWS = ("rows.jsonl", "-o", "out.jsonl", "--engine", "scripted")
+RANKED = ("eval", "ranked.jsonl")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("probs", *ROWS, "--config", "/dev/zero"),
+        ("probs", *ROWS[:3], "--endpoint", "http://127.0.0.1:9", "--api-key-file", "/dev/zero"),
+        ("probs", *ROWS[:3], "--endpoint", "https://127.0.0.1:9", "--ca-file", "/dev/zero"),
+        ("probs", *ROWS[:3], "--endpoint", "https://127.0.0.1:9", "--client-cert", "/dev/zero"),
+        ("rerank", *ROWS, "--items", "/dev/zero"),
+        ("rerank", *ROWS, "--prompt-file", "/dev/zero"),
+        ("summarize", *ROWS, "--schema", "/dev/zero"),
+        ("probs", "/dev/zero", *ROWS[1:]),
+        (*RANKED, "--qrels", "/dev/zero"),
+        (*RANKED, "--against", "/dev/zero"),
+        ("eval", "/dev/zero"),
+        ("verify", "/dev/zero"),
+        ("compare", "ranked.jsonl", "/dev/zero"),
+        ("report", "/dev/zero", "-o", "r.html"),
+        ("report", "ranked.jsonl", "-o", "r.html", "--input", "/dev/zero"),
+        ("report", "ranked.jsonl", "-o", "r.html", "--items", "/dev/zero"),
+        ("show", "/dev/zero", "u1"),
+        ("show", "ranked.jsonl", "u1", "--input", "/dev/zero"),
+        ("cache", "import", "/dev/zero"),
+        ("check", "/dev/zero", "--job", "probs"),
+    ],
+    ids=" ".join,
+)
+def test_each_file_that_is_named_has_a_limit(
+    fastqwen: Fastqwen, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    row = {"id": "u", "query": "q", "candidates": ["a", "b"], "prompt": "p\n", "num_candidates": 2}
+    write_rows(tmp_path / "rows.jsonl", row)
+    ranking = [{"id": "a", "rank": 1, "score": 0.6}, {"id": "b", "rank": 2, "score": 0.4}]
+    record = {"id": "u1", "status": "ok", "ranking": ranking, "positive": ["a"], "reads": [], "flags": []}
+    write_rows(tmp_path / "ranked.jsonl", record)
+    done = fastqwen(*arguments, check=2)
+    assert "/dev/zero" in done.stderr
+    assert "unexpected" not in done.stderr

@@ -217,5 +217,5 @@ def test_a_prompt_makes_no_server_fetch(fastqwen: Fastqwen, tmp_path: Path, dial
     ],
 )
 def test_keys_in_paths_of_servers_are_blotted_out(url: str, shown: str) -> None:
-    assert redaction.redact(f"{url}: no such host as {url}") == f"{shown}: no such host as {shown}"
+    assert redaction.redact(f"{url} is no host of {url}") == f"{shown} is no host of {shown}"
     assert redaction.redact_url(url) == shown

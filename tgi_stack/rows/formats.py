@@ -164,9 +164,8 @@ def _copy(pipe: IO[bytes], file: IO[bytes], name: str, suffix: str) -> None:
         size += len(piece)
         line = line + len(piece) if b"\n" not in piece else len(piece) - piece.rindex(b"\n") - 1
         if (is_text and line > MOST_LINE_BYTES) or size > MOST_SPOOLED_BYTES:
-            most = (
-                f"line of more than {MOST_LINE_BYTES:,}" if is_text else f"more than {MOST_SPOOLED_BYTES:,}"
-            )
+            whole = f"more than {MOST_SPOOLED_BYTES:,}"
+            most = whole if size > MOST_SPOOLED_BYTES else f"a line of more than {MOST_LINE_BYTES:,}"
             raise InputError(f"{name}: {most} bytes; give a file")
         file.write(piece)
 

@@ -19,7 +19,7 @@ from urllib.parse import quote, unquote
 from tgi_stack.errors import InputError
 from tgi_stack.scoring import distributions
 from tgi_stack.scoring.ranked import Record, refuse_unsound
-from tgi_stack.text_files import TextFileError, as_utf_8, lines
+from tgi_stack.text_files import TextFileError, as_utf_8, short_lines
 
 LOG = logging.getLogger(__name__)
 
@@ -206,8 +206,8 @@ def read_qrels(path: Path) -> dict[str, dict[str, int]]:
     doubled: list[int] = []
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(lines(as_utf_8(file), MAX_QRELS_LINE), 1):
-                if line is None or line.strip():
+            for number, line in enumerate(short_lines(as_utf_8(file), MAX_QRELS_LINE), 1):
+                if line.strip():
                     first = _take_grade(grades, places, line, f"{path}:{number}", number)
                     doubled += [number] if first != number else []
     except TextFileError as error:
@@ -224,13 +224,13 @@ def read_qrels(path: Path) -> dict[str, dict[str, int]]:
 def _take_grade(
     grades: dict[str, dict[str, int]],
     places: dict[tuple[str, str], int],
-    line: bytes | None,
+    line: bytes,
     place: str,
     number: int,
 ) -> int:
     """Keeps a line's grade: the number of the line in which its candidate stands first."""
     try:
-        query, _, candidate, grade = (line or b"").decode().split()
+        query, _, candidate, grade = line.decode().split()
         value = int(grade if GRADE.fullmatch(grade) else "")
     except ValueError as error:
         raise InputError(f"{place}: not `query 0 candidate grade`") from error
