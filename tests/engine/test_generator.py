@@ -16,11 +16,13 @@ from tests.conftest import CATALOGUE, network_that
 from tests.engine.test_engine import GRID, caption_requests
 from tgi_stack.engine import caption
 from tgi_stack.engine.generator import Generator
+from tgi_stack.engine.layers import attention
 from tgi_stack.engine.layers.ops import Ops
 from tgi_stack.engine.models import compat
 from tgi_stack.engine.models.decoder import Decoder
 from tgi_stack.engine.models.network import Network
 from tgi_stack.engine.models.positions import rotary_positions
+from tgi_stack.engine.models.sight import Sight
 from tgi_stack.engine.models.vision import Tower
 from tgi_stack.errors import MachineError, ScoreError
 from tgi_stack.prompting.tokenizer import Tokenizer
@@ -56,19 +58,19 @@ class Made:
         **options: Any,
     ) -> None:
         self._network, self.forwards = network_that(model, fails=fails or {})
-        self._tower, self._options = Tower(model, GRID), options
+        image_token = model.config.image_token_id
+        self.sight, self._options = Sight(Tower(model, GRID), image_token, 16, 2**24), options
         self._decoder, self._slots = decoder, slots
         self.decoders: list[tuple[int, int]] = []
-        self._image_token = model.config.image_token_id
         ends = caption.end_ids(model)
-        self.generator = Generator(self, tokenizer, ends, CPU, self._image_token, 16)
+        self.generator = Generator(self, tokenizer, ends, CPU, self.sight)
 
     def most(self, rows: int) -> int:
         return self._slots
 
     def make(self, slots: int, rows: int) -> Decoder:
         self.decoders.append((slots, rows))
-        return self._decoder(self._network, self._tower, self._image_token, slots, rows, **self._options)
+        return self._decoder(self._network, self.sight, slots, rows, **self._options)
 
     def answers(self, requests: list[CaptionRequest]) -> list[Caption]:
         futures: list[Future[Caption]] = [self.generator.submit(request) for request in requests]
@@ -122,6 +124,57 @@ def test_logits_that_are_no_numbers_fail_alone(
     drawn = [replace(one, temperature=0.7) for one in (requests[0], bad)]
     kinds = [type(one) for one in caption.texts(broken, tokenizer, GRID, drawn)]
     assert kinds == [Caption, ScoreError]
+
+
+class ReadsBeyond(Decoder):
+    """Attends as the kernel for Hopper: what is no number behind a prompt is none in it."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.attention, self._attention = "hopper", self._beyond
+
+    @staticmethod
+    def _beyond(q: Any, k: Any, v: Any, parts: attention.Segments) -> torch.Tensor:
+        found = attention.by_sdpa(q, k, v, parts)
+        for start, length in zip(parts.starts, parts.lengths, strict=True):
+            found[start : start + length] += 0 * v[start + length : start + length + 128].sum()
+        return found
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_a_neighbour_without_numbers_fails_alone(
+    spoilt: tuple[Any, int], tokenizer: Tokenizer, requests: list[CaptionRequest], temperature: float
+) -> None:
+    broken, odd = spoilt
+    asked = [replace(one, temperature=temperature, seed=place) for place, one in enumerate(requests[:6])]
+    asked[2] = replace(asked[2], token_ids=(odd, *asked[2].token_ids))
+    found = {}
+    for decoder in (Decoder, ReadsBeyond):
+        one = Made(broken, tokenizer, 6, decoder=decoder)
+        futures = [one.generator.submit(request) for request in asked]
+        assert isinstance(futures.pop(2).exception(PATIENCE_S), ScoreError)
+        found[decoder] = [future.result(PATIENCE_S) for future in futures]
+        one.generator.close()
+    assert found[ReadsBeyond] == found[Decoder]
+
+
+def test_a_picture_seen_again_is_not_computed_again(
+    vision_model: Any, made: Any, requests: list[CaptionRequest], generated: list[Caption]
+) -> None:
+    one = made(3)
+    pictures = []
+
+    class Counting(Tower):
+        def __call__(self, images: Any) -> list[torch.Tensor]:
+            pictures.append(len(images))
+            return super().__call__(images)
+
+    one.sight._tower = Counting(vision_model, GRID)
+    assert one.answers(requests[:6]) == generated[:6]
+    first = sum(pictures)
+    again = [replace(request, token_ids=(*request.token_ids[:-1], 5)) for request in requests[:6]]
+    one.answers(again)
+    assert first == sum(pictures) == len({r.image.jpeg for r in requests[:6] if r.image})
 
 
 @pytest.mark.parametrize("temperature", [1e-38, 1e-320])

@@ -216,16 +216,22 @@ def test_logits_that_are_no_numbers_never_become_scores(
         Scorer(network, Options(1024)).score(requests[:1])
 
 
+def spoilt_at_an_unused_token(model: Any, requests: list[ScoreRequest]) -> tuple[Any, int]:
+    """The checkpoint with an embedding that is no number, and the token that it is of."""
+    used = {id for request in requests for id in request.token_ids}
+    odd = next(id for id in range(1, len(model.lm_head.weight)) if id not in used)
+    broken = copy.deepcopy(model)
+    embedding = broken.model.embed_tokens.weight
+    broken.lm_head.weight = torch.nn.Parameter(embedding.detach().clone())  # tied, else
+    embedding.data[odd] = float("nan")
+    return broken, odd
+
+
 @pytest.mark.parametrize("packed", [True, False])
 def test_nan_logits_fail_their_row_alone(
     text_model: Any, requests: list[ScoreRequest], alone: list[LabelScores], packed: bool
 ) -> None:
-    used = {id for request in requests for id in request.token_ids}
-    odd = next(id for id in range(1, len(text_model.lm_head.weight)) if id not in used)
-    broken = copy.deepcopy(text_model)
-    embedding = broken.model.embed_tokens.weight
-    broken.lm_head.weight = torch.nn.Parameter(embedding.detach().clone())  # tied, else
-    embedding.data[odd] = float("nan")
+    broken, odd = spoilt_at_an_unused_token(text_model, requests)
     asked = [*requests[:5], replace(requests[5], token_ids=(odd, *requests[5].token_ids)), *requests[6:]]
     found = (
         Scorer(Network(broken, Ops()), Options(4096)).readings(asked)
@@ -262,3 +268,29 @@ def test_rows_in_fp8_keep_their_own_scale() -> None:
     assert rows.values.dtype is FP8
     back = rows.values.float() * rows.scales
     assert (back - x).abs().amax(1).le(x.abs().amax(1) / 16).all()
+
+
+def test_what_attention_reads_beyond_fails_no_neighbour(
+    text_model: Any, requests: list[ScoreRequest], alone: list[LabelScores]
+) -> None:
+    """As the kernel for Hopper does: its blocks of keys reach into the next segment and weigh it nothing."""
+    broken, odd = spoilt_at_an_unused_token(text_model, requests)
+    scorer = Scorer(Network(broken, Ops()), Options(4096))
+    passes = []
+
+    def reads_beyond(q: Any, k: Any, v: Any, parts: attention.Segments) -> torch.Tensor:
+        passes.append(len(parts.starts))
+        found = attention.by_sdpa(q, k, v, parts)
+        for start, length in zip(parts.starts, parts.lengths, strict=True):
+            found[start : start + length] += 0 * v[start + length : start + length + 128].sum()
+        return found
+
+    scorer._attends, scorer.attention = reads_beyond, "hopper"
+    asked = [*requests[:5], replace(requests[5], token_ids=(odd, *requests[5].token_ids)), *requests[6:]]
+    found = scorer.readings(asked)
+    assert isinstance(found.pop(5), ScoreError)
+    assert apart(whole(found), [*alone[:5], *alone[6:]]) <= FP32
+    assert 1 in passes
+    passes.clear()
+    scorer.readings(requests)
+    assert 1 not in passes

@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -20,7 +20,9 @@ import torch
 from tgi_stack.engine.caption import COLDEST
 from tgi_stack.engine.guide import Guide, Guides
 from tgi_stack.engine.label_scores import ROUTE, not_finite
-from tgi_stack.engine.models.decoder import Decoder, Prompt, prompt_of
+from tgi_stack.engine.layers.attention import READ_BEYOND
+from tgi_stack.engine.models.decoder import Decoder
+from tgi_stack.engine.models.sight import Prompt, Sight, prompt_of
 from tgi_stack.engine.placement import current
 from tgi_stack.errors import MachineError
 from tgi_stack.prompting.tokenizer import Tokenizer
@@ -54,6 +56,7 @@ class Generation:
     generator: torch.Generator | None
     guide: Future[Guide] | None = None
     written: list[int] = field(default_factory=list)
+    alone: bool = False  # in a pass of its own, where nothing of another prompt can reach it
 
     def begin(self) -> bool:
         """Whether somebody still waits; from here on nobody can cancel."""
@@ -75,8 +78,7 @@ class Generator:
 
     Args:
         ends: token ids that end an answer.
-        image_token: stands for a visual token in prompts.
-        patch_px: a side of a patch.
+        sight: the decoders', for prompts with images.
     """
 
     def __init__(
@@ -85,8 +87,7 @@ class Generator:
         tokenizer: Tokenizer,
         ends: frozenset[int],
         device: torch.device,
-        image_token: int,
-        patch_px: int,
+        sight: Sight | None = None,
     ) -> None:
         self._decoders = decoders
         self._most: int | None = None  # slots, once memory ran out
@@ -94,7 +95,7 @@ class Generator:
         self._tokenizer = tokenizer
         self._ends = ends
         self._device = device
-        self._image = (image_token, patch_px)
+        self._sight = sight
         self._guides = Guides(tokenizer, ends)
         self._decoder: Decoder | None = None
         self._running: dict[int, Generation] = {}
@@ -137,12 +138,14 @@ class Generator:
         return None if form is None else self._pixels.submit(self._guides.guide, form)
 
     def _prepare(self, request: CaptionRequest) -> Prompt:
-        images = () if request.image is None else (request.image,)
-        prompt = prompt_of(request.token_ids, images, *self._image)
-        if self._device.type != "cuda":
-            return prompt
-        with current(self._device):  # pinned: nobody waits for their way to the device
-            return replace(prompt, images=tuple(image.pin_memory() for image in prompt.images))
+        if self._sight is None or request.image is None:
+            return prompt_of(request.token_ids)
+        prompt = self._sight.prompt(request.token_ids, (request.image,))
+        with current(self._device):
+            for picture in prompt.pictures:
+                if not self._sight.knows(picture):
+                    picture.decode(pinned=self._device.type == "cuda")
+        return prompt
 
     @torch.inference_mode()
     def _work(self) -> None:
@@ -205,7 +208,7 @@ class Generator:
         with self._changed:
             while self._waiting and len(jobs) < most:
                 length = len(self._waiting[0].request.token_ids)
-                if jobs and tokens + length > self._fill_tokens:
+                if jobs and (tokens + length > self._fill_tokens or self._waiting[0].alone or jobs[0].alone):
                     break
                 job = self._waiting.popleft()
                 if job.begin():
@@ -256,9 +259,7 @@ class Generator:
         job = self._running[slot]
         if token < 0:
             del self._running[slot]
-            if self._decoder is not None:
-                self._decoder.cache.clear(slot)
-            job.answer.set_exception(not_finite())
+            self._gave_no_number(job, slot)
             return
         ended = token in self._ends
         if not ended:
@@ -275,6 +276,19 @@ class Generator:
                 completion_tokens=len(job.written),
             )
             job.answer.set_result(caption)
+
+    def _gave_no_number(self, job: Generation, slot: int) -> None:
+        """Fails a job, or begins it alone where it may have read what is no number in another's prompt."""
+        shared = False
+        if self._decoder is not None:
+            self._decoder.cache.clear(slot)
+            shared = self._decoder.attention in READ_BEYOND and not job.written and not job.alone
+        if not shared:
+            job.answer.set_exception(not_finite())
+            return
+        job.alone, job.generator = True, _again(job, self._device)
+        with self._changed:
+            self._waiting.appendleft(job)
 
     def _choose(self, logits: torch.Tensor, slots: Sequence[int]) -> torch.Tensor:
         """The likeliest token of each row, or one drawn by the row's own generator, shape [rows].
@@ -313,6 +327,8 @@ class Generator:
         self._fill_tokens = max(1, self._fill_tokens // 2)
         self._most = max(1, slots // 2)
         self._decoder = None
+        if self._sight is not None:
+            self._sight.forget()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         again = [

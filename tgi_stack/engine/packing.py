@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int32]
 Tokens = Sequence[int] | Ints
-NOBODY = -1
 # Below this the saving is smaller than what another segment costs.
 LEAST_SHARED = 32
 
@@ -38,7 +37,8 @@ class Pack:
     """One forward pass; int32 arrays, rows are places in the pack.
 
     `starts`, `lengths`: the own rows of each segment, shape [segments]; `prefix_starts`, `prefix_lengths`:
-    the rows it attends to besides. `members`: the requests answered; `last`: the row of each one's last.
+    the rows it attends to besides; `owners`: a prompt that the rows are of. `members`: the requests answered;
+    `last`: the row of each one's last.
     """
 
     token_ids: Ints
@@ -47,6 +47,7 @@ class Pack:
     lengths: Ints
     prefix_starts: Ints
     prefix_lengths: Ints
+    owners: Ints
     members: tuple[int, ...]
     last: Ints
 
@@ -54,6 +55,12 @@ class Pack:
     def tokens(self) -> int:
         """Rows in all."""
         return len(self.token_ids)
+
+    @property
+    def parts(self) -> Iterator[tuple[int, int, int]]:
+        """Of each segment a prompt, and which of its tokens the rows are: the first, and how many."""
+        firsts = self.positions[self.starts]
+        return zip(self.owners.tolist(), firsts.tolist(), self.lengths.tolist(), strict=True)
 
 
 def pack(
@@ -161,31 +168,32 @@ def _unit(members: list[int], shared: int, prompts: Sequence[Tokens]) -> Unit:
 
 
 def _lay(units: Sequence[Unit], arrays: _Arrays) -> Pack:
-    pieces: list[
-        tuple[Ints, int, int, int, int]
-    ] = []  # ids, first position, prefix start, its length, member
+    ids: list[Ints] = []
+    segments: list[tuple[int, int, int, int, bool]] = []  # owner, first position, prefix: start, length; last
     rows = 0
     for unit in units:
-        prefix = rows
+        prefix = (rows, unit.shared) if unit.shared else (0, 0)
         if unit.shared:
-            pieces.append((arrays[unit.members[0]][: unit.shared], 0, 0, 0, NOBODY))
+            ids.append(arrays[unit.members[0]][: unit.shared])
+            segments.append((unit.members[0], 0, 0, 0, False))
             rows += unit.shared
         for index in unit.members:
-            own = arrays[index][unit.shared :]
-            pieces.append((own, unit.shared, prefix if unit.shared else 0, unit.shared, index))
-            rows += len(own)
-    lengths = np.array([len(piece[0]) for piece in pieces], dtype=np.int32)
+            ids.append(arrays[index][unit.shared :])
+            segments.append((index, unit.shared, *prefix, True))
+            rows += len(ids[-1])
+    owners, firsts, prefix_starts, prefix_lengths, ending = np.array(segments, dtype=np.int32).T
+    lengths = np.array([len(part) for part in ids], dtype=np.int32)
     ends = np.cumsum(lengths, dtype=np.int32)
-    firsts = np.array([piece[1] for piece in pieces], dtype=np.int32)
-    answered = [place for place, piece in enumerate(pieces) if piece[4] != NOBODY]
     starts = ends - lengths
+    answered = np.flatnonzero(ending)
     return Pack(
-        token_ids=np.concatenate([piece[0] for piece in pieces]),
+        token_ids=np.concatenate(ids),
         positions=np.arange(rows, dtype=np.int32) + np.repeat(firsts - starts, lengths),
         starts=starts,
         lengths=lengths,
-        prefix_starts=np.array([piece[2] for piece in pieces], dtype=np.int32),
-        prefix_lengths=np.array([piece[3] for piece in pieces], dtype=np.int32),
-        members=tuple(pieces[place][4] for place in answered),
+        prefix_starts=prefix_starts,
+        prefix_lengths=prefix_lengths,
+        owners=owners,
+        members=tuple(owners[answered].tolist()),
         last=ends[answered] - 1,
     )

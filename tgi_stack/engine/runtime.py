@@ -23,9 +23,9 @@ from tgi_stack.engine.layers.ops import HopperOps, Ops, TritonOps
 from tgi_stack.engine.models import network
 from tgi_stack.engine.models.decoder import Decoder
 from tgi_stack.engine.models.network import Network
+from tgi_stack.engine.models.sight import Sight
 from tgi_stack.engine.models.vision import Tower
 from tgi_stack.engine.placement import current, free_memory
-from tgi_stack.engine.score_images import ImageScorer
 from tgi_stack.engine.scorer import SIZES, Scorer, options_for
 from tgi_stack.engine.switches import Switches
 from tgi_stack.images.grid import Grid
@@ -36,6 +36,8 @@ QWEN3_VL = "qwen3_vl"
 # Summaries written at once: on a GPU as many as its memory takes, up to where more are no faster.
 MOST_SLOTS = {"cuda": 256, "cpu": 8}
 CACHE_SHARE = 0.6  # of the free memory
+# Visual tokens of pictures that may come again: some hundred of 448 x 448.
+SEEN_BYTES, SEEN_SHARE = 2**28, 0.05  # in the host's memory; of a GPU's
 # Prompts gathered before they are packed.
 GATHERED = {"cuda": 1024, "cpu": 32}
 WAITS = "bitsandbytes' 8-bit products wait for the device"
@@ -67,14 +69,15 @@ class Runtime:
         self._tokenizer = tokenizer
         self._grid = grid
         self._generator: Generator | None = None
-        self._image_scorer: ImageScorer | None = None
+        self._sight: Sight | None = None
         self.network: Network | None = None
         self.about = ""
         reason = network.supports(model)
         if reason is None:
             self.network = self._network()
+            self._sight = self._new_sight()
             options = options_for(self.network, switches.batch_size, switches.compiled, switches.flash)
-            self.scorer = Scorer(self.network, options)
+            self.scorer = Scorer(self.network, options, self._sight)
             self.about += f"packed, attention by {self.scorer.attention}"
         else:
             self.about += f"padded, by transformers' own forward ({reason})"
@@ -86,6 +89,11 @@ class Runtime:
     def writes(self) -> bool:
         """Whether summaries go through `generator`; another model's go through transformers' generate."""
         return self.network is not None and self.model.config.model_type in (QWEN3_VL, "qwen3")
+
+    @property
+    def packs_images(self) -> bool:
+        """Whether prompts with images are packed, too; another model's are padded."""
+        return self._sight is not None
 
     @property
     def ends(self) -> frozenset[int]:
@@ -105,16 +113,9 @@ class Runtime:
 
     def score_images(self, requests: Sequence[ScoreRequest]) -> list[Reading]:
         """One reading a request with images, in order."""
-        if self.network is None or self._grid is None:
+        if self._sight is None:
             return score_images.score_images(self.model, self._grid, requests)
-        if self._image_scorer is None:
-            flash = "flash" if self._switches.flash else "auto"
-            tower = Tower(self.model, self._grid, flash)
-            config = self.model.config
-            self._image_scorer = ImageScorer(
-                self.network, tower, config.image_token_id, config.vision_config.patch_size, flash
-            )
-        return self._image_scorer.readings(requests)
+        return self.scorer.readings(requests)
 
     def write(self, request: CaptionRequest) -> Future[Caption]:
         """The text that will follow a prompt; only where `writes`."""
@@ -158,25 +159,21 @@ class Runtime:
             found.compile(SIZES)
         return found
 
-    def _new_generator(self, network: Network, tokenizer: Tokenizer) -> Generator:
-        flash = "flash" if self._switches.flash else "auto"
+    def _new_sight(self) -> Sight | None:
+        if self._grid is None:
+            return None
         config = self.model.config
-        sees = self._grid is not None
-        decoders = _Decoders(
-            network,
-            Tower(self.model, self._grid, flash) if self._grid is not None else None,
-            config.image_token_id if sees else -1,
-            self._switches,
-            WAITS if getattr(self.model, "is_loaded_in_8bit", False) else "",
-        )
-        return Generator(
-            decoders,
-            tokenizer,
-            self.ends,
-            self.device,
-            config.image_token_id if sees else -1,
-            config.vision_config.patch_size if sees else 1,
-        )
+        tower = Tower(self.model, self._grid, "flash" if self._switches.flash else "auto")
+        most = SEEN_BYTES
+        if self.device.type == "cuda":
+            total = torch.cuda.get_device_properties(self.device).total_memory
+            most = int((self._switches.allocated or total) * SEEN_SHARE)
+        return Sight(tower, config.image_token_id, config.vision_config.patch_size, most)
+
+    def _new_generator(self, network: Network, tokenizer: Tokenizer) -> Generator:
+        waits = WAITS if getattr(self.model, "is_loaded_in_8bit", False) else ""
+        decoders = _Decoders(network, self._sight, self._switches, waits)
+        return Generator(decoders, tokenizer, self.ends, self.device, self._sight)
 
 
 @dataclass(frozen=True)
@@ -184,8 +181,7 @@ class _Decoders:
     """Decoders of one network, in what memory is free; see `Decoder`."""
 
     network: Network
-    tower: Tower | None
-    image_token: int
+    sight: Sight | None
     switches: Switches
     uncaptured: str
 
@@ -201,8 +197,7 @@ class _Decoders:
     def make(self, slots: int, rows: int) -> Decoder:
         return Decoder(
             self.network,
-            self.tower,
-            self.image_token,
+            self.sight,
             slots,
             rows,
             sizes=SIZES if self.switches.compiled else (),

@@ -22,19 +22,21 @@ from tgi_stack.engine.layers import attention
 from tgi_stack.engine.layers.linear import BlockScaledFp8
 from tgi_stack.engine.models import compat
 from tgi_stack.engine.models.network import Network
-from tgi_stack.engine.packing import Pack, pack
+from tgi_stack.engine.models.sight import Prompt, Seen, Sight
+from tgi_stack.engine.packing import Pack, Tokens, pack
 from tgi_stack.engine.placement import current
-from tgi_stack.errors import MachineError
+from tgi_stack.errors import MachineError, ScoreError
 from tgi_stack.types import LabelScores, ScoreRequest
 
 PIECE = 2**24  # numbers in fp32 at once between last positions and the head: 64 MiB
 # Eight tiles of 128 x 256 of a product with 1,024 columns for each of 132 processors.
 GPU_TOKENS = 33_792
-CPU_TOKENS = 2_048
+# As many as a batch of prompts has there: each pack computes anew what they begin with.
+CPU_TOKENS = 8_192
 LEAST_TOKENS = 64
 GROW_AFTER = 8  # calls without want of memory, until a budget that was halved is doubled
 # Static shapes: compiled code is made once for each of these.
-SIZES = (256, 1_024, CPU_TOKENS, 4_096, 8_192, 16_896, GPU_TOKENS)
+SIZES = (256, 1_024, 2_048, 4_096, CPU_TOKENS, 16_896, GPU_TOKENS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +71,25 @@ def options_for(network: Network, most: int | None, compiled: bool = False, flas
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Requests, what they are packed by, and their prompts where there are images in some."""
+
+    requests: Sequence[ScoreRequest]
+    tokens: Sequence[Tokens]
+    prompts: Sequence[Prompt] | None = None
+
+    def part(self, places: Sequence[int]) -> _Asked:
+        """Some of them."""
+        prompts = None if self.prompts is None else [self.prompts[place] for place in places]
+        return _Asked([self.requests[p] for p in places], [self.tokens[p] for p in places], prompts)
+
+
 class Scorer:
     """Answers score requests with a network; may be called from several threads.
+
+    Args:
+        sight: what sees the images of prompts; without it they have none.
 
     Attributes:
         options: as they are now; the budget is halved after running out of memory, and grows back.
@@ -78,8 +97,9 @@ class Scorer:
         replay: full packs as a recorded graph, where they can be one.
     """
 
-    def __init__(self, network: Network, options: Options) -> None:
+    def __init__(self, network: Network, options: Options, sight: Sight | None = None) -> None:
         self._network = network
+        self._sight = sight
         self.options = options
         self._attends: Callable[..., torch.Tensor | BlockScaledFp8]
         self.attention, self._attends = attention.choose(
@@ -110,27 +130,47 @@ class Scorer:
         Raises:
             MachineError: the memory does not suffice for one prompt alone.
         """
-        with self._launching, current(self._network.device):
-            under_way = list(self._launch(requests))
-        readings: dict[int, Reading] = {}
-        for members, values in under_way:
-            for member, row in zip(members, values.cpu(), strict=True):
-                request = requests[member]
-                readings[member] = reading(request, tuple(row[: len(request.label_ids)].tolist()))
+        asked = self._asked(requests)
+        readings = dict(self._read(asked, range(len(requests)), self.options.most))
+        failed = [index for index, one in readings.items() if isinstance(one, ScoreError)]
+        if failed and len(requests) > 1 and self.attention in attention.READ_BEYOND:
+            # Alone in a pass, what is no number in one prompt can't be read by another.
+            readings |= dict(self._read(asked, failed, 1))
         return [readings[index] for index in range(len(requests))]
 
-    def _launch(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[tuple[int, ...], torch.Tensor]]:
+    def _asked(self, requests: Sequence[ScoreRequest]) -> _Asked:
+        if self._sight is None or not any(request.images for request in requests):
+            return _Asked(requests, [request.token_ids for request in requests])
+        prompts = [self._sight.prompt(request.token_ids, request.images) for request in requests]
+        return _Asked(requests, self._sight.codes(prompts), prompts)
+
+    def _read(self, asked: _Asked, chosen: Sequence[int], most: int | None) -> Iterator[tuple[int, Reading]]:
+        """The readings of some requests, with their places.
+
+        Args:
+            most: prompts in a pack at most.
+        """
+        with self._launching, current(self._network.device):
+            under_way = list(self._launch(asked, chosen, most))
+        for members, values in under_way:
+            for member, row in zip(members, values.cpu(), strict=True):
+                request = asked.requests[member]
+                yield member, reading(request, tuple(row[: len(request.label_ids)].tolist()))
+
+    def _launch(
+        self, asked: _Asked, chosen: Sequence[int], most: int | None
+    ) -> Iterator[tuple[tuple[int, ...], torch.Tensor]]:
         """Results that the device may still be computing; what did not fit is packed anew, smaller."""
         self._grow()
-        left = list(range(len(requests)))
+        left = list(chosen)
         while left:
             done: set[int] = set()
             options = self.options
+            part = asked.part(left)
             try:
-                chosen = [requests[index].token_ids for index in left]
-                for one in pack(chosen, options.budget, most=options.most, share=options.share):
+                for one in pack(part.tokens, options.budget, most=most, share=options.share):
                     members = tuple(left[place] for place in one.members)
-                    yield members, self._forward(one, [requests[index].label_ids for index in members])
+                    yield members, self._forward(one, part)
                     done.update(members)
             except torch.OutOfMemoryError as error:
                 self._shrink(options, error)
@@ -146,6 +186,8 @@ class Scorer:
             self._patience *= 2
         self._calm, self._grown = 0, False
         self._resize(options.budget // 2)
+        if self._sight is not None:
+            self._sight.forget()
         release(self._network.device)
 
     def _grow(self) -> None:
@@ -162,12 +204,13 @@ class Scorer:
         if self.replay is not None:  # no pack would fit the one there is, which keeps its memory
             self.replay = CapturedForward(self._network, budget)
 
-    def _forward(self, one: Pack, label_ids: Sequence[tuple[int, ...]]) -> torch.Tensor:
+    def _forward(self, one: Pack, asked: _Asked) -> torch.Tensor:
         """Logarithms of the labels' probabilities, fp32, shape [members, most labels of any]."""
+        label_ids = [asked.requests[member].label_ids for member in one.members]
         widest = max(map(len, label_ids))
         labels = np.array([[*ids, *[0] * (widest - len(ids))] for ids in label_ids], dtype=np.int64)
-        last = self._recorded(one)
-        last = self._computed(one) if last is None else last
+        last = self._recorded(one) if asked.prompts is None else None
+        last = self._computed(one, asked.prompts) if last is None else last
         return label_logprobs(last, self._network.head, attention.upload(labels, self._network.device))
 
     def _recorded(self, one: Pack) -> torch.Tensor | None:
@@ -181,12 +224,9 @@ class Scorer:
             release(self._network.device)
             return None
 
-    def _computed(self, one: Pack) -> torch.Tensor:
+    def _computed(self, one: Pack, prompts: Sequence[Prompt] | None) -> torch.Tensor:
         """The normed outputs at the last positions, shape [members, hidden]."""
         network, device = self._network, self._network.device
-        rows = next((size for size in self.options.sizes if size >= one.tokens), one.tokens)
-        fill = (0, rows - one.tokens)
-        put = partial(attention.upload, device=device)
         parts = attention.segments(
             one.starts,
             one.lengths,
@@ -195,13 +235,35 @@ class Scorer:
             tile=attention.tile_positions(self.attention, network.heads // network.kv_heads),
         )
         by_sdpa = self._attends is attention.by_sdpa
+        x, tables, seen = self._embedded(one, prompts)
         return network.forward(
-            network.embedding[put(np.pad(one.token_ids, fill))],
-            network.rotary.tables(put(np.pad(one.positions, fill))),
+            x,
+            tables,
             lambda layer, q, k, v: self._attends(q, k, v, parts),
-            last=put(one.last),
+            last=attention.upload(one.last, device),
             attend_last=partial(attention.last_by_sdpa, parts=parts, last=one.last) if by_sdpa else None,
+            inject=() if seen is None else seen.layers[1:],
+            inject_rows=None if seen is None else seen.rows,
         )
+
+    def _embedded(
+        self, one: Pack, prompts: Sequence[Prompt] | None
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor], Seen | None]:
+        """What the first layer is given, and tables of rotary positions; with what is seen in the rows."""
+        network = self._network
+        put = partial(attention.upload, device=network.device)
+        fill = (0, next((size for size in self.options.sizes if size >= one.tokens), one.tokens) - one.tokens)
+        # What stands for a picture is no token's id; its row is overwritten.
+        x = network.embedding[put(np.pad(one.token_ids.clip(0), fill))]
+        if self._sight is None or prompts is None:
+            return x, network.rotary.tables(put(np.pad(one.positions, fill))), None
+        parts = list(one.parts)
+        places = [prompts[owner].positions[:, first : first + length] for owner, first, length in parts]
+        positions = np.pad(np.concatenate(places, axis=1), ((0, 0), fill))
+        seen = self._sight.seen(prompts, parts)
+        if seen is not None:
+            x[seen.rows] = seen.layers[0]
+        return x, network.rotary.tables(put(positions)), seen
 
 
 def label_logprobs(last: torch.Tensor, head: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -63,7 +63,9 @@ class LocalBackend:
             in_threads(self._threads, runtime.score), size=size, lanes=runtime.lanes
         )
         self._score_images: MicroBatcher[ScoreRequest, LabelScores] = MicroBatcher(
-            in_threads(self._threads, runtime.score_images), size=PADDED
+            in_threads(self._threads, runtime.score_images),
+            size=size if runtime.packs_images else min(size, PADDED),
+            lanes=runtime.lanes,
         )
         write = partial(caption.texts, runtime.model, profile.tokenizer, profile.grid)
         self._caption: MicroBatcher[CaptionRequest, Caption] = MicroBatcher(

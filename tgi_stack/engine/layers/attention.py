@@ -34,6 +34,8 @@ LOG2_E = 1.4426950408889634
 PIECE_ROWS = 128  # queries of a piece of a causal product on a CPU
 TILE, KEYS = 128, 64  # rows of queries and of keys that the Triton kernel holds
 HALF = (torch.bfloat16, torch.float16)
+# Attention that multiplies the rows behind a segment by nothing: what is no number there is none here either.
+READ_BEYOND = frozenset({"hopper"})
 Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, "Segments"], torch.Tensor]
 
 

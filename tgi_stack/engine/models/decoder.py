@@ -4,53 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from tgi_stack.engine.caption import pixels
 from tgi_stack.engine.cuda_graph import record
 from tgi_stack.engine.kernels import triton_launch
 from tgi_stack.engine.kv_cache import SlotCache
 from tgi_stack.engine.layers import attention
 from tgi_stack.engine.models.network import Network
-from tgi_stack.engine.models.positions import rotary_positions
-from tgi_stack.engine.models.vision import Tower
-from tgi_stack.types import PreparedImage
+from tgi_stack.engine.models.sight import Prompt, Sight
 
 LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """A prompt on its way into a slot: token ids, its images' pixels, and rotary positions [3, tokens]."""
-
-    token_ids: NDArray[np.int64]
-    images: tuple[torch.Tensor, ...]
-    positions: NDArray[np.int64]
-
-    @property
-    def next_position(self) -> int:
-        """The rotary position of the first token written."""
-        return int(self.positions.max()) + 1
-
-
-def prompt_of(
-    token_ids: Sequence[int], images: Sequence[PreparedImage], image_token: int, patch_px: int
-) -> Prompt:
-    """A prompt with the pixels of its images, which stay on the host.
-
-    Args:
-        image_token: stands for a visual token.
-        patch_px: a side of a patch.
-    """
-    shown = tuple(pixels(image, torch.device("cpu")) for image in images)
-    sizes = [(image.shape[0] // patch_px, image.shape[1] // patch_px) for image in shown]
-    ids = np.array(token_ids, dtype=np.int64)
-    return Prompt(ids, shown, rotary_positions(ids, image_token, sizes))
 
 
 class Decoder:
@@ -60,7 +26,7 @@ class Decoder:
     it with one call, or launched anew each time where it can't be; elsewhere it computes the slots in use.
 
     Args:
-        tower: for prompts with images.
+        sight: for prompts with images.
         sizes: numbers of rows that prompts are filled up to, for compiled code.
         uncaptured: why a step must not be captured; empty where it may.
     """
@@ -68,8 +34,7 @@ class Decoder:
     def __init__(
         self,
         network: Network,
-        tower: Tower | None,
-        image_token: int,
+        sight: Sight | None,
         slots: int,
         rows: int,
         sizes: tuple[int, ...] = (),
@@ -77,8 +42,7 @@ class Decoder:
         uncaptured: str = "",
     ) -> None:
         self._network = network
-        self._tower = tower
-        self._image_token = image_token
+        self._sight = sight
         self._sizes = sizes
         self._uncaptured = uncaptured
         self.cache = SlotCache(network, slots, rows)
@@ -109,9 +73,13 @@ class Decoder:
         fill = (0, next((size for size in self._sizes if size >= len(ids)), len(ids)) - len(ids))
         positions = np.pad(np.concatenate([prompt.positions for prompt in prompts], axis=1), ((0, 0), fill))
         x = network.embedding[attention.upload(np.pad(ids, fill), device)]
-        visual, rows = self._look(prompts, ids)
-        if visual:
-            x[rows] = visual[0]
+        seen = None
+        if self._sight is not None:
+            seen = self._sight.seen(
+                prompts, [(place, 0, length) for place, length in enumerate(lengths.tolist())]
+            )
+        if seen is not None:
+            x[seen.rows] = seen.layers[0]
 
         def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             self.cache.write(layer, places, k[: len(ids)], v[: len(ids)])
@@ -119,7 +87,14 @@ class Decoder:
 
         tables = network.rotary.tables(attention.upload(positions, device))
         last = attention.upload(ends - 1, device)
-        out = network.forward(x, tables, attend, last=last, inject=visual[1:], inject_rows=rows)
+        out = network.forward(
+            x,
+            tables,
+            attend,
+            last=last,
+            inject=() if seen is None else seen.layers[1:],
+            inject_rows=None if seen is None else seen.rows,
+        )
         where = torch.tensor(slots, device=device)
         self._lengths[where] = attention.upload(lengths, device)
         self._positions[where] = torch.tensor([prompt.next_position for prompt in prompts], device=device)
@@ -149,16 +124,6 @@ class Decoder:
             self._tokens.copy_(tokens.clamp(min=0))
         else:
             self._tokens[torch.tensor(slots, device=self._network.device)] = tokens.clamp(min=0)
-
-    def _look(
-        self, prompts: Sequence[Prompt], ids: NDArray[np.int64]
-    ) -> tuple[list[torch.Tensor], torch.Tensor | None]:
-        """Visual tokens of all prompts, and the rows they stand in."""
-        images = [image for prompt in prompts for image in prompt.images]
-        if not images or self._tower is None:
-            return [], None
-        rows = np.flatnonzero(ids == self._image_token)
-        return self._tower(images), attention.upload(rows, self._network.device)
 
     def _advance(self, where: torch.Tensor | None, host: Sequence[tuple[int, int]] | None) -> torch.Tensor:
         """Logits after the slots' latest tokens, which join the cache; all slots where `where` is None."""

@@ -30,6 +30,9 @@ class Tower:
     Args:
         model: a loaded Qwen3-VL.
         grid: how its processor normalises pixels.
+
+    Attributes:
+        device: where it computes.
     """
 
     def __init__(self, model: Any, grid: Grid, flash: str = "auto") -> None:
@@ -37,16 +40,17 @@ class Tower:
         self._config = self._visual.config
         self._grid = grid
         parameter = self._visual.pos_embed.weight
-        self._device, self._dtype = parameter.device, parameter.dtype
+        self.device: torch.device = parameter.device
+        self._dtype: torch.dtype = parameter.dtype
         self._heads = int(self._config.num_heads)
         self._size = int(self._config.hidden_size) // self._heads
-        self.attention, self._attention = attention.choose(self._device, self._dtype, self._size, flash)
+        self.attention, self._attention = attention.choose(self.device, self._dtype, self._size, flash)
         self._positions = lru_cache(REMEMBERED_GRIDS)(self._positions_of)
 
-    def patches(self, pixels: torch.Tensor) -> int:
-        """How many patches an image of shape [height, width, 3] has."""
-        side = int(self._config.patch_size)
-        return (pixels.shape[0] // side) * (pixels.shape[1] // side)
+    @property
+    def merged(self) -> int:
+        """Patches of a visual token."""
+        return int(self._config.spatial_merge_size) ** 2
 
     def __call__(self, images: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Visual tokens of all images behind each other, [tokens, hidden]: the embeddings, then one for each
@@ -64,7 +68,7 @@ class Tower:
         lengths = np.array([rows * columns for rows, columns in sizes], dtype=np.int32)
         starts = (np.cumsum(lengths) - lengths).astype(np.int32)
         tile = attention.tile_positions(self.attention, 1)
-        parts = attention.segments(starts, lengths, None, self._device, tile=tile, causal=False)
+        parts = attention.segments(starts, lengths, None, self.device, tile=tile, causal=False)
         deep = []
         for index, block in enumerate(self._visual.blocks):
             x = x + self._attend(block.attn, block.norm1(x), (cos, sin), parts)
@@ -92,7 +96,7 @@ class Tower:
         for shape in dict.fromkeys(image.shape for image in images):
             places = [place for place, image in enumerate(images) if image.shape == shape]
             # Stacked there: here torch would take all cores for it, which prepare pictures.
-            stack = torch.stack([images[place].to(self._device, non_blocking=True) for place in places])
+            stack = torch.stack([images[place].to(self.device, non_blocking=True) for place in places])
             patches = to_patches(
                 stack,
                 patch_size=self._config.patch_size,
@@ -109,16 +113,16 @@ class Tower:
         rows, columns = (_blockwise(axis, size, int(self._config.spatial_merge_size)) for axis in (0, 1))
         weight = self._visual.pos_embed.weight
         side = round(len(weight) ** 0.5)
-        learned = torch.zeros(len(rows), weight.shape[1], device=self._device, dtype=self._dtype)
+        learned = torch.zeros(len(rows), weight.shape[1], device=self.device, dtype=self._dtype)
         down, right = (_between(n, side) for n in size)
         for y, y_share in ((down[0], 1 - down[2]), (down[1], down[2])):
             for x, x_share in ((right[0], 1 - right[2]), (right[1], right[2])):
-                share = (y_share[rows] * x_share[columns]).to(self._device, self._dtype)
-                learned += weight[(y[rows] * side + x[columns]).to(self._device)] * share[:, None]
+                share = (y_share[rows] * x_share[columns]).to(self.device, self._dtype)
+                learned += weight[(y[rows] * side + x[columns]).to(self.device)] * share[:, None]
         half = self._size // 2
         frequencies = 1.0 / THETA ** (torch.arange(0, half, 2, dtype=torch.float32) / half)
         angles = torch.cat((rows[:, None] * frequencies, columns[:, None] * frequencies), dim=1)
-        return learned, (angles.cos().to(self._device), angles.sin().to(self._device))
+        return learned, (angles.cos().to(self.device), angles.sin().to(self.device))
 
 
 def _blockwise(axis: int, size: Size, merge: int) -> torch.Tensor:
