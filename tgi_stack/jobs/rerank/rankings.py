@@ -109,18 +109,26 @@ class Listwise:
     async def _reads(
         self, query: Query, candidates: Sequence[Candidate], places: Sequence[int]
     ) -> tuple[Reading, ...]:
-        """Reads in several orders, until the top of the order is settled."""
+        """Reads in several orders: in two, then in all others unless the top of the order is settled.
+
+        Nothing less can settle it, and where two differ no more can. So what is asked together, of which an
+        engine computes the common beginning once, is never more than one by one would be.
+        """
         labels = self._reader.encoder.prover.default(len(places))
-        reads: list[Reading] = []
-        for shift in distributions.rotations(len(places), self._permutations):
-            order = (*places[shift:], *places[:shift])
-            context, cut = self._prompts.listwise(query, [candidates[place] for place in order], labels)
-            scores = await self._reader.read(context, labels)
-            prior = await self._prior(query.nothing, labels) if self._calibrates else None
-            reads.append(Reading.of(order, labels, scores, prior, cut))
-            if len(reads) > 1 and distributions.settled([read.by_candidate for read in reads]):
-                break
+        shifts = distributions.rotations(len(places), self._permutations)
+        turned = [(*places[shift:], *places[:shift]) for shift in shifts]
+        reads = await together(*(self._read(query, candidates, order, labels) for order in turned[:2]))
+        if not distributions.settled([read.by_candidate for read in reads]) and turned[2:]:
+            reads += await together(*(self._read(query, candidates, order, labels) for order in turned[2:]))
         return tuple(reads)
+
+    async def _read(
+        self, query: Query, candidates: Sequence[Candidate], order: tuple[int, ...], labels: tuple[str, ...]
+    ) -> Reading:
+        context, cut = self._prompts.listwise(query, [candidates[place] for place in order], labels)
+        scores = await self._reader.read(context, labels)
+        prior = await self._prior(query.nothing, labels) if self._calibrates else None
+        return Reading.of(order, labels, scores, prior, cut)
 
     async def _prior(self, nothing: Query, labels: tuple[str, ...]) -> tuple[float, ...]:
         """What the labels have where the prompt has no content; the same for all rows of a kind."""
