@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from itertools import pairwise
@@ -14,10 +15,14 @@ import torch
 from tests.conftest import CATALOGUE, Fastqwen, read_records, write_rows
 from tests.loopback import serve
 from tests.tolerances import FP32
+from tgi_stack.jobs.rerank.prompts import Candidate, Query
+from tgi_stack.jobs.rerank.rankings import Listwise
 from tgi_stack.prompting import rerankers
 from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.scoring import distributions
+from tgi_stack.settings import Settings
 from tgi_stack.tiny import TINY
+from tgi_stack.types import LabelScores
 
 TORCH = ("--engine", "torch", "--model", "tiny", "--device", "cpu")
 SESSIONS = ("rerank", CATALOGUE / "sessions.jsonl", "--items", CATALOGUE / "items.jsonl")
@@ -245,3 +250,40 @@ def test_images_of_items_lie_where_their_file_says(fastqwen: Fastqwen, tmp_path:
     template.write_text("{{candidates}} and again {{candidates}}")
     done = fastqwen(*job, *SCRIPTED, "--overwrite", "--prompt-file", template, check=2)
     assert "stands twice" in done.stderr
+
+
+class Watched:
+    """A reader and its prompts: each read waits until nobody else asks, and is counted with its company."""
+
+    def __init__(self, favourites: tuple[str, ...]) -> None:
+        self.encoder = self.prover = self
+        self._favourites = list(favourites)
+        self.rounds: list[int] = []
+        self._asked = 0
+
+    def default(self, count: int) -> tuple[str, ...]:
+        return tuple("ABCDEFGH"[:count])
+
+    def listwise(self, query: Query, candidates: list[Candidate], labels: Any) -> tuple[Any, bool]:
+        favourite = self._favourites.pop(0)
+        return [-float(one.id != favourite) - 0.01 * ord(one.id) for one in candidates], False
+
+    async def read(self, context: Any, labels: tuple[str, ...]) -> LabelScores:
+        self._asked += 1
+        await asyncio.sleep(0.01)
+        if self._asked:
+            self.rounds.append(self._asked)
+            self._asked = 0
+        return LabelScores(tuple(context), "vocabulary", 0.9, True, "none", 7)
+
+
+@pytest.mark.parametrize(("favourites", "rounds"), [("aaaa", [2]), ("baaa", [2, 2])])
+def test_orders_of_a_row_are_asked_together(favourites: str, rounds: list[int]) -> None:
+    watched: Any = Watched(tuple(favourites))
+    ranker = Listwise(watched, watched, Settings.model_validate({"permutations": 4}))
+    candidates = [Candidate(id, id) for id in "abcd"]
+    outcome = asyncio.run(ranker.rank(Query((), "q"), candidates))
+    assert watched.rounds == rounds
+    assert [read.order for read in outcome.reads] == [
+        tuple((place + turn) % 4 for place in range(4)) for turn in range(sum(rounds))
+    ]
