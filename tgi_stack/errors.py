@@ -28,7 +28,11 @@ A message says what is wrong, with the value that is, and ends with what to do w
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
+
+# The exit status of a command whose output nobody reads any more; Windows has no such signal.
+BROKEN_PIPE = 128 + getattr(signal, "SIGPIPE", 13)
 
 
 class FastqwenError(Exception):

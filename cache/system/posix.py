@@ -15,7 +15,6 @@ NO_LINK = os.O_NOFOLLOW
 NO_WAIT = os.O_NONBLOCK
 FOLDER: int | None = os.O_RDONLY | os.O_DIRECTORY  # opens a folder, to make the names in it durable
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-BROKEN_PIPE = 128 + signal.SIGPIPE  # the exit status of whoever finds nobody reading
 PIPES_ARE_WATCHED = True  # an event loop reads the pipe that a process was started with
 
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock of Linux

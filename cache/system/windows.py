@@ -18,7 +18,6 @@ OPEN = getattr(os, "O_BINARY", 0) | getattr(os, "O_NOINHERIT", 0)
 NO_LINK = NO_WAIT = 0
 FOLDER: int | None = None
 STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name))
-BROKEN_PIPE = 141  # what POSIX says
 PIPES_ARE_WATCHED = False
 
 # Places of locks stay below 2^31, as old C libraries want it: two that fall together cost a wait.

@@ -13,8 +13,8 @@ import typer
 import typer.main
 from typer.core import TyperCommand, TyperGroup
 
-from cache.system import system
 from tgi_stack import __version__
+from tgi_stack.errors import BROKEN_PIPE
 
 # Each command's module, and what `fastqwen --help` says of it without importing that.
 COMMANDS = {
@@ -120,7 +120,7 @@ def ended() -> Iterator[None]:
         yield
     except SystemExit as end:
         if isinstance(end.__context__, BrokenPipeError):  # typer and rich say 1
-            raise SystemExit(_told(end.__context__) or system.BROKEN_PIPE) from None
+            raise SystemExit(_told(end.__context__) or BROKEN_PIPE) from None
         raise
     except OSError as error:
         if status := _told(error):

@@ -13,9 +13,8 @@ from contextlib import contextmanager
 import typer
 
 from cache.errors import CacheError
-from cache.system import system
 from tgi_stack import logs
-from tgi_stack.errors import DiskError, FastqwenError, MachineError
+from tgi_stack.errors import BROKEN_PIPE, DiskError, FastqwenError, MachineError
 
 LOG = logging.getLogger(logs.CLOSING)
 
@@ -46,7 +45,7 @@ def _plainly(error: BaseException) -> tuple[str | None, int]:
         case KeyboardInterrupt():
             return "interrupted", 128 + signal.SIGINT
         case BrokenPipeError():  # whoever read stdout has enough
-            return None, system.BROKEN_PIPE
+            return None, BROKEN_PIPE
         case OSError():
             place = f"{error.filename}: " if error.filename else ""
             return f"{place}{error.strerror or error}", DiskError.exit_status
