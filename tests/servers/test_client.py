@@ -312,3 +312,13 @@ async def test_room_is_made_and_taken_back() -> None:
         answer(endpoint.limit, clock, 1000, 0.5)
     assert endpoint.limit.allowed > 0
     await made.aclose()
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [("3", 3.0), (" 3 ", 3.0), ("0.5", 0.5), ("2.", 2.0), ("-5", 0.0), ("9" * 300, 30.0), ("inf", None),
+     ("nan", None), ("1e400", None), ("\u0663", None), ("1_0", None), ("0x1", None),
+     ("", None), (None, None), ("soon", None)],
+)  # fmt: skip
+def test_a_pause_is_digits_or_a_date(header: str | None, seconds: float | None) -> None:
+    assert retry.retry_after_s(header) == seconds

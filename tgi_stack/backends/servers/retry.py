@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -10,6 +11,7 @@ from enum import Enum
 
 FIRST_S, MOST_S = 0.25, 8.0
 MAX_RETRY_AFTER_S = 30.0
+_SECONDS = re.compile(r"[+-]?[0-9]{1,300}(?:\.[0-9]{0,300})?")
 
 
 class Decision(Enum):
@@ -57,14 +59,15 @@ def retry_after_s(value: str | None, date: str | None = None) -> float | None:
     Args:
         date: the same reply's Date, which a date is read against: the server's clock need not be ours.
     """
-    try:
-        found = float(value or "")
-    except ValueError:
+    said = (value or "").strip()
+    if _SECONDS.fullmatch(said) is not None:  # `float` reads inf and digits of all scripts, too
+        found = float(said)
+    else:
         until, now = _moment(value), _moment(date)
         if until is None or now is None:
             return None
         found = float((until - now).total_seconds())
-    return min(max(found, 0.0), MAX_RETRY_AFTER_S) if found == found else None
+    return min(max(found, 0.0), MAX_RETRY_AFTER_S)
 
 
 def _moment(value: str | None) -> datetime | None:
