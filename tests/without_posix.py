@@ -19,13 +19,14 @@ import types
 
 import aiohttp
 import diskcache
+import numpy
 import PIL.Image
 import rich.console
 import tokenizers
 import typer
 
 IMPORTED = (asyncio, multiprocessing, sqlite3, subprocess, tempfile)
-PACKAGES = (aiohttp, diskcache, PIL.Image, rich.console, tokenizers, typer)
+PACKAGES = (aiohttp, diskcache, numpy, PIL.Image, rich.console, tokenizers, typer)
 OF_OS = [
     "fork",
     "register_at_fork",
