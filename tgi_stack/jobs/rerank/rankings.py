@@ -117,18 +117,18 @@ class Listwise:
         labels = self._reader.encoder.prover.default(len(places))
         shifts = distributions.rotations(len(places), self._permutations)
         turned = [(*places[shift:], *places[:shift]) for shift in shifts]
-        reads = await together(*(self._read(query, candidates, order, labels) for order in turned[:2]))
-        if not distributions.settled([read.by_candidate for read in reads]) and turned[2:]:
-            reads += await together(*(self._read(query, candidates, order, labels) for order in turned[2:]))
+        reads: list[Reading] = []
+        for orders in filter(None, (turned[:2], turned[2:])):
+            listed = [[candidates[place] for place in order] for order in orders]
+            asked = [self._prompts.listwise(query, one, labels) for one in listed]
+            read = [self._reader.read(context, labels) for context, _ in asked]
+            scores = [await read[0]] if len(read) == 1 else await together(*read)
+            prior = await self._prior(query.nothing, labels) if self._calibrates else None
+            found = zip(orders, scores, asked, strict=True)
+            reads += [Reading.of(order, labels, one, prior, cut) for order, one, (_, cut) in found]
+            if distributions.settled([read.by_candidate for read in reads]):
+                break
         return tuple(reads)
-
-    async def _read(
-        self, query: Query, candidates: Sequence[Candidate], order: tuple[int, ...], labels: tuple[str, ...]
-    ) -> Reading:
-        context, cut = self._prompts.listwise(query, [candidates[place] for place in order], labels)
-        scores = await self._reader.read(context, labels)
-        prior = await self._prior(query.nothing, labels) if self._calibrates else None
-        return Reading.of(order, labels, scores, prior, cut)
 
     async def _prior(self, nothing: Query, labels: tuple[str, ...]) -> tuple[float, ...]:
         """What the labels have where the prompt has no content; the same for all rows of a kind."""
