@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import Fastqwen
-from tests.report.written import rankings, written
+from tests.report.written import failed, rankings, summary, written
 from tgi_stack.plots import canvas
 
 
@@ -53,3 +53,21 @@ def test_differences_of_outputs_are_drawn(fastqwen: Fastqwen, tmp_path: Path, na
     fastqwen("compare", ours, theirs, "--limit", "1", "--plot", name, check=2)
     assert Path(name).read_bytes() == first
     assert first.startswith(b"\x89PNG") or b"<svg" in first[:600]
+
+
+def test_texts_are_drawn_without_an_empty_block(fastqwen: Fastqwen, tmp_path: Path) -> None:
+    ours = written(tmp_path / "a.jsonl", *(summary(f"s{n}", f"A mug {n}") for n in range(4)))
+    theirs = written(tmp_path / "b.jsonl", *(summary(f"s{n}", f"A mug {n % 3}") for n in range(4)))
+    fastqwen("compare", ours, theirs, "--limit", "0.3", "--plot", "c.png")
+    with Image.open("c.png") as image:
+        texts = image.size
+    rows = written(tmp_path / "r.jsonl", *rankings(3))
+    fastqwen("compare", rows, rows, "--plot", "r.png")
+    with Image.open("r.png") as image:
+        assert image.size[1] > texts[1]  # one block, and one of bars is lower than one of a curve
+
+
+def test_nothing_compared_is_no_picture(fastqwen: Fastqwen, tmp_path: Path) -> None:
+    out = written(tmp_path / "a.jsonl", failed("x"))
+    assert "nothing was compared" in fastqwen("compare", out, out, "--plot", "c.svg", check=None).stderr
+    assert not Path("c.svg").exists()

@@ -92,6 +92,19 @@ def test_quantiles_are_exact(values: list[float], share: float, block: int) -> N
     found.close()
 
 
+@given(
+    st.lists(st.sampled_from([0.0, 0.1, 0.25, 1.0]) | st.floats(0, 1), min_size=1, max_size=40),
+    st.lists(st.sampled_from([0.0, 0.1, 1.0]) | st.floats(0, 1), min_size=1, max_size=9).map(sorted),
+    st.integers(1, 9),
+)
+def test_shares_within_bounds_are_exact(values: list[float], bounds: list[float], block: int) -> None:
+    found = Quantiles(block=block)
+    for value in values:
+        found.add([value])
+    told = [sum(value <= bound for value in values) / len(values) for bound in bounds]
+    assert found.within(bounds) == pytest.approx(told)
+
+
 def test_no_number_has_no_quantile() -> None:
     assert Quantiles().quantile(0.99) is None
 

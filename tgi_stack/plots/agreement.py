@@ -2,35 +2,64 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
+from typing import Any
 
 from tgi_stack.plots.canvas import COLOURS, INK, canvas
-from tgi_stack.scoring.agreement.compare import Comparison
+from tgi_stack.scoring.agreement.compare import Compared, Comparison
+from tgi_stack.scoring.agreement.figures import Agreement
 
-WIDTH, BLOCK = 7.0, 2.6  # inches
-SHARES = [step / 100 for step in range(101)]
+LOG = logging.getLogger(__name__)
+WIDTH, CURVE, BARS = 7.0, 2.6, 1.5  # inches
+STEPS = 400  # of a curve
 
 
 def plot(found: Comparison, path: Path, *, overwrite: bool = False) -> None:
-    """The share of probabilities within each difference, one block a pair; the limit is a dashed line.
+    """A block for each pair of outputs; the limit is a dashed line.
+
+    Of probabilities, the share within each difference; of texts, and of orders without probabilities, the
+    share that differs. A pair with neither has no block.
 
     Raises:
         UsageError, DiskError: see `canvas`.
     """
     pairs = [*found.pairs, *(() if found.noise is None else (found.noise,))]
-    with canvas(path, WIDTH, BLOCK * len(pairs), len(pairs), overwrite=overwrite) as axes:
-        for at, pair in zip(axes, pairs, strict=True):
-            count = pair.agreement.differences.count
-            noise = "noise: " if pair is found.noise else ""
-            at.set_title(
-                f"{noise}{' and '.join(Path(name).name for name in pair.names)}: {count:,} probabilities"
-            )
-            if count:
-                at.plot(
-                    [pair.agreement.differences.quantile(share) for share in SHARES], SHARES, color=COLOURS[0]
-                )
+    blocks = [
+        (_name(pair, is_noise=pair is found.noise), pair.agreement, is_curve)
+        for pair in pairs
+        for is_curve, count in ((True, pair.agreement.differences.count), (False, pair.agreement.plain))
+        if count
+    ]
+    if not blocks:
+        LOG.warning(f"--plot {path}: nothing was compared, so there is no picture")
+        return
+    heights = [CURVE if is_curve else BARS for _, _, is_curve in blocks]
+    with canvas(path, WIDTH, heights, overwrite=overwrite) as axes:
+        for at, (name, agreement, is_curve) in zip(axes, blocks, strict=True):
+            (_curve if is_curve else _bar)(at, name, agreement)
             at.axvline(found.limit, color=INK, linestyle="--", linewidth=1)
-            at.set_ylim(0, 1.02)
-            at.set_xlim(left=0)
-            at.set_xlabel("difference (dashed: the limit)")
-            at.set_ylabel("share of probabilities")
+
+
+def _name(pair: Compared, *, is_noise: bool) -> str:
+    return ("noise: " if is_noise else "") + " and ".join(Path(name).name for name in pair.names)
+
+
+def _curve(at: Any, name: str, agreement: Agreement) -> None:
+    numbers = agreement.differences
+    bounds = [numbers.largest * step / STEPS for step in range(STEPS + 1)]
+    at.set_title(f"{name}: {numbers.count:,} probabilities")
+    at.plot(bounds, numbers.within(bounds), color=COLOURS[0])
+    at.set_ylim(0, 1.02)
+    at.set_xlim(left=0)
+    at.set_xlabel("difference (dashed: the limit)")
+    at.set_ylabel("share within")
+
+
+def _bar(at: Any, name: str, agreement: Agreement) -> None:
+    share = 1 - agreement.equal / agreement.plain
+    at.set_title(f"{name}: {agreement.plain:,} texts or orders")
+    at.bar_label(at.barh([""], [share], color=COLOURS[0], height=0.5), [f"{share:.1%}"], padding=4)
+    at.set_ylim(-0.6, 0.6)
+    at.set_xlim(0, 1.1)
+    at.set_xlabel("share that differs (dashed: the limit)")

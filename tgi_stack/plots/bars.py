@@ -23,8 +23,8 @@ def plot(results: Mapping[str, Any], path: Path, *, overwrite: bool = False) -> 
         for kind, noun in TITLES.items()
     ]
     blocks = [(noun, lines) for noun, lines in blocks if lines]
-    height = sum(AROUND + BAR * len(lines) for _, lines in blocks)
-    with canvas(path, WIDTH, height, len(blocks), overwrite=overwrite) as axes:
+    heights = [AROUND + BAR * len(lines) for _, lines in blocks]
+    with canvas(path, WIDTH, heights, overwrite=overwrite) as axes:
         for at, (noun, lines) in zip(axes, blocks, strict=True):
             drawn = at.barh([line["name"] for line in lines], list(map(_rate, lines)), color=COLOURS[0])
             at.bar_label(drawn, list(map(_label, lines)), padding=4)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -57,13 +57,12 @@ def refuse_plot(path: Path | None, inputs: Iterable[Given] = (), *, overwrite: b
 
 
 @contextmanager
-def canvas(
-    path: Path, width: float, height: float, rows: int = 1, *, overwrite: bool = False
-) -> Iterator[Any]:
+def canvas(path: Path, width: float, heights: Sequence[float], *, overwrite: bool = False) -> Iterator[Any]:
     """A figure's axes, one below the other; written as SVG or PNG when the block ends.
 
     Args:
-        width, height: in inches.
+        width: in inches.
+        heights: of the axes, in inches.
 
     Raises:
         UsageError: the file is there already, and `overwrite` is not given.
@@ -74,7 +73,8 @@ def canvas(
 
     form = path.suffix.lower()[1:]
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, height))
-        yield [figure.add_subplot(rows, 1, row + 1) for row in range(rows)]
+        figure = Figure(figsize=(width, sum(heights) or 1.0))
+        rows = figure.add_gridspec(max(1, len(heights)), 1, height_ratios=heights or [1.0])
+        yield [figure.add_subplot(rows[row]) for row in range(len(heights))]
         with replaced("--plot", path, overwrite=overwrite) as file:
             figure.savefig(file, format=form, metadata={"Date": None} if form == "svg" else None)

@@ -26,8 +26,8 @@ def plot(
     """
     blocks = [("95 % intervals", estimates), ("difference from the other output", differences)]
     found = [(title, values) for title, values in blocks if values]
-    height = sum(AROUND + LINE * len(values) for _, values in found)
-    with canvas(path, WIDTH, max(height, AROUND), len(found), overwrite=overwrite) as axes:
+    heights = [AROUND + LINE * len(values) for _, values in found]
+    with canvas(path, WIDTH, heights, overwrite=overwrite) as axes:
         for at, (title, values) in zip(axes, found, strict=True):
             _draw(at, values, title)
             if values is differences:

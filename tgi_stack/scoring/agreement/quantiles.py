@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, TYPE_CHECKING
 
 from tgi_stack.rows.per_row import on_disk
@@ -65,6 +65,18 @@ class Quantiles:
         place = share * (self.count - 1)
         low, high = (self._at(rank) for rank in (math.floor(place), math.ceil(place)))
         return low + (high - low) * (place - math.floor(place))
+
+    def within(self, bounds: Sequence[float]) -> list[float]:
+        """The share of the numbers that are at most each of some bounds, which ascend; all in one pass.
+
+        Zeros where there is no number.
+        """
+        import numpy as np
+
+        counts = np.zeros(len(bounds) + 1, dtype=np.int64)
+        for block in self._blocks():
+            counts += np.bincount(np.searchsorted(bounds, block), minlength=len(counts))
+        return [float(below) / max(1, self.count) for below in np.cumsum(counts)[:-1]]
 
     def _at(self, rank: int) -> float:
         """The number at a rank, from 0: its class is found first, and then the number among its class.
