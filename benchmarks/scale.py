@@ -25,8 +25,8 @@ from client import served
 from ray_rows import FASTQWEN, steady
 from rows import write_input
 from tgi_stack.jobs import pipeline
-from tgi_stack.jobs.pipeline import Tally
 from tgi_stack.jobs.spec import opened
+from tgi_stack.jobs.tally import Tally
 from tgi_stack.settings import load
 from tgi_stack.stack.planning.scale import Job, Rates, forecast
 

@@ -92,18 +92,24 @@ class Stderr(logging.Handler):
         except Exception:  # noqa: BLE001  # what `logging` asks of handlers: a bad record ends no program
             self.handleError(record)
             return
-        bar = self._bar
-        self._write(("\r\x1b[K" if bar else "") + line + "\n" + bar)
+        self._write(self._over() + line + "\n" + self._bar)
 
     def draw(self, bar: str) -> None:
-        """Draws a bar in place of the last one; an empty one takes it away."""
+        """Draws a bar, of one line or several, in place of the last one; an empty one takes it away."""
         self.acquire()
         try:
             if bar or self._bar:
-                self._write(f"\r\x1b[K{bar}")
+                self._write(self._over() + bar)
             self._bar = bar
         finally:
             self.release()
+
+    def _over(self) -> str:
+        """What has the terminal write over the bar: up to its first line, and all from there on cleared."""
+        if not self._bar:
+            return ""
+        above = self._bar.count("\n")
+        return (f"\x1b[{above}A" if above else "") + "\r\x1b[J"
 
     def _write(self, text: str) -> None:
         with suppress(OSError, ValueError):

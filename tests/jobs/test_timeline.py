@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import Fastqwen, write_rows
-from tgi_stack.jobs.timeline import MOST_POINTS, Timeline
+from tgi_stack.jobs.tally import MOST_POINTS, Timeline
 
 
 @given(st.lists(st.floats(0, 400, allow_nan=False), max_size=1500))

@@ -18,6 +18,7 @@ from tests.conftest import CATALOGUE, ROOT, write_rows
 from tgi_stack.backends.scripted import open_scripted
 from tgi_stack.jobs import pipeline
 from tgi_stack.jobs.spec import JobSpec, Name
+from tgi_stack.jobs.tally import Tally
 from tgi_stack.rows.ledger import Discard
 from tgi_stack.rows.reader import open_source
 from tgi_stack.settings import load
@@ -105,7 +106,7 @@ async def traced(job: Name, tmp_path: Path) -> Tracer:
     await pipeline.answered(made, first)
     sys.setprofile(tracer.look)
     try:
-        tally = pipeline.Tally(rows=2, input_rows=2)
+        tally = Tally(rows=2, input_rows=2)
         await pipeline.run(made, source, tracer, settings, tally)
     finally:
         sys.setprofile(None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from tgi_stack.backends.base import Backend, Replaced
+from tgi_stack.backends.work import Work, busy
 from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, ScoreRequest
 
 LOOKED_UP = {"text": 512, "vision": 128}  # rows at once; those of images hold their files
@@ -31,6 +32,11 @@ class Ahead:
         self.max_concurrency = asked
         self._inner = inner
         self._computed = asyncio.Semaphore(computed)
+
+    @property
+    def work(self) -> Work:
+        """What whoever computes is at."""
+        return busy(self._inner).work
 
     async def score(self, request: ScoreRequest) -> LabelScores:
         async with self._computed:

@@ -12,6 +12,7 @@ from tgi_stack.answers.summaries import SummaryAnswers
 from tgi_stack.answers.tables import LabelTable
 from tgi_stack.answers.turns import Turn, Turns
 from tgi_stack.backends.base import Backend, Replaced
+from tgi_stack.backends.work import asking
 from tgi_stack.concurrency import together
 from tgi_stack.scoring import distributions
 from tgi_stack.settings import Settings
@@ -73,7 +74,8 @@ class CachedBackend:
         inner, here = self._inner, self.identity.engine == "torch"
         asked = question.prepared(several_tokens=self.takes_tokens, along=along if here else ())
         if asked.wide is not None:
-            read = await inner.score(asked.wide)
+            with asking():
+                read = await inner.score(asked.wide)
             table = LabelTable.of(asked.wide.labels, read)
             answer = replace(table.scores(question.labels), attempts=read.attempts, from_cache=False)
             if distributions.mass_flags(answer.label_mass):
@@ -84,9 +86,11 @@ class CachedBackend:
                 self._labels.keep(replace(question, labels=table.labels), asked.wide, read, turn)
                 return answer
         elif len(asked.requests) == 1:
-            answer = await inner.score(asked.requests[0])
+            with asking():
+                answer = await inner.score(asked.requests[0])
         else:
-            answer = asked.joined(await together(*map(inner.score, asked.requests)))
+            with asking():
+                answer = asked.joined(await together(*map(inner.score, asked.requests)))
         self._labels.keep(question, asked.requests[0], answer, turn)
         return answer
 
@@ -99,7 +103,8 @@ class CachedBackend:
         summaries, inner = self._summaries, self._inner
         if not summaries.keeps:
             request = await question.prepared()
-            return _held(question, request, await inner.caption(request))
+            with asking():
+                return _held(question, request, await inner.caption(request))
         known = summaries.known(question)
         if known is None and summaries.has_tier:
             known = await summaries.brought(question)
@@ -108,7 +113,8 @@ class CachedBackend:
         async with self._captions.turn(summaries.asked(question)) as turn, summaries.alone(question, turn):
             if turn.answer is None:
                 request = await question.prepared()
-                turn.answer = _held(question, request, await inner.caption(request))
+                with asking():
+                    turn.answer = _held(question, request, await inner.caption(request))
                 summaries.keep(question, request, turn.answer, turn)
             return turn.answer
 

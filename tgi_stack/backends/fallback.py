@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from tgi_stack.answers.tables import STOOD_IN
 from tgi_stack.backends.base import Backend
+from tgi_stack.backends.work import Work, busy
 from tgi_stack.errors import (
     FastqwenError,
     MachineError,
@@ -53,6 +54,11 @@ class FallbackBackend:
         self.profile = served.profile
         self.max_concurrency = served.max_concurrency
         self.takes_tokens = served.takes_tokens
+
+    @property
+    def work(self) -> Work:
+        """What the servers are at."""
+        return busy(self._served).work
 
     async def score(self, request: ScoreRequest) -> LabelScores:
         failure: ScoreError | None = None

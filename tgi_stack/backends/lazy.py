@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from tgi_stack.backends.base import Backend
+from tgi_stack.backends.work import Work, busy
 from tgi_stack.errors import UsageError
 from tgi_stack.prompting.profile import Profile
 from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, ScoreRequest
@@ -45,6 +46,11 @@ class LazyBackend:
     def when_opened(self, call: Callable[[], None]) -> None:
         """Has something called, by the first who asks, once the backend is open."""
         self._when_opened = call
+
+    @property
+    def work(self) -> Work:
+        """What it is at, once it is open."""
+        return busy(self._backend).work
 
     @property
     def is_begun(self) -> bool:

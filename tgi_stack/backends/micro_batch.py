@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from concurrent.futures import Executor
 from typing import Generic, TypeVar
 
+from tgi_stack.backends.work import Work
 from tgi_stack.errors import RowError
 
 Request = TypeVar("Request")
@@ -32,6 +34,7 @@ class _Batch(Generic[Request, Answer]):
     def __init__(self, key: Hashable) -> None:
         self.key = key
         self.entries: list[tuple[Request, asyncio.Future[Answer]]] = []
+        self.since: list[float] = []  # when each began to wait
         self.full = asyncio.Event()
 
 
@@ -46,6 +49,7 @@ class MicroBatcher(Generic[Request, Answer]):
         size: requests in a batch at most.
         linger_s: how long a batch that is not full waits for company.
         lanes: batches under way at once; None for as many as there are.
+        work: where it is counted what the batches are at.
     """
 
     def __init__(
@@ -55,8 +59,10 @@ class MicroBatcher(Generic[Request, Answer]):
         size: int,
         linger_s: float = 0.01,
         lanes: int | None = 1,
+        work: Work | None = None,
     ) -> None:
         self._run = run
+        self._work_done = work or Work()
         self.size = size
         self._linger_s = linger_s
         self._lanes = lanes
@@ -81,6 +87,7 @@ class MicroBatcher(Generic[Request, Answer]):
             if self._lanes is None or len(self._busy) < self._lanes:
                 self._busy.add(asyncio.create_task(self._work()))
         batch.entries.append((request, future))
+        batch.since.append(time.monotonic())
         if len(batch.entries) >= self.size:
             self._close(batch)
             batch.full.set()
@@ -98,7 +105,8 @@ class MicroBatcher(Generic[Request, Answer]):
                 if not batch.full.is_set():
                     await self._linger(batch)
                 self._close(batch)
-                await self._answer([entry for entry in batch.entries if not entry[1].done()])
+                with self._work_done.computing(*batch.since):
+                    await self._answer([entry for entry in batch.entries if not entry[1].done()])
         finally:
             # With the last look at who waits, before anybody else can ask: nobody is left without a lane.
             self._busy = {lane for lane in self._busy if lane is not asyncio.current_task()}

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from tgi_stack.commands.console import LEAST_COLUMNS
 from tgi_stack.errors import UsageError
 
 if TYPE_CHECKING:
-    from tgi_stack.jobs.pipeline import Tally
+    from tgi_stack.jobs.tally import Tally
 
 LOG = logging.getLogger(__name__)
 MODES = ("plain", "rich", "none")
@@ -25,6 +25,10 @@ LINE_EVERY_S = 10.0
 REDRAW_EVERY_S = 0.1
 WINDOW_S = 10.0  # of the rate that is shown
 SETTLES_S = 30.0  # how long the time that is left takes to follow another rate
+LEAST_S = 3.0  # before that nobody can say how long it takes
+LEAST_BAR, MOST_BAR, FULL, EMPTY = 6, 20, "\u2501", "\u2500"  # columns of a bar, and what it is drawn with
+MOST_SERVERS = 8  # that have a line of their own
+MOST_COLUMNS = 1000  # of a line that is not drawn
 
 
 def columns() -> int:
@@ -44,32 +48,42 @@ def columns() -> int:
 class Pace:
     """How fast rows and tokens come now, and a time left that follows the rate slowly.
 
+    It begins with the first row: what comes before it, such as a model that loads, says nothing of the rest.
+
     Args:
         now: when it begins, in seconds.
+
+    Attributes:
+        rate, speed: rows and tokens a second over the last WINDOW_S seconds.
     """
 
     def __init__(self, now: float) -> None:
+        self.rate = self.speed = 0.0
         self._seen: deque[tuple[float, int, int]] = deque([(now, 0, 0)])
-        self._settled: float | None = None
-        self._last = now
+        self._begun = self._last = now
+        self._settled = 0.0
 
-    def rates(self, now: float, rows: int, tokens: int) -> tuple[float, float]:
-        """Rows and tokens a second over the last WINDOW_S seconds."""
+    def update(self, now: float, rows: int, tokens: int = 0) -> None:
+        """Takes how many there are by now."""
+        if not rows:
+            self._seen = deque([(now, 0, tokens)])
+            self._begun = self._last = now
+            return
         self._seen.append((now, rows, tokens))
         while len(self._seen) > 2 and now - self._seen[1][0] >= WINDOW_S:
             self._seen.popleft()
         then, rows_then, tokens_then = self._seen[0]
-        spent = now - then
-        if spent <= 0:
-            return 0.0, 0.0
-        return (rows - rows_then) / spent, (tokens - tokens_then) / spent
-
-    def left_s(self, now: float, rate: float, missing: int) -> float | None:
-        """Seconds that the missing rows will take; None where nobody knows."""
-        weight = 1.0 if self._settled is None else 1 - math.exp((self._last - now) / SETTLES_S)
-        self._settled = rate if self._settled is None else self._settled + weight * (rate - self._settled)
+        if (spent := now - then) > 0:
+            self.rate, self.speed = (rows - rows_then) / spent, (tokens - tokens_then) / spent
+        weight = 1.0 if now - self._begun < LEAST_S else 1 - math.exp((self._last - now) / SETTLES_S)
+        self._settled += weight * (self.rate - self._settled)
         self._last = now
-        return missing / self._settled if self._settled > 0 else None
+
+    def left_s(self, missing: int) -> float | None:
+        """Seconds that the missing rows will take; None where nobody knows, as at the beginning."""
+        if self._settled <= 0 or self._last - self._begun < LEAST_S:
+            return None
+        return missing / self._settled
 
 
 def spoken(seconds: float) -> str:
@@ -80,12 +94,24 @@ def spoken(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def fitted(parts: Sequence[tuple[int, str]], wide: int) -> str:
+    """The parts in a line; where it has no room for all, those that matter least (a high number) go first."""
+    kept = list(parts)
+    while len(line := ", ".join(text for _, text in kept)) > wide and any(rank for rank, _ in kept):
+        kept.remove(max(kept, key=lambda part: part[0]))
+    return line[:wide]
+
+
 class Progress:
-    """Shows a tally as it grows.
+    """Shows a tally as it grows: a bar, and a line for each of several servers; or a line now and then.
 
     Args:
         mode: `plain`, `rich` or `none`; None for a bar where one can be drawn. One that can't is lines.
         clock: counts seconds.
+
+    Attributes:
+        is_drawn: whether there is a terminal to draw on.
+        took_s: since the beginning.
     """
 
     def __init__(
@@ -97,9 +123,11 @@ class Progress:
         self._silent = quiet or mode == "none"
         drawn = mode != "plain" and self._screen is not None and not self._screen.as_json
         self._columns = columns() if drawn else 0
+        self.is_drawn = bool(self._columns) and not self._silent
         self._clock = clock
-        self._shown = clock()
-        self._pace = Pace(self._shown)
+        self._began = self._shown = clock()
+        self._pace = Pace(self._began)
+        self._servers: dict[str, Pace] = {}
         self._pause_s = REDRAW_EVERY_S if self._columns else LINE_EVERY_S
 
     def __enter__(self) -> Progress:
@@ -111,25 +139,64 @@ class Progress:
         if self._screen is not None:
             self._screen.draw("")
 
+    @property
+    def took_s(self) -> float:
+        return self._clock() - self._began
+
     def update(self, tally: Tally) -> None:
         """To be called after each record."""
         now = self._clock()
         if self._silent or now - self._shown < self._pause_s:
             return
         self._shown = now
-        line = self._line(tally, now)
-        if self._columns and self._screen is not None:
-            self._screen.draw(line[: self._columns - 1])
-        else:
-            LOG.info(line)
-
-    def _line(self, tally: Tally, now: float) -> str:
         done = tally.ok + tally.failed
-        tokens = tally.prompt_tokens + tally.completion_tokens
-        rate, speed = self._pace.rates(now, done - tally.kept, tokens)
-        left = self._pace.left_s(now, rate, tally.rows - done)
-        parts = [f"{done:,} of {tally.rows:,} rows, {rate:,.1f} rows/s"]
-        parts += [f"{speed:,.0f} tokens/s"] if speed else []
-        parts += [f"{tally.cached:,} from cache, {tally.failed:,} failed"]
-        parts += [] if left is None else [f"{spoken(left)} left"]
-        return ", ".join(parts)
+        self._pace.update(now, done - tally.kept, tally.prompt_tokens + tally.completion_tokens)
+        parts = list(self._parts(tally, done))
+        servers = list(self._of_servers(tally, now))
+        if self._columns and self._screen is not None:
+            wide = self._columns - 1
+            lines = [self._with_bar(fitted(parts, wide), done / max(1, tally.rows), wide)]
+            self._screen.draw("\n".join([*lines, *(fitted(one, wide) for one in servers)]))
+        else:
+            told = [parts, *servers]
+            LOG.info("; ".join(fitted(one, MOST_COLUMNS).strip() for one in told))
+
+    def _parts(self, tally: Tally, done: int) -> Iterator[tuple[int, str]]:
+        pace, left = self._pace, self._pace.left_s(tally.rows - done)
+        yield 0, f"{done:,} of {tally.rows:,} rows"
+        yield 0, f"{pace.rate:,.1f} rows/s"
+        if pace.speed:
+            yield 4, f"{pace.speed:,.0f} tokens/s"
+        if in_flight := tally.backend.work.most_in_flight():
+            yield 3, f"{in_flight:,} in flight"
+        yield 2, f"{tally.cached:,} from cache"
+        yield 1, f"{tally.failed:,} failed"
+        if left is not None:
+            yield 0, f"{spoken(left)} left"
+
+    @staticmethod
+    def _with_bar(line: str, share: float, wide: int) -> str:
+        """With a bar before it, where there is room for one."""
+        bar = min(MOST_BAR, wide - len(line) - 1)
+        if bar < LEAST_BAR:
+            return line
+        full = round(bar * share)
+        return f"{FULL * full}{EMPTY * (bar - full)} {line}"
+
+    def _of_servers(self, tally: Tally, now: float) -> Iterator[list[tuple[int, str]]]:
+        """A line for each, where there are several."""
+        servers = tally.backend.work.servers
+        if len(servers) < 2:
+            return
+        for server in servers[:MOST_SERVERS]:
+            pace = self._servers.setdefault(server.url, Pace(self._began))
+            pace.update(now, server.answers)
+            state = [] if server.state == "up" else [(0, server.state)]
+            yield [
+                (0, f"  {server.url}: {pace.rate:,.1f} answers/s"),
+                *state,
+                (1, f"{server.outstanding:,} in flight"),
+                (2, f"{server.misses:,} failed"),
+            ]
+        if len(servers) > MOST_SERVERS:
+            yield [(0, f"  and {len(servers) - MOST_SERVERS:,} more servers")]

@@ -13,9 +13,9 @@ from tgi_stack.errors import InputError, MachineError, RowError, UsageError
 from tgi_stack.hub import locate_files, locate_tokenizer
 from tgi_stack.images.grid import Grid
 from tgi_stack.jobs import pipeline
-from tgi_stack.jobs.pipeline import Tally
 from tgi_stack.jobs.rerank.items import join_items
 from tgi_stack.jobs.spec import JobSpec
+from tgi_stack.jobs.tally import Tally
 from tgi_stack.prompting.framing import framing
 from tgi_stack.prompting.profile import Profile
 from tgi_stack.prompting.vocabulary import tokenizer_of

@@ -11,6 +11,7 @@ from tgi_stack.backends.dry_run import TYPE, open_dry_run
 from tgi_stack.backends.lazy import LazyBackend
 from tgi_stack.jobs import pipeline as runner
 from tgi_stack.jobs.spec import JobSpec
+from tgi_stack.jobs.tally import Tally
 from tgi_stack.rows.ledger import Discard
 from tgi_stack.rows.reader import Source
 
@@ -41,7 +42,7 @@ class Foretold:
         )
 
 
-async def foretell(recipe: JobSpec, source: Source, tally: runner.Tally, store: Store | None) -> Foretold:
+async def foretell(recipe: JobSpec, source: Source, tally: Tally, store: Store | None) -> Foretold:
     """Runs a job against nobody.
 
     Raises:
@@ -68,7 +69,7 @@ async def foretell(recipe: JobSpec, source: Source, tally: runner.Tally, store: 
     )
 
 
-def note_speed(store: Store | None, kind: str, backend: Backend, tally: runner.Tally, seconds: float) -> None:
+def note_speed(store: Store | None, kind: str, backend: Backend, tally: Tally, seconds: float) -> None:
     """Notes how fast a run was once its weights were loaded, where it computed nearly all of its rows."""
     computed = tally.ok - tally.kept - tally.cached
     seconds -= backend.opening_s if isinstance(backend, LazyBackend) else 0.0

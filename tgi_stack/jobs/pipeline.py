@@ -5,21 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import chain, islice, zip_longest
+from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any, Generic, Protocol, TypeVar
 
 from cache.system import system
+from tgi_stack.backends.work import Span
 from tgi_stack.concurrency import crew
 from tgi_stack.errors import InputError, RowError
-from tgi_stack.jobs.timeline import Timeline
+from tgi_stack.jobs.tally import Tally
 from tgi_stack.rows.ledger import Sink
 from tgi_stack.rows.reader import RawRow, Source, UnreadRow, id_of, read_row
 from tgi_stack.rows.records import writable
 from tgi_stack.rows.schema import Schema, check
-from tgi_stack.scoring import distributions
 from tgi_stack.settings import Settings
 
 LOG = logging.getLogger(__name__)
@@ -40,10 +39,6 @@ TURN_S = 0.05  # without a look at signals and sockets
 DRAIN_S = 8.0  # a container engine kills ten seconds after it asked
 MOST_AT_ONCE = 16_384
 OWN_FILES = 128  # of the run itself: input, output, cache, image processes
-
-FLAG_NOTES = {
-    "labels.spaced_likelier": ": with a space before them the labels are likelier; try --label-prefix ' '",
-}
 
 AnyRow = TypeVar("AnyRow", bound=Row)
 OneRow = TypeVar("OneRow", RawRow, UnreadRow)
@@ -67,124 +62,6 @@ class Job(Generic[AnyRow]):
     workers: int
     about: Callable[[RawRow], Record] = lambda raw: {}
     aclose: Callable[[], Awaitable[None]] = _nothing
-
-
-@dataclass
-class Tally:
-    """What became of the rows; ok + failed + pending == rows."""
-
-    rows: int = 0
-    input_rows: int = 0  # rows may be fewer, by --limit
-    ok: int = 0
-    kept: int = 0  # of the ok, those of an earlier run
-    cached: int = 0
-    failed: int = 0
-    prompt_tokens: int = 0  # computed in this run
-    completion_tokens: int = 0
-    flags: Counter[str] = field(default_factory=Counter)
-    failures: Counter[str] = field(default_factory=Counter)
-    positions: list[tuple[float, int]] = field(default_factory=list)  # sums of probabilities, and reads
-    timeline: Timeline = field(default_factory=Timeline)
-
-    @classmethod
-    def of(cls, counts: dict[str, Any]) -> Tally:
-        """The tally that `as_dict` was made of, all of it kept from then."""
-        numbers = {name: counts[name] for name in ("rows", "input_rows", "ok", "cached", "failed")}
-        return cls(**numbers, kept=counts["ok"])
-
-    @property
-    def pending(self) -> int:
-        return self.rows - self.ok - self.failed
-
-    def add(self, record: Record) -> None:
-        """Counts one record."""
-        self.flags.update(record.get("flags", ()))
-        if record["status"] == "ok":
-            self.ok += 1
-            if record.get("from_cache"):
-                self.cached += 1
-            else:
-                self._add_tokens(record.get("usage") or {})
-            if len(record.get("reads", ())) > 1 and "window" not in record:
-                self._add_positions(record["reads"])
-        else:
-            self.failed += 1
-            self.failures[record["error"]["type"]] += 1
-        self.timeline.update(*self._done())
-
-    def _add_tokens(self, usage: Record) -> None:
-        self.prompt_tokens += usage.get("prompt_tokens") or 0
-        self.completion_tokens += usage.get("completion_tokens") or 0
-
-    def _done(self) -> tuple[int, ...]:
-        """What this run has done, as a point of its timeline counts it."""
-        return self.ok - self.kept, self.failed, self.cached, self.prompt_tokens, self.completion_tokens
-
-    def _add_positions(self, reads: list[Record]) -> None:
-        for read in reads:
-            if len(read["order"]) < 2:
-                continue
-            for place, probability in enumerate(distributions.softmax(read["logprobs"])):
-                if place == len(self.positions):
-                    self.positions.append((0.0, 0))
-                total, count = self.positions[place]
-                self.positions[place] = (total + probability, count + 1)
-
-    def merge(self, counts: dict[str, Any]) -> None:
-        """Adds the counts of another tally's `as_dict`, and its positions."""
-        self.ok += counts["ok"]
-        self.failed += counts["failed"]
-        self.cached += counts["cached"]
-        self._add_tokens(counts)
-        self.flags.update(counts["flags"])
-        self.failures.update(counts["failures"])
-        sums = zip_longest(self.positions, counts["positions"], fillvalue=(0.0, 0))
-        self.positions = [(ours[0] + theirs[0], ours[1] + theirs[1]) for ours, theirs in sums]
-        self.timeline.update(*self._done())
-
-    def notes(self) -> Iterator[str]:
-        """What else the closing summary says: flags, and what positions have to do with probabilities."""
-        for flag, count in self.flags.most_common():
-            yield f"{count:,} x {flag}{FLAG_NOTES.get(flag, '')}"
-        if self.positions:
-            means = (
-                f"{place}: {total / count:.3f}" for place, (total, count) in enumerate(self.positions, 1)
-            )
-            yield f"mean probability by position in the prompt: {', '.join(means)}"
-
-    def line(self) -> str:
-        """The line of conservation that ends every run."""
-        return (
-            f"{self.rows:,} rows: {self.ok:,} ok ({self.cached:,} from cache), "
-            f"{self.failed:,} failed, {self.pending:,} pending"
-        )
-
-    def as_dict(self) -> dict[str, Any]:
-        """The counts, for --json."""
-        counts = {
-            name: getattr(self, name)
-            for name in (
-                "rows",
-                "input_rows",
-                "ok",
-                "kept",
-                "cached",
-                "failed",
-                "pending",
-                "prompt_tokens",
-                "completion_tokens",
-            )
-        }
-        means = [total / count for total, count in self.positions]
-        return counts | {
-            "flags": dict(self.flags),
-            "failures": dict(self.failures),
-            **({"mean_probability_by_position": means} if means else {}),
-        }
-
-    def noted(self) -> dict[str, Any]:
-        """What run.json keeps: the counts, and how they grew."""
-        return self.as_dict() | {"timeline": self.timeline.as_dict(*self._done())}
 
 
 class Watcher(Protocol):
@@ -337,9 +214,12 @@ class _Run(Generic[AnyRow]):
         for raw in rows:
             while self.sink.is_full and not self.stop.is_set():
                 await asyncio.sleep(LOOK_EVERY_S)
+            span = Span()
             record = await answered(self.job, raw)
+            self.tally.add(record, span)
+            began = time.monotonic()
             self.sink.write(raw.number, record)
-            self.tally.add(record)
+            self.tally.spend(written_s=time.monotonic() - began)
             self.watcher.update(self.tally)
             await self._give_way()
 

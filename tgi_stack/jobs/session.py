@@ -27,13 +27,14 @@ from tgi_stack.answers.tier.opening import open_run_store
 from tgi_stack.backends.ahead import ahead
 from tgi_stack.backends.base import Backend
 from tgi_stack.backends.open import open_backend
+from tgi_stack.backends.work import busy
 from tgi_stack.errors import InputError, MachineError
 from tgi_stack.jobs import dry_run, pipeline
-from tgi_stack.jobs.pipeline import Tally, Unwatched, Watcher
+from tgi_stack.jobs.pipeline import Unwatched, Watcher
 from tgi_stack.jobs.preparing.preparers import Preparers, how_many
 from tgi_stack.jobs.sinks import open_sink
 from tgi_stack.jobs.spec import JobSpec
-from tgi_stack.jobs.timeline import Timeline
+from tgi_stack.jobs.tally import Tally, Timeline
 from tgi_stack.rows import folder
 from tgi_stack.rows.ledger import Checked, Sink
 from tgi_stack.rows.output import Output
@@ -124,7 +125,7 @@ class Session(Counted[Sink]):
         if many := how_many(settings, self.tally.rows):
             width = settings.concurrency or job.workers
             others = Preparers(self.spec, self.source.wanted, items, backend, store, many, width)
-        self.tally.timeline = Timeline()
+        self.tally.timeline, self.tally.backend = Timeline(), busy(backend)
         began = time.monotonic()
         await pipeline.run(job, self.source, self.sink, settings, self.tally, self.watcher, self.stop, others)
         dry_run.note_speed(store, self.spec.kind, backend, self.tally, time.monotonic() - began)

@@ -20,10 +20,11 @@ from tgi_stack.answers.tier.opening import open_run_store
 from tgi_stack.backends.base import Backend
 from tgi_stack.backends.open import open_backend
 from tgi_stack.concurrency import fan_out
-from tgi_stack.jobs.pipeline import Job, Record, Tally, Unwatched, answered, within_limits
+from tgi_stack.jobs.pipeline import Job, Record, Unwatched, answered, within_limits
 from tgi_stack.jobs.preparing.preparers import LEAST_ROWS, Preparers
 from tgi_stack.jobs.rerank.items import Items
 from tgi_stack.jobs.spec import JobSpec
+from tgi_stack.jobs.tally import Tally
 from tgi_stack.rows.columns import Wanted
 from tgi_stack.rows.ledger import Discard, record_of
 from tgi_stack.rows.reader import RawRow, UnreadRow

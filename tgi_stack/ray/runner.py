@@ -30,12 +30,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cache.system import system
 from tgi_stack import errors, logs
 from tgi_stack.errors import FastqwenError, MachineError, UsageError
-from tgi_stack.jobs.pipeline import Tally, Unwatched, Watcher
+from tgi_stack.jobs.pipeline import Unwatched, Watcher
 from tgi_stack.jobs.preparing.wire import of_items
 from tgi_stack.jobs.session import Counted
 from tgi_stack.jobs.sinks import inputs_of
 from tgi_stack.jobs.spec import JobSpec
-from tgi_stack.jobs.timeline import Timeline
+from tgi_stack.jobs.tally import Tally, Timeline
 from tgi_stack.ray.cluster import Cluster, Crew, joined
 from tgi_stack.ray.worker import AT_ONCE, Desk, Told, Worker
 from tgi_stack.rows.ledger import Checked

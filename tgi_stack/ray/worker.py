@@ -17,10 +17,10 @@ import ray
 
 from tgi_stack import __version__
 from tgi_stack.errors import FastqwenError, UsageError
-from tgi_stack.jobs.pipeline import Tally
 from tgi_stack.jobs.preparing.wire import items_of
 from tgi_stack.jobs.spec import JobSpec, Name
 from tgi_stack.jobs.standing import Standing
+from tgi_stack.jobs.tally import Tally
 from tgi_stack.ray.servers import with_living_servers
 from tgi_stack.rows import jsonl
 from tgi_stack.rows.columns import Kind, Wanted
@@ -139,7 +139,7 @@ class Worker:
         records = standing.answer(read(block, self._wanted), self._count)
         for record in records:
             tally.add(record)
-        counts = tally.as_dict() | {"positions": tally.positions}
+        counts = tally.for_merge()
         return b"".join(map(jsonl.dumps, records)), orjson.dumps(counts)
 
     def _agree(self) -> Standing:

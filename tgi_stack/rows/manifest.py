@@ -157,8 +157,8 @@ class Manifest:
             whole: digest and size of a complete OUT that is a folder.
         """
         counts = dict(counts)
-        timeline = counts.pop("timeline", None)
-        self.content |= {"state": state, "counts": counts, "timeline": timeline, "ended": _now()}
+        beside = {name: counts.pop(name, None) for name in ("timeline", "times")}
+        self.content |= {"state": state, "counts": counts, **beside, "ended": _now()}
         if state == "complete":
             self.content["out"] = whole or {
                 "sha256": sha256_of(self.out),

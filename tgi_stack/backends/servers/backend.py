@@ -26,6 +26,7 @@ from tgi_stack.backends.servers.protocols.reply import (
 from tgi_stack.backends.servers.question import NAME_BITS, Answer, Question
 from tgi_stack.backends.servers.retry import Budget, Decision
 from tgi_stack.backends.servers.transport import Reply, Transport, TransportError
+from tgi_stack.backends.work import Work
 from tgi_stack.errors import AnswerError, ServerError, WrongServerError
 from tgi_stack.prompting.framing import forced_flags
 from tgi_stack.prompting.profile import Profile
@@ -69,6 +70,7 @@ class ServedBackend:
         self.profile = profile
         self.max_concurrency = max_concurrency
         self.takes_tokens = takes_tokens(identity.engine)
+        self.work = Work(pool.endpoints)
         self._transport = transport
         self._pool = pool
         self._budget = Budget()
@@ -124,10 +126,16 @@ class ServedBackend:
             self._blame.ended(row)
 
     async def _once(self, question: Question[Answer], row: Row) -> Answer | None:
+        since = time.monotonic()
         endpoint = await self._pool.acquire()
+        answer: Answer | None = None
         try:
-            return await self._attempt(question, endpoint, row)
+            with self.work.computing(since):
+                answer = await self._attempt(question, endpoint, row)
+            return answer
         finally:
+            endpoint.answers += answer is not None
+            endpoint.misses += answer is None
             self._pool.release(endpoint)
 
     async def _pause(self, row: Row) -> None:

@@ -101,6 +101,8 @@ class Endpoint:
     paused_until: float = 0.0
     down_since: float = 0.0
     throttles: int = 0  # in a row
+    answers: int = 0
+    misses: int = 0  # attempts without an answer, all told
     said_gone: bool = False
 
     def takes(self, now: float) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,6 +13,7 @@ from importlib.metadata import version
 import torch
 
 from tgi_stack.backends.micro_batch import MicroBatcher, in_threads
+from tgi_stack.backends.work import Work
 from tgi_stack.engine import caption
 from tgi_stack.engine.formats import gguf, lora
 from tgi_stack.engine.loader import (
@@ -59,18 +61,21 @@ class LocalBackend:
         self.max_concurrency = BATCHES * size
         # torch uses the cores (or the GPU) by itself; a second thread lays out what comes next.
         self._threads = ThreadPoolExecutor(runtime.lanes, thread_name_prefix="torch")
+        self.work = Work()
         self._score: MicroBatcher[ScoreRequest, LabelScores] = MicroBatcher(
-            in_threads(self._threads, runtime.score), size=size, lanes=runtime.lanes
+            in_threads(self._threads, runtime.score), size=size, lanes=runtime.lanes, work=self.work
         )
         self._score_images: MicroBatcher[ScoreRequest, LabelScores] = MicroBatcher(
             in_threads(self._threads, runtime.score_images),
             size=size if runtime.packs_images else min(size, PADDED),
             lanes=runtime.lanes,
+            work=self.work,
         )
         write = partial(caption.texts, runtime.model, profile.tokenizer, profile.grid)
         self._caption: MicroBatcher[CaptionRequest, Caption] = MicroBatcher(
             in_threads(self._threads, write),
             size=min(size, PADDED),
+            work=self.work,
         )
 
     async def score(self, request: ScoreRequest) -> LabelScores:
@@ -83,7 +88,8 @@ class LocalBackend:
         if request.image is not None and self.profile.grid is None:
             raise UsageError(f"{self.identity.model} reads no images")
         if self._runtime.writes:
-            return await asyncio.wrap_future(self._runtime.write(request))
+            with self.work.computing(time.monotonic()):
+                return await asyncio.wrap_future(self._runtime.write(request))
         if request.form is not None:
             raise UsageError(
                 f"--schema: {self.identity.model} is computed by transformers, which can't be held to one; "

@@ -20,8 +20,8 @@ from tgi_stack.commands.options import Common
 from tgi_stack.commands.progress import Progress
 from tgi_stack.errors import MissingPackageError, UsageError
 from tgi_stack.jobs import session
-from tgi_stack.jobs.pipeline import Tally
 from tgi_stack.jobs.spec import JobSpec, Name, opened
+from tgi_stack.jobs.tally import Tally
 from tgi_stack.rows.columns import Kind, parse_map
 from tgi_stack.rows.formats import remove_spooled
 from tgi_stack.rows.reader import Source
@@ -81,6 +81,9 @@ def _run(job: str, given: Job, items: Sequence[str] = ()) -> None:
         if tally.rows:
             LOG.info(tally.line())
         raise
+    if progress.is_drawn and ended.tally.ok + ended.tally.failed > ended.tally.kept:
+        # By its name: rich costs runs without a terminal nothing.
+        importlib.import_module("tgi_stack.commands.actions.closing").show(job, ended.tally, progress.took_s)
     _close(ended, out, common)
 
 

@@ -6,9 +6,10 @@ import asyncio
 from typing import IO, Any
 
 from cache.store import Store
+from tgi_stack.backends.work import Span
 from tgi_stack.errors import RowError
-from tgi_stack.jobs.pipeline import Tally
 from tgi_stack.jobs.preparing.wire import Answer, Plain, answer_of, of_question, packed
+from tgi_stack.jobs.tally import Tally
 from tgi_stack.prompting.profile import Profile
 from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, ScoreRequest
 
@@ -43,13 +44,13 @@ class Outbox:
         self._of_tier.append((number, what, about, payload))
         self._due(len(self._of_tier))
 
-    def record(self, number: int, line: bytes, record: dict[str, Any]) -> None:
+    def record(self, number: int, line: bytes, record: dict[str, Any], span: Span) -> None:
         """Sends a row's record, as `line_of` writes it."""
         self._numbers.append(number)
         self._lines.append(line)
         if record["status"] != "ok":
             self._failed.append(number)
-        self._tally.add(record)
+        self._tally.add(record, span)
         self._due(len(self._numbers))
 
     def send(self, *message: Any) -> None:
@@ -74,7 +75,7 @@ class Outbox:
             asked, self._of_tier = self._of_tier, []
             self.send("tier", asked)
         if self._numbers:
-            counts = self._tally.as_dict() | {"positions": self._tally.positions}
+            counts = self._tally.for_merge()
             looked: dict[str, int] = {}
             if self.store is not None:
                 looked = dict(self.store.counts)

@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import sys
+import time
 from array import array
 from collections.abc import Awaitable, Iterator
 from contextlib import suppress
@@ -27,7 +28,7 @@ from tgi_stack.concurrency import first_of
 from tgi_stack.errors import RowError
 from tgi_stack.images.pipe import framed, kill, next_part
 from tgi_stack.images.pool import cores
-from tgi_stack.jobs.pipeline import LOOK_EVERY_S, Tally, Watcher
+from tgi_stack.jobs.pipeline import LOOK_EVERY_S, Watcher
 from tgi_stack.jobs.preparing.forwarded import TierOf
 from tgi_stack.jobs.preparing.wire import (
     BUFFER_BYTES,
@@ -41,6 +42,7 @@ from tgi_stack.jobs.preparing.wire import (
 )
 from tgi_stack.jobs.rerank.items import Items
 from tgi_stack.jobs.spec import JobSpec
+from tgi_stack.jobs.tally import Tally
 from tgi_stack.rows.columns import Wanted
 from tgi_stack.rows.ledger import Sink
 from tgi_stack.rows.reader import Line, UnreadRow
@@ -263,7 +265,9 @@ class Preparers:
         looked: dict[str, int],
     ) -> None:
         """Takes the records of rows that this process had in hand."""
+        began = time.monotonic()
         self._sink.write_lines(array("Q", numbers), array("Q", lengths), lines, frozenset(failed))
+        self._tally.spend(written_s=time.monotonic() - began)
         for number in numbers:
             del one.rows[number]
         self._tally.merge(counts)

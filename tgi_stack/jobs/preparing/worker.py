@@ -19,6 +19,7 @@ from typing import IO, Any
 from cache.system import system
 from tgi_stack.answers.cache_admin import open_store
 from tgi_stack.backends.offline import forbid_network
+from tgi_stack.backends.work import Span
 from tgi_stack.concurrency import crew, give_way
 from tgi_stack.images.pipe import next_part
 from tgi_stack.jobs.pipeline import Job, answered
@@ -121,8 +122,9 @@ class Preparer:
         while (row := await self._rows.get()) is not None:
             number, value, *place = row
             unread = UnreadRow(number, Line(value, *place) if place else value)
+            span = Span()
             record = await answered(self._job, read_row(unread, self._wanted))
-            self._outbox.record(number, line_of(number, record), record)
+            self._outbox.record(number, line_of(number, record), record, span)
 
 
 class Forwarded(logging.Handler):
