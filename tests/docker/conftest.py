@@ -12,7 +12,7 @@ import pytest
 
 from tests.docker import clone as clones
 from tests.docker import engine as engines
-from tests.docker.clone import MODELS, Clone, Done
+from tests.docker.clone import MODELS, Clone
 from tests.docker.engine import Engine, NoEngineError
 
 KEY = "k" * 40
@@ -33,10 +33,9 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 
 @dataclass
 class Host:
-    """The host with its first clone, and how that one's first `make up` went, without a hub."""
+    """The host with its first clone."""
 
     clone: Clone
-    first: Done
 
     def up(self) -> Clone:
         """The clone, with servers that are up and fare well."""
@@ -55,11 +54,12 @@ class Host:
 
 @pytest.fixture(scope="session")
 def host(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Host:
-    """A hub cache has tokenizers under the real models' names; weights are put where `models` puts them."""
+    """A hub cache has tokenizers under the real models' names; weights are where `models` puts them."""
     hub = tmp_path_factory.mktemp("hub")
     (hub / "hub").mkdir()
     clones.fill(hub / "hub", whole=False)
     made = clones.make(tmp_path_factory.mktemp("host") / "clone", engine, hub)
-    first = made.make("up", check=2)
+    labels = [f"com.docker.compose.{name}" for name in ("project=fastqwen", "volume=models")]
+    engine.docker("volume", "create", *(f"--label={label}" for label in labels), "fastqwen_models")
     clones.fill(made.volume, whole=True)
-    return Host(made, first)
+    return Host(made)

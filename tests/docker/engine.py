@@ -7,6 +7,7 @@ of it outlives the run: no rule of iptables, no mount, no process.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -35,6 +36,7 @@ IMAGES = {engine.image: "server" for engine in ENGINES.values()} | {
         ("DCGM_IMAGE", "dcgm"),
     )
 }
+DATA_BYTES = 4 * 2**30  # that images and volumes may take; they take one
 BASE = "fastqwen-tests/base"
 # What nvidia-smi tells here and in containers: two L4, empty.
 NVIDIA_SMI = """\
@@ -150,8 +152,13 @@ class Engine:
         """What the daemon and the client start with."""
         (self.folder / "bin").mkdir(parents=True)
         shutil.copytree(self.home / "client", self.folder / "client")
+        # In memory: it is faster, and gone with the namespace of mounts.
+        (self.folder / "data").mkdir()
+        memory = ["mount", "-t", "tmpfs", "-o", f"size={DATA_BYTES}", "tmpfs", self.folder / "data"]
+        subprocess.run(memory, check=True)
         # No name server: a host without a network says so at once.
-        (self.folder / "daemon.json").write_text('{"dns": ["127.0.0.1"]}')
+        resolving = {"dns": ["127.0.0.1"], "dns-opts": ["timeout:1", "attempts:1"]}
+        (self.folder / "daemon.json").write_text(json.dumps(resolving))
         smi = self.folder / "bin" / "nvidia-smi"
         smi.write_text(NVIDIA_SMI)
         runtime = self.folder / "bin" / "nvidia-runtime"

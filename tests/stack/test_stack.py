@@ -216,6 +216,7 @@ def test_up_starts_both_and_twice_is_harmless(
     nvidia.play("--query-gpu", nvidia_smi.row(0, "NVIDIA L4", 23034, 500, "8.9"))  # full of our own servers
     up()
     assert folder.written == before
+    assert len([call for call in docker.calls if "run --rm" in call]) == 1  # servers that run have weights
 
 
 def test_servers_on_one_gpu_start_in_turn(

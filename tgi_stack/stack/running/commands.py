@@ -127,7 +127,7 @@ class Stack:
             self._tell_what_is_left_off(extras)
             self.folder.write(made, extras, asked)
             tell_states(made)
-        self._start(timeout_s)
+        self._start(timeout_s, fetch=running is None)
         return [parts.entry(server) for server in self._written()["servers"]]
 
     def _adopting(self, request: Request) -> tuple[Request, tuple[Adopted, ...]]:
@@ -181,9 +181,9 @@ class Stack:
             there = (self.folder.secrets / "keys").exists()
             tier.prepare(self.folder.path, keys.users(self.folder.path) if there else {})
 
-    def _start(self, timeout_s: float) -> None:
+    def _start(self, timeout_s: float, *, fetch: bool) -> None:
         compose = Compose(self.folder)
-        if self._written()["phases"]:
+        if fetch and self._written()["phases"]:  # servers that run have theirs
             LOG.info("fetching the weights that are not there yet")
             self._must(compose.models(), "models")
         for services in self._written()["phases"]:
