@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,14 +119,16 @@ def doorkeeper(keys: Path, rate: str = "off") -> Iterator[str]:
 
 
 @contextmanager
-def guarded(folder: Path, keys: str, text: Loopback, vision: Loopback, rate: str = "off") -> Iterator[Front]:
-    """The gateway with these lines of keys, once it has its certificate."""
+def guarded(
+    folder: Path, keys: str, text: Loopback, vision: Loopback, rate: str = "off", keeper: str = ""
+) -> Iterator[Front]:
+    """The gateway with these lines of keys, once it has its certificate; `keeper` is another doorkeeper."""
     file = folder / "keys"
     file.write_text(keys)
     port = free_port()
     listen = {"GATEWAY_LISTEN": str(port), "GATEWAY_NAME": "localhost"}
     with (
-        doorkeeper(file, rate) as asked,
+        nullcontext(keeper) if keeper else doorkeeper(file, rate) as asked,
         caddy(folder, "gateway.Caddyfile", DOORKEEPER=asked, **listen, **upstreams(text, vision)) as printed,
     ):
         root = folder / "data" / "caddy" / "pki" / "authorities" / "local" / "root.crt"
