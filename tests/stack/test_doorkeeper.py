@@ -10,6 +10,7 @@ import shutil
 import sys
 import threading
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 from urllib.request import urlopen
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import ROOT, Fastqwen, read_records, write_rows
@@ -61,6 +62,7 @@ PARTS = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(PARTS, max_size=4).map("".join), max_size=5).map("\n".join))
 def test_both_readers_of_keys_agree(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     folder = tmp_path_factory.getbasetemp() / "agree"
@@ -121,6 +123,7 @@ def test_both_readers_of_rates_agree(text: str) -> None:
             assert not accepted
 
 
+@settings(deadline=None)
 @given(st.integers(1, 50), st.sampled_from(["s", "min", "h"]), st.integers(0, 2**32))
 def test_no_period_has_more_than_twice_its_share(requests: int, period: str, seed: int) -> None:
     """A full bucket and what comes back meanwhile; over long times it is the rate."""
@@ -128,7 +131,7 @@ def test_no_period_has_more_than_twice_its_share(requests: int, period: str, see
     now, passed = 0.0, []
     keeper = program.Doorkeeper(program.Keys(Path("none")), rate, lambda: now)
     keeper.keys.users = program.users_of(f"alice {KEY}")[0]
-    for _ in range(300):
+    for _ in range(100):
         now += rng.choice([0.0, 0.1, 1.0]) * rate.period_s / requests
         status, user, wait_s = keeper.decide(f"Bearer {KEY}", "text", 5)
         assert user == "alice"
@@ -137,9 +140,8 @@ def test_no_period_has_more_than_twice_its_share(requests: int, period: str, see
         else:
             assert status == 429
             assert 1 <= wait_s <= max(1, rate.period_s / requests + 1)
-    for start in passed:
-        within = [at for at in passed if start <= at < start + rate.period_s]
-        assert len(within) <= 2 * requests
+    for number, start in enumerate(passed):
+        assert bisect_left(passed, start + rate.period_s) - number <= 2 * requests
     assert len(passed) <= requests + now * requests / rate.period_s + 1e-6
 
 
@@ -197,12 +199,12 @@ def keeping(rate: str, step_s: float) -> Iterator[str]:
 def test_a_job_keeps_to_the_rate(
     fastqwen: Fastqwen, tmp_path: Path, servers: tuple[Loopback, Loopback]
 ) -> None:
-    """It is told when to come again, and loses no row. Of five requests four pass, after the first five."""
+    """It is told when to come again, and loses no row. Every fifth is too early."""
     rows = write_rows(
         tmp_path / "p.jsonl", *({"id": str(n), "prompt": f"{n}?", "labels": ["A", "B"]} for n in range(12))
     )
     with (
-        keeping("5/s", 0.16) as keeper,
+        keeping("2/s", 0.4) as keeper,
         guarded(tmp_path, "", *servers, keeper=keeper) as front,
     ):
         job = ("probs", rows, "-o", tmp_path / "o.jsonl", "--model", "tiny", "--endpoint", front.text)
