@@ -154,7 +154,8 @@ class Engine:
         shutil.copytree(self.home / "client", self.folder / "client")
         # In memory: it is faster, and gone with the namespace of mounts.
         (self.folder / "data").mkdir()
-        memory = ["mount", "-t", "tmpfs", "-o", f"size={DATA_BYTES}", "tmpfs", self.folder / "data"]
+        size, place = f"size={DATA_BYTES}", os.fspath(self.folder / "data")
+        memory = ["mount", "-t", "tmpfs", "-o", size, "tmpfs", place]
         subprocess.run(memory, check=True)
         # No name server: a host without a network says so at once.
         resolving = {"dns": ["127.0.0.1"], "dns-opts": ["timeout:1", "attempts:1"]}
