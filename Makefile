@@ -77,9 +77,9 @@ test-soak: setup ## tests that hold at random moments or for many rows, with far
 test-ray: setup ## the runner on many hosts, on clusters of Ray on this one
 	$(BIN)/python -m pytest -m ray tests/ray
 
-test-oldest: setup ## the tests with the lowest versions that pyproject.toml names, torch excepted
+test-oldest: setup ## the tests with the lowest versions that pyproject.toml names, torch excepted; ONLY="tests/rows": a part
 	@python=$$($(BIN)/python tools/environments.py oldest) && \
-		$$python -m pytest --numprocesses $(TEST_PROCESSES) --dist worksteal --ignore tests/repository --ignore tests/stack
+		$$python -m pytest --numprocesses $(TEST_PROCESSES) --dist worksteal --ignore tests/repository --ignore tests/stack $(ONLY)
 
 test-tgi-types: setup ## what TGI is asked and answers, held to the types of the package text-generation
 	@python=$$($(BIN)/python tools/environments.py tgi) && \

@@ -6,17 +6,20 @@
   that are tested in it, torch excepted, as uv resolves them;
 - `tgi` holds the extra `tgi`: text-generation wants a huggingface-hub that transformers 5 can't have.
 
-Prints the environment's Python. An environment is built once for a pyproject.toml and a constraints.txt.
+Prints the environment's Python. Its packages are installed once for a pyproject.toml and a constraints.txt,
+outside the clone; the clone has an environment of its own that finds them.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -37,16 +40,24 @@ def main() -> None:
     )
     parser.add_argument("name", choices=sorted(EXTRAS))
     name = parser.parse_args().name
-    folder = FOLDER / name
-    python = folder / "bin" / "python"
     key = _key()
-    ready = folder / f"ready-{key}"
-    if not ready.exists():
-        print(f"building {folder.relative_to(ROOT)}", file=sys.stderr)
-        shutil.rmtree(folder, ignore_errors=True)
-        _build(name, folder, python)
-        ready.touch()
-    print(python.relative_to(ROOT))
+    packages = _cache() / f"{name}-{key}"
+    if not (packages / "ready").exists():
+        print(f"building {packages}", file=sys.stderr)
+        shutil.rmtree(packages, ignore_errors=True)
+        _build(name, packages)
+        (packages / "ready").touch()
+    own = FOLDER / name
+    if not (own / f"ready-{key}").exists():
+        shutil.rmtree(own, ignore_errors=True)
+        _build_own(own, packages)
+        (own / f"ready-{key}").touch()
+    print((own / "bin" / "python").relative_to(ROOT))
+
+
+def _cache() -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "fastqwen" / "environments"
 
 
 def _key() -> str:
@@ -55,10 +66,12 @@ def _key() -> str:
     return hashlib.sha256(whole).hexdigest()[:12]
 
 
-def _build(name: str, folder: Path, python: Path) -> None:
+def _build(name: str, folder: Path) -> None:
+    """The packages, without the project."""
+    python = folder / "bin" / "python"
     _run(sys.executable, "-m", "venv", folder)
-    _run(python, "-m", "pip", "install", "-q", "uv")
-    wanted, constraints = folder / "wanted.txt", folder / "constraints.txt"
+    _run(python, "-m", "pip", "install", "-q", "uv", "setuptools>=77")
+    wanted, pins = folder / "wanted.txt", folder / "pins.txt"
     wanted.write_text("".join(f"{package}=={version}\n" for package, version in _wanted(name).items()))
     extras = [word for extra in EXTRAS[name] for word in ("--extra", extra)]
     resolve: list[str | Path] = [
@@ -68,11 +81,29 @@ def _build(name: str, folder: Path, python: Path) -> None:
         "-q",
         "--no-header",
         "--no-annotate",
-        *extras,
     ]
-    resolve += ["--resolution", "lowest-direct", "-c", wanted, "--python", python, "-o", constraints]
+    resolve += extras
+    resolve += ["--resolution", "lowest-direct", "-c", wanted, "--python", python, "-o", pins]
     _run(*resolve, ROOT / "pyproject.toml")
-    _run(python, "-m", "pip", "install", "-q", "-c", constraints, "-e", f"{ROOT}[{','.join(EXTRAS[name])}]")
+    # As constraints: pip chooses the build of torch, and what comes with it.
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = [*project["dependencies"]]
+    for extra in EXTRAS[name]:
+        asked += project["optional-dependencies"][extra]
+    _run(python, "-m", "pip", "install", "-q", "-c", pins, *asked)
+
+
+def _build_own(folder: Path, packages: Path) -> None:
+    """An environment that has those packages, and this clone."""
+    _run(sys.executable, "-m", "venv", folder)
+    places = [
+        Path(sysconfig.get_path("purelib", vars={"base": str(base), "platbase": str(base)}))
+        for base in (folder, packages)
+    ]
+    # Before its own, where venv may have put an older setuptools.
+    (places[0] / "packages.pth").write_text(f"import sys; sys.path.insert(1, {str(places[1])!r})\n")
+    install = ("-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "-e", ROOT)
+    _run(folder / "bin" / "python", *install)
 
 
 def _wanted(name: str) -> dict[str, str]:

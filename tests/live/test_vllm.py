@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from agreement import BF16
 from tests.conftest import CATALOGUE, ROOT, Fastqwen, read_records, write_rows
 from tests.stack.test_compose import rendered, words
 from tgi_stack.tiny import TINY
@@ -33,6 +34,7 @@ pytestmark = [
 
 START_S = 300.0
 SERVED = 1e-5
+SERVERS = {"text": "float32", "vision": "float32", "text bf16": "bfloat16"}
 TORCH = ("--engine", "torch", "--model", "tiny", "--device", "cpu")
 
 
@@ -42,11 +44,12 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def start(kind: str, port: int, log: Path) -> subprocess.Popen[bytes]:
+def start(name: str, port: int, log: Path) -> subprocess.Popen[bytes]:
     environment = Path(os.environ["FASTQWEN_VLLM"])
     command: list[str | Path] = [
-        environment / "bin" / "vllm", "serve", TINY / kind, "--host", "127.0.0.1", "--port", str(port),
-        "--served-model-name", "tiny", "--max-model-len", "2048", "--dtype", "float32",
+        environment / "bin" / "vllm", "serve", TINY / name.split()[0],
+        "--host", "127.0.0.1", "--port", str(port),
+        "--served-model-name", "tiny", "--max-model-len", "2048", "--dtype", SERVERS[name],
         "--max-num-seqs", "16", "--enforce-eager",
         "--structured-outputs-config", '{"backend":"xgrammar","disable_any_whitespace":true}',
     ]  # fmt: skip
@@ -65,9 +68,9 @@ def start(kind: str, port: int, log: Path) -> subprocess.Popen[bytes]:
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The URL of each kind; both start together."""
+    """The URL of each; all start together."""
     folder = tmp_path_factory.mktemp("vllm")
-    ports = {kind: free_port() for kind in ("text", "vision")}
+    ports = {kind: free_port() for kind in SERVERS}
     running = {kind: start(kind, port, folder / f"{kind}.log") for kind, port in ports.items()}
     try:
         for kind, port in ports.items():
@@ -112,6 +115,20 @@ def test_rankings_agree_with_torch(fastqwen: Fastqwen, tmp_path: Path, servers: 
         for entry in ours["ranking"]:
             assert entry["probability"] == pytest.approx(expected[entry["id"]], abs=SERVED)
         assert ours["label_mass"] == pytest.approx(theirs["label_mass"], abs=SERVED)
+
+
+def test_bf16_is_within_its_limit(fastqwen: Fastqwen, tmp_path: Path, servers: dict[str, str]) -> None:
+    """Against torch in fp32: what `make agreement` holds a server in bf16 to."""
+    rank = ("rerank", CATALOGUE / "sessions.jsonl", "--items", CATALOGUE / "items.jsonl")
+    prompts = ({"id": str(n), "prompt": f"Which of {n}?\n", "num_candidates": n} for n in (2, 5, 20, 52, 100))
+    for job in (rank, ("probs", write_rows(tmp_path / "p.jsonl", *prompts))):
+        folder = tmp_path / str(job[0])
+        folder.mkdir()
+        both(fastqwen, folder, servers["text bf16"], *job)
+        pair = (folder / "torch.jsonl", folder / "served.jsonl")
+        done = fastqwen("compare", *pair, "--limit", str(BF16), "--json")
+        found = json.loads(done.stdout)["pairs"][0]
+        assert 0 < found["probabilities"]["largest"] <= BF16
 
 
 @pytest.mark.parametrize("count", [2, 20, 52, 53, 100])
