@@ -63,7 +63,7 @@ def test_recorded_logprobs_agree_with_torch(manner: str, name: str, logprobs: An
         assert math.exp(one["logprob"]) == pytest.approx(math.exp(wanted[one["id"]]), abs=LIMITS[manner])
 
 
-def test_a_label_out_of_sight_is_in_the_prefill(logprobs: Any) -> None:
+def test_labels_out_of_sight_are_in_the_prefill(logprobs: Any) -> None:
     """Without kernels a server tells the logprob of a prompt's last token over the whole vocabulary."""
     entry = RECORDED["causal: logprobs of the prompt"]
     inputs = entry["request"]["inputs"]
