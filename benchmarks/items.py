@@ -164,7 +164,7 @@ def main() -> None:
     batches = [requests[start : start + size] for start in range(0, len(requests), size)]
     for batch in batches:
         random.Random(0).shuffle(batch)  # noqa: S311  # no secrets
-    budget = args.budget or (33_792 if device.type == "cuda" else 8_192)
+    budget = args.budget or (33_792 if device.type == "cuda" else 2_048)
     whole, shared = (packed(batches, budget, share=share) for share in (False, True))
     counts = {"whole": whole, "shared": shared, "shared, fp8": shared, "least": least(requests)}
     console = Console(width=120)

@@ -31,12 +31,11 @@ from tgi_stack.types import LabelScores, ScoreRequest
 PIECE = 2**24  # numbers in fp32 at once between last positions and the head: 64 MiB
 # Eight tiles of 128 x 256 of a product with 1,024 columns for each of 132 processors.
 GPU_TOKENS = 33_792
-# As many as a batch of prompts has there: each pack computes anew what they begin with.
-CPU_TOKENS = 8_192
+CPU_TOKENS = 2_048
 LEAST_TOKENS = 64
 GROW_AFTER = 8  # calls without want of memory, until a budget that was halved is doubled
 # Static shapes: compiled code is made once for each of these.
-SIZES = (256, 1_024, 2_048, 4_096, CPU_TOKENS, 16_896, GPU_TOKENS)
+SIZES = (256, 1_024, CPU_TOKENS, 4_096, 8_192, 16_896, GPU_TOKENS)
 
 
 @dataclass(frozen=True, slots=True)
