@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 MOVES = re.compile(r"\x1b\[(\d*)([A-Za-z])")
+BEGUN = re.compile(r"\x1b(\[\d*)?")
 
 
 class Screen:
@@ -23,10 +24,15 @@ class Screen:
     def __init__(self) -> None:
         self.lines = [""]
         self._row = self._column = 0
+        self._begun = ""  # a move whose end has not come yet
 
     def write(self, text: str) -> None:
         """Takes more of it in."""
+        text, self._begun = self._begun + text, ""
         while text:
+            if BEGUN.fullmatch(text):
+                self._begun = text
+                return
             move = MOVES.match(text)
             if move is not None:
                 self._move(int(move[1] or 1), move[2])
