@@ -170,6 +170,7 @@ def test_the_same_from_a_bundle_on_another_machine(cached: Fastqwen, tmp_path: P
     assert "entries" in cached("cache", "import", tmp_path / "c.fqc", check=2).stderr
 
 
+@pytest.mark.slow
 def test_one_output_however_it_came_to_be(cached: Fastqwen, tmp_path: Path) -> None:  # K18
     rows = [{"id": str(n), "prompt": f"Question {n}\n", "num_candidates": 5 + n % 9} for n in range(300)]
     path = write_rows(tmp_path / "p.jsonl", *rows)
@@ -251,6 +252,7 @@ def test_part_of_a_grammars_labels_is_normalised_anew(cached: Fastqwen, tmp_path
     assert part["label_mass"] is None
 
 
+@pytest.mark.slow
 def test_summaries_by_what_is_asked_of_which_bytes(
     cached: Fastqwen, tmp_path: Path, server: Loopback
 ) -> None:  # I11, I25

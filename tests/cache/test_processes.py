@@ -49,6 +49,7 @@ def _collect_until(folder: Path, stop: Path) -> int:
     return removed
 
 
+@pytest.mark.slow
 def test_removal_beside_writers_loses_nothing_of_theirs(
     make: Callable[..., Store], tmp_path: Path
 ) -> None:  # K04, K05

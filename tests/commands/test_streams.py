@@ -42,6 +42,7 @@ def test_a_stdout_that_takes_nothing_is_said(tmp_path: Path, what: str, stream: 
     assert ("standard output" in done.stderr) == (done.returncode == 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", ["probs --nope", "nope", "settings --dtype int3"])
 @pytest.mark.parametrize("redirect", ["2>/dev/full", "2>&-", "2> >(true)"])
 def test_usage_errors_are_2_where_stderr_fails(words: str, redirect: str) -> None:
@@ -50,6 +51,7 @@ def test_usage_errors_are_2_where_stderr_fails(words: str, redirect: str) -> Non
     assert subprocess.run(["bash", "-c", line], env=environment).returncode == 2
 
 
+@pytest.mark.slow
 def test_answers_that_are_there_hear_ctrl_c(tmp_path: Path) -> None:
     """The scripted engine never waits, nor does a cache: the loop has to be given its turn."""
     count = 60_000

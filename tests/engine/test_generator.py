@@ -258,6 +258,7 @@ def test_a_text_without_an_image(made: Any, vision_model: Any, tokenizer: Tokeni
     assert made(2).answers([request]) == caption.caption(vision_model, tokenizer, GRID, [request])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fails", [{0: 1}, {3: 2}, {0: 3}, {2: 1, 9: 1}])
 def test_out_of_memory_loses_nobody(
     made: Any, requests: list[CaptionRequest], generated: list[Caption], fails: dict[int, int]

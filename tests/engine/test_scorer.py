@@ -153,6 +153,7 @@ def test_the_head_meets_last_positions_alone(text_model: Any, requests: list[Sco
     assert seen == [(sum(len(r.token_ids) for r in requests), len(requests))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failures", [1, 3])
 def test_out_of_memory_halves_packs_loses_nobody(
     text_model: Any, requests: list[ScoreRequest], alone: list[LabelScores], failures: int
@@ -164,6 +165,7 @@ def test_out_of_memory_halves_packs_loses_nobody(
     assert len(calls) > failures
 
 
+@pytest.mark.slow
 def test_a_halved_budget_grows_back_with_backoff(text_model: Any, requests: list[ScoreRequest]) -> None:
     network, _ = network_that(text_model, fails={0: 2})
     scorer = Scorer(network, Options(1024))

@@ -190,6 +190,7 @@ def test_a_disk_that_becomes_read_only_is_said(
         assert "out.jsonl" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("faketime") is None, reason="faketime is not installed")
 @pytest.mark.parametrize("jump", ["-1y", "+1y"])
 def test_a_clock_that_jumps_changes_nothing(  # X08

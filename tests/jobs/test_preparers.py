@@ -100,6 +100,7 @@ def test_hits_of_the_cache_are_counted(cached: Fastqwen, known: Path, teams: lis
     assert told["kinds"]["labels"]["hits"] == before + ROWS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("job", ["rerank", "summarize"])
 def test_other_jobs(cached: Fastqwen, tmp_path: Path, teams: list[Team], job: str) -> None:
     items = [json.loads(line)["id"] for line in (CATALOGUE / "items.jsonl").read_bytes().splitlines()]

@@ -93,6 +93,7 @@ def test_no_handle_at_all_ends_the_run() -> None:
         made.short_of_handles(first, "Too many open files")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [8, 10, 12, 14])
 def test_too_few_handles_are_refused_with_a_line(tmp_path: Path, most: int) -> None:
     with serve("vllm") as server:

@@ -341,6 +341,7 @@ def test_servers_never_see_a_users_key(tmp_path: Path) -> None:
         assert ask(front.text, "GET", "/info", ca_file=front.ca_file, headers=bearer())[0] == 401
 
 
+@pytest.mark.slow
 def test_a_server_gone_is_502_until_back(front: Front, servers: tuple[Loopback, Loopback]) -> None:
     text, _ = servers
     text.stop()

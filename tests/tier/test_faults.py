@@ -70,6 +70,7 @@ def test_a_second_machine_asks_nothing(
 PASSING = [faults.slow, faults.reset, faults.loading, faults.flipped, faults.rubbish, faults.shortened]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", PASSING, ids=lambda fault: fault.__name__)
 @pytest.mark.parametrize("from_the_start", [True, False], ids=["always", "midway"])
 def test_what_passes_badly_changes_no_record(
