@@ -1,6 +1,7 @@
 """Prompts a second of the scoring engine, beside slower ways and the floor, in one run on one device.
 
     python benchmarks/scoring.py [--shape qwen3-0.6b] [--prompts 2048] [--repeats 5] [--only NAME ...]
+    python benchmarks/scoring.py --lengths 4096 4096 --prompts 256 --only "own kernels"
 
 Weights and tokens are random: neither changes the speed. The floor is what the network's operations take at
 the rate that the device multiplies large matrices at, measured in the same run (bf16; fp8 beside it): in a
@@ -222,6 +223,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--shape", default="qwen3-0.6b")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--prompts", type=int, default=2048)
+    parser.add_argument("--lengths", type=int, nargs=2, default=(128, 1024), help="least and most tokens")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--checked", type=int, default=64, help="prompts compared with fp32")
     parser.add_argument("--budget", type=int, help="tokens of a pack")
@@ -238,7 +240,7 @@ def main() -> None:
     placement = choose(args.device, "auto")
     device = placement.device
     model = random_model(args.shape, placement)
-    requests = workload.prompts(args.prompts, 128, 1024, vocabulary=100_000, labels=LABELS)
+    requests = workload.prompts(args.prompts, *args.lengths, vocabulary=100_000, labels=LABELS)
     least = floors(model, placement, requests)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     mean = workload.mean_length(requests)

@@ -32,12 +32,12 @@ def written(form: str, seed: int, budget: int, size: int = 1024) -> tuple[str, b
     drawn = torch.Generator().manual_seed(seed)
     for _ in range(budget):
         logits = torch.randn(size, generator=drawn)
-        guide.hold(logits)
+        GUIDES.hold(logits[None], {0: guide})
         best, token = logits.max(dim=-1)
         assert best.isfinite()  # an answer can always go on
         if int(token) in (END, OTHER_END):
             return TOKENIZER.decode(ids), False
-        guide.take(int(token))
+        GUIDES.chose(token[None], {0: guide})
         ids.append(int(token))
     return TOKENIZER.decode(ids), True
 
@@ -62,3 +62,35 @@ def test_white_space_is_compact() -> None:
 def test_logits_may_be_padded() -> None:
     form = read_form('{"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"]}')
     assert written(form, 0, 50, size=1100) == ('{"a":1}', False)
+
+
+def test_rows_are_held_each_by_its_own() -> None:
+    """Beside the mask that llguidance gives for one answer alone; a row without a guide goes on by any token."""
+    masks = pytest.importorskip("llguidance.numpy")
+    form = read_form('{"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"]}')
+    begun, written = GUIDES.guide(form), TOKENIZER.encode('{"a":1}')
+    guides = {row: GUIDES.guide(form) for row in range(1, len(written) + 2)}
+    for step, token in enumerate(written):  # row n has n - 1 tokens
+        GUIDES.chose(torch.full((len(guides) + 1,), token), {row: guides[row] for row in guides if row > step + 1})
+    logits = torch.randn(len(guides) + 1, 1040)
+    held = logits.clone()
+    GUIDES.hold(held, guides)
+    assert held[0].equal(logits[0])
+    for row in guides:
+        mask = masks.allocate_token_bitmask(1, TOKENIZER.size)
+        masks.fill_next_token_bitmask(begun.matcher, mask)
+        allowed = [token for token in range(TOKENIZER.size) if mask[0, token // 32] >> token % 32 & 1]
+        ends = [END, OTHER_END] if row == len(guides) else []
+        assert held[row].isfinite().nonzero().flatten().tolist() == sorted({*allowed, *ends})
+        if row <= len(written):
+            begun.matcher.consume_token(written[row - 1])
+    GUIDES.chose(torch.full((len(guides) + 1,), -1), guides)  # no token: none follows
+    again = logits.clone()
+    GUIDES.hold(again, guides)
+    assert again.equal(held)
+
+
+def test_a_model_without_an_end() -> None:
+    guides = Guides(TOKENIZER, frozenset())
+    with pytest.raises(AnswerError, match="eos_token_id"):
+        guides.guide(read_form('{"type": "object", "properties": {"a": {"const": 1}}}'))

@@ -239,9 +239,7 @@ class Generator:
     def _advance(self, decoder: Decoder) -> None:
         """A few steps for all slots in use, then what they wrote is read."""
         slots = list(self._running)
-        # What may follow is known once what was chosen is.
-        held = any(self._running[slot].guide is not None for slot in slots)
-        steps = STEPS_BETWEEN if decoder.whole and not held else 1
+        steps = STEPS_BETWEEN if decoder.whole else 1
         lengths = [self._running[slot].used for slot in slots]
         rows = range(decoder.cache.slots) if decoder.whole else slots
         written = []
@@ -264,8 +262,6 @@ class Generator:
         ended = token in self._ends
         if not ended:
             job.written.append(token)
-            if job.guide is not None:
-                job.guide.result().take(token)
         if ended or len(job.written) == job.request.max_new_tokens:
             del self._running[slot]
             caption = Caption(
@@ -286,7 +282,7 @@ class Generator:
         if not shared:
             job.answer.set_exception(not_finite())
             return
-        job.alone, job.generator = True, _again(job, self._device)
+        job.alone, job.generator, job.guide = True, _again(job, self._device), self._guide(job.request)
         with self._changed:
             self._waiting.appendleft(job)
 
@@ -296,10 +292,12 @@ class Generator:
         A draw divides probabilities by exponential noise: the largest quotient is distributed as they are.
         -1 where the logits are no numbers: of those, too, one would be the largest.
         """
-        for row, slot in enumerate(slots):
-            job = self._running.get(slot)
-            if job is not None and job.guide is not None:
-                job.guide.result().hold(logits[row])
+        guides = {
+            row: job.guide.result()
+            for row, slot in enumerate(slots)
+            if (job := self._running.get(slot)) is not None and job.guide is not None
+        }
+        self._guides.hold(logits, guides)
         best, tokens = logits.max(dim=-1)
         for row, slot in enumerate(slots):
             job = self._running.get(slot)
@@ -308,7 +306,9 @@ class Generator:
                 weights = torch.softmax(below / max(job.request.temperature, COLDEST), dim=-1)
                 noise = torch.empty_like(weights).exponential_(generator=job.generator)
                 tokens[row] = (weights / noise).argmax()
-        return tokens.where(best.isfinite(), -1)
+        tokens = tokens.where(best.isfinite(), -1)
+        self._guides.chose(tokens, guides)
+        return tokens
 
     def _shrink(self, error: torch.OutOfMemoryError) -> None:
         """Half the prompts at once, then half the slots; what was under way starts again."""

@@ -1,24 +1,41 @@
-"""Holds an answer to a JSON schema, token by token: which tokens may come next, by llguidance."""
+"""Holds answers to a JSON schema, token by token: which tokens may come next, by llguidance.
+
+What may come next is known once the token before it is. On a GPU the network's next step needs no mask before
+its logits, so the host reads tokens and makes masks while that step runs: `chose` sends tokens on their way
+without waiting, and `hold` waits for them after the step was asked for.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from tgi_stack.errors import AnswerError, MissingPackageError
 from tgi_stack.prompting.tokenizer import Tokenizer
 
-BITS = torch.arange(32, dtype=torch.int32)
+# By a byte of a mask: which of its eight tokens may not come next.
+FORBIDDEN = (torch.arange(256)[:, None] >> torch.arange(8)) & 1 == 0
 # White space is what a model that can't write the schema's words fills its budget with.
 COMPACT: Any = {"whitespace_flexible": False}
 
 
+class Chosen(NamedTuple):
+    """Tokens on their way to the host, and whose they are."""
+
+    guides: Mapping[int, Guide]  # by row
+    tokens: torch.Tensor
+    arrived: torch.cuda.Event | None
+
+
 class Guides:
-    """Makes guides for one vocabulary.
+    """Makes guides for one vocabulary, and holds many rows of logits to theirs at once.
+
+    `guide` may be called by any thread, the rest by one.
 
     Args:
         ends: token ids that end an answer.
@@ -27,10 +44,15 @@ class Guides:
     def __init__(self, tokenizer: Tokenizer, ends: frozenset[int]) -> None:
         self._tokenizer = tokenizer
         self._ends = sorted(ends)
-        self._size = max(tokenizer.size, *(end + 1 for end in ends))
+        self._size = max((tokenizer.size, *(end + 1 for end in ends)))
         self._lock = threading.Lock()
         self._vocabulary: Any = None
+        self._executor: Any = None
         self._matcher = lru_cache(maxsize=8)(self._compiled)
+        self._chosen: list[Chosen] = []
+        self._masks = torch.empty(0, 0, dtype=torch.int32)
+        self._held = torch.empty(0, 1, dtype=torch.bool)
+        self._forbidden = FORBIDDEN
 
     def guide(self, form: str) -> Guide:
         """A guide at the beginning of an answer.
@@ -40,16 +62,88 @@ class Guides:
             AnswerError: `schema.invalid`: a schema that it can't be held to.
         """
         with self._lock:
-            return Guide(self._matcher(form).deep_copy(), self._ends, self._size)
+            return Guide(self._matcher(form).deep_copy())
+
+    def hold(self, logits: torch.Tensor, guides: Mapping[int, Guide]) -> None:
+        """Leaves of some rows of logits, shape [rows, vocabulary], what may come next; all else becomes -inf.
+
+        Where an answer can't go on its row has no number left.
+        """
+        self._follow()
+        if not guides:
+            return
+        masks, held = self._room(len(logits), logits.device)
+        self._fill(masks.numpy(), guides)
+        held.fill_(False)
+        held[list(guides)] = True
+        if self._forbidden.device != logits.device:
+            self._forbidden = FORBIDDEN.to(logits.device)
+        there = masks.to(logits.device, non_blocking=True).view(torch.uint8)
+        bits = self._forbidden.index_select(0, there.flatten().int()).view(len(logits), -1)
+        known = min(bits.shape[1], logits.shape[1])
+        logits[:, :known].masked_fill_(bits[:, :known], -torch.inf)
+        # A row may be longer than the vocabulary.
+        logits[:, known:].masked_fill_(held.to(logits.device, non_blocking=True), -torch.inf)
+
+    def chose(self, tokens: torch.Tensor, guides: Mapping[int, Guide]) -> None:
+        """Notes the tokens that were chosen, shape [rows]; the guides follow before they are next asked."""
+        if not guides:
+            return
+        arrived = None
+        if tokens.is_cuda:
+            there = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
+            tokens = there.copy_(tokens, non_blocking=True)
+            arrived = torch.cuda.Event()
+            arrived.record()
+        self._chosen.append(Chosen(guides, tokens, arrived))
+
+    def _follow(self) -> None:
+        for guides, tokens, arrived in self._chosen:
+            if arrived is not None:
+                arrived.synchronize()
+            values = tokens.tolist()
+            going = [
+                (guide.matcher, values[row])
+                for row, guide in guides.items()
+                if values[row] >= 0 and not guide.matcher.is_stopped()
+            ]
+            if going:
+                self._executor.consume_token_par(going)
+        self._chosen.clear()
+
+    def _room(self, rows: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """For so many rows a bit a token, and whether each is held; those of the call before, which the device
+        has read by now.
+        """
+        if len(self._masks) != rows:
+            pinned = device.type == "cuda"
+            self._masks = torch.empty(rows, -(-self._size // 32), dtype=torch.int32, pin_memory=pinned)
+            self._held = torch.empty(rows, 1, dtype=torch.bool, pin_memory=pinned)
+        return self._masks, self._held
+
+    def _fill(self, masks: Any, guides: Mapping[int, Guide]) -> None:
+        """Sets the bits of what may come next; rows without a guide may go on by any token."""
+        masks.fill(-1)
+        masks[list(guides)] = 0
+        going = [(guide.matcher, row) for row, guide in guides.items() if not guide.matcher.is_stopped()]
+        if going:
+            rows, words = masks.shape
+            self._executor.unsafe_compute_mask_ptr(going, masks.ctypes.data, 4 * words, rows)
+        accepting = [row for row, guide in guides.items() if guide.matcher.is_accepting()]
+        for end in self._ends:
+            masks.view(np.uint32)[accepting, end // 32] |= np.uint32(1 << end % 32)
 
     def _compiled(self, form: str) -> Any:
         try:
             import llguidance
         except ImportError as error:
             raise MissingPackageError("llguidance", "schema") from error
+        if not self._ends:
+            raise AnswerError("schema.invalid", "the model names no token that ends an answer (eos_token_id)")
         if self._vocabulary is None:
             text = self._tokenizer.content.decode()
             self._vocabulary = llguidance.LLTokenizer(text, n_vocab=self._size, eos_token=self._ends[0])
+            self._executor = llguidance.LLExecutor()
         grammar = llguidance.LLMatcher.grammar_from_json_schema(form, overrides=COMPACT)
         matcher = llguidance.LLMatcher(self._vocabulary, grammar)
         if matcher.is_error():
@@ -57,31 +151,7 @@ class Guides:
         return matcher
 
 
-class Guide:
-    """Which tokens may come next in one answer."""
+class Guide(NamedTuple):
+    """Where one answer stands in its schema."""
 
-    def __init__(self, matcher: Any, ends: Sequence[int], size: int) -> None:
-        from llguidance import numpy as masks
-
-        self._matcher = matcher
-        self._ends = list(ends)
-        self._mask = masks.allocate_token_bitmask(1, size)
-        self._fill = masks.fill_next_token_bitmask
-        self._size = size
-
-    def hold(self, logits: torch.Tensor) -> None:
-        """Leaves of a row of logits, shape [vocabulary], what may come next; all others become -inf."""
-        allowed = torch.zeros(len(logits), dtype=torch.bool)  # a row may be longer than the vocabulary
-        if not self._matcher.is_stopped():
-            self._fill(self._matcher, self._mask, 0)
-            bits = torch.from_numpy(self._mask[0])[:, None] >> BITS
-            allowed[: self._size] = (bits & 1).bool().flatten()[: self._size]
-        if self._matcher.is_accepting():
-            allowed[self._ends] = True
-        # Where an answer can't go on its row has no number left, and fails.
-        logits.masked_fill_(~allowed.to(logits.device), -torch.inf)
-
-    def take(self, token: int) -> None:
-        """Goes on by the token that was chosen."""
-        if not self._matcher.is_stopped():
-            self._matcher.consume_token(token)
+    matcher: Any
