@@ -76,6 +76,7 @@ class Held(Runtime):
 
     @property
     def ends(self) -> frozenset[int]:
+        assert self._tokenizer is not None  # noqa: S101  # for the type checker
         return frozenset((self._tokenizer.vocabulary["<|im_end|>"],))
 
 
@@ -85,7 +86,9 @@ def written(runtime: Runtime, form: str | None, requests: Sequence[CaptionReques
     return statistics.mean(future.result().completion_tokens for future in futures)
 
 
-def ways(model: Any, slots_of: Sequence[int], schema: str | None) -> dict[str, tuple[Callable[[], Way], float]]:
+def ways(
+    model: Any, slots_of: Sequence[int], schema: str | None
+) -> dict[str, tuple[Callable[[], Way], float]]:
     """What is measured, and over which part of the pictures."""
     tokenizer = Tokenizer(TINY / "vision" / "tokenizer.json")
 
@@ -93,10 +96,10 @@ def ways(model: Any, slots_of: Sequence[int], schema: str | None) -> dict[str, t
         runtime = Endless(model, Switches(**switches), tokenizer=tokenizer, grid=GRID, kind="vision")
         return partial(written, runtime, None)
 
-    def held(**switches: Any) -> Way:
+    def held(form: str, **switches: Any) -> Way:
         large = Tokenizer(sample_data.large_tokenizer(Path(tempfile.gettempdir()) / "fastqwen-151000.json"))
         runtime = Held(model, Switches(**switches), tokenizer=large, grid=GRID, kind="vision")
-        return partial(written, runtime, read_form(schema))
+        return partial(written, runtime, form)
 
     found: dict[str, tuple[Callable[[], Way], float]] = {
         "generate, one by one": (lambda: partial(generate, model, 1), 1 / 128),
@@ -106,7 +109,10 @@ def ways(model: Any, slots_of: Sequence[int], schema: str | None) -> dict[str, t
     for slots in slots_of:
         found[f"continuous, {slots} slots"] = (partial(ours, batch_size=slots), 1.0)
         if schema:
-            found[f"continuous, {slots} slots, schema"] = (partial(held, batch_size=slots), 1.0)
+            found[f"continuous, {slots} slots, schema"] = (
+                partial(held, read_form(schema), batch_size=slots),
+                1.0,
+            )
     if model.device.type == "cuda":
         found["continuous, 256 slots, fp8"] = (partial(ours, batch_size=256, weights="fp8"), 1.0)
         found["continuous, 256 slots, compiled"] = (partial(ours, batch_size=256, compiled=True), 1.0)

@@ -65,13 +65,15 @@ def test_logits_may_be_padded() -> None:
 
 
 def test_rows_are_held_each_by_its_own() -> None:
-    """Beside the mask that llguidance gives for one answer alone; a row without a guide goes on by any token."""
+    """Beside llguidance's mask for one answer alone; a row without a guide goes on by any token."""
     masks = pytest.importorskip("llguidance.numpy")
     form = read_form('{"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"]}')
     begun, written = GUIDES.guide(form), TOKENIZER.encode('{"a":1}')
     guides = {row: GUIDES.guide(form) for row in range(1, len(written) + 2)}
     for step, token in enumerate(written):  # row n has n - 1 tokens
-        GUIDES.chose(torch.full((len(guides) + 1,), token), {row: guides[row] for row in guides if row > step + 1})
+        GUIDES.chose(
+            torch.full((len(guides) + 1,), token), {row: guides[row] for row in guides if row > step + 1}
+        )
     logits = torch.randn(len(guides) + 1, 1040)
     held = logits.clone()
     GUIDES.hold(held, guides)

@@ -8,7 +8,7 @@ without waiting, and `hold` waits for them after the step was asked for.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -93,7 +93,7 @@ class Guides:
         if tokens.is_cuda:
             there = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
             tokens = there.copy_(tokens, non_blocking=True)
-            arrived = torch.cuda.Event()
+            arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             arrived.record()
         self._chosen.append(Chosen(guides, tokens, arrived))
 
@@ -112,9 +112,7 @@ class Guides:
         self._chosen.clear()
 
     def _room(self, rows: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """For so many rows a bit a token, and whether each is held; those of the call before, which the device
-        has read by now.
-        """
+        """For so many rows a bit a token, and whether each is held: those of the last call, already read."""
         if len(self._masks) != rows:
             pinned = device.type == "cuda"
             self._masks = torch.empty(rows, -(-self._size // 32), dtype=torch.int32, pin_memory=pinned)
