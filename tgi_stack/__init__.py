@@ -7,10 +7,24 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tgi_stack.api import PartialFailure, Reranker, Summarizer, predict_probs, predict_probs_batch
+    from tgi_stack.api import (
+        PartialFailure,
+        Reranker,
+        Summarizer,
+        predict_probs,
+        predict_probs_batch,
+        record_schema,
+    )
 
 __version__ = "0.1.0"
-__all__ = ["PartialFailure", "Reranker", "Summarizer", "predict_probs", "predict_probs_batch"]
+__all__ = [
+    "PartialFailure",
+    "Reranker",
+    "Summarizer",
+    "predict_probs",
+    "predict_probs_batch",
+    "record_schema",
+]
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent until somebody listens
 

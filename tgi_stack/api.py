@@ -26,7 +26,9 @@ from tgi_stack.prompting import prompts
 from tgi_stack.prompting.forms import formed
 from tgi_stack.prompting.template_file import read_template
 from tgi_stack.resident import FORKS, Prepared, Record, Resident
-from tgi_stack.rows.reader import open_source
+from tgi_stack.rows import parquet
+from tgi_stack.rows.objects.dataset import Input, is_dataset, open_input
+from tgi_stack.rows.records import RECORDS
 from tgi_stack.types import ProbsRow
 
 Probabilities = NDArray[np.float64]
@@ -56,27 +58,31 @@ class Summarizer(Resident):
 
     _kind = "vision"
 
-    def run(self, input: str | Path) -> Iterator[Record]:
+    def run(self, input: Input) -> Iterator[Record]:
         """The records of `fastqwen summarize INPUT`, in the order in which they finish.
 
         A row that fails has a record with `status` `failed`; what concerns the whole run is raised.
+
+        Args:
+            input: a path as on the command line, or a `datasets.Dataset`. Records of a dataset's rows have
+                every field that the job knows, so that they are rows of a table: see `record_schema`.
         """
         return self._run(partial(self._prepared, input))
 
-    def arun(self, input: str | Path) -> AsyncIterator[Record]:
+    def arun(self, input: Input) -> AsyncIterator[Record]:
         """As `run`, for `async for`."""
         return self._arun(partial(self._prepared, input))
 
-    def write(self, input: str | Path, out: str | Path) -> dict[str, Any]:
+    def write(self, input: Input, out: str | Path) -> dict[str, Any]:
         """As `fastqwen summarize INPUT -o OUT`: resumed where an earlier run ended; gives the counts."""
         return self._write(partial(self._prepared, input), out)
 
-    def dry_run(self, input: str | Path) -> dict[str, Any]:
+    def dry_run(self, input: Input) -> dict[str, Any]:
         """As `fastqwen summarize INPUT --dry-run --json`: what would be asked; sends and writes nothing."""
         return self._dry_run(partial(self._prepared, input))
 
-    def _prepared(self, input: str | Path) -> Prepared:
-        source = open_source(str(input), folders=True, kind="summarize")
+    def _prepared(self, input: Input) -> Prepared:
+        source = open_input(input, folders=True, kind="summarize")
         template = read_template(self.settings, prompts.SUMMARY_PLACEHOLDERS)
         settings, form = formed(self.settings)
         return JobSpec("summarize", settings, source.base, template=template, form=form), source
@@ -93,51 +99,49 @@ class Reranker(Resident):
         super().__init__(**options)
         self._kind = "vision" if self.settings.item_images else "text"
 
-    def run(self, input: str | Path, items: str | Path | Sequence[str | Path] = ()) -> Iterator[Record]:
+    def run(self, input: Input, items: Input | Sequence[Input] = ()) -> Iterator[Record]:
         """The records of `fastqwen rerank INPUT --items ITEMS`; see `Summarizer.run`."""
         return self._run(partial(self._prepared, input, items))
 
-    def arun(self, input: str | Path, items: str | Path | Sequence[str | Path] = ()) -> AsyncIterator[Record]:
+    def arun(self, input: Input, items: Input | Sequence[Input] = ()) -> AsyncIterator[Record]:
         """As `run`, for `async for`."""
         return self._arun(partial(self._prepared, input, items))
 
-    def write(
-        self, input: str | Path, out: str | Path, items: str | Path | Sequence[str | Path] = ()
-    ) -> dict[str, Any]:
+    def write(self, input: Input, out: str | Path, items: Input | Sequence[Input] = ()) -> dict[str, Any]:
         """As `fastqwen rerank INPUT --items ITEMS -o OUT`; see `Summarizer.write`."""
         return self._write(partial(self._prepared, input, items), out)
 
-    def dry_run(self, input: str | Path, items: str | Path | Sequence[str | Path] = ()) -> dict[str, Any]:
+    def dry_run(self, input: Input, items: Input | Sequence[Input] = ()) -> dict[str, Any]:
         """As `fastqwen rerank INPUT --items ITEMS --dry-run --json`; see `Summarizer.dry_run`."""
         return self._dry_run(partial(self._prepared, input, items))
 
-    def run_probs(self, input: str | Path) -> Iterator[Record]:
+    def run_probs(self, input: Input) -> Iterator[Record]:
         """The records of `fastqwen probs INPUT`; see `Summarizer.run`."""
         return self._run(partial(self._prepared_probs, input))
 
-    def arun_probs(self, input: str | Path) -> AsyncIterator[Record]:
+    def arun_probs(self, input: Input) -> AsyncIterator[Record]:
         """As `run_probs`, for `async for`."""
         return self._arun(partial(self._prepared_probs, input))
 
-    def write_probs(self, input: str | Path, out: str | Path) -> dict[str, Any]:
+    def write_probs(self, input: Input, out: str | Path) -> dict[str, Any]:
         """As `fastqwen probs INPUT -o OUT`; see `Summarizer.write`."""
         return self._write(partial(self._prepared_probs, input), out)
 
-    def dry_run_probs(self, input: str | Path) -> dict[str, Any]:
+    def dry_run_probs(self, input: Input) -> dict[str, Any]:
         """As `fastqwen probs INPUT --dry-run --json`; see `Summarizer.dry_run`."""
         return self._dry_run(partial(self._prepared_probs, input))
 
-    def _prepared_probs(self, input: str | Path) -> Prepared:
+    def _prepared_probs(self, input: Input) -> Prepared:
         if self._kind != "text":
             raise UsageError("probs asks a text model; make a Reranker without item_images for it")
-        source = open_source(str(input), kind="probs")
+        source = open_input(input, kind="probs")
         return JobSpec("probs", self.settings, source.base), source
 
-    def _prepared(self, input: str | Path, items: str | Path | Sequence[str | Path]) -> Prepared:
-        source = open_source(str(input), kind="rerank")
-        named = [items] if isinstance(items, str | Path) else items
+    def _prepared(self, input: Input, items: Input | Sequence[Input]) -> Prepared:
+        source = open_input(input, kind="rerank")
+        named = [items] if isinstance(items, str | Path) or is_dataset(items) else items
         template = read_template(self.settings, prompts.RERANK_PLACEHOLDERS)
-        known = tuple(open_source(str(name), kind="item") for name in named)
+        known = tuple(open_input(name, kind="item") for name in named)
         return JobSpec("rerank", self.settings, source.base, known, template), source
 
     @overload
@@ -206,6 +210,22 @@ class Reranker(Resident):
         if isinstance(asked, str):
             raise errors[0]
         raise PartialFailure(results, dict(sorted(errors.items())))
+
+
+def record_schema(job: str) -> Any:
+    """The columns of a job's records, as a pyarrow.Schema: those of a Parquet output.
+
+    Dataset.from_generator(..., features=Features.from_arrow_schema(record_schema("rerank")))
+
+    Args:
+        job: summarize, rerank or probs.
+
+    Raises:
+        UsageError: no such job.
+    """
+    if job not in RECORDS:
+        raise UsageError(f"no job {job!r}; there are {', '.join(RECORDS)}")
+    return parquet.schema(job)
 
 
 # -- the optimisation guide's functions ----------------------------------------------------------------------

@@ -146,6 +146,7 @@ class Resident:
 
     async def _produce(self, prepare: Callable[[], Prepared], sink: PacedSink, stop: asyncio.Event) -> None:
         spec, source = prepare()
+        sink.table = spec.name if source.is_table else None
         one = session.Session(spec, source, sink, stop=stop)
         one.count()
         await one.answer(await self._opened(), self._store)

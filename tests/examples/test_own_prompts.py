@@ -55,3 +55,19 @@ def test_other_tasks_are_refused(tmp_path: Path, other: dict[str, object]) -> No
     (tmp_path / "task.yaml").write_text(yaml.safe_dump(TASK | other))
     with pytest.raises(SystemExit, match=r"task\.yaml"):
         harness_task.read_task(tmp_path / "task.yaml")
+
+
+@pytest.mark.slow
+def test_datasets_go_in_and_come_out(fastqwen: Fastqwen, tmp_path: Path) -> None:
+    pytest.importorskip("datasets", reason="no datasets: pip install datasets")
+    from examples import from_datasets
+
+    summaries, ranked = from_datasets.answered(str(tmp_path / "kept"), engine="scripted")
+    assert len(summaries) == 70
+    assert set(summaries["status"]) == set(ranked["status"]) == {"ok"}
+    fastqwen("summarize", from_datasets.CATALOGUE / "images", "-o", "s.jsonl", "--engine", "scripted")
+    sessions = from_datasets.CATALOGUE / "sessions.jsonl"
+    fastqwen("rerank", sessions, "--items", "s.jsonl", "-o", "r.jsonl", "--engine", "scripted")
+    expected = {record["id"]: record for record in map(json.loads, Path("r.jsonl").read_text().splitlines())}
+    for row in ranked:
+        assert [one["id"] for one in row["ranking"]] == [one["id"] for one in expected[row["id"]]["ranking"]]

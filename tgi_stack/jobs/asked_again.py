@@ -293,7 +293,9 @@ def _places(manifest: Manifest, brought: Brought) -> tuple[str, Sequence[str], M
     said = manifest.content.get("input") or {}
     name = brought.input or said.get("name")
     if name is None or name == "-":
-        raise UsageError(f"{manifest.out} was made from standard input; bring it: --input FILE")
+        raise UsageError(
+            f"{manifest.out} was made from standard input or in Python; bring its rows: --input FILE"
+        )
     items: Sequence[str] = brought.items
     if not items:
         wanted = manifest.content["asked"].get("items") or []
@@ -302,7 +304,7 @@ def _places(manifest: Manifest, brought: Brought) -> tuple[str, Sequence[str], M
             raise UsageError(f"{manifest.out} was asked with items; bring them: --items FILE")
         if "-" in items:
             raise UsageError(
-                f"the items of {manifest.out} came from standard input; bring them: --items FILE"
+                f"the items of {manifest.out} came from standard input or Python; bring them: --items FILE"
             )
     return name, items, said.get("columns") or {}
 

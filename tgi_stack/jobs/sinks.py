@@ -15,29 +15,35 @@ from tgi_stack.rows.ledger import Discard, Sink, UnorderedFile, part_path, recor
 from tgi_stack.rows.manifest import manifest_path, places, question
 from tgi_stack.rows.output import Output, refuse_suffix
 from tgi_stack.rows.reader import File, Parts, Source
+from tgi_stack.rows.records import whole
 from tgi_stack.writing import Given, refuse_folder, refuse_inputs
 
 
 class PacedSink(Discard):
-    """A queue of records for one reader; it is full while `AHEAD` of them wait. `None` ends it."""
+    """A queue of records for one reader; it is full while `AHEAD` of them wait. `None` ends it.
+
+    Attributes:
+        table: the job whose records are rows of a table (`records.whole`); None for records as they are.
+    """
 
     AHEAD = 256
 
     def __init__(self) -> None:
         self.records: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self.table: str | None = None
 
     @property
     def is_full(self) -> bool:
         return self.records.qsize() > self.AHEAD
 
     def write(self, number: int, record: dict[str, Any]) -> None:
-        self.records.put(record)
+        self.records.put(record if self.table is None else whole(self.table, record))
 
     def write_lines(
         self, numbers: Sequence[int], lengths: Sequence[int], lines: bytes, failed: Container[int] = ()
     ) -> None:
-        for line in lines.splitlines(keepends=True):
-            self.records.put(orjson.loads(record_of(line)))
+        for number, line in zip(numbers, lines.splitlines(keepends=True), strict=True):
+            self.write(number, orjson.loads(record_of(line)))
 
 
 def open_sink(recipe: JobSpec, source: Source, out: Path | None, command: list[str]) -> Sink:

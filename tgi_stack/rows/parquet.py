@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from tgi_stack.errors import InputError
 from tgi_stack.rows.columns import Fields, Unreadable, Wanted
-from tgi_stack.rows.records import JSON, RECORDS, described
+from tgi_stack.rows.records import JSON, RECORDS, described, json_text
 
 ROW_GROUP = 4096
 BATCH = 256
@@ -31,7 +31,7 @@ def write(job: str, file: IO[bytes], lines: Iterable[bytes]) -> None:
     import pyarrow.parquet as pq
 
     remaining = iter(lines)
-    with pq.ParquetWriter(file, _schema(job), compression="zstd", write_page_checksum=True) as out:
+    with pq.ParquetWriter(file, schema(job), compression="zstd", write_page_checksum=True) as out:
         while rows := [json.loads(line) for line in islice(remaining, ROW_GROUP)]:
             out.write_table(table(job, rows))
 
@@ -44,12 +44,13 @@ def table(job: str, records: list[dict[str, Any]]) -> Any:
     as_text = {name for name, kind in fields.items() if kind == JSON}
     for row in records:
         for name in [name for name in as_text if row.get(name) is not None]:
-            row[name] = json.dumps(row[name], ensure_ascii=False, separators=(",", ":"))
+            row[name] = json_text(row[name])
         _refuse_unknown(row, fields)
-    return pa.Table.from_pylist(records, schema=_schema(job))
+    return pa.Table.from_pylist(records, schema=schema(job))
 
 
-def _schema(job: str) -> Any:
+def schema(job: str) -> Any:
+    """The columns of a job's records, as a pyarrow.Schema."""
     import pyarrow as pa
 
     return pa.schema(list(_type(described(RECORDS[job]))))

@@ -74,7 +74,10 @@ class Source(ABC):
 
     Attributes:
         place: where it can be opened again, if not by its own path: a URL, or a pattern of names.
+        is_table: whether it is one in memory, for which records are wanted as rows of a table, too.
     """
+
+    is_table = False
 
     def __init__(
         self, base: Path, name: str, files: Sequence[Path] = (), wanted: Wanted | None = None

@@ -5,6 +5,7 @@ A field that a record does not have and one that is null are the same.
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -264,6 +265,30 @@ def _described(annotation: Any) -> Any:
     if len(inner) != 1:
         raise TypeError(f"no column holds {annotation}")
     return _described(inner[0])
+
+
+def whole(job: str, record: dict[str, Any]) -> dict[str, Any]:
+    """A record as a row of a table: every field that the job's records may have, None where it has none.
+
+    What holds any value is JSON text there, as in Parquet.
+    """
+    found: dict[str, Any] = _whole(record, described(RECORDS[job]))
+    return found
+
+
+def _whole(value: Any, shape: Any) -> Any:
+    if value is None:
+        return None
+    if isinstance(shape, dict):
+        return {name: _whole(value.get(name), inner) for name, inner in shape.items()}
+    if isinstance(shape, list):
+        return [_whole(inner, shape[0]) for inner in value]
+    return json_text(value) if shape == JSON else value
+
+
+def json_text(value: Any) -> str:
+    """A value of a column that holds any."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def writable(record: dict[str, Any]) -> dict[str, Any]:

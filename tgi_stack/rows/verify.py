@@ -64,7 +64,7 @@ def _digest(manifest: Manifest) -> Iterator[Finding]:
 
 
 def _source(manifest: Manifest) -> Source | None:
-    """The input that the run read, or None for standard input, which nobody can read again."""
+    """The input that the run read, or None for one without a name to be read again by: `-`."""
     name = manifest.content["input"]["name"]
     if name == "-":
         return None
@@ -76,7 +76,7 @@ def _source(manifest: Manifest) -> Source | None:
 def _input(manifest: Manifest) -> Iterator[Finding]:
     source = _source(manifest)
     if source is None:
-        yield Finding("input digest", None, "the input was standard input")
+        yield Finding("input digest", None, "the input was standard input, or an object of Python")
         return
     found = source.digest()
     name = manifest.content["input"]["name"]
