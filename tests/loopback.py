@@ -65,6 +65,7 @@ class Loopback:
     url: str = ""
     port: int = 0
     posts: int = 0
+    completed: int = 0  # reads of TGI that asked for the prompt's tokens
     in_flight: int = 0
     most_in_flight: int = 0
     accepted: list[str] = field(default_factory=list)
@@ -323,6 +324,17 @@ class Loopback:
         usage = {"prompt_tokens": len(ids), "completion_tokens": 1}
         return {"id": id, "model": self.model, "choices": [choice], "usage": usage}
 
+    def _prefill(self, ids: Sequence[int]) -> list[dict[str, Any]]:
+        """A prompt's own tokens, told without TGI's attention kernels; the last is what matters."""
+        if self.kernels or self.logits is None:
+            return []
+        last = float(log_softmax(np.array(self.logits(ids[:-1])))[ids[-1]])
+        told = [None, *[-1.0] * (len(ids) - 2), last]
+        return [
+            {"id": id, "text": TOKENIZER.decode([id]), "logprob": value}
+            for id, value in zip(ids, told, strict=True)
+        ]
+
     def _generate(self, inputs: str, asked: dict[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
         prompt, counted, jpegs = seen_by_tgi(inputs)
         ids = TOKENIZER.encode(prompt)
@@ -337,11 +349,15 @@ class Loopback:
             read = zip(labels, label_ids, label_logprobs(number_of(ids), label_ids), strict=True)
             top = [{"id": i, "text": t, "logprob": p, "special": False} for t, i, p in read]
             top.sort(key=lambda token: -float(str(token["logprob"])))
+        prefill = []
+        if asked.get("decoder_input_details"):
+            self.completed += 1
+            prefill = self._prefill(ids)
         details = {
             "finish_reason": "length" if asked["max_new_tokens"] == 1 else "eos_token",
             "generated_tokens": 1 if asked["max_new_tokens"] == 1 else len(text.split()),
             "seed": asked.get("seed"),
-            "prefill": [],
+            "prefill": prefill,
             "tokens": top[:1],
         }
         headers = {"x-prompt-tokens": str(counted + self.tokens_more)}

@@ -6,6 +6,7 @@ import json
 import math
 import random
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.conftest import Fastqwen, read_records, write_rows
-from tests.loopback import Loopback, serve
+from tests.loopback import Loopback, listening, serve
 from tests.tolerances import FP32
 from tgi_stack.prompting.labels import default_labels
 from tgi_stack.prompting.tokenizer import Tokenizer
@@ -84,6 +85,7 @@ ROUTES = {
     "tgi of five": ("tgi.grammar.groups", {"max_top_n": 5}, []),
     "tgi with mass": ("tgi.grammar", {"max_top_n": 2000}, ["--label-mass"]),
     "tgi without grammars": ("tgi.top_n", {"grammars": False, "max_top_n": 2000}, ["--fallback", "fail"]),
+    "tgi without kernels": ("tgi.top_n", {"kernels": False, "max_top_n": 5}, ["--fallback", "fail"]),
     "vllm": ("vllm.logprob_token_ids", {}, []),
     "older vllm": ("vllm.top_logprobs", {"reads_ids": False, "max_top_n": 2000}, ["--fallback", "fail"]),
 }
@@ -94,9 +96,9 @@ def test_servers(
     fastqwen: Fastqwen, tmp_path: Path, rows: Path, logits: Any, tokenizer: Tokenizer, name: str
 ) -> None:
     route, options, flags = ROUTES[name]
-    if options.get("max_top_n") == 5 or flags == ["--label-mass"]:  # for more labels see below
-        kept = [row for row in read_records(rows) if row["num_candidates"] <= 52]
-        write_rows(rows, *kept)
+    # For more labels see below; without kernels each label out of sight is a request.
+    most = {"tgi of five": 52, "tgi with mass": 52, "tgi without kernels": 9}.get(name, 1000)
+    write_rows(rows, *(row for row in read_records(rows) if row["num_candidates"] <= most))
     with serve(route.partition(".")[0], logits=logits, **options) as server:
         fastqwen("probs", rows, "-o", tmp_path / "o.jsonl", *use(server, *flags))
     records = assert_right(tmp_path / "o.jsonl", rows, logits, tokenizer)
@@ -106,6 +108,37 @@ def test_servers(
         assert any(known)
     else:
         assert not any(known) if route.startswith("tgi.grammar") else all(known)
+
+
+@pytest.mark.parametrize("told", ["nothing", "another prompt"])
+def test_untold_labels_out_of_sight_are_bounds(
+    fastqwen: Fastqwen, tmp_path: Path, logits: Any, told: str
+) -> None:
+    class Untold(Loopback):
+        def _prefill(self, ids: Sequence[int]) -> list[dict[str, Any]]:
+            return [] if told == "nothing" else super()._prefill([*ids[:-2], 5, ids[-1]])
+
+    rows = [{"prompt": f"Answer with A or {letter}.\n", "num_candidates": 9} for letter in "BCD"]
+    path = write_rows(tmp_path / "p.jsonl", *rows)
+    with listening(Untold("tgi", logits=logits, kernels=False, max_top_n=70)) as server:
+        fastqwen("probs", path, "-o", tmp_path / "o.jsonl", *use(server, "--fallback", "bounds"))
+    for record in read_records(tmp_path / "o.jsonl"):
+        assert record["exact"] is False
+        assert "labels.bounded" in record["flags"]
+    asked = 1 if told == "nothing" else 3  # a server that tells nothing is asked once
+    assert server.completed == asked
+
+
+def test_labels_out_of_sight_are_no_likelier(fastqwen: Fastqwen, tmp_path: Path, logits: Any) -> None:
+    class Wrong(Loopback):
+        def _prefill(self, ids: Sequence[int]) -> list[dict[str, Any]]:
+            told = super()._prefill(ids)
+            return [*told[:-1], told[-1] | {"logprob": -0.5}]
+
+    path = write_rows(tmp_path / "p.jsonl", {"prompt": "Answer with A or B.\n", "num_candidates": 9})
+    with listening(Wrong("tgi", logits=logits, kernels=False, max_top_n=70)) as server:
+        done = fastqwen("probs", path, *use(server, "--fallback", "bounds"), check=1)
+    assert "replies that don't agree" in done.stdout
 
 
 def test_labels_by_another_order_get_the_same_numbers(

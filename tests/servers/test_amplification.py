@@ -93,8 +93,10 @@ def test_a_busy_server_is_asked_seldom(
     same_as_scripted(fastqwen, out, "probs", rows)
 
 
-@pytest.mark.parametrize("dialect", ["tgi", "vllm"])
-@pytest.mark.parametrize("kind", ["replayed", "headers"])
+@pytest.mark.parametrize(
+    ("dialect", "kind"),
+    [("tgi", "replayed"), ("tgi", "headers"), ("vllm", "replayed"), ("vllm", "headers"), ("sglang", "replayed")],
+)
 def test_a_proxy_that_keeps_answers_gives_none(
     fastqwen: Fastqwen, tmp_path: Path, dialect: str, kind: str
 ) -> None:

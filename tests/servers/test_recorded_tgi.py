@@ -120,3 +120,20 @@ def test_refusals_say_what_the_server_shows() -> None:
     assert error_text(body("no key")) == "(nothing)"
     with pytest.raises(ReplyError):
         tgi.described(body("prompt too long"))
+
+
+def test_a_label_behind_its_prompt_is_told() -> None:
+    read = {}
+    for kind in KINDS:
+        name = f"{kind}: logprobs of the prompt"
+        inputs = RECORDED[name]["request"]["inputs"]
+        told = RECORDED["causal: logprobs of the prompt"]["body"]["details"]["prefill"]
+        request = ScoreRequest(inputs[:-1], tuple(one["id"] for one in told[:-1]), ("A",), (32,))
+        assert tgi.completed_call(request, "A", SEED).body["inputs"] == inputs
+        found = RECORDED[name]["body"]
+        reply = json.dumps(found | {"details": found["details"] | {"seed": SEED}}).encode()
+        read[kind] = tgi.parse_completed(reply, request, 32, SEED)
+        assert tgi.parse_completed(reply, request, 33, SEED).logprob is None
+        with pytest.raises(ForeignReplyError, match="seed"):
+            tgi.parse_completed(reply, request, 32, SEED + 1)
+    assert read == {"flash": tgi.Completed(False), "causal": tgi.Completed(True, -8.401895)}

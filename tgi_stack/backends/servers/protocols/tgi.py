@@ -60,6 +60,7 @@ class Parameters(TypedDict, total=False):
     details: bool
     return_full_text: bool
     top_n_tokens: int
+    decoder_input_details: bool
     grammar: Grammar
 
 
@@ -73,6 +74,19 @@ class Top:
 
     found: dict[int, float]
     strange: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """A label read behind its prompt.
+
+    Attributes:
+        told: whether the server tells of a prompt's tokens.
+        logprob: over the whole vocabulary; None also where the label is not this token behind this prompt.
+    """
+
+    told: bool
+    logprob: float | None = None
 
 
 def score_call(request: ScoreRequest, seed: int, top_n: int, grammar: Sequence[str] = ()) -> Call:
@@ -126,6 +140,29 @@ def parse_top(
     if missing:
         raise ReplyError(f"no logprob of label {missing[0]!r}, or one of what was masked")
     return Top(found)
+
+
+def completed_call(request: ScoreRequest, label: str, seed: int) -> Call:
+    """The prompt with a label behind it, whose tokens a server without TGI's attention kernels tells of."""
+    parameters = Parameters(
+        do_sample=True, seed=seed, max_new_tokens=1, details=True, decoder_input_details=True
+    )
+    return Call("/generate", _body(request.prompt + label, parameters), len(request.token_ids) + 1)
+
+
+def parse_completed(body: bytes, request: ScoreRequest, label_id: int, seed: int) -> Completed:
+    """What a server tells of a prompt's last token, where that is the label.
+
+    Raises:
+        ReplyError: a number that is none.
+        ForeignReplyError: another request's answer.
+    """
+    details = an_object(json_object(body).get("details"))
+    _prove_seed(details, seed)
+    tokens = [an_object(token) for token in a_list(details.get("prefill") or [])]
+    if [token.get("id") for token in tokens] != [*request.token_ids, label_id]:
+        return Completed(bool(tokens))
+    return Completed(True, distribution([(label_id, tokens[-1].get("logprob"))]).get(label_id))
 
 
 def _is_strange(text: str, grammar: Sequence[str]) -> bool:

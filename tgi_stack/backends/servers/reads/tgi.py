@@ -1,6 +1,8 @@
 """Label reads of TGI: of the labels that a grammar allows, in groups where it shows too few tokens at once.
 
-Without grammars only its likeliest tokens are read.
+Without grammars its likeliest tokens are read. A server without TGI's attention kernels passes grammars over,
+and tells the logarithms of a prompt's own tokens: a label out of sight is read as the last one of a longer
+prompt.
 """
 
 from __future__ import annotations
@@ -50,6 +52,7 @@ class TgiReads:
         self._with_mass = with_mass
         self._most = MOST_ASKED
         self._takes_grammars = True
+        self._tells_prompts = True  # of their tokens, until it is seen that it does not
         self._grammars: set[tuple[str, ...]] = set()
         self._learnt = False
         self._learning = asyncio.Lock()
@@ -80,7 +83,42 @@ class TgiReads:
                     raise
             else:
                 dtype = distributions.half_precision(list(found.values()))
-                return bounded(request, found, tgi.OPEN_ROUTE, dtype, attempts)
+                hidden, more = await self._out_of_sight(request, found)
+                return bounded(request, found | hidden, tgi.OPEN_ROUTE, dtype, attempts + more)
+
+    async def _out_of_sight(
+        self, request: ScoreRequest, found: Mapping[int, float]
+    ) -> tuple[dict[int, float], int]:
+        """The labels that are not among the likeliest tokens, each read behind the prompt; all or none.
+
+        Some alone would be taken for the least of what is shown, which bounds the others.
+        """
+        pairs = zip(request.labels, request.label_ids, strict=True)
+        hidden = [pair for pair in pairs if pair[1] not in found]
+        if not (self._tells_prompts and hidden) or request.images:
+            return {}, 0
+        reads = [await self._ask(self._completed(request, *hidden[0]))]
+        if not reads[0][0].told:
+            self._tells_prompts = False
+        elif reads[0][0].logprob is not None:
+            reads += await together(*(self._ask(self._completed(request, *pair)) for pair in hidden[1:]))
+        attempts = sum(attempts for _, attempts in reads)
+        values = [read.logprob for read, _ in reads if read.logprob is not None]
+        if len(values) < len(hidden):
+            return {}, attempts
+        if max(values) > min(found.values()) + MASS_ROUNDING:
+            message = "a label is likelier than tokens that are shown before it: replies that don't agree"
+            raise AnswerError("server.bad_response", message, (), attempts)
+        return {id: value for (_, id), value in zip(hidden, values, strict=True)}, attempts
+
+    def _completed(self, request: ScoreRequest, label: str, id: int) -> Question[tgi.Completed]:
+        def call(endpoint: Endpoint, name: str) -> Call:
+            return tgi.completed_call(request, label, seed_of(name))
+
+        def parse(endpoint: Endpoint, name: str, reply: Reply) -> tgi.Completed:
+            return tgi.parse_completed(reply.body, request, id, seed_of(name))
+
+        return Question(call, parse)
 
     def _learn(self, refusal: str) -> None:
         most = tgi.most_of(refusal)
