@@ -14,7 +14,7 @@ from tgi_stack.backends.servers.backend import status_line
 from tgi_stack.backends.servers.endpoints import Endpoint
 from tgi_stack.backends.servers.protocols import sglang, tgi, vllm
 from tgi_stack.backends.servers.protocols.numbers import ReplyError
-from tgi_stack.backends.servers.protocols.reply import Served
+from tgi_stack.backends.servers.protocols.reply import ForeignReplyError, Served
 from tgi_stack.backends.servers.transport import Reply, Transport, TransportError
 from tgi_stack.errors import AbsentServerError, MachineError, NoEngineError, WrongServerError
 
@@ -146,8 +146,9 @@ async def refuse_other_weights(transport: Transport, endpoint: Endpoint) -> None
         return
     page = await _either(transport, endpoint.url, "/model_info", "/get_model_info")
     if page.status != 200 or not sglang.is_model_info(page.body):
-        page.discard()  # another request's answer, maybe
-        raise ReplyError(f"/model_info: {status_line(page)}")
+        page.discard()
+        kind = ForeignReplyError if page.status == 200 else ReplyError  # another request's answer
+        raise kind(f"/model_info: {status_line(page)}")
     now = sglang.weights_of(page.body)
     if now != before:
         raise WrongServerError(sglang.weights_changed(before, now))

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from cache.system import system
-from tgi_stack.backends.servers.protocols.reply import Served
+from tgi_stack.backends.servers.protocols.reply import ForeignReplyError, Served
 from tgi_stack.backends.servers.retry import pause_s, throttled_s
 from tgi_stack.errors import MachineError, ServerError
 
@@ -26,6 +26,7 @@ GROW = 1.25
 LEAST_GAIN = 1.03  # of throughput, for which more requests in flight are worth it
 FIRST = 32
 FAILURES_TO_STOP = 8  # in a row: it is asked something with a known answer before anything else is sent
+FOREIGN_TO_STOP = 3  # answers in a row to a probe that are another request's: no waiting mends a proxy
 SHORT_TO_STOP = 40  # times in a row without a file handle, though nothing was in flight
 
 LOG = logging.getLogger(__name__)
@@ -256,7 +257,7 @@ class Pool:
         if endpoint.state == "down":
             endpoint.said_gone = True
             LOG.warning(f"{endpoint.url} is gone ({endpoint.reason}); trying to reach it")
-        times = 0
+        times = foreign = 0
         while endpoint.state == "down":
             # Half a second to two: first success has to follow recovery at once.
             await self.sleep(REST_S + pause_s(min(times, 2), self.rng))
@@ -267,6 +268,9 @@ class Pool:
                 self.set_aside(endpoint, str(error))
             except Exception as error:  # noqa: BLE001  # whatever it is, it is not back
                 endpoint.reason = str(error)
+                foreign = foreign + 1 if isinstance(error, ForeignReplyError) else 0
+                if foreign >= FOREIGN_TO_STOP:
+                    self.set_aside(endpoint, f"it gives answers of other requests ({error})")
             else:
                 LOG.info(f"{endpoint.url} is back")
                 self._up(endpoint)

@@ -29,6 +29,7 @@ from tgi_stack.types import Caption, CaptionRequest, ScoreRequest
 ROUTE = "sglang.score"
 GENERATE_ROUTE = "sglang.generate"
 SCORE, GENERATE = "/v1/score", "/generate"
+_OF_OTHER_ROUTES = ("choices", "scores")  # what their answers hold
 DEFAULT_WEIGHTS = "default"  # what SGLang calls those that it was started with
 _PADS = re.compile(f"(?:{re.escape(IMAGE_PAD)})+")
 _DTYPES = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32": "fp32", "float": "fp32"}
@@ -119,7 +120,11 @@ def parse_generate(body: bytes, request: ScoreRequest, served: Served, name: str
 
 def _meta(body: bytes, served: Served, name: str, prompt_tokens: int) -> dict[str, Any]:
     """What is told of an answer of `/generate`, once it is known to be to this request."""
-    meta = an_object(json_object(body).get("meta_info"))
+    reply = json_object(body)
+    if "meta_info" not in reply and any(name in reply for name in _OF_OTHER_ROUTES):
+        named = reply.get("id", reply.get("model"))
+        chat.prove_name(named, name, "sends requests to another route")
+    meta = an_object(reply.get("meta_info"))
     chat.prove_name(meta.get("id"), name, "takes `rid` out of requests")
     _prove_weights(meta, served)
     chat.prove_count(meta.get("prompt_tokens"), prompt_tokens)
