@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -27,6 +29,7 @@ from tgi_stack.engine.runtime import Runtime
 from tgi_stack.engine.scorer import Options, Scorer
 from tgi_stack.engine.switches import CONTEXT, GIB, Switches
 from tgi_stack.hub import locate
+from tgi_stack.prompting.forms import data_of, read_form
 from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.scoring import distributions
 from tgi_stack.types import ScoreRequest
@@ -207,6 +210,34 @@ def test_summaries_without_a_graph_are_those_with_one(
     one.close()
     assert sum("without a CUDA graph" in line for line in said) == (graph != "captured"), said
     assert sum(a == b for a, b in zip(texts, expected, strict=True)) >= 0.75 * len(texts)
+
+
+def test_answers_on_a_graph_are_of_the_schema(tokenizer: Tokenizer) -> None:
+    """Some held to it and some not, in one decoder; the held ones as where each step waits for the host."""
+    pytest.importorskip("llguidance")
+    form = read_form("catalogue")
+    names = sorted(path.name for path in (CATALOGUE / "images").iterdir())[:12]
+    requests = [
+        replace(request, form=form if place % 3 else None, max_new_tokens=600)
+        for place, request in enumerate(caption_requests(tokenizer, names))
+    ]
+    texts = []
+    for weights in ("none", "8bit"):
+        if weights == "8bit" and find_spec("bitsandbytes") is None:
+            continue  # its steps are no graph
+        one = runtime("vision", tokenizer, batch_size=8, weights=weights)
+        found = [future.result(120) for future in [one.write(request) for request in requests]]
+        one.close()
+        for request, answer in zip(requests, found, strict=True):
+            if request.form is not None:
+                assert answer.finish_reason == "stop"
+                assert data_of(answer.text, form, cut=False)["category"]
+        texts.append([answer.text for answer in found])
+    free = [request for request in requests if request.form is None]
+    alone = runtime("vision", tokenizer, batch_size=8)
+    again = [future.result(120).text for future in [alone.write(request) for request in free]]
+    alone.close()
+    assert again == [text for text, request in zip(texts[0], requests, strict=True) if request.form is None]
 
 
 def test_a_pack_that_does_not_fit_is_halved(tokenizer: Tokenizer) -> None:
