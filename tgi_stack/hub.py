@@ -113,13 +113,23 @@ def read_json(path: Path) -> dict[str, Any] | None:
         content = path.read_bytes()
         if lfs.is_pointer(content):
             raise CheckpointError(lfs.cure(str(path)))
-        found = json.loads(content)
+        found = json.loads(content, object_pairs_hook=_once)
         if not isinstance(found, dict):
             raise ValueError(f"a {type(found).__name__} in place of an object")
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path.parent} holds no readable {path.name} ({_reason(error)})") from error
+    return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose names stand once, or with one value: which of two is meant nobody can know."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found and found[name] != value:
+            raise ValueError(f"{name} stands twice, with two values")
+        found[name] = value
     return found
 
 

@@ -80,6 +80,7 @@ FLAGS = {
     "empty": "the summary is empty",
     "fallback.torch": "torch computed it in the server's place",
     "finish.length": "the summary was cut off at `--max-new-tokens`",
+    "image.coarse": "a progressive JPEG lacks the scans that would have refined it",
     "image.frames": "of a moving picture the first frame was seen",
     "image.profile": "a colour profile that can't be used was left out",
     "image.truncated": "the image ends early, and what is there was seen",

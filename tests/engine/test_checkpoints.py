@@ -125,3 +125,14 @@ def test_weights_in_a_form_unknown_here(tmp_path: Path, method: str) -> None:
     found = locate(str(folder), "text", None, may_download=False)
     with pytest.raises(CheckpointError, match="can't be loaded"):
         load(found, "text", choose("cpu", "fp32"))
+
+
+def test_a_name_twice_is_refused(tmp_path: Path) -> None:
+    whole = (TINY / "text" / "config.json").read_text().rstrip().removesuffix("}")
+    file = tmp_path / "config.json"
+    file.write_text(whole + ', "rope_theta": 5.0}')
+    with pytest.raises(UsageError, match="rope_theta stands twice"):
+        _ = Checkpoint("x", "1", tmp_path).config
+    said = json.loads(whole + "}")["rope_theta"]
+    file.write_text(whole + f', "rope_theta": {json.dumps(said)}' + "}")
+    assert Checkpoint("x", "1", tmp_path).config["rope_theta"] == said

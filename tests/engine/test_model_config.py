@@ -96,6 +96,11 @@ def test_other_kinds_of_rope_are_refused(place: str, key: str, kind: object) -> 
         {"rope_scaling": {"rope_type": "llama3", "factor": 8, "low_freq_factor": 1}},
         {"rope_scaling": {"mrope_section": [12, 10, 10]}},
         {"rope_scaling": [1]},
+        {"rope_theta": float("nan")},
+        {"rope_theta": 10**400},
+        {"rope_scaling": {"rope_type": "linear", "factor": 10**400}},
+        {"rope_scaling": YARN | {"truncate": "no"}},
+        {"rope_scaling": YARN | {"original_max_position_embeddings": 1024.7}},
         {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}},
         {"partial_rotary_factor": 0.5},
         {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}},
@@ -115,6 +120,7 @@ def test_rotary_settings_not_understood_are_refused(changes: dict[str, Any]) -> 
         {"mrope_section": [12, 10, 11]},
         {"mrope_section": [8, 12, 12]},
         {"mrope_section": "12"},
+        {"mrope_section": [12.5, 10, 9.5]},
         {},  # Qwen3-VL's own do not fit heads of 64
     ],
 )
@@ -173,6 +179,7 @@ def test_frequencies_are_those_of_transformers(settings: dict[str, Any]) -> None
         ("num_key_value_heads", 3),
         ("num_hidden_layers", True),
         ("rms_norm_eps", "1e-6"),
+        ("rms_norm_eps", 10**400),
         ("vocab_size", -1),
         # Other networks' fields
         ("logit_scale", 0.5),

@@ -148,6 +148,17 @@ def test_a_profile_with_a_missing_part_is_flagged() -> None:
     assert np.abs(sent(missing, ("image.profile",)) - (90, 140, 110)).max() < 4
 
 
+def test_parts_that_contradict_are_flagged() -> None:
+    content = encoded(Image.new("RGB", (256, 256), (90, 140, 110)), "JPEG", icc_profile=LINEAR)
+    place = content.index(b"ICC_PROFILE\0") - 4
+    part = content[place : place + 2 + int.from_bytes(content[place + 2 : place + 4], "big")]
+    twice = content[:place] + part + content[place:]
+    assert np.abs(sent(twice) - sent(content)).max() == 0
+    for other in (part[:-1] + b"\7", part[:17] + b"\2" + part[18:]):  # other content, another count
+        spoilt = content[:place] + other + content[place:]
+        assert np.abs(sent(spoilt, ("image.profile",)) - (90, 140, 110)).max() < 4
+
+
 def test_a_profile_in_many_parts_is_joined() -> None:
     large = LINEAR + bytes(200_000)
     large = struct.pack(">I", len(large)) + large[4:]

@@ -282,3 +282,13 @@ def test_other_greatest_values_say_nothing(most: int) -> None:
     assert np.abs(sent(tiff(levels.tobytes(), 16, t281=most)).mean(axis=2) - 255 * RAMP).max() <= 4
     above = sent(tiff(levels.tobytes(), 16, t281=4095))  # and one that does not hold
     assert np.abs(above.mean(axis=2) - 255 * RAMP).max() <= 4
+
+
+def test_a_tiff_cut_short_is_told() -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (99, 99), "red").save(buffer, "TIFF", compression="tiff_lzw")
+    whole = buffer.getvalue()
+    for end in (len(whole) // 2, len(whole) // 4):
+        with pytest.raises(ImageError, match="ends early") as caught:
+            prepare(whole[:end], "x.tif", GRID)
+        assert caught.value.type == "image.truncated"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import random
 import struct
 from collections.abc import Callable
@@ -81,6 +82,15 @@ def adobe(transform: int, *, jfif: bool) -> bytes:
     return content if jfif else content[:2] + content[20:]
 
 
+def adobe_of_inks(transform: int) -> bytes:
+    content = encoded(cmyk())
+    return put(content, content.index(b"Adobe") + 11, bytes([transform]), 1)
+
+
+def cmyk() -> Image.Image:
+    return Image.merge("CMYK", (*scene().split(), Image.linear_gradient("L")))
+
+
 def jfif(version: bytes) -> bytes:
     return put(SOUND, SOUND.index(b"JFIF\0") + 5, version, 2)
 
@@ -129,6 +139,8 @@ ODDITIES: dict[str, tuple[bytes, bytes]] = {
     **{f"JFIF {v[0]}.{v[1]:02}": (jfif(v), SOUND) for v in (b"\x02\x01", b"\0\0", b"\x01\x63", b"\xff\xff")},
     "Adobe's transform 7": (adobe(7, jfif=True), SOUND),
     "Adobe's transform 255 without JFIF": (adobe(255, jfif=False), SOUND),
+    "Adobe's transform of four inks": (adobe(2, jfif=False), SOUND),
+    "Adobe's transform of three colours": (adobe_of_inks(1), adobe_of_inks(2)),
     "bytes before segments": (SOUND[:20] + spliced(SOUND, b"junk\0")[25:], SOUND),
     "stuffed bytes before segments": (spliced(SOUND, b"\xff\0\xff\0"), SOUND),
     "fill bytes before segments": (spliced(SOUND, b"\xff\xff\xff"), SOUND),
@@ -154,7 +166,8 @@ ODDITIES: dict[str, tuple[bytes, bytes]] = {
 def test_oddities_that_cost_no_pixel_pass(name: str) -> None:
     odd, sound = ODDITIES[name]
     assert np.array_equal(sent(odd), sent(sound))
-    right = np.asarray(Image.open(io.BytesIO(encoded(Image.open(io.BytesIO(sound)).convert("RGB")))))
+    again = encoded(Image.open(io.BytesIO(sound)).convert("RGB"))
+    right = np.asarray(Image.open(io.BytesIO(again)))
     assert np.abs(sent(odd).astype(int) - right).max() <= 8  # another rounding at most
 
 
@@ -237,10 +250,6 @@ def test_what_costs_pixels_is_refused(name: str) -> None:
         assert prepare(content, "x.jpg", GRID, allow_truncated=True).flags == ("image.truncated",)
 
 
-def cmyk() -> Image.Image:
-    return Image.merge("CMYK", (*scene().split(), Image.linear_gradient("L")))
-
-
 @pytest.mark.parametrize("size", [SIDE, 4 * SIDE])
 def test_four_inks_decode_as_pillow_has_them(size: int) -> None:
     image = cmyk().resize((size, size))
@@ -264,3 +273,17 @@ def test_the_first_of_several_pictures_is_taken() -> None:
     prepared = prepare(buffer.getvalue(), "x.jpg", GRID)
     assert prepared.flags == ("image.frames",)
     assert (prepared.width, prepared.height) == (SIDE, SIDE)
+
+
+def test_missing_refinements_are_flagged() -> None:
+    starts = [place for place in range(len(PROGRESSIVE)) if PROGRESSIVE.startswith(b"\xff\xda", place)]
+    for start, after in itertools.pairwise(starts):
+        tables = PROGRESSIVE.find(b"\xff\xc4", start, after)
+        end = tables if tables > 0 else after
+        if PROGRESSIVE[start + 4] == 3:  # with all components at once: the first one alone is a picture
+            coarse = prepare(PROGRESSIVE[:end] + b"\xff\xd9", "x.jpg", GRID)
+            assert coarse.flags == ("image.coarse",)
+    coarse = prepare(PROGRESSIVE[: starts[-1]] + b"\xff\xd9", "x.jpg", GRID)
+    assert coarse.flags == ("image.coarse",)
+    grey = encoded(scene().convert("L"), progressive=True)
+    assert sent(grey).shape == sent(PROGRESSIVE).shape  # nothing is missing

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
 from PIL import Image
+
+from tgi_stack.images.png import chunks
 
 Chromaticities = tuple[float, ...]  # x, y of white, red, green, blue
 
@@ -20,7 +21,6 @@ _PRIMARIES: dict[int, Chromaticities] = {
     12: (*_D65, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060),  # Display P3
 }
 _UNKNOWN = 2
-_SIGNATURE = 8  # bytes, before a PNG's chunks
 _COLOURS = {b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM"}
 _MOST_BYTES = 16 * 2**20  # of a profile
 SRGB_CURVE = 0.0  # in place of an exponent
@@ -55,24 +55,14 @@ def profile_of(image: Image.Image, content: bytes) -> bytes | None:
     return None
 
 
-def without_colours(png: bytes) -> bytes:
-    """A PNG without the chunks that tell its colours, over which Pillow stumbles where they are broken."""
-    kept, place = [png[:_SIGNATURE]], _SIGNATURE
-    for kind, start, end in _chunks(png):
-        if kind not in _COLOURS:
-            kept.append(png[start:end])
-        place = end
-    return b"".join([*kept, png[place:]])
-
-
 def _of_png(png: bytes) -> bytes | None:
     """PNG, third edition, 4.3: cICP counts first, then iCCP, sRGB, gAMA and cHRM."""
     found: dict[bytes, bytes] = {}
-    for kind, start, end in _chunks(png):
-        if kind in _COLOURS:
-            data, checksum = png[start + 8 : end - 4], png[end - 4 : end]
-            is_sound = checksum == zlib.crc32(kind + data).to_bytes(4, "big")
-            found.setdefault(kind, data if is_sound else b"")
+    for one in chunks(png):
+        if one.kind == b"IDAT":
+            break
+        if one.kind in _COLOURS:
+            found.setdefault(one.kind, one.data if one.is_sound else b"")
     if len(coded := found.get(b"cICP", b"")) == 4:
         return _of_codes(coded[0], coded[1])
     if b"iCCP" in found:
@@ -102,17 +92,6 @@ def _unzipped(chunk: bytes) -> bytes:
 def _is_srgb(exponent: float) -> bool:
     """Whether an exponent is the one that writers of sRGB give, 1/2.2, within five hundredths."""
     return abs(exponent * 2.2 - 1) < 0.05
-
-
-def _chunks(png: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """The kind of each chunk before the pixels, and where it begins and ends."""
-    place = _SIGNATURE
-    while place + 12 <= len(png):
-        length, kind = struct.unpack(">I4s", png[place : place + 8])
-        if kind == b"IDAT":
-            return
-        yield kind, place, place + 12 + length
-        place += 12 + length
 
 
 def _of_codes(primaries: int, transfer: int) -> bytes | None:

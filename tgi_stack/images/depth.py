@@ -12,7 +12,7 @@ from tgi_stack.errors import ImageError
 from tgi_stack.images import colour
 
 # TIFF 6.0
-_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _SAMPLES = 258, 262, 339, 277
+_WIDTH, _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _SAMPLES = 256, 258, 262, 339, 277
 _MAX_SAMPLE_VALUE = 281
 _WHITE_IS_ZERO, _SIGNED = 0, 2
 _TIFF = (b"II", b"MM")
@@ -53,7 +53,7 @@ def is_grey(image: Image.Image) -> bool:
 
 
 def told(content: bytes, name: str) -> ImageError | None:
-    """What to say of a TIFF that Pillow does not open: its depth; None for what is no TIFF."""
+    """What to say of a TIFF that Pillow does not open: it is cut short, or its depth; None for no TIFF."""
     if not content.startswith(_TIFF):
         return None
     try:
@@ -63,6 +63,10 @@ def told(content: bytes, name: str) -> ImageError | None:
         )
         file.seek(tags.next)
         tags.load(file)
+        if _WIDTH not in tags:
+            return ImageError(
+                "image.truncated", f"{name} ends early: the fields that describe it are missing"
+            )
         bits = tags.get(_BITS, (1,))
         kind = {1: "unsigned", 2: "signed", 3: "float"}.get(tags.get(_SAMPLE_FORMAT, (1,))[0], "other")
         said = f"{kind} samples of {'+'.join(map(str, bits))} bits, photometric {tags.get(_PHOTOMETRIC)}"

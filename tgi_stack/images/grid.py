@@ -6,12 +6,12 @@ multiples of patch x merge, the area between the processor's min and max pixels)
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tgi_stack.errors import ImageError, MachineError
+from tgi_stack.errors import ImageError
+from tgi_stack.images import processor
 
 MAX_ASPECT = 200  # what Qwen's own processor refuses beyond
 
@@ -31,22 +31,15 @@ class Grid:
 
     @classmethod
     def from_checkpoint(cls, folder: Path) -> Grid:
-        """Read from a checkpoint's preprocessor_config.json."""
-        path = folder / "preprocessor_config.json"
-        try:
-            config = json.loads(path.read_text())
-            size = config.get("size", {})
-            return cls(
-                factor=config["patch_size"] * config["merge_size"],
-                min_pixels=config.get("min_pixels") or size["shortest_edge"],
-                max_pixels=config.get("max_pixels") or size["longest_edge"],
-                mean=tuple(config["image_mean"]),
-                std=tuple(config["image_std"]),
-            )
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise MachineError(
-                f"{path}: no image geometry in it ({error!r}); is this a Qwen-VL checkpoint?"
-            ) from error
+        """As a checkpoint's image processor has it; see `processor.read`."""
+        found = processor.read(folder)
+        return cls(
+            factor=found["patch_size"] * found["merge_size"],
+            min_pixels=found["min_pixels"],
+            max_pixels=found["max_pixels"],
+            mean=found["image_mean"],
+            std=found["image_std"],
+        )
 
     def within(self, least: int, most: int) -> Grid:
         """The grid of images of so many visual tokens, as far as the model's own processor allows it."""

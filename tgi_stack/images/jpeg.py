@@ -19,6 +19,7 @@ from PIL import Image
 from tgi_stack.errors import ImageError
 
 HALVINGS = 3
+COEFFICIENTS = 64  # of a block
 # A filter needs more pixels than it gives: with fewer than this times the wanted ones, what is sent falls
 # below 38 dB (PSNR) of what the whole would give.
 MARGIN = 1.5
@@ -78,6 +79,19 @@ class Stream:
     is_set: bool
 
     @property
+    def is_coarse(self) -> bool:
+        """Whether scans are missing that would have refined it: a progressive picture is whole without."""
+        if not any(segment[1] == SOF2 for segment in self.head):
+            return False
+        known: dict[int, set[int]] = {one: set() for scan in self.scans for one in scan.components}
+        for scan in self.scans:
+            start, end, bits = scan.header[-3:]
+            if bits & 15 == 0:  # to the last bit
+                for component in scan.components:
+                    known[component].update(range(start, end + 1))
+        return any(len(found) < COEFFICIENTS for found in known.values())
+
+    @property
     def data(self) -> bytes:
         """The file without what codes no pixels."""
         parts = [b"\xff\xd8", *self.head]
@@ -129,8 +143,10 @@ def _refuse_unsupported(process: int | None, frame: bytes, name: str) -> None:
     if process is None or not frame:
         return
     if process > SOF2:
-        kind = "lossless" if process == 0xC3 else "hierarchical" if process < 0xC9 else "arithmetic-coded"
-        raise ImageError("image.unsupported", f"{name} is a {kind} JPEG, which is not read; save it anew")
+        kind = (
+            "a lossless" if process == 0xC3 else "a hierarchical" if process < 0xC9 else "an arithmetic-coded"
+        )
+        raise ImageError("image.unsupported", f"{name} is {kind} JPEG, which is not read; save it anew")
     if frame[0] != 8:
         message = f"{name} is a JPEG of {frame[0]} bits a sample; save it with 8, or as PNG"
         raise ImageError("image.unsupported", message)
@@ -151,9 +167,10 @@ def _head(segments: list[tuple[int, bytes, bytes]], frame: bytes, process: int |
 
 def _adobe(data: bytes, components: int) -> bytes:
     """Adobe's segment, with the transform that decoders assume where it names none that there is."""
-    if data[_ADOBE_TRANSFORM] <= 2:
+    ycc = 2 if components == 4 else 1
+    if data[_ADOBE_TRANSFORM] in (0, ycc):
         return data
-    return data[:_ADOBE_TRANSFORM] + bytes([2 if components == 4 else 1])
+    return data[:_ADOBE_TRANSFORM] + bytes([ycc])
 
 
 def _with_height(frame: bytes, segments: list[tuple[int, bytes, bytes]]) -> bytes:
@@ -195,9 +212,11 @@ def _profile(segments: list[tuple[int, bytes, bytes]]) -> bytes | None:
     parts = [data[len(_ICC) :] for marker, data, _ in segments if marker == APP2 and data.startswith(_ICC)]
     if not parts:
         return None
-    numbered = {part[0]: part[2:] for part in parts if len(part) > 2}
+    distinct = {part for part in parts if len(part) > 2}
+    numbered = {part[0]: part[2:] for part in distinct}
     count = parts[0][1] if len(parts[0]) > 1 else 0
-    if sorted(numbered) != list(range(1, count + 1)):
+    agree = len(numbered) == len(distinct) and {part[1] for part in distinct} == {count}
+    if not agree or sorted(numbered) != list(range(1, count + 1)):
         return b""
     return b"".join(numbered[number] for number in sorted(numbered))
 

@@ -19,7 +19,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from cache.keys import digest
 from tgi_stack.errors import ImageError
-from tgi_stack.images import colour, colour_tags, depth, jpeg
+from tgi_stack.images import colour, colour_tags, depth, jpeg, png
 from tgi_stack.images.files import HEAD_BYTES, HEIF_BRANDS, is_picture
 from tgi_stack.images.grid import Grid, fit
 from tgi_stack.types import PreparedImage
@@ -56,49 +56,52 @@ def prepare(
         ImageError: see `docs/design/images.md` for the types.
     """
     try:
-        stream = jpeg.read(content, name) if content.startswith(_JPEG) else None
-        with _open(_cleaned(content, stream), name) as image:
-            found = _File(content, name, image, stream)
+        parts = _taken_apart(content, name)
+        with _open(content if parts is None else parts.data, content, name) as image:
+            found = _File(content, name, image, parts)
             return _prepared(found, grid, max_side_px, allow_truncated)
-    except ImageError:
-        raise
+    except ImageError as error:
+        if name in str(error):
+            raise
+        raise ImageError(error.type, f"{name}: {error}") from error
     except Exception as error:  # decoders raise anything on hostile files
-        raise ImageError("image.corrupt", f"{name}: {error or type(error).__name__}") from error
+        raise ImageError("image.corrupt", f"{name}: {str(error) or type(error).__name__}") from error
 
 
-def _cleaned(content: bytes, stream: jpeg.Stream | None) -> bytes:
-    """A file as Pillow is to read it."""
-    if stream is not None:
-        return stream.data
-    return colour_tags.without_colours(content) if content.startswith(_PNG) else content
+def _taken_apart(content: bytes, name: str) -> jpeg.Stream | png.Picture | None:
+    """What a JPEG or a PNG is made of: Pillow is to read its `data`."""
+    if content.startswith(_JPEG):
+        return jpeg.read(content, name)
+    return png.read(content, name) if content.startswith(png.SIGNATURE) else None
 
 
-_PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
 
 
 class _File(NamedTuple):
-    """An image file: its bytes, what to call it, how Pillow opens it, and what a JPEG is made of."""
+    """An image file: its bytes, what to call it, how Pillow opens it, and what it is made of."""
 
     content: bytes
     name: str
     image: ImageFile.ImageFile
-    stream: jpeg.Stream | None
+    parts: jpeg.Stream | png.Picture | None
 
 
 def _prepared(file: _File, grid: Grid, max_side_px: int | None, allow_truncated: bool) -> PreparedImage:
-    content, name, image, stream = file
+    content, name, image, parts = file
     flags: tuple[str, ...] = ("image.frames",) if _has_frames(file) else ()
-    if stream is not None:
-        profile = stream.profile
+    if isinstance(parts, jpeg.Stream):
+        profile = parts.profile
         turn = _TURNS.get(_orientation(image))
         wanted = fit(*image.size, grid, max_side_px)  # the stored picture lies as it will after the same turn
-        decoded, whole = _decode_jpeg(image, stream, name, wanted, allow_truncated)
-        flags += () if whole else ("image.truncated",)
+        decoded, whole = _decode_jpeg(image, parts, name, wanted, allow_truncated)
+        flags += ("image.truncated",) if not whole else ("image.coarse",) if parts.is_coarse else ()
         width, height = image.size[::-1] if turn in _SWAPPING else image.size
     else:
         fit(*image.size, grid, max_side_px)  # an aspect that is refused is, before anything is decoded
         decoded = _decode(image, name)
+        if parts is not None:
+            png.refuse_missing_rows(parts, decoded, name)
         profile = colour_tags.profile_of(image, content)
         turn = _TURNS.get(_orientation(decoded))  # Pillow has turned a TIFF by itself, and says so here
         width, height = decoded.size[::-1] if turn in _SWAPPING else decoded.size
@@ -115,9 +118,11 @@ def _prepared(file: _File, grid: Grid, max_side_px: int | None, allow_truncated:
 
 def _has_frames(file: _File) -> bool:
     """Whether a file holds several pictures, of which the first is taken."""
-    if file.stream is None:
+    if isinstance(file.parts, png.Picture):
+        return file.parts.frames > 1
+    if file.parts is None:
         return bool(getattr(file.image, "is_animated", False))
-    if not file.stream.is_set:
+    if not file.parts.is_set:
         return False
     with suppress(Exception), Image.open(io.BytesIO(file.content), formats=("JPEG",)) as image:
         return bool(getattr(image, "is_animated", False))
@@ -150,12 +155,13 @@ def _orientation(image: Image.Image) -> int:
 
 
 @contextmanager
-def _open(content: bytes, name: str) -> Iterator[ImageFile.ImageFile]:
+def _open(data: bytes, content: bytes, name: str) -> Iterator[ImageFile.ImageFile]:
+    """What Pillow makes of `data`; `content` is the file as it was."""
     formats = FORMATS + _heif(content, name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the caps below are stricter than Pillow's warning
         try:
-            image = Image.open(io.BytesIO(content), formats=formats)
+            image = Image.open(io.BytesIO(data), formats=formats)
         except UnidentifiedImageError as error:
             raise depth.told(content, name) or _no_picture(content, name) from error
         except Image.DecompressionBombError as error:

@@ -29,6 +29,7 @@ from tgi_stack.errors import (
     WrongServerError,
 )
 from tgi_stack.hub import TOKENIZER, Checkpoint, locate_files, locate_tokenizer, read_json
+from tgi_stack.images import processor
 from tgi_stack.images.grid import Grid
 from tgi_stack.prompting.framing import framing
 from tgi_stack.prompting.profile import Profile
@@ -216,7 +217,7 @@ def _profile(served: Served, settings: Settings, kind: str) -> Profile:
     config = files.config if files.gguf is not None else read_json(folder / "config.json") or {}
     refuse_another_vocabulary(tokenizer, str(given or files.tokenizer_file or files.name), config)
     frame = framing(files.chat_template)
-    sees = (folder / "preprocessor_config.json").is_file() and files.gguf is None
+    sees = files.gguf is None and processor.is_told(folder)
     return Profile(
         tokenizer=tokenizer,
         closes_thinking=frame.closes_thinking,

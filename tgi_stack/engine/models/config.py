@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Never
 
-from tgi_stack.engine.models.rope import Rope, rope_of
+from tgi_stack.engine.models.rope import LARGEST_FLOAT, Rope, rope_of
 from tgi_stack.errors import CheckpointError
 
 TEXT, VISION = "qwen3", "qwen3_vl"
@@ -192,7 +192,7 @@ def _text(config: Mapping[str, Any], places: Mapping[str, Mapping[str, Any]], *,
     if not isinstance(tied, bool):
         _refuse(f"{at}tie_word_embeddings", tied, "true or false is needed")
     eps = fields["rms_norm_eps"]
-    if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps < math.inf:
+    if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps <= LARGEST_FLOAT:
         _refuse(f"{at}rms_norm_eps", eps, "a number is needed")
     sizes = {name: int(fields[name]) for name in _SIZES}
     return TextConfig(

@@ -7,6 +7,7 @@ long a prompt is (`dynamic`, `longrope`) is not computed here: a prompt's number
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Never
@@ -23,6 +24,7 @@ _YARN = frozenset(
     }
 )  # fmt: skip
 _LLAMA3 = frozenset({"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"})
+_WHOLE = frozenset({"original_max_position_embeddings"})
 # The kinds that are computed, each with the settings that it knows.
 KINDS: Mapping[str, frozenset[str]] = {
     "default": frozenset(),
@@ -30,6 +32,7 @@ KINDS: Mapping[str, frozenset[str]] = {
     "yarn": _YARN,
     "llama3": _LLAMA3,
 }
+LARGEST_FLOAT = sys.float_info.max  # integers of a file may be beyond
 SECTIONS = (24, 20, 20)  # of Qwen3-VL, where a configuration is silent
 
 
@@ -133,8 +136,12 @@ def rope_of(places: Places, *, head_dim: int, longest: int, vision: bool) -> Rop
     for name, value in settings.items():
         if name not in KINDS[kind]:
             _refuse(f"{at}rope settings: {name}", value, f"kind {kind!r} has no such setting")
-        if name != "truncate" and not _positive(value):
-            _refuse(f"{at}rope settings: {name}", value, "a number over 0 is needed")
+        if name == "truncate":
+            if not isinstance(value, bool):
+                _refuse(f"{at}rope settings: {name}", value, "true or false is needed")
+        elif not (_whole(value) if name in _WHOLE else _positive(value)):
+            kind_of_number = "whole number" if name in _WHOLE else "number"
+            _refuse(f"{at}rope settings: {name}", value, f"a {kind_of_number} over 0 is needed")
     needed = KINDS[kind] if kind == "llama3" else KINDS[kind] & {"factor"}
     for name in sorted(needed - set(settings)):
         _refuse(f"{at}rope settings: {name}", None, f"kind {kind!r} needs it")
@@ -200,7 +207,7 @@ def _agreed(values: Mapping[str, Any]) -> Any:
     given = {name: value for name, value in values.items() if value is not None}
     for name, value in given.items():
         first = next(iter(given))
-        if value != given[first]:
+        if name != first and value != given[first]:
             _refuse(name, value, f"{first} is {given[first]!r}")
     return next(iter(given.values()), None)
 
@@ -210,17 +217,21 @@ def _sections(settings: dict[str, Any], at: str, head_dim: int) -> tuple[int, in
         _refuse(f"{at}rope settings: mrope_interleaved", False, "only interleaved axes are computed here")
     given = settings.pop("mrope_section", None)
     sections = list(SECTIONS) if given is None else given
-    if not isinstance(sections, list) or len(sections) != 3 or not all(map(_positive, sections)):
+    if not isinstance(sections, list) or len(sections) != 3 or not all(map(_whole, sections)):
         _refuse(f"{at}rope settings: mrope_section", given, "three whole numbers are needed")
-    time, row, column = (int(number) for number in sections)
+    time, row, column = sections
     half = head_dim // 2
     if time + row + column != half or 3 * row - 2 >= half or 3 * column - 1 >= half:
         _refuse(f"{at}rope settings: mrope_section", given, f"it does not fit heads of {head_dim}")
     return time, row, column
 
 
+def _whole(value: object) -> bool:
+    return type(value) is int and 0 < value <= LARGEST_FLOAT
+
+
 def _positive(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= LARGEST_FLOAT
 
 
 def _refuse(name: str, value: object, why: str) -> Never:
