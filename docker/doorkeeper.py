@@ -1,12 +1,15 @@
-"""Whom the gateway lets in, and how often: asked by Caddy before each request, and what it saw by Prometheus.
+"""Whom the gateway lets in, and how often: asked by Caddy before each request, told of it after each answer.
 
 Caddy's `forward_auth` sends a request's headers to `/allow`; the answer is 200 with the user's name, 401, or
-429 with Retry-After. The file of keys is read again whenever it changes. `/metrics` names users, never keys.
+429 with Retry-After. The file of keys is read again whenever it changes. On a port of its own come the lines
+of Caddy's access log: of an answer they have the head, and in it the tokens that servers tell there.
+`/metrics` is for Prometheus, and names users, never keys.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 import re
@@ -17,6 +20,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socketserver import StreamRequestHandler, ThreadingTCPServer
+from typing import NamedTuple
 
 LOOK_EVERY_S = 0.25
 SETTLED_S = 0.5  # an editor that writes in place empties a file first
@@ -26,6 +31,11 @@ _RATE = re.compile(r"([1-9]\d{0,6})/(s|min|h)")
 _USER = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _KEY = re.compile(r"[A-Za-z0-9_-]{20,256}")
 SERVERS = ("text", "vision")
+# What TGI tells of an answer in its head, and vLLM by `token_headers.py`.
+TOKENS = {"prompt": "X-Prompt-Tokens", "generated": "X-Generated-Tokens"}
+_COUNT = re.compile(r"\d{1,12}")
+LONGEST_LINE = 2**16
+COUNTERS = ("requests_total", "request_bytes_total", "rejected_total", "answers_total", "tokens_total")
 
 
 @dataclass(frozen=True)
@@ -129,6 +139,35 @@ class Keys:
             print(f"keys, line {lines}: no user with a key of their own; make gateway says more", flush=True)
 
 
+class Answered(NamedTuple):
+    """A request that was answered with 200: whose, by which server, and its tokens where they were told."""
+
+    user: str
+    server: str
+    tokens: dict[str, int]
+
+
+def answered(line: bytes) -> Answered | None:
+    """What a line of Caddy's access log tells; None where it is of no answer to a user's question."""
+    try:
+        entry = json.loads(line)
+        request, heads = entry["request"], entry["resp_headers"]
+        user = heads.get("X-Fastqwen-User", [""])[0]
+        if entry["status"] != 200 or request["method"] != "POST" or not _USER.fullmatch(user):
+            return None
+        told = {kind: str(heads[name][0]) for kind, name in TOKENS.items() if name in heads}
+        server = _server_of(request["uri"])
+    except (ValueError, TypeError, LookupError, AttributeError):
+        return None
+    return Answered(user, server, {kind: int(n) for kind, n in told.items() if _COUNT.fullmatch(n)})
+
+
+def _server_of(path: str) -> str:
+    """The server that a path at the gateway leads to."""
+    first = "".join(path.split("?")[0].split("/")[1:2])
+    return first if first in SERVERS else "none"
+
+
 @dataclass
 class Doorkeeper:
     """Decides, and counts."""
@@ -155,10 +194,19 @@ class Doorkeeper:
                 if wait_s:
                     self._add("rejected_total", f'user="{user}",reason="rate"', 1)
                     return 429, user, math.ceil(wait_s)
-            of = f'user="{user}",server="{server if server in SERVERS else "none"}"'
+            of = f'user="{user}",server="{server}"'
             self._add("requests_total", of, 1)
             self._add("request_bytes_total", of, size)
             return 200, user, 0
+
+    def count(self, answer: Answered) -> None:
+        """Adds an answer, and its tokens."""
+        of = f'user="{answer.user}",server="{answer.server}"'
+        counted = "yes" if set(answer.tokens) == set(TOKENS) else "no"
+        with self._lock:
+            self._add("answers_total", f'{of},tokens_told="{counted}"', 1)
+            for kind, tokens in answer.tokens.items():
+                self._add("tokens_total", f'{of},kind="{kind}"', tokens)
 
     def _add(self, name: str, labels: str, value: float) -> None:
         self._counts[name, labels] = self._counts.get((name, labels), 0) + value
@@ -171,10 +219,12 @@ class Doorkeeper:
             for server in SERVERS:
                 of = f'user="{user}",server="{server}"'
                 counts |= {("requests_total", of): 0, ("request_bytes_total", of): 0}
+                counts |= {("answers_total", f'{of},tokens_told="{told}"'): 0 for told in ("yes", "no")}
+                counts |= {("tokens_total", f'{of},kind="{kind}"'): 0 for kind in TOKENS}
         with self._lock:
             counts |= self._counts
         lines = []
-        for name in ("requests_total", "request_bytes_total", "rejected_total"):
+        for name in COUNTERS:
             lines.append(f"# TYPE fastqwen_gateway_{name} counter")
             found = ((labels, value) for (of, labels), value in counts.items() if of == name)
             lines += [f"fastqwen_gateway_{name}{{{labels}}} {value:.0f}" for labels, value in found]
@@ -191,6 +241,26 @@ class Server(ThreadingHTTPServer):
     """A thread for each connection; Caddy keeps as many as it needs."""
 
     request_queue_size = 256
+
+
+class LogServer(ThreadingTCPServer):
+    """Where Caddy writes its access log."""
+
+    allow_reuse_address = True
+    daemon_threads = True
+
+
+class LogHandler(StreamRequestHandler):
+    """Reads lines for as long as Caddy sends some."""
+
+    doorkeeper: Doorkeeper
+
+    def handle(self) -> None:
+        """Counts what they tell; one that is too long is no line of Caddy's, and ends the connection."""
+        while (line := self.rfile.readline(LONGEST_LINE)).endswith(b"\n"):
+            answer = answered(line)
+            if answer is not None:
+                self.doorkeeper.count(answer)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -212,11 +282,11 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(404, "give /allow or /metrics\n")
 
     def _allow(self) -> None:
-        asked = self.headers.get("X-Forwarded-Uri", "").split("?")[0].split("/")
+        server = _server_of(self.headers.get("X-Forwarded-Uri", ""))
         length = self.headers.get("X-Forwarded-Length", "")
         size = int(length) if length.isascii() and length.isdigit() else 0
         authorization = self.headers.get("Authorization", "")
-        status, user, wait_s = self.doorkeeper.decide(authorization, "".join(asked[1:2]), size)
+        status, user, wait_s = self.doorkeeper.decide(authorization, server, size)
         named = {"X-Fastqwen-User": user} if user else {}
         if status == 200:
             self._answer(200, "", named)
@@ -251,9 +321,12 @@ def main() -> None:
             keys.look(time.monotonic())
 
     threading.Thread(target=look, daemon=True).start()
-    Handler.doorkeeper = doorkeeper
-    where = (os.environ.get("LISTEN", "0.0.0.0"), int(os.environ.get("PORT", "9180")))  # noqa: S104
-    with Server(where, Handler) as server:
+    Handler.doorkeeper = LogHandler.doorkeeper = doorkeeper
+    host = os.environ.get("LISTEN", "0.0.0.0")  # noqa: S104
+    ports = [int(os.environ.get(name, default)) for name, default in (("PORT", "9180"), ("LOG_PORT", "9181"))]
+    with Server((host, ports[0]), Handler) as server, LogServer((host, ports[1]), LogHandler) as log:
+        threading.Thread(target=log.serve_forever, daemon=True).start()
+        print(f"takes the log on {log.server_address[1]}", flush=True)
         print(f"listens on {server.server_port}", flush=True)
         server.serve_forever()
 

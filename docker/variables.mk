@@ -7,6 +7,8 @@ VISION_MODEL ?=
 VISION_QUANTIZATION ?= none
 VISION_IMAGE ?=
 ADOPT ?=
+ADOPT_KEY_FILE ?=
+ADOPT_CA_FILE ?=
 REPEATABLE ?= off
 REPLICAS ?= 1
 NUM_SHARD ?= 1
@@ -27,6 +29,8 @@ SERVERS = --text "$(TEXT)" \
 	--vision-quantization "$(VISION_QUANTIZATION)" \
 	--vision-image "$(VISION_IMAGE)" \
 	--adopt "$(ADOPT)" \
+	--adopt-key-file "$(ADOPT_KEY_FILE)" \
+	--adopt-ca-file "$(ADOPT_CA_FILE)" \
 	--repeatable "$(REPEATABLE)" \
 	--replicas "$(REPLICAS)" \
 	--num-shard "$(NUM_SHARD)" \
@@ -48,6 +52,8 @@ define say_variables
 	@echo "  VISION_QUANTIZATION=$(VISION_QUANTIZATION)   none|8bit|4bit|fp8: How it keeps weights; vLLM and SGLang can none and fp8."
 	@echo "  VISION_IMAGE=$(VISION_IMAGE)   The container image of the vision server. [the engine's own release]"
 	@echo "  ADOPT=$(ADOPT)   Servers that run already: put behind the front in place of ours, and never stopped. [none]"
+	@echo "  ADOPT_KEY_FILE=$(ADOPT_KEY_FILE)   Holds the key that servers of ADOPT want; their relay gives it, nobody else sees it. [FASTQWEN_ADOPT_KEY, else none]"
+	@echo "  ADOPT_CA_FILE=$(ADOPT_CA_FILE)   Certificates to trust where servers of ADOPT speak TLS. [the system's]"
 	@echo "  REPEATABLE=$(REPEATABLE)   off|on: Whether SGLang's numbers are the same whatever else it computes, for some speed."
 	@echo "  REPLICAS=$(REPLICAS)   Of each server, on GPUs of their own."
 	@echo "  NUM_SHARD=$(NUM_SHARD)   1|2|4|8: GPUs that a server is spread over."

@@ -17,4 +17,6 @@ if [ -n "$share" ]; then
 fi
 [ "$largest" -le "${share:-0}" ] || fraction=$(printf '0.%03d' $((share * 1000 / largest)))
 echo "fastqwen: --gpu-memory-utilization $fraction for ${share:-the usual share of} MiB"
-exec vllm serve "$@" --gpu-memory-utilization "$fraction"
+# An answer's head tells its tokens, as TGI's does: the gateway counts by it, and sees no body.
+export PYTHONPATH="/opt/fastqwen${PYTHONPATH:+:$PYTHONPATH}"
+exec vllm serve "$@" --gpu-memory-utilization "$fraction" --middleware token_headers.TokenHeaders

@@ -361,6 +361,7 @@ class Loopback:
             "tokens": top[:1],
         }
         headers = {"x-prompt-tokens": str(counted + self.tokens_more)}
+        headers["x-generated-tokens"] = str(details["generated_tokens"])
         text = inputs + text if asked.get("return_full_text") else text
         return headers, {"generated_text": text, "details": details | ({"top_tokens": [top]} if top else {})}
 

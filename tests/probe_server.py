@@ -65,13 +65,28 @@ vllm:e2e_request_latency_seconds_sum{{{{{_VLLM_LABELS}}}}} {{n}}
 vllm:e2e_request_latency_seconds_count{{{{{_VLLM_LABELS}}}}} {{n}}
 """
 
-SGLANG_METRICS = """\
+_SGLANG_LABELS = 'engine_type="unified",model_name="tiny",tp_rank="0"'
+SGLANG_METRICS = f"""\
 # TYPE sglang:num_running_reqs gauge
-sglang:num_running_reqs{{model_name="tiny"}} 1.0
+sglang:num_running_reqs{{{{{_SGLANG_LABELS}}}}} 1.0
 # TYPE sglang:num_queue_reqs gauge
-sglang:num_queue_reqs{{model_name="tiny"}} 0.0
+sglang:num_queue_reqs{{{{{_SGLANG_LABELS}}}}} 0.0
+# TYPE sglang:token_usage gauge
+sglang:token_usage{{{{{_SGLANG_LABELS}}}}} 0.25
 # TYPE sglang:prompt_tokens_total counter
-sglang:prompt_tokens_total{{model_name="tiny"}} {n}
+sglang:prompt_tokens_total{{{{{_SGLANG_LABELS}}}}} {{n}}
+# TYPE sglang:generation_tokens_total counter
+sglang:generation_tokens_total{{{{{_SGLANG_LABELS}}}}} {{n}}
+# TYPE sglang:cached_tokens_total counter
+sglang:cached_tokens_total{{{{{_SGLANG_LABELS}}}}} {{n}}
+# TYPE sglang:num_requests_total counter
+sglang:num_requests_total{{{{{_SGLANG_LABELS}}}}} {{n}}
+# TYPE sglang:num_aborted_requests_total counter
+sglang:num_aborted_requests_total{{{{{_SGLANG_LABELS}}}}} {{n}}
+# TYPE sglang:e2e_request_latency_seconds histogram
+sglang:e2e_request_latency_seconds_bucket{{{{{_SGLANG_LABELS},le="+Inf"}}}} {{n}}
+sglang:e2e_request_latency_seconds_sum{{{{{_SGLANG_LABELS}}}}} {{n}}
+sglang:e2e_request_latency_seconds_count{{{{{_SGLANG_LABELS}}}}} {{n}}
 """
 METRICS = {"tgi": TGI_METRICS, "vllm": VLLM_METRICS, "sglang": SGLANG_METRICS}
 

@@ -24,7 +24,7 @@ VLLM_OPTIONS = {
     "--allowed-media-domains", "--mm-processor-kwargs", "--logprobs-mode", "--max-logprobs",
     "--trust-request-mm-kwargs", "--trust-request-chat-template", "--default-chat-template-kwargs",
     "--scheduling-policy", "--api-key", "--allowed-origins", "--allowed-local-media-path",
-    "--disable-fastapi-docs", "--served-model-name",
+    "--disable-fastapi-docs", "--served-model-name", "--middleware",
 }  # fmt: skip
 SGLANG_OPTIONS = {
     "--model-path", "--revision", "--host", "--port", "--tp-size", "--context-length", "--dtype",

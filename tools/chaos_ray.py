@@ -1,12 +1,13 @@
 """Kills what a job under Ray runs on, at random, and proves that no row is lost, doubled or under a wrong id.
 
-    python tools/chaos_ray.py [--kills 50] [--rows 5000] [--seed 1] [--targets driver,actor,raylet,server]
+    python tools/chaos_ray.py [--kills 50] [--rows 5000] [--seed 1] [--targets driver,raylet]
 
 Jobs of `probs` run one after another, in turn on a cluster of their own and on one of two nodes, against two
-servers on loopback. Every few seconds one of these dies by SIGKILL, drawn at random: the run, an actor, a
-raylet (of the own cluster the only one; of the two nodes the one without the run, which then comes back) or
-a server (which comes back). A run that ended is started again by the same command. Each finished job is held
-to what the scripted answers must be, and its model calls to its rows and a block a kill.
+servers on loopback and a tier of the cache (redis-server or valkey-server). Every few seconds one of these
+dies by SIGKILL, drawn at random: the run, an actor, a raylet (of the own cluster the only one; of the two
+nodes the one without the run, which then comes back), a server (which comes back) or the tier (which comes
+back empty). A run that ended is started again by the same command. Each finished job is held to what the
+scripted answers must be, and its model calls to its rows and a block a kill.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -31,7 +33,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 FASTQWEN = Path(sys.executable).with_name("fastqwen")
-TARGETS = ("driver", "actor", "raylet", "server")
+TARGETS = ("driver", "actor", "raylet", "server", "tier")
 BLOCK = 100
 PAUSE_S = (0.2, 6.0)  # before a kill, once rows are being asked
 LONGEST_S = 600.0  # of one job
@@ -60,17 +62,38 @@ class Server:
     def start(self) -> None:
         command = [sys.executable, "-c", SERVER, str(self.port), str(self.counted), str(os.getpid())]
         self.process = subprocess.Popen(command, cwd=ROOT)  # noqa: S603  # our own
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
-                return
-            time.sleep(0.1)
-        raise SystemExit("a loopback server did not start")
+        _await(self.port)
 
     def kill(self) -> None:
         if self.process is not None:
             self.process.kill()
             self.process.wait()
+
+
+@dataclass
+class Tier:
+    """The tier of the cache; it keeps nothing on disk, so that it comes back empty."""
+
+    port: int
+    folder: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        program = shutil.which("redis-server") or shutil.which("valkey-server")
+        if program is None:
+            raise SystemExit("no redis-server: apt-get install redis-server, or --targets without tier")
+        told = ("--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self.folder))
+        self.process = subprocess.Popen([program, *told], stdout=subprocess.DEVNULL)  # noqa: S603  # our own
+        _await(self.port)
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
 
 
 @dataclass
@@ -114,6 +137,7 @@ class Chaos:
     targets: tuple[str, ...]
     folder: Path
     servers: list[Server]
+    tier: Tier | None
     kills: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
     kept: int = 0  # rows that a job's last start found done
@@ -141,6 +165,7 @@ class Chaos:
         ]
         command += [part for one in self.servers for part in ("--endpoint", f"http://127.0.0.1:{one.port}")]
         command += ["--ray-address", address] if address else []
+        command += ["--cache-tier", self.tier.url] if self.tier else []
         self._run(command, nodes, most_kills)
         killed = self.kills.total() - killed
         self.again += max(0, self._calls() - before - self.rows)
@@ -179,8 +204,8 @@ class Chaos:
         target = self.rng.choice(self.targets)
         if target == "driver":
             run.kill()
-        elif target == "server":
-            server = self.rng.choice(self.servers)
+        elif target in ("server", "tier"):
+            server = self.tier if target == "tier" and self.tier else self.rng.choice(self.servers)
             server.kill()
             time.sleep(self.rng.uniform(0.0, 1.5))
             server.start()
@@ -273,13 +298,18 @@ def main() -> None:
     parser.add_argument("--targets", default=",".join(TARGETS))
     parser.add_argument("--clusters", default="own,nodes", help="own, nodes or both")
     args = parser.parse_args()
+    targets = tuple(args.targets.split(","))
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="c", dir="/tmp")))
         servers = [Server(_free_port(), folder / f"calls{number}") for number in range(2)]
         for server in servers:
             server.start()
             stack.callback(server.kill)
-        chaos = Chaos(random.Random(args.seed), args.rows, tuple(args.targets.split(",")), folder, servers)
+        tier = Tier(_free_port(), folder) if "tier" in targets else None
+        if tier is not None:
+            tier.start()
+            stack.callback(tier.kill)
+        chaos = Chaos(random.Random(args.seed), args.rows, targets, folder, servers, tier)
         kinds = args.clusters.split(",")
         while chaos.kills.total() < args.kills:
             nodes = Nodes() if kinds[chaos.jobs % len(kinds)] == "nodes" else None
@@ -296,6 +326,16 @@ def main() -> None:
     for fault in chaos.faults[:20]:
         print(fault)
     sys.exit(bool(chaos.faults) or chaos.again > chaos.allowed)
+
+
+def _await(port: int) -> None:
+    """Until something listens."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.1)
+    raise SystemExit(f"nothing came to listen on {port}")
 
 
 def _free_port() -> int:

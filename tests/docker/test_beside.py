@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 import redis
 
+from tests.certificates import authority
 from tests.conftest import CATALOGUE, read_records
 from tests.docker import clone as clones
 from tests.docker.clone import MODELS, Clone
 from tests.docker.conftest import Host
 from tests.loopback import listening
-from tests.probe_server import Obedient
-from tests.stack.test_caddy import ask
+from tests.stack.test_adopt import OWN, OverTls
+from tests.stack.test_caddy import ask, bearer
 
 pytestmark = pytest.mark.docker
 KEY = "k" * 40
@@ -82,10 +83,16 @@ def _asked(key: str, path: str = "/text/info") -> int:
 
 
 def test_a_server_that_runs_already_is_adopted(host: Host, tmp_path: Path) -> None:
-    """It listens on 127.0.0.1 alone, as a container does not see it; `make down` leaves it."""
+    """It listens on 127.0.0.1 alone, over TLS, and wants a key of its own; `make down` leaves it."""
     clone = host.down()
-    with listening(Obedient("vllm", model=MODELS["vision"])) as theirs:
-        clone.make("up", f"ADOPT={theirs.url}")
+    folder = authority(tmp_path, own="IP:127.0.0.1")
+    (folder / "key").write_text(OWN)
+    files = (f"ADOPT_KEY_FILE={folder / 'key'}", f"ADOPT_CA_FILE={folder / 'ca.pem'}")
+    with listening(OverTls("vllm", model=MODELS["vision"], api_key=OWN, folder=folder)) as theirs:
+        assert "it wants a key" in clone.make("up", f"ADOPT={theirs.url}", files[1], check=2).said
+        clone.make("up", f"ADOPT={theirs.url}", *files)
+        shown = clone.engine.docker("inspect", clone.container("vision-adopted"))
+        assert OWN not in shown + clone.engine.docker("logs", clone.container("vision-adopted"))
         assert "vision-vllm" not in clone.engine.docker("ps", "--format", "{{.Names}}")
         for target in ("status", "wait"):
             said = clone.make(target).said
@@ -105,7 +112,7 @@ def test_a_server_that_runs_already_is_adopted(host: Host, tmp_path: Path) -> No
         clone.engine.docker("start", clone.container("vision-adopted"))
         clone.make("wait")
         clone.make("down")
-        assert ask(theirs.url, "GET", "/v1/models")[0] == 200
+        assert ask(theirs.url, "GET", "/v1/models", ca_file=folder / "ca.pem", headers=bearer(OWN))[0] == 200
 
 
 def test_a_tier_is_found_by_jobs(host: Host, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,12 +53,14 @@ def start(name: str, port: int, log: Path) -> subprocess.Popen[bytes]:
         "--served-model-name", "tiny", "--max-model-len", "2048", "--dtype", SERVERS[name],
         "--max-num-seqs", "16", "--enforce-eager",
         "--structured-outputs-config", '{"backend":"xgrammar","disable_any_whitespace":true}',
+        "--middleware", "token_headers.TokenHeaders",
     ]  # fmt: skip
     quiet = {
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
+        "PYTHONPATH": str(ROOT / "docker"),
         "PATH": f"{environment / 'bin'}{os.pathsep}{os.environ['PATH']}",
     }
     with log.open("wb") as file:
@@ -234,6 +237,24 @@ def test_the_dashboard_asks_for_metrics_that_there_are(servers: dict[str, str]) 
     files = ("grafana/dashboards/fastqwen.json", "prometheus/rules.yml")
     asked = {name for file in files for name in re.findall(r"vllm:\w+", (ROOT / "docker" / file).read_text())}
     assert asked <= told
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("completions", {"prompt": ["Hello", "Good day to you"], "max_tokens": 3}),
+        ("chat/completions", {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3}),
+    ],
+)
+def test_heads_tell_the_tokens_of_answers(servers: dict[str, str], path: str, asked: dict[str, Any]) -> None:
+    """By which the gateway counts; as the body has them."""
+    body = json.dumps(asked | {"model": "tiny"}).encode()
+    heads = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{servers['text']}/v1/{path}", body, heads)  # noqa: S310  # ours
+    with urllib.request.urlopen(request, timeout=60) as reply:  # noqa: S310  # ours
+        usage, told = json.load(reply)["usage"], reply.headers
+    assert int(told["x-prompt-tokens"]) == usage["prompt_tokens"] > 0
+    assert int(told["x-generated-tokens"]) == usage["completion_tokens"] > 0
 
 
 def test_vllm_takes_the_stacks_arguments() -> None:

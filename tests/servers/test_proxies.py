@@ -6,7 +6,6 @@ import asyncio
 import base64
 import socket
 import ssl
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.certificates import EC, authority, openssl
 from tests.conftest import Fastqwen, write_rows
 from tests.loopback import Loopback, listening, serve
 from tgi_stack import settings
@@ -24,36 +24,13 @@ from tgi_stack.errors import SettingsError
 
 HOST = "models.example.test"
 ROW = {"prompt": "x\n", "labels": ["A", "B"]}
-EC = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-
-
-def openssl(folder: Path, *words: str) -> None:
-    subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
 
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder: an authority, and certificates that it signed for a server and for a client."""
-    folder = tmp_path_factory.mktemp("certificates")
-    openssl(
-        folder, "req", "-x509", *EC, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=ca"
-    )
-    names = (("server", f"DNS:{HOST}"), ("client", "DNS:client.example.test"), ("proxy", "IP:127.0.0.1"))
-    for name, host in names:
-        asked = ("-subj", f"/CN={name}", "-addext", f"subjectAltName={host}")
-        openssl(folder, "req", *EC, "-keyout", f"{name}.key", "-out", f"{name}.csr", *asked)
-        signed = (
-            "-CA",
-            "ca.pem",
-            "-CAkey",
-            "ca.key",
-            "-CAcreateserial",
-            "-days",
-            "2",
-            "-copy_extensions",
-            "copy",
-        )
-        openssl(folder, "x509", "-req", "-in", f"{name}.csr", *signed, "-out", f"{name}.pem")
+    hosts = {"server": f"DNS:{HOST}", "client": "DNS:client.example.test", "proxy": "IP:127.0.0.1"}
+    folder = authority(tmp_path_factory.mktemp("certificates"), **hosts)
     openssl(folder, "ec", "-in", "client.key", "-aes128", "-passout", "pass:hush", "-out", "locked.key")
     return folder
 

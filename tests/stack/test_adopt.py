@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
+import socket
+import ssl
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests import nvidia_smi
+from tests.certificates import authority
 from tests.conftest import ROOT
 from tests.fake_programs import StandIn, programs
 from tests.loopback import listening
@@ -17,9 +22,10 @@ from tests.probe_server import Obedient
 from tests.stack.test_caddy import ask, caddy, free_port
 from tests.stack.test_stack import Up, docker, folder, nvidia, running, servers, shown, up
 from tgi_stack.errors import ServerError, UsageError
+from tgi_stack.stack.files.adopted import keep
 from tgi_stack.stack.files.docker_folder import DockerFolder
 from tgi_stack.stack.planning import gpus, plan
-from tgi_stack.stack.planning.adopted import parsed
+from tgi_stack.stack.planning.adopted import Adopted, parsed
 from tgi_stack.stack.planning.request import Request
 from tgi_stack.stack.running.adopting import recognised
 
@@ -63,12 +69,59 @@ def test_nothing_there_is_told_before_anything_starts(up: Up, docker: StandIn, n
     assert docker.calls == []
 
 
-def test_a_server_with_a_key_is_for_endpoint() -> None:
-    with (
-        listening(Obedient("vllm", model=TEXT, api_key="k" * 20)) as keyed,
-        pytest.raises(ServerError, match="--endpoint"),
-    ):
-        recognised(asked(keyed))
+OWN = "own-key-of-their-server"
+
+
+@pytest.mark.parametrize("given", ["file", "variable", "wrong", "none"])
+def test_a_servers_own_key_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    """In a file or a variable; a missing or a wrong one is told, and never shown."""
+    fields = {}
+    if given in ("file", "wrong"):
+        (tmp_path / "key").write_text(OWN + ("-not" if given == "wrong" else "") + "\n")
+        fields["adopt_key_file"] = str(tmp_path / "key")
+    elif given == "variable":
+        monkeypatch.setenv("FASTQWEN_ADOPT_KEY", OWN)
+    with listening(Obedient("vllm", model=TEXT, api_key=OWN)) as keyed:
+        if given in ("file", "variable"):
+            assert recognised(asked(keyed, **fields))[0].kind == "text"
+            return
+        with pytest.raises(
+            ServerError, match="it wants a key, or another one: ADOPT_KEY_FILE=FILE"
+        ) as refused:
+            recognised(asked(keyed, **fields))
+    assert OWN not in str(refused.value)
+
+
+@dataclass
+class OverTls(Obedient):
+    """Speaks TLS on 127.0.0.1, by a certificate of the tests' authority."""
+
+    folder: Path = Path()
+
+    async def _start(self) -> None:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(self.folder / "own.pem", self.folder / "own.key")
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=context)
+        self.port = self._server.sockets[0].getsockname()[1]
+        self.url = f"https://127.0.0.1:{self.port}"
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return authority(tmp_path_factory.mktemp("certificates"), own="IP:127.0.0.1")
+
+
+def test_one_of_tls_needs_its_authority(certificates: Path) -> None:
+    with listening(OverTls("vllm", model=TEXT, folder=certificates)) as secured:
+        with pytest.raises(ServerError, match=r"certificate can't be verified.*ADOPT_CA_FILE=FILE"):
+            recognised(asked(secured))
+        (found,) = recognised(asked(secured, adopt_ca_file=str(certificates / "ca.pem")))
+        assert (found.is_tls, found.upstreams) == (True, secured.url)
+
+
+def test_a_key_without_a_server_is_refused() -> None:
+    with pytest.raises(UsageError, match="are for the servers of ADOPT=URL"):
+        Request(adopt_key_file="key")
 
 
 def test_a_kind_may_be_told(theirs: dict[str, Obedient]) -> None:
@@ -95,7 +148,10 @@ def test_the_fronts_own_place_is_refused(theirs: dict[str, Obedient]) -> None:
     "url",
     [
         "127.0.0.1:8000",
-        "https://h:8000",
+        "https://h:8000/v1",
+        "https://",
+        "https://u:p@h",
+        "ftp://h:1",
         "http://h",
         "http://h:1/v1",
         "http://u:p@h:80",
@@ -109,10 +165,13 @@ def test_what_is_no_address_is_refused(url: str) -> None:
 
 
 def test_urls_are_told_once() -> None:
-    assert parsed(" http://h:1/,http://h:1 ,text=http://[::1]:2") == {
+    assert parsed(" http://h:1/,http://h:1 ,text=http://[::1]:2,https://h/") == {
         "http://h:1": "",
         "http://[::1]:2": "text",
+        "https://h": "",
     }
+    one = Adopted("text", ("https://h", "https://[::1]:2"), "vllm", "1", "m")
+    assert one.upstreams == "https://h:443 https://[::1]:2"
 
 
 def test_an_adopted_kind_needs_no_gpu(theirs: dict[str, Obedient]) -> None:
@@ -167,6 +226,57 @@ def test_up_adopts_and_other_commands_know(
     assert up("--gateway", check=2).stderr.count("keys can't be read") == 1
 
 
+def test_the_key_goes_to_the_relay_alone(
+    up: Up,
+    docker: StandIn,
+    folder: DockerFolder,
+    servers: object,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Into a file of docker/secrets; a plan without one takes it away."""
+    docker.play("info", '{"ServerVersion": "28.2.2", "Runtimes": {"runc": {}}}')
+    shown(docker, BOTH, after=" up --detach ")
+    (tmp_path / "key").write_text(OWN + "\n")
+    with (
+        listening(Obedient("vllm", model=TEXT, api_key=OWN)) as text,
+        listening(Obedient("sglang", model=VISION, api_key=OWN)) as vision,
+    ):
+        adopt = ("--adopt", f"{text.url},{vision.url}")
+        said = up(*adopt, "--adopt-key-file", str(tmp_path / "key"))
+        assert (folder.secrets / "adopted" / "key").read_text() == OWN
+        outside = [
+            path for path in folder.path.rglob("*") if path.is_file() and path.parent.name != "adopted"
+        ]
+        texts = [said.stdout, said.stderr, *(path.read_text(errors="replace") for path in outside)]
+        assert not any(OWN in text for text in [*texts, *docker.calls])
+        lines = folder.env.read_text().splitlines()
+        assert "ADOPTED_AUTH=key" in lines
+        before = [line for line in lines if line.startswith("ADOPTED_OF=")]
+        shown(docker, BOTH)
+        up()  # whoever names none means those that were adopted, with their key
+        assert (folder.secrets / "adopted" / "key").read_text() == OWN
+        text.api_key = vision.api_key = OWN[::-1]
+        (tmp_path / "key").write_text(OWN[::-1])
+        up()
+        assert (folder.secrets / "adopted" / "key").read_text() == OWN[::-1]
+        assert [line for line in folder.env.read_text().splitlines() if line in before] == []
+        (tmp_path / "key").unlink()
+        up()  # what the relay has stays
+        assert (folder.secrets / "adopted" / "key").read_text() == OWN[::-1]
+
+
+def test_a_key_of_before_is_not_given_on(
+    up: Up, docker: StandIn, folder: DockerFolder, servers: object, theirs: dict[str, Obedient]
+) -> None:
+    docker.play("info", '{"ServerVersion": "28.2.2", "Runtimes": {"runc": {}}}')
+    shown(docker, BOTH, after=" up --detach ")
+    keep(folder.path, OWN, None)
+    up("--adopt", f"{theirs['vllm'].url},{theirs['sglang'].url}")
+    assert not (folder.secrets / "adopted" / "key").exists()
+    assert "ADOPTED_AUTH=no_key" in folder.env.read_text().splitlines()
+
+
 @pytest.mark.skipif(shutil.which("caddy") is None, reason="caddy is not installed")
 def test_front_and_relay_lead_to_it(tmp_path: Path, theirs: dict[str, Obedient]) -> None:
     """The front knows a socket alone; what it refuses never comes to the relay."""
@@ -189,3 +299,20 @@ def test_front_and_relay_lead_to_it(tmp_path: Path, theirs: dict[str, Obedient])
             assert ask(url, "GET", "/v1/models")[0] == 502
         finally:
             theirs["vllm"].start()
+
+
+@pytest.mark.skipif(shutil.which("caddy") is None, reason="caddy is not installed")
+def test_the_relay_speaks_tls_and_gives_the_key(tmp_path: Path, certificates: Path) -> None:
+    """A user's own key, had it come so far, is none of the server's business."""
+    with listening(OverTls("vllm", model=TEXT, api_key=OWN, folder=certificates)) as secured:
+        given = {"SOCKET": str(tmp_path / "text.sock"), "UPSTREAMS": secured.url, "WIRE": "tls"}
+        given |= {"ADOPTED_ROOTS": "own_roots", "ADOPTED_SECRETS": str(certificates)}
+        for key, status in ((OWN, 200), ("another", 401), ("{env.HOME}", 401)):
+            keyed = {"ADOPTED_AUTH": "key", "ADOPTED_KEY": key}
+            with caddy(tmp_path, "adopted.Caddyfile", **given, **keyed):
+                heads = b"Host: x\r\nAuthorization: Bearer user\r\nConnection: close\r\n\r\n"
+                with socket.socket(socket.AF_UNIX) as wire:
+                    wire.connect(given["SOCKET"])
+                    wire.sendall(b"GET /v1/models HTTP/1.1\r\n" + heads)
+                    assert wire.recv(64).startswith(f"HTTP/1.1 {status}".encode())
+            Path(given["SOCKET"]).unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -100,10 +100,23 @@ def front(servers: tuple[Loopback, Loopback], tmp_path_factory: pytest.TempPathF
         yield Front(f"http://127.0.0.1:{text}", f"http://127.0.0.1:{vision}", folder, printed)
 
 
+class Keeper(NamedTuple):
+    """Where a doorkeeper is asked, and where it takes the log: `HOST:PORT`."""
+
+    asked: str
+    log: str
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What the gateway takes them from."""
+        return {"DOORKEEPER": self.asked, "DOORKEEPER_LOG": self.log}
+
+
 @contextmanager
-def doorkeeper(keys: Path, rate: str = "off") -> Iterator[str]:
-    """Where one listens that knows these keys: `HOST:PORT`."""
-    environ = {"GATEWAY_KEYS": str(keys), "GATEWAY_RATE": rate, "LISTEN": "127.0.0.1", "PORT": "0"}
+def doorkeeper(keys: Path, rate: str = "off") -> Iterator[Keeper]:
+    """One that knows these keys."""
+    environ = {"GATEWAY_KEYS": str(keys), "GATEWAY_RATE": rate, "LISTEN": "127.0.0.1"}
+    environ |= {"PORT": "0", "LOG_PORT": "0"}
     command = [sys.executable, "-I", str(ROOT / "docker" / "doorkeeper.py")]
     with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -113,14 +126,14 @@ def doorkeeper(keys: Path, rate: str = "off") -> Iterator[str]:
                 if line.startswith("listens on"):
                     break
             assert "listens on" in said, said
-            yield f"127.0.0.1:{said.split()[-1]}"
+            yield Keeper(*(f"127.0.0.1:{line.split()[-1]}" for line in said.splitlines()[-1:-3:-1]))
         finally:
             process.kill()
 
 
 @contextmanager
 def guarded(
-    folder: Path, keys: str, text: Loopback, vision: Loopback, rate: str = "off", keeper: str = ""
+    folder: Path, keys: str, text: Loopback, vision: Loopback, rate: str = "off", keeper: Keeper | None = None
 ) -> Iterator[Front]:
     """The gateway with these lines of keys, once it has its certificate; `keeper` is another doorkeeper."""
     file = folder / "keys"
@@ -129,12 +142,12 @@ def guarded(
     listen = {"GATEWAY_LISTEN": str(port), "GATEWAY_NAME": "localhost"}
     with (
         nullcontext(keeper) if keeper else doorkeeper(file, rate) as asked,
-        caddy(folder, "gateway.Caddyfile", DOORKEEPER=asked, **listen, **upstreams(text, vision)) as printed,
+        caddy(folder, "gateway.Caddyfile", **asked.variables, **listen, **upstreams(text, vision)) as printed,
     ):
         root = folder / "data" / "caddy" / "pki" / "authorities" / "local" / "root.crt"
         wait_for_certificate(port, root, printed)
         urls = (f"https://localhost:{port}/text", f"https://localhost:{port}/vision")
-        yield Front(*urls, root, printed, asked)
+        yield Front(*urls, root, printed, asked.asked)
 
 
 def wait_for_certificate(port: int, root: Path, printed: Path) -> None:
@@ -307,7 +320,7 @@ def test_a_certificate_of_ones_own_is_taken(tmp_path: Path, servers: tuple[Loopb
     listen = {"GATEWAY_LISTEN": str(free_port()), "GATEWAY_TLS": f"{cert} {key}"}
     with (
         doorkeeper(keys) as asked,
-        caddy(tmp_path, "gateway.Caddyfile", DOORKEEPER=asked, **listen, **upstreams(*servers)),
+        caddy(tmp_path, "gateway.Caddyfile", **asked.variables, **listen, **upstreams(*servers)),
     ):
         url = f"https://localhost:{listen['GATEWAY_LISTEN']}/text"
         assert ask(url, "GET", "/info", ca_file=cert, headers=bearer())[0] == 200

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,7 +61,8 @@ def test_vllm_takes_its_share(programs: Path, totals: str, share: str, fraction:
     assert done.returncode == 0, done.stderr
     (call,) = vllm.calls
     assert call.startswith("serve Qwen/Qwen3-VL-2B-Instruct --hf-overrides {")
-    assert call.endswith(f"--gpu-memory-utilization {fraction}")
+    assert f" --gpu-memory-utilization {fraction} " in call
+    assert call.endswith("--middleware token_headers.TokenHeaders")
 
 
 def test_an_unreadable_gpu_starts_nothing(programs: Path) -> None:
@@ -70,6 +73,56 @@ def test_an_unreadable_gpu_starts_nothing(programs: Path) -> None:
         assert done.returncode == 255
         assert "Failed to initialize NVML" in done.stdout + done.stderr
         assert started.calls == []
+
+
+# -- token_headers.py --------------------------------------------------------------------------------------
+
+COUNTS = b'"usage":{"prompt_tokens":812,"total_tokens":815,"completion_tokens":3}'
+FAKE = rb'"text":"\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":9}"'
+
+
+def answering(*pieces: bytes, status: int = 200) -> Any:
+    """An application that answers with these pieces."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": status, "headers": [(b"a", b"b")]})
+        for number, piece in enumerate(pieces, 1):
+            more = {"more_body": True} if number < len(pieces) else {}
+            await send({"type": "http.response.body", "body": piece} | more)
+
+    return app
+
+
+@pytest.mark.parametrize(
+    ("app", "told"),
+    [
+        (answering(b"{%b,%b,%b}" % (FAKE, COUNTS, b'"kv":null')), {"prompt": b"812", "generated": b"3"}),
+        (answering(b"{%b}" % FAKE), {}),
+        (answering(b'{"usage":{"prompt_tokens":7}}'), {"prompt": b"7"}),
+        (answering(b'{"usage":null}'), {}),
+        (answering(b""), {}),
+        (answering(b"data: {%b}" % COUNTS, b"data: [DONE]"), {}),
+        (answering(b"{%b}" % COUNTS, status=400), {}),
+    ],
+)
+async def test_an_answers_head_tells_its_tokens(
+    monkeypatch: pytest.MonkeyPatch, app: Any, told: dict[str, bytes]
+) -> None:
+    """And nothing else of it changes."""
+    monkeypatch.syspath_prepend(str(DOCKER))
+    wrapped = importlib.import_module("token_headers").TokenHeaders(app)
+    plain: list[Any] = []
+    found: list[Any] = []
+    for one, seen in ((app, plain), (wrapped, found)):
+
+        async def send(message: Any, seen: list[Any] = seen) -> None:
+            seen.append(message)
+
+        await one({"type": "http", "method": "POST"}, None, send)
+    more = [(f"x-{kind}-tokens".encode(), count) for kind, count in told.items()]
+    assert found[0]["headers"] == [*plain[0]["headers"], *more]
+    assert found[1:] == plain[1:]
+    assert found[0]["status"] == plain[0]["status"]
 
 
 # -- fetch.py ----------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import json
 import os
 import random
 import shutil
@@ -25,7 +26,7 @@ from hypothesis import strategies as st
 from tests.conftest import ROOT, Fastqwen, read_records, write_rows
 from tests.loopback import Loopback, listening
 from tests.probe_server import Obedient
-from tests.stack.test_caddy import KEY, Front, ask, bearer, doorkeeper, guarded
+from tests.stack.test_caddy import KEY, Front, Keeper, ask, bearer, doorkeeper, guarded
 from tgi_stack.errors import UsageError
 from tgi_stack.stack.files import keys
 from tgi_stack.stack.planning.beside import Beside
@@ -181,18 +182,22 @@ def test_more_than_the_rate_is_429(tmp_path: Path, servers: tuple[Loopback, Loop
 
 
 @contextmanager
-def keeping(rate: str, step_s: float) -> Iterator[str]:
+def keeping(rate: str, step_s: float) -> Iterator[Keeper]:
     """A doorkeeper whose clock goes on by a step with each request, however fast this machine is."""
     times = itertools.count()
     made = program.Doorkeeper(
         program.Keys(Path("none")), program.Rate.parsed(rate), lambda: next(times) * step_s
     )
     made.keys.users = program.users_of(f"alice {KEY}")[0]
-    handler = type("Kept", (program.Handler,), {"doorkeeper": made})
-    with program.Server(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with (
+        program.Server(("127.0.0.1", 0), type("Kept", (program.Handler,), {"doorkeeper": made})) as asked,
+        program.LogServer(("127.0.0.1", 0), type("Told", (program.LogHandler,), {"doorkeeper": made})) as log,
+    ):
+        for server in (asked, log):
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield Keeper(*(f"127.0.0.1:{server.server_address[1]}" for server in (asked, log)))
+        asked.shutdown()
+        log.shutdown()
 
 
 @with_caddy
@@ -263,7 +268,7 @@ def test_nobody_names_themselves(tmp_path: Path, servers: tuple[Loopback, Loopba
 @with_caddy
 def test_metrics_name_users_and_no_key(tmp_path: Path, servers: tuple[Loopback, Loopback]) -> None:
     (tmp_path / "keys").write_text(f"alice {KEY}\nbob {BOB}\n")
-    with doorkeeper(tmp_path / "keys", "2/h") as where:
+    with doorkeeper(tmp_path / "keys", "2/h") as (where, _):
         for key, path, length in ((KEY, "/text/generate", "120"), (KEY, "/vision/info", ""), (KEY, "/x", "")):
             given = {
                 "Authorization": f"Bearer {key}",
@@ -294,3 +299,69 @@ def test_bytes_are_those_of_the_request(tmp_path: Path, servers: tuple[Loopback,
         with urlopen(f"http://{front.doorkeeper}/metrics", timeout=5) as page:
             said = page.read().decode()
     assert f'request_bytes_total{{user="alice",server="text"}} {len(body)}' in said
+
+
+# -- who has had how many tokens ---------------------------------------------------------------------------
+
+ENTRY: dict[str, Any] = {
+    "request": {"method": "POST", "uri": "/text/generate"},
+    "status": 200,
+    "resp_headers": {
+        "X-Fastqwen-User": ["alice"],
+        "X-Prompt-Tokens": ["812"],
+        "X-Generated-Tokens": ["3"],
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "tokens"),
+    [
+        ({}, {"prompt": 812, "generated": 3}),
+        ({"resp_headers": {"X-Fastqwen-User": ["alice"]}}, {}),
+        ({"resp_headers": ENTRY["resp_headers"] | {"X-Prompt-Tokens": ["-1"]}}, {"generated": 3}),
+        ({"resp_headers": ENTRY["resp_headers"] | {"X-Prompt-Tokens": []}}, None),
+        ({"resp_headers": ENTRY["resp_headers"] | {"X-Fastqwen-User": ['a"b']}}, None),
+        ({"resp_headers": {}}, None),
+        ({"status": 429}, None),
+        ({"request": {"method": "GET", "uri": "/text/info"}}, None),
+    ],
+)
+def test_a_line_of_the_log_tells(changed: dict[str, Any], tokens: dict[str, int] | None) -> None:
+    found = program.answered(json.dumps(ENTRY | changed).encode())
+    assert found == (None if tokens is None else ("alice", "text", tokens))
+
+
+@given(st.binary(max_size=80) | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(json.dumps))
+def test_what_is_no_line_counts_nothing(line: bytes | str) -> None:
+    assert program.answered(line) is None
+
+
+@with_caddy
+def test_tokens_are_counted_by_user(tmp_path: Path, servers: tuple[Loopback, Loopback]) -> None:
+    """Of TGI, which tells them in an answer's head; a vLLM without our middleware is seen not to tell."""
+    asked = {"inputs": "Hello", "parameters": {"max_new_tokens": 1, "seed": 5}}
+    with guarded(tmp_path, f"alice {KEY}\nbob {BOB}\n", *servers) as front:
+        body, heads = json.dumps(asked).encode(), []
+        for key in (KEY, KEY, BOB):
+            status, head, _ = ask(front.text, "POST", "/generate", body, front.ca_file, headers=bearer(key))
+            assert status == 200
+            heads.append(head)
+        other = json.dumps({"model": "tiny", "prompt": "Hello", "max_tokens": 1}).encode()
+        given = bearer(KEY) | {"X-Request-Id": "1"}
+        assert ask(front.vision, "POST", "/v1/completions", other, front.ca_file, headers=given)[0] == 200
+        read = int(heads[0]["x-prompt-tokens"])
+        counted = {
+            f'tokens_total{{user="alice",server="text",kind="prompt"}} {2 * read}',
+            f'tokens_total{{user="bob",server="text",kind="prompt"}} {read}',
+            'tokens_total{user="alice",server="text",kind="generated"} 2',
+            'tokens_total{user="alice",server="vision",kind="prompt"} 0',
+            'answers_total{user="alice",server="text",tokens_told="yes"} 2',
+            'answers_total{user="alice",server="vision",tokens_told="no"} 1',
+        }
+        until(lambda: {f"fastqwen_gateway_{line}" for line in counted} <= told(front))
+
+
+def told(front: Front) -> set[str]:
+    with urlopen(f"http://{front.doorkeeper}/metrics", timeout=5) as page:
+        return set(page.read().decode().splitlines())

@@ -95,17 +95,8 @@ def access(settings: Settings, environ: Mapping[str, str] = os.environ) -> Acces
     Raises:
         SettingsError: a file that can't be read, or holds no key; no URL of a proxy; no name of a header.
     """
-    key = environ.get("FASTQWEN_API_KEY")
-    if settings.api_key_file is not None:
-        try:
-            key = read_text(settings.api_key_file, KEY_BYTES).strip()
-        except (OSError, TextFileError) as error:
-            why = (error.strerror if isinstance(error, OSError) else None) or error
-            raise SettingsError(f"--api-key-file {settings.api_key_file}: {why}") from error
-    if key is not None and (not key or not key.isascii() or not key.isprintable() or " " in key):
-        raise SettingsError("the API key is empty or holds characters that no header takes")
-    for secret in (key, environ.get("HF_TOKEN")):
-        keep_secret(secret)
+    key = key_of("--api-key-file", settings.api_key_file, environ.get("FASTQWEN_API_KEY"))
+    keep_secret(environ.get("HF_TOKEN"))
     header = settings.api_key_header
     if not _HEADER.fullmatch(header) or header.lower() in _TAKEN:
         raise SettingsError(
@@ -113,6 +104,25 @@ def access(settings: Settings, environ: Mapping[str, str] = os.environ) -> Acces
         )
     proxies = _proxies(settings.proxy, environ)
     return Access(key, settings.ca_file, settings.client_cert, settings.client_key, proxies, header)
+
+
+def key_of(option: str, file: Path | None, otherwise: str | None) -> str | None:
+    """A server's key, from a file or else as it is; it is never shown from now on.
+
+    Raises:
+        SettingsError: a file that can't be read, or nothing that a header takes.
+    """
+    key = otherwise
+    if file is not None:
+        try:
+            key = read_text(file, KEY_BYTES).strip()
+        except (OSError, TextFileError) as error:
+            why = (error.strerror if isinstance(error, OSError) else None) or error
+            raise SettingsError(f"{option} {file}: {why}") from error
+    if key is not None and (not key or not key.isascii() or not key.isprintable() or " " in key):
+        raise SettingsError("the API key is empty or holds characters that no header takes")
+    keep_secret(key)
+    return key
 
 
 def is_loopback(host: str) -> bool:
@@ -170,7 +180,7 @@ def _checked(name: str, url: str) -> str:
     return url
 
 
-def _trusted(ca_file: Path | None) -> str | None:
+def _trusted(ca_file: Path | None, option: str = "--ca-file") -> str | None:
     """The certificates of a file; None for the system's."""
     if ca_file is None:
         return None

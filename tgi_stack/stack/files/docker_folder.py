@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tgi_stack.errors import UsageError
+from tgi_stack.stack.files import adopted
 from tgi_stack.stack.files.rendering import VERSION, Pins, described, variables
 from tgi_stack.stack.files.tier import digest_of_users
 from tgi_stack.stack.files.writing import write_whole
@@ -95,6 +96,7 @@ class DockerFolder:
         values |= {"GATEWAY_TLS": OWN_TLS if there else "internal", "GATEWAY_TLS_OF": dates}
         # Users that changed are a configuration that changed, too: the tier starts anew, with what it held.
         values |= {"TIER_USERS_OF": digest_of_users(self.path), "TIER_LIMIT": _limit(told["tier_memory"])}
+        values |= adopted.variables(self.path)
         values |= {"SECRETS_OWNER": f"{os.getuid()}:{os.getgid()}"}
         lines = [f"{name}={_quoted(value)}" for name, value in values.items()]
         write_whole(self.env, "# Written by `fastqwen stack plan`.\n" + "\n".join(lines) + "\n")

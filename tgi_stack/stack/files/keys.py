@@ -13,7 +13,7 @@ _KEY = re.compile(r"[A-Za-z0-9_-]{20,256}")
 
 def refuse_closed_files(folder: Path) -> None:
     """Raises DiskError for a mounted file that a container's root without capabilities can't read."""
-    mounted = [*folder.glob("*.sh"), folder / "fetch.py", folder / "doorkeeper.py"]
+    mounted = [*folder.glob("*.sh"), *folder.glob("*.py")]
     for name in ("caddy", "grafana", "prometheus"):
         mounted += [folder / name, *(folder / name).rglob("*")]
     closed = [path for path in mounted if not path.stat().st_mode & 0o004]

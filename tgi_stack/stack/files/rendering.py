@@ -72,6 +72,7 @@ def variables(plan: Plan, pins: Pins, extras: tuple[str, ...]) -> dict[str, str]
     for one in plan.adopted:
         prefix = one.kind.upper()
         values |= {f"{prefix}_SERVERS": f"{one.kind}_adopted", f"{prefix}_ADOPTED": one.upstreams}
+        values |= {f"{prefix}_WIRE": "tls" if one.is_tls else "plain"}
     for first in firsts:
         values[IMAGES[first.kind][first.wanted.engine.name]] = pins.image(first.wanted.image)
         prefix = first.kind.upper()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from tgi_stack.errors import UsageError
+from tgi_stack.redaction import redact_url
 
 KINDS = ("text", "vision")
 MOST = 16
@@ -38,15 +39,20 @@ class Adopted:
 
     @property
     def upstreams(self) -> str:
-        """As Caddy takes them."""
-        return " ".join(urlsplit(url).netloc for url in self.urls)
+        """As Caddy takes them; with their scheme where it is TLS."""
+        return " ".join(_upstream(url) for url in self.urls)
+
+    @property
+    def is_tls(self) -> bool:
+        """Whether they speak TLS: all of them or none."""
+        return self.urls[0].startswith("https:")
 
 
 def parsed(given: str) -> dict[str, str]:
     """The URLs of `ADOPT`, each with the kind that it is for: empty until it is known, as in `text=URL`.
 
     Raises:
-        UsageError: one is no address of a host and a port, or of TLS, which the relay does not speak.
+        UsageError: one is no address of a host and a port.
     """
     found: dict[str, str] = {}
     for one in (word.strip() for word in given.split(",")):
@@ -62,15 +68,24 @@ def parsed(given: str) -> dict[str, str]:
 def _checked(url: str) -> str:
     try:
         parts = urlsplit(url)
-        whole = url == f"http://{parts.netloc}" and parts.port is not None
+        told = parts.port is not None
+        whole = url == f"{parts.scheme}://{parts.netloc}" and (told or parts.scheme == "https")
+        host = parts.netloc.rpartition(":")[0] if told else parts.netloc
     except ValueError:
-        whole = False
-    if not whole or not _HOST.fullmatch(parts.netloc.rpartition(":")[0]):
+        whole, host = False, ""
+    if not whole or parts.scheme not in ("http", "https") or not _HOST.fullmatch(host):
         raise UsageError(
-            f"ADOPT={url[:80]}: give http://HOST:PORT of a server that runs, such as "
-            "http://127.0.0.1:8000; one of https, or with a path, is used by --endpoint"
+            f"ADOPT={redact_url(url)[:80]}: give http://HOST:PORT or https://HOST[:PORT] of a server that "
+            "runs, such as http://127.0.0.1:8000; one with a path is used by --endpoint"
         )
     return url
+
+
+def _upstream(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme == "http":
+        return parts.netloc
+    return url if parts.port is not None else f"{url}:443"
 
 
 def named(adopted: Iterable[Adopted]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 from tgi_stack.declared.option import SERVERS, Option, declared
@@ -19,6 +20,7 @@ VISION_DEFAULTS = {
     "tgi": "Qwen/Qwen2.5-VL-3B-Instruct",
 }
 MOST_REPLICAS = 8
+OF_ADOPTION = ("adopt_key_file", "adopt_ca_file")
 SHARDS = (1, 2, 4, 8)
 
 
@@ -69,6 +71,22 @@ class Request:
             unset="none",
         ),
     ] = ""
+    adopt_key_file: Annotated[
+        str,
+        _stack(
+            "Holds the key that servers of ADOPT want; their relay gives it, nobody else sees it.",
+            metavar="FILE",
+            unset="FASTQWEN_ADOPT_KEY, else none",
+        ),
+    ] = ""
+    adopt_ca_file: Annotated[
+        str,
+        _stack(
+            "Certificates to trust where servers of ADOPT speak TLS.",
+            metavar="FILE",
+            unset="the system's",
+        ),
+    ] = ""
     repeatable: Annotated[
         str,
         _stack(
@@ -95,7 +113,10 @@ class Request:
         for name, one in declared(Request).items():
             one.check(name.upper(), getattr(self, name))
         refuse_equal_ports({f"{kind.upper()}_PORT": port for kind, port in self.ports.items()})
-        parsed(self.adopt)
+        if not parsed(self.adopt) and any(getattr(self, name) for name in OF_ADOPTION):
+            raise UsageError(
+                "ADOPT_KEY_FILE and ADOPT_CA_FILE are for the servers of ADOPT=URL; give that too"
+            )
         if self.repeatable == "on" and "sglang" not in (self.text, self.vision):
             asked = f"TEXT={self.text} and VISION={self.vision}"
             raise UsageError(f"REPEATABLE=on is SGLang's, and {asked}; TEXT=sglang or VISION=sglang")
@@ -127,10 +148,15 @@ class Request:
         first = Request()
         as_before = {
             name: runs[name]
-            for name in (f"{kind}_model" for kind in there.values())
-            if getattr(self, name) == getattr(first, name)
+            for name in (*(f"{kind}_model" for kind in there.values()), *OF_ADOPTION)
+            if name in runs and getattr(self, name) == getattr(first, name)
         }
         return replace(self, adopt=runs["adopt"], **as_before)
+
+    def with_files_that_are_there(self) -> Request:
+        """This one where servers run: what was read of files that are gone by now was kept."""
+        gone = {name: "" for name in OF_ADOPTION if not Path(getattr(self, name)).is_file()}
+        return replace(self, **gone)  # type: ignore[arg-type]
 
     @property
     def ports(self) -> dict[str, int]:

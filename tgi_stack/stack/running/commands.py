@@ -10,7 +10,7 @@ from typing import Any
 
 from tgi_stack.doctor.check import Check
 from tgi_stack.errors import FastqwenError, MachineError, ServerError, UsageError
-from tgi_stack.stack.files import keys, tier
+from tgi_stack.stack.files import adopted, keys, tier
 from tgi_stack.stack.files.docker_folder import DockerFolder
 from tgi_stack.stack.planning import engines, gpus, plan
 from tgi_stack.stack.planning.adopted import Adopted, named
@@ -106,7 +106,7 @@ class Stack:
             ServerError: a server did not come up.
         """
         request, asked = Request(**given), Beside(**(beside or {}))
-        request, adopted = self._adopting(request)
+        request, there = self._adopting(request)
         own = plan.wanted(request, request.max_total_tokens)  # an impossible wish before a missing GPU
         ports = self._ports(request, extras, asked)
         refuse_equal_ports(ports)
@@ -117,12 +117,12 @@ class Stack:
         if running is not None:
             refuse_change(running, request)
             refuse_taken_ports({name: ports[name] for name in self._new_ports(running, extras, asked)})
-            self._open_secrets(extras)
+            self._open_secrets(extras, request, anew=False)
             self.folder.add_extras(running, extras, asked)
         else:
-            made = plan.make(request, gpus.read(), adopted)
+            made = plan.make(request, gpus.read(), there)
             refuse_taken_ports(ports)
-            self._open_secrets(extras)
+            self._open_secrets(extras, request, anew=True)
             self.folder.write_pins(pinning.completed(self.folder, request))
             self._tell_what_is_left_off(extras)
             self.folder.write(made, extras, asked)
@@ -137,8 +137,8 @@ class Stack:
                 request = request.beside(running["request"])
                 refuse_change(running, request)
                 return request, ()
-        adopted = adopting.recognised(request)
-        return replace(request, adopt=named(adopted)), adopted
+        found = adopting.recognised(request)
+        return replace(request, adopt=named(found)), found
 
     def _ports(self, request: Request, extras: tuple[str, ...], beside: Beside) -> dict[str, int]:
         """What is published, by the variable that changes it."""
@@ -173,7 +173,9 @@ class Stack:
                 "this machine can't run the servers:\n" + "\n".join(missing) + f"\n  {IN_PROCESS}"
             )
 
-    def _open_secrets(self, extras: tuple[str, ...]) -> None:
+    def _open_secrets(self, extras: tuple[str, ...], request: Request, *, anew: bool) -> None:
+        access = adopting.access_to(request if anew else request.with_files_that_are_there())
+        adopted.keep(self.folder.path, access.api_key, access.ca_file, anew=anew)
         keys.prepare(self.folder.path)
         if "gateway" in extras:
             LOG.info(f"gateway: keys for {len(set(keys.users(self.folder.path).values()))} users")
@@ -191,9 +193,9 @@ class Stack:
             self._must(compose.up([*services, "front"]), ", ".join(services))
             self._wait(parts.only(self._parts(), [*services, "front"]), timeout_s)
         self._must(compose.up([]), "the rest")
-        adopted = [one["service"] for one in self._written()["servers"] if "adopted" in one]
+        theirs = [one["service"] for one in self._written()["servers"] if "adopted" in one]
         beside = parts.others(self._written(), self.folder.path)
-        self._wait([*parts.only(self._parts(), adopted), *beside], timeout_s)
+        self._wait([*parts.only(self._parts(), theirs), *beside], timeout_s)
 
     def _must(self, ended: Ended, what: str) -> None:
         if ended.status:
