@@ -114,6 +114,7 @@ ROUTES = {
 
 # Variables beside those of the settings.
 VARIABLES = {
+    "FASTQWEN_ADOPT_KEY": "the key that servers of `make up ADOPT=URL` want",
     "FASTQWEN_API_KEY": "the key that servers want",
     "FASTQWEN_CACHE_GROUP": "`1` where a team shares the cache folder",
     "FASTQWEN_CACHE_KEY_FILE": "a key file that seals bundles of `cache export`",
