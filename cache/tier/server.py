@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import ssl
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -159,6 +160,8 @@ class Server:
             return RefusedTierError("refuses our user or password, or what we ask")
         if code in _SAID:
             return TierError(_SAID[code])
+        if (unsafe := _of_tls(error)) is not None:
+            return unsafe
         if isinstance(error, errors.OutOfMemoryError):
             return TierError(_SAID["OOM"])
         if isinstance(error, errors.BusyLoadingError):
@@ -168,6 +171,19 @@ class Server:
         if isinstance(error, errors.ConnectionError | OSError):
             return TierError("can't be reached, or breaks off")
         return TierError("gives answers that are none")
+
+
+def _of_tls(error: BaseException) -> TierError | None:
+    """What is wrong with TLS, where it is that; it won't pass by asking again."""
+    chain, cause = [], error  # type: list[BaseException], BaseException | None
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    found = next((one for one in chain if isinstance(one, ssl.SSLError)), None)
+    if isinstance(found, ssl.SSLCertVerificationError):
+        why = "shows a certificate that can't be verified"
+        return RefusedTierError(f"{why} ({found.verify_message}); --ca-file names whom to trust")
+    return None if found is None else RefusedTierError("speaks no TLS that we do; redis:// is without")
 
 
 def _as_many(found: Any, count: int) -> list[bytes | None]:

@@ -25,10 +25,25 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
         pytest.skip("make test-docker brings an engine up")
     with ExitStack() as stack:
         try:
-            made = engines.running(Path(home), tmp_path_factory.mktemp("engine") / "e", {})
+            mounts = _real_vllm(tmp_path_factory.mktemp("vllm"), os.environ.get("FASTQWEN_VLLM"))
+            made = engines.running(Path(home), tmp_path_factory.mktemp("engine") / "e", mounts)
             yield stack.enter_context(made)
         except NoEngineError as error:
             pytest.skip(f"no Docker engine runs here: {error}")
+
+
+def _real_vllm(folder: Path, environment: str | None) -> dict[str, str]:
+    """What brings a real vLLM for this processor into containers: its environment and the Python under it.
+
+    Both stand there under the names that they have here, since their files name each other.
+    """
+    if environment is None:
+        return {}
+    (folder / "started").write_text(f"{environment}/bin/python\n")
+    settings = (Path(environment) / "pyvenv.cfg").read_text().splitlines()
+    home = next(value for name, _, value in (line.partition(" = ") for line in settings) if name == "home")
+    found = {place: place for place in (environment, str(Path(home).parent))}
+    return found | {str(folder): "/opt/vllm"}
 
 
 @dataclass
@@ -41,12 +56,20 @@ class Host:
         """The clone, with servers that are up and fare well."""
         for kind in MODELS:
             self.clone.play(kind)
-        self.clone.make("up")
+        if not self._is_up():
+            self.clone.make("up")
         return self.clone
+
+    def _is_up(self) -> bool:
+        """Whether both servers run as the last `make up` left them, which waited until they answered."""
+        services = ("text", "vision-vllm", "front")
+        states = [self.clone.engine.state(f"fastqwen-{service}-1") for service in services]
+        return states == ["running healthy 0", "running healthy 0", "running  0"]
 
     def down(self) -> Clone:
         """The clone, with nothing up."""
-        self.clone.make("down")
+        if self.clone.engine.docker("ps", "--all", "--quiet"):
+            self.clone.make("down")
         for kind in MODELS:
             self.clone.play(kind)
         return self.clone

@@ -98,6 +98,11 @@ class Engine:
         }
 
     @property
+    def has_real_vllm(self) -> bool:
+        """Whether containers find one; see `image/launcher.py`."""
+        return "/opt/vllm" in self.mounts.values()
+
+    @property
     def volumes(self) -> Path:
         """Where the daemon keeps them."""
         return self.folder / "data" / "volumes"
@@ -114,6 +119,11 @@ class Engine:
             )
         assert check is None or done.returncode == check, done.stdout + done.stderr
         return done.stdout + done.stderr
+
+    def state(self, container: str) -> str:
+        """Of a container: its state, its health if it has one, and how often it was started again."""
+        shown = "{{.State.Status}} {{with .State.Health}}{{.Status}}{{end}} {{.RestartCount}}"
+        return self.docker("inspect", "--format", shown, container, check=None).strip()
 
     def start(self) -> None:
         """The daemon; it answers when this returns."""

@@ -27,7 +27,7 @@ def test_an_early_death_is_told_at_once(host: Host) -> None:
 def test_a_late_death_is_told_with_its_status(host: Host) -> None:
     """A server that serves for a while looks well at nearly every look."""
     clone = host.down()
-    clone.play("vision", lives=4, says="\x1b[31mlast words\x1b[0m", status=3)
+    clone.play("vision", lives=3, says="\x1b[31mlast words\x1b[0m", status=3)
     said = clone.make("up", check=2).said
     assert "vision (Qwen/Qwen3-VL-2B-Instruct on vllm) did not come up: it ended with status 3" in said
     assert "was started again 3 times" in said
@@ -42,8 +42,8 @@ def test_a_late_death_is_told_with_its_status(host: Host) -> None:
 def test_down_is_prompt_while_a_server_loads(host: Host) -> None:
     clone = host.down()
     clone.play("text", starts_in=300)
-    said = clone.make("up", "TIMEOUT=25", check=2).said
-    assert "text (Qwen/Qwen3-0.6B on tgi) did not come up: not up after 25 s" in said
+    said = clone.make("up", "TIMEOUT=8", check=2).said
+    assert "text (Qwen/Qwen3-0.6B on tgi) did not come up: not up after 8 s" in said
     told = clone.fastqwen("doctor", check=4).said
     assert "8080 (text of make up: Qwen/Qwen3-0.6B on tgi, its container is running, health starting" in told
     began = time.monotonic()

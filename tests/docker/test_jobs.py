@@ -19,7 +19,7 @@ from tests.docker.clone import MODELS, Clone
 from tests.docker.conftest import Host
 
 pytestmark = pytest.mark.docker
-ROWS = 300
+ROWS = 100
 
 
 def test_without_a_hub_up_names_it(host: Host) -> None:
@@ -105,7 +105,7 @@ def _down_and_up(clone: Clone) -> None:
 @pytest.mark.parametrize("befalls", [_killed, _down_and_up])
 def test_a_job_outlives_its_servers(host: Host, tmp_path: Path, befalls: Callable[[Clone], None]) -> None:
     clone = host.up()
-    clone.play("text", delay=0.5)
+    clone.play("text", delay=0.3)
     rows = write_rows(
         tmp_path / "p.jsonl", *({"id": str(n), "prompt": f"{n}?", "labels": ["A", "B"]} for n in range(ROWS))
     )

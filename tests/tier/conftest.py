@@ -20,13 +20,17 @@ from tests.tier.proxy import Proxy
 PROGRAM = shutil.which("redis-server") or shutil.which("valkey-server")
 
 
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
 class Running:
     """A redis-server of the tests' own."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         told = ("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "")
         self.process = subprocess.Popen([str(PROGRAM), *told], stdout=subprocess.DEVNULL)
         self.client = redis.Redis(port=self.port, retry=Retry(NoBackoff(), 0))

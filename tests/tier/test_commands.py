@@ -46,6 +46,26 @@ def test_a_purge_takes_one_revision(server: Running, cached: Fastqwen, tmp_path:
     assert "give --revision" in cached("cache", "purge", check=2).stderr
 
 
+def test_a_tier_stays_whatever_is_done_here(server: Running, cached: Fastqwen, tmp_path: Path) -> None:
+    """`gc`, `clear`, `export` and `import` are of this machine; `purge` alone reaches the team's."""
+    rows, given = answered(server, tmp_path), ("--cache-tier", server.url)
+    before = server.values()
+    cached("cache", "export", tmp_path / "a.fqc", *given)
+    stays = f"the tier {server.url} stays as it is: "
+    assert f"{stays}it lets the least used go" in cached("cache", "gc", "--to-size", "1", *given).stderr
+    assert f"{stays}what is imported is for" in cached("cache", "import", tmp_path / "a.fqc", *given).stderr
+    assert server.values() == before
+    assert f"{stays}what it has comes back; fastqwen cache purge" in cached("cache", "clear", *given).stderr
+    assert server.values() == before
+    assert from_cache(records(rows, tmp_path / "cache", cache_tier=server.url)) == 20  # it came back
+    server.client.flushall()
+    cached("cache", "clear")
+    cached("cache", "import", tmp_path / "a.fqc", *given)
+    assert server.values() == {}
+    assert from_cache(records(rows, tmp_path / "cache", cache_tier=server.url)) == 20  # by the bundle
+    assert "stays as it is" not in cached("cache", "clear").stderr
+
+
 def test_asking_again_finds_what_the_tier_made_up(server: Running, cached: Fastqwen, tmp_path: Path) -> None:
     """A machine that only ever got answers from the tier has questions to ask, too."""
     torch = {"engine": "torch", "model": "tiny", "device": "cpu"}

@@ -43,7 +43,7 @@ class Verify(OfCache):
 @command("cache gc", "cache.gc")
 @dataclass(frozen=True, kw_only=True)
 class Collect(OfCache):
-    """Removes the oldest entries; never one that a running job has written or read."""
+    """Removes the oldest entries here; never one that a running job has written or read. A tier stays."""
 
     older_than: Annotated[
         str | None,
@@ -58,7 +58,7 @@ class Collect(OfCache):
 @command("cache clear", "cache.clear")
 @dataclass(frozen=True, kw_only=True)
 class Clear(OfCache):
-    """Removes all entries that no running job uses."""
+    """Removes all entries here that no running job uses. A tier stays: `purge` reaches it."""
 
 
 @command("cache purge", "cache.purge")
@@ -83,6 +83,6 @@ class Export(OfCache):
 @command("cache import", "cache.take_in")
 @dataclass(frozen=True, kw_only=True)
 class Import(OfCache):
-    """Takes in the entries of a file that `cache export` wrote; each is verified."""
+    """Takes in the entries of a file that `cache export` wrote; each is verified. A tier stays."""
 
     file: Annotated[Path, Positional("FILE", "What `cache export` wrote.")]

@@ -38,6 +38,11 @@ def looked_after(settings: Settings) -> Iterator[TierAdmin]:
         admin.close()
 
 
+def address(settings: Settings) -> str:
+    """Where it is, without its user; raises as `open_run_store`."""
+    return str(address_of(settings))
+
+
 def described(settings: Settings) -> dict[str, Any]:
     """What `cache info` says of the tier."""
     try:

@@ -41,6 +41,13 @@ def _close(given: OfCache, line: str, **found: Any) -> None:
         print_data(found)
 
 
+def _tell_the_tier_stays(given: OfCache, why: str) -> None:
+    """What a team shares is changed by `purge` alone, never by looking after a cache of one's own."""
+    settings = with_stack_tier(given.settings)
+    if settings.cache_tier is not None:
+        LOG.info(f"the tier {tier.address(settings)} stays as it is: {why}")
+
+
 def info(given: Info) -> None:
     """`fastqwen cache info`."""
     settings = with_stack_tier(given.settings)
@@ -80,6 +87,7 @@ def gc(given: Collect) -> None:
     with _store(given) as store:
         removed, smaller = cache_admin.collect(store, given.older_than, given.to_size)
         _close(given, f"{removed:,} entries removed, {smaller:,} bytes", removed=removed, bytes=smaller)
+        _tell_the_tier_stays(given, "it lets the least used go by itself")
 
 
 def clear(given: Clear) -> None:
@@ -87,6 +95,7 @@ def clear(given: Clear) -> None:
     with _store(given) as store:
         removed = cache_admin.cleared(store)
         _close(given, f"{removed:,} entries removed", removed=removed)
+        _tell_the_tier_stays(given, "what it has comes back; fastqwen cache purge --revision NAME reaches it")
 
 
 def purge(given: Purge) -> None:
@@ -115,4 +124,6 @@ def take_in(given: Import) -> None:
         _close(given, f"{found.entries:,} entries, {found.new:,} of them new", **asdict(found))
         if found.damaged or found.forged:
             LOG.info(f"{found.damaged:,} damaged and {found.forged:,} forged entries were left out")
+        _tell_the_tier_stays(given, "what is imported is for this machine")
+        if found.damaged or found.forged:
             raise typer.Exit(1)

@@ -182,6 +182,7 @@ class Stack:
         if "tier" in {*extras, *(self.folder.written or {}).get("extras", ())}:
             there = (self.folder.secrets / "keys").exists()
             tier.prepare(self.folder.path, keys.users(self.folder.path) if there else {})
+            LOG.info(tier.ON_THE_WIRE)
 
     def _start(self, timeout_s: float, *, fetch: bool) -> None:
         compose = Compose(self.folder)
