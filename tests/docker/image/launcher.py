@@ -3,8 +3,8 @@
 
 The flags are the engine's own: another one ends it, as does a revision that is not in the volume. A file of
 the volume, `played/OWNER--NAME`, says how it fares: `{"starts_in": 60}`, `{"delay": 0.2}`,
-`{"lives": 2, "says": "...", "status": 1}`. Where a real vLLM is mounted at /opt/vllm, vLLM's launcher starts that
-one, on the processor.
+`{"lives": 2, "says": "...", "status": 1}`. Where a real vLLM is mounted at /opt/vllm, vLLM's launcher starts
+that one, on the processor.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def main() -> None:
         environ = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         environ.pop("NVIDIA_VISIBLE_DEVICES")
         environ["PYTHONPATH"] = "/opt/fastqwen"  # not the tests' own libraries
-        os.execve(program, [program, "-m", "vllm.entrypoints.cli.main", *sys.argv[1:], *ON_A_CPU], environ)
+        command = [program, "-m", "vllm.entrypoints.cli.main", *sys.argv[1:], *ON_A_CPU]
+        os.execve(program, command, environ)  # noqa: S606  # in this one's place
     from tests.server_options import SGLANG_OPTIONS, TGI_OPTIONS, VLLM_OPTIONS
 
     known = {"tgi": TGI_OPTIONS, "vllm": VLLM_OPTIONS, "sglang": SGLANG_OPTIONS}[ENGINE]

@@ -21,8 +21,8 @@ COMMANDS = (
     "-@all +get +mget +set +unlink +del +scan +dbsize +time +info +ping +auth +hello +select +client|setname"
 )
 ON_THE_WIRE = (
-    "tier: it listens on 127.0.0.1 and speaks no TLS: users' keys pass there as they are, questions as digests, "
-    "answers masked; from another machine: ssh -L, or a server of your own with rediss://"
+    "tier: it listens on 127.0.0.1 and speaks no TLS: users' keys pass there as they are, questions as "
+    "digests, answers masked; from another machine: ssh -L, or a server of your own with rediss://"
 )
 USER_FILE = Path("secrets") / "tier_user"
 USERS = Path("secrets") / "tier" / "users.acl"
