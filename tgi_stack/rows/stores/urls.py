@@ -21,6 +21,8 @@ from tgi_stack.redaction import keep_secret, redact, redact_url
 _URL = re.compile(r"(s3|gs):/{1,2}(?!/)(.*)", re.DOTALL)  # a path has lost one of the slashes
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,221}[a-z0-9]")
 SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
+# Where a store of that kind is, if not where the cloud's own is.
+ELSEWHERE = {"s3": "AWS_ENDPOINT_URL", "gs": "GOOGLE_BASE_URL"}
 RETRIES: Any = {"max_retries": 5}
 
 
@@ -81,8 +83,8 @@ def store_of(place: Place) -> Any:
     for name in SECRETS:
         keep_secret(os.environ.get(name))
     # One on this host or in a company's network speaks HTTP, and only where the user has named it.
-    plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
-    options: Any = {"allow_http": True} if plain and place.scheme == "s3" else {}
+    plain = os.environ.get(ELSEWHERE[place.scheme], "").startswith("http://")
+    options: Any = {"allow_http": True} if plain else {}
     with told(place):
         return from_url(f"{place.scheme}://{place.bucket}", client_options=options, retry_config=RETRIES)
 
