@@ -1,4 +1,4 @@
-"""A Google Cloud Storage on loopback, as far as its XML interface is asked by obstore: what it has is in memory."""
+"""A Google Cloud Storage on loopback, in memory: as much of its XML interface as obstore asks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 
 
 class Gcs(ThreadingHTTPServer):
-    """`objects` by their keys; of uploads in pieces `pieces` by their ids; `asked` are heads that were sent."""
+    """`objects` by their keys; `pieces` of uploads by their ids; `asked` are the heads that came."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -54,7 +54,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._send(key)
 
-    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _handle
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _handle  # noqa: N815  # http.server's names
 
     def _send(self, key: str) -> None:
         content, tags = self.server.objects[key], self._tags(key)

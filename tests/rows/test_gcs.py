@@ -28,7 +28,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gcs]:
     with running() as made:
         monkeypatch.setenv("GOOGLE_BASE_URL", made.url)
         # As emulators are used: an account without a key asks nobody for a token.
-        nobody = {"client_email": "", "private_key": "", "private_key_id": ""}
+        nobody: dict[str, str | bool] = {"client_email": "", "private_key": "", "private_key_id": ""}
         nobody |= {"gcs_base_url": made.url, "disable_oauth": True}
         monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT_KEY", json.dumps(nobody))
         monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))

@@ -53,7 +53,7 @@ class Secured:
     def keys(self) -> int:
         tls = {"ssl": True, "ssl_ca_certs": str(self.ca_file), "ssl_check_hostname": False}
         asking = redis.Redis("127.0.0.1", self.port, username="team", password=PASSWORD, **tls)  # type: ignore[arg-type]
-        return int(asking.dbsize())  # type: ignore[arg-type]
+        return int(asking.dbsize())
 
 
 def _answers(port: int) -> bool:
