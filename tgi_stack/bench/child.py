@@ -10,8 +10,8 @@ import signal
 import statistics
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -23,6 +23,7 @@ from tgi_stack.backends.servers.connect import open_served
 from tgi_stack.backends.torch import workers
 from tgi_stack.backends.torch.backend import plan
 from tgi_stack.bench import baseline, variants
+from tgi_stack.bench.floor import floors
 from tgi_stack.bench.tasks import Task, TaskBuilder
 from tgi_stack.bench.variants import Variant
 from tgi_stack.engine.loader import VISION_TYPES
@@ -54,6 +55,7 @@ class RowFigures:
         answers: probabilities, or texts, of the first requests that are checked.
         comparable: whether they were given to the requests that fp32 was given, by the same weights.
         right: the share of the labelled requests that were answered rightly.
+        floors: by dtype; see `floor.floors`.
         reason: why it could not be measured; then all else is empty.
     """
 
@@ -64,6 +66,7 @@ class RowFigures:
     answers: tuple[Any, ...] = ()
     comparable: bool = True
     right: float | None = None
+    floors: Mapping[str, float] = field(default_factory=dict)
     reason: str = ""
 
 
@@ -73,9 +76,9 @@ def run(
     settings: Settings,
     task: Task | TaskBuilder,
     repeats: int,
-    only_answers: bool = False,
+    floor_dtypes: Sequence[str] | None = None,
 ) -> None:
-    """The process's life: measures and sends a `RowFigures`."""
+    """The process's life: measures and sends a `RowFigures`; see `process.in_process`."""
     # Ctrl-C reaches all processes of a terminal; the first one decides when the others end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -83,7 +86,7 @@ def run(
         pipe.send(RowFigures(reason=FORKED_LATE))
         return
     try:
-        found = asyncio.run(_measure(variant, settings, task, repeats, only_answers))
+        found = asyncio.run(_measure(variant, settings, task, repeats, floor_dtypes))
     except FastqwenError as error:
         found = RowFigures(reason=str(error))
     except Exception as error:  # noqa: BLE001  # the table's row says what happened
@@ -102,14 +105,20 @@ def _end_with_parent() -> None:
 
 
 async def _measure(
-    variant: Variant, settings: Settings, given: Task | TaskBuilder, repeats: int, only_answers: bool
+    variant: Variant,
+    settings: Settings,
+    given: Task | TaskBuilder,
+    repeats: int,
+    floor_dtypes: Sequence[str] | None,
 ) -> RowFigures:
     began = time.perf_counter()
     ask, close, device, task = await _open(variant, settings, given)
     opened_s = time.perf_counter() - began
     try:
-        if only_answers:
-            return RowFigures(answers=tuple(await ask(task.requests[: task.checked])))
+        if floor_dtypes is not None:
+            answers = tuple(await ask(task.requests[: task.checked]))
+            network = plan(settings, task.kind).checkpoint.config
+            return RowFigures(answers=answers, floors=floors(network, task, device, floor_dtypes))
         warm = await warm_up(ask, task.requests)
         part, rates = task.requests[: warm.count], list(warm.rates)
         while len(rates) < _passes(repeats, rates, len(part)):

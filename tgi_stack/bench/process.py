@@ -32,13 +32,13 @@ def in_process(
     task: Task | TaskBuilder,
     repeats: int,
     *,
-    only_answers: bool = False,
+    floor_dtypes: tuple[str, ...] | None = None,
 ) -> RowFigures:
     """Measures a row in a process that ends with it.
 
     Args:
         task: a recipe for a server, whose prompts are written for its own tokenizer.
-        only_answers: the checked answers alone, untimed.
+        floor_dtypes: in place of the row's rate the checked answers, untimed, and the floors of these dtypes.
     """
     # Whether there is a GPU is asked of its driver's library: CUDA itself can't be used after a fork.
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
@@ -47,13 +47,13 @@ def in_process(
         context.set_forkserver_preload(IMPORTED)
     ours, theirs = context.Pipe(duplex=False)
     # Not a daemon: on several GPUs it has processes of its own.
-    process = context.Process(target=child.run, args=(theirs, variant, settings, task, repeats, only_answers))
+    process = context.Process(target=child.run, args=(theirs, variant, settings, task, repeats, floor_dtypes))
     process.start()
     theirs.close()
     found = _received(ours, process)
     if found.reason == child.FORKED_LATE and len(_ways) > 1:
         _ways.pop(0)
-        return in_process(variant, settings, task, repeats, only_answers=only_answers)
+        return in_process(variant, settings, task, repeats, floor_dtypes=floor_dtypes)
     return found
 
 

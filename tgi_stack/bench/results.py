@@ -19,6 +19,7 @@ class TableRow:
         apart: the largest difference of a probability from fp32; for summaries None.
         agreement: how often the first choice, or the whole text, is that of fp32.
         seconds: what the row took, its process's start included.
+        floor: answers a second at the rate of large products, in the row's dtype; None where unknown.
     """
 
     kind: str
@@ -26,6 +27,7 @@ class TableRow:
     found: RowFigures
     truth: RowFigures
     seconds: float
+    floor: float | None = None
 
     @property
     def checked(self) -> int:
@@ -89,6 +91,8 @@ class Results:
             "requests": found.requests,
             "passes": len(found.rates),
             "speed_up": rate / statistics.median(base.rates) if base.rates else None,
+            "floor": line.floor,
+            "of_floor": rate / line.floor if line.floor else None,
             "peak_mib": found.peak_mib,
             "memory_change": found.peak_mib / base.peak_mib - 1 if found.peak_mib and base.peak_mib else None,
             "ready_s": found.ready_s,

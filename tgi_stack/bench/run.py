@@ -130,13 +130,18 @@ def _table(
     plan = backend.plan(settings, kind)
     task = asyncio.run(recipe.task(plan.profile, plan.identity))
     exact = settings.model_copy(update={"dtype": "fp32"})
-    truth = in_process(TRUTHS[kind], exact, task, 1, only_answers=True)
+    dtype = choose(devices(settings.device)[0], settings.dtype).dtype_name
+    truth = in_process(TRUTHS[kind], exact, task, 1, floor_dtypes=(dtype, "fp8"))
     if truth.reason:
         LOG.info(f"{kind}: nothing is compared with fp32: {truth.reason}")
     for row in rows:
         began = time.monotonic()
         found = _measured(row, settings, asked, task, recipe, order.repeats)
-        yield TableRow(kind, row, found, truth, time.monotonic() - began)
+        floor = truth.floors.get("fp8" if row.flags.get("quantization") == "fp8" else dtype)
+        if floor is not None and row.how == variants.DEVICES:
+            floor *= len(devices(str(row.flags["device"])))
+        computed_here = row.how != variants.SERVER
+        yield TableRow(kind, row, found, truth, time.monotonic() - began, floor if computed_here else None)
 
 
 def _measured(
