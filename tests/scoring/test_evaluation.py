@@ -125,6 +125,31 @@ def test_rows_in_windows_keep_their_order(tmp_path: Path) -> None:
     assert not evaluation.evaluate(out, [1]).notes
 
 
+def test_a_difference_is_held_against_the_noise(tmp_path: Path) -> None:
+    """Of 10 rows, 2 change places between two runs of one thing, and 8 in the other output."""
+
+    def written(name: str, turned: int) -> Path:
+        orders = [["y", "x", "z"] if n < turned else ["x", "y", "z"] for n in range(10)]
+        lines = [jsonl.dumps(row(str(n), order, ["x"])) for n, order in enumerate(orders)]
+        (tmp_path / name).write_bytes(b"".join(lines))
+        return tmp_path / name
+
+    out, again, other = written("out.jsonl", 0), written("again.jsonl", 2), written("other.jsonl", 8)
+    found = evaluation.evaluate(out, [1, 3], noise=again, against=other)
+    assert found.noise is not None
+    assert found.noise.top1_flips == 2
+    assert found.noise.differences["Recall@1"].mean == pytest.approx(0.2)
+    assert found.within_noise == ["Recall@3"]  # all three are among the first three
+    assert found.as_dict()["within_noise"] == ["Recall@3"]
+    assert list(found.printed())[-1] == "within the noise: Recall@3"
+    assert evaluation.evaluate(out, [1], against=again, noise=again).within_noise == [
+        "Recall@1",
+        "NDCG@1",
+        "MRR",
+    ]
+    assert evaluation.evaluate(out, [1], noise=again).within_noise is None
+
+
 def changed(path: str, value: Any) -> dict[str, Any]:
     """A record of which one value is another."""
     record = row("a", ["x", "y", "z"], ["y"], [-1.0, -0.5, -3.0])

@@ -33,6 +33,15 @@ class Evaluate(Arguments):
     against: Annotated[
         Path | None, Option("Another output to compare with.", FILES, metavar="OTHER", unset="none")
     ] = None
+    noise: Annotated[
+        Path | None,
+        Option(
+            "A second output of what made RANKED: how far figures are from themselves.",
+            FILES,
+            metavar="AGAIN",
+            unset="none",
+        ),
+    ] = None
     overwrite: Annotated[bool, Option("Write a TREC run or a picture that is there anew.", FILES)] = False
     temperature: Annotated[
         float | None,

@@ -18,13 +18,19 @@ from tgi_stack.writing import Given, refuse_present, replaced
 
 @dataclass(frozen=True)
 class Figures:
-    """The figures of one evaluation."""
+    """The figures of one evaluation.
+
+    Attributes:
+        noise: two runs of one thing, which show how far the figures are from themselves: in bf16 a number
+            depends on how prompts were packed, a served one on what was asked beside it.
+    """
 
     estimates: dict[str, Estimate]
     rankings: Rankings
     exclude_failed: bool
     notes: tuple[str, ...]
     comparison: Comparison | None
+    noise: Comparison | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For --json."""
@@ -37,7 +43,17 @@ class Figures:
             "measures": {name: asdict(found) for name, found in self.estimates.items()},
             "notes": list(self.notes),
             "against": None if self.comparison is None else asdict(self.comparison),
+            "noise": None if self.noise is None else asdict(self.noise),
+            "within_noise": self.within_noise,
         }
+
+    @property
+    def within_noise(self) -> list[str] | None:
+        """Measures no farther from --against than the interval of the noise reaches; None without both."""
+        if self.comparison is None or self.noise is None:
+            return None
+        floor = {name: max(-found.low, found.high) for name, found in self.noise.differences.items()}
+        return [name for name, found in self.comparison.differences.items() if abs(found.mean) <= floor[name]]
 
     def printed(self) -> Iterator[Table | str]:
         """For people."""
@@ -49,15 +65,22 @@ class Figures:
         if missing := self.rankings.without_record:
             yield f"{len(missing):,} queries of the qrels without a record left out (first {missing[0]!r})"
         yield from self.notes
+        if self.noise is not None:
+            yield from _compared("noise of", self.noise)
         if self.comparison is not None:
-            found = self.comparison
-            yield _table("difference of", "mean", found.differences)
-            tau = "of nothing" if found.kendall_tau is None else f"{found.kendall_tau:.4f}"
-            yield (
-                f"{found.queries:,} queries in both ({found.only_this:,} in this alone, "
-                f"{found.only_other:,} in the other alone: left out); "
-                f"{found.top1_flips:,} with another first candidate; Kendall tau {tau}"
-            )
+            yield from _compared("difference of", self.comparison)
+        if self.within_noise is not None:
+            yield f"within the noise: {', '.join(self.within_noise) or 'none'}"
+
+
+def _compared(what: str, found: Comparison) -> Iterator[Table | str]:
+    yield _table(what, "mean", found.differences)
+    tau = "of nothing" if found.kendall_tau is None else f"{found.kendall_tau:.4f}"
+    yield (
+        f"{found.queries:,} queries in both ({found.only_this:,} in this alone, "
+        f"{found.only_other:,} in the other alone: left out); "
+        f"{found.top1_flips:,} with another first candidate; Kendall tau {tau}"
+    )
 
 
 def evaluate(
@@ -70,6 +93,7 @@ def evaluate(
     drop: Sequence[str] = (),
     trec: Path | None = None,
     against: Path | None = None,
+    noise: Path | None = None,
     overwrite: bool = False,
 ) -> Figures:
     """Evaluates an output of `rerank`; see `metrics.collect` for the options.
@@ -82,7 +106,7 @@ def evaluate(
         UsageError: the TREC run would replace a file that is read, or is there already.
     """
     if trec is not None:
-        named = (("RANKED", ranked), ("--qrels", qrels), ("--against", against))
+        named = (("RANKED", ranked), ("--qrels", qrels), ("--against", against), ("--noise", noise))
         inputs = [Given(name, path) for name, path in named if path is not None]
         refuse_present("--trec", trec, inputs, overwrite=overwrite)
     grades = None if qrels is None else metrics.read_qrels(qrels)
@@ -107,14 +131,13 @@ def evaluate(
         raise InputError(
             f"{ranked}: no row has a positive to look for; give `positive` in the rows, or --qrels"
         )
-    comparison = None
-    if against is not None:
-        comparison = metrics.compare(rankings, collected(against), cutoffs)
+    others = [None if path is None else collected(path) for path in (against, noise)]
+    compared = [None if other is None else metrics.compare(rankings, other, cutoffs) for other in others]
     if trec is not None:
         with replaced("--trec", trec, overwrite=overwrite) as file:
             file.writelines(line.encode() for line in metrics.trec_lines(rankings))
     notes = _notes(temperature, drop, rankings)
-    return Figures(metrics.evaluate(rankings, cutoffs), rankings, exclude_failed, notes, comparison)
+    return Figures(metrics.evaluate(rankings, cutoffs), rankings, exclude_failed, notes, *compared)
 
 
 def _notes(temperature: float | None, drop: Sequence[str], rankings: Rankings) -> tuple[str, ...]:

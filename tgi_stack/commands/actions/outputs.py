@@ -40,12 +40,14 @@ def evaluate(given: Evaluate) -> None:
         _show(labelled.against(given.ranked, given.labelled), given)
         return
     read = [Given("RANKED", given.ranked), Given("--against", given.against), Given("--qrels", given.qrels)]
+    read.append(Given("--noise", given.noise))
     refuse_plot(given.plot, read, overwrite=given.overwrite)
     figures = evaluation.evaluate(
         given.ranked,
         _cutoffs(given.k),
         trec=given.trec,
         against=given.against,
+        noise=given.noise,
         overwrite=given.overwrite,
         qrels=given.qrels,
         exclude_failed=given.exclude_failed,
