@@ -3,8 +3,9 @@
     python tools/draw_catalogue.py [--out examples/catalogue] [--seed 2026]
 
 Beside the images stand `items.jsonl` (what a shop knows of them), `sessions.jsonl` (shoppers, with what they
-took in the end) and `looks.jsonl` (the truth, for tests). File names say nothing of colour, pattern or count,
-so that what a summary of the folder says of them was seen in the picture.
+took in the end), `looks.jsonl` (the truth, for tests) and `labels.jsonl` with `look.schema.json` (the same
+truth as labelled data, and its schema). File names say nothing of colour, pattern or count, so that what a
+summary of the folder says of them was seen in the picture.
 """
 
 from __future__ import annotations
@@ -188,8 +189,22 @@ def write_items(out: Path, items: Sequence[Item], seed: int) -> None:
 
 
 def write_looks(out: Path, items: Sequence[Item]) -> None:
-    """Writes the truth, for tests only."""
+    """Writes the truth: for tests, and as labelled data with the schema that describes it."""
     write_lines(out / "looks.jsonl", ({"id": item.id, **asdict(item.look)} for item in items))
+    write_lines(out / "labels.jsonl", ({"id": item.id, "data": asdict(item.look)} for item in items))
+    schema = json.dumps(look_schema(), indent=2, ensure_ascii=False)
+    (out / "look.schema.json").write_text(f"{schema}\n", encoding="utf-8")
+
+
+def look_schema() -> dict[str, Any]:
+    """The schema of a look as data."""
+    properties: dict[str, Any] = {
+        "category": {"description": "what the picture shows", "enum": [one.noun for one in CATEGORIES]},
+        "colour": {"enum": list(COLOURS)},
+        "pattern": {"enum": list(PATTERNS)},
+        "count": {"description": "how many of it", "type": "integer", "minimum": 1, "maximum": 3},
+    }
+    return {"type": "object", "properties": properties, "required": list(properties)}
 
 
 def write_sessions(out: Path, items: Sequence[Item], seed: int) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 
 from PIL import ExifTags, Image
 
+from draw_catalogue import look_schema
 from session_data import draw_session
 from tests.conftest import CATALOGUE, read_records
+from tgi_stack.prompting.forms import data_of, read_form
 
 IMAGES = sorted((CATALOGUE / "images").iterdir())
 
@@ -28,6 +31,16 @@ def test_the_images_are_as_various_as_a_shops() -> None:
     assert turned >= 5
     assert (min(longest), max(longest)) == (200, 2000)
     assert sum(path.stat().st_size for path in IMAGES) < 6 * 10**6
+
+
+def test_labels_are_the_truth_as_data() -> None:
+    looks = {row.pop("id"): row for row in read_records(CATALOGUE / "looks.jsonl")}
+    labels = {row["id"]: row["data"] for row in read_records(CATALOGUE / "labels.jsonl")}
+    assert labels == looks
+    file = CATALOGUE / "look.schema.json"
+    assert json.loads(file.read_text()) == look_schema()
+    for data in labels.values():
+        assert data_of(json.dumps(data), read_form(str(file)), cut=False) == data
 
 
 def test_every_session_has_one_candidate_of_its_taste() -> None:
