@@ -247,6 +247,28 @@ def test_slots_grow_for_a_longer_request(
     assert one.decoders[0][1] < one.decoders[1][1]
 
 
+def test_a_longer_request_that_comes_meanwhile_waits(
+    vision_model: Any, tokenizer: Tokenizer, requests: list[CaptionRequest], generated: list[Caption]
+) -> None:
+    """One that comes while slots are made for others would reach into the slots beside its own."""
+    longer = replace(requests[0], max_new_tokens=requests[0].max_new_tokens + 256)
+    late: list[Future[Caption]] = []
+
+    class Slow(Made):
+        def make(self, slots: int, rows: int) -> Decoder:
+            if not late:
+                late.extend(self.generator.submit(one) for one in (longer, *requests[2:4]))
+            return super().make(slots, rows)
+
+    made = Slow(vision_model, tokenizer, 4)
+    first = made.generator.submit(requests[1])
+    found = [first.result(PATIENCE_S), *(one.result(PATIENCE_S) for one in late)]
+    made.generator.close()
+    assert [one.text for one in found] == [generated[place].text for place in (1, 0, 2, 3)]
+    assert [rows for _, rows in made.decoders] == sorted({rows for _, rows in made.decoders})
+    assert len(made.decoders) == 2
+
+
 def test_an_answer_cut_off_says_so(made: Any, requests: list[CaptionRequest]) -> None:
     (answer,) = made(2).answers([replace(requests[0], max_new_tokens=3)])
     assert (answer.finish_reason, answer.completion_tokens) == ("length", 3)

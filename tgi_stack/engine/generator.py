@@ -194,20 +194,25 @@ class Generator:
         if self._running and len(free) < max(1, decoder.cache.slots // 8):
             return
         begun: list[tuple[tuple[int, ...], torch.Tensor]] = []
-        while free and (jobs := self._next(len(free))):
+        while free and (jobs := self._next(len(free), decoder.cache.rows)):
             slots, free = free[: len(jobs)], free[len(jobs) :]
             begun += self._fill(decoder, slots, jobs)
         for places, tokens in begun:  # read last: to read waits for the device
             for slot, token in zip(places, tokens.tolist(), strict=True):
                 self._write(slot, token)
 
-    def _next(self, most: int) -> list[Generation]:
-        """Waiting jobs that fit into slots and into one forward pass together; they stay at the front."""
+    def _next(self, most: int, rows: int) -> list[Generation]:
+        """Waiting jobs that fit into slots and into one forward pass together, taken from the front.
+
+        One that came since the slots were made may be too long for them; it waits until they grow.
+        """
         jobs: list[Generation] = []
         tokens = 0
         with self._changed:
             while self._waiting and len(jobs) < most:
                 length = len(self._waiting[0].request.token_ids)
+                if self._waiting[0].rows > rows:
+                    break
                 if jobs and (tokens + length > self._fill_tokens or self._waiting[0].alone or jobs[0].alone):
                     break
                 job = self._waiting.popleft()
