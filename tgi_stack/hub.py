@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from tgi_stack import lfs
 from tgi_stack.checkpoints import adapter, gguf
 from tgi_stack.checkpoints.adapter import Adapter
 from tgi_stack.checkpoints.gguf.header import Header
+from tgi_stack.checkpoints.gguf.on_hub import Wanted, named
 from tgi_stack.errors import CheckpointError, MachineError, NoEngineError, UsageError
 from tgi_stack.settings import DEFAULT_MODELS
 from tgi_stack.tiny import TINY
@@ -137,7 +139,8 @@ def locate(name: str | None, kind: str, revision: str | None, *, may_download: b
     """The checkpoint a --model argument names.
 
     Args:
-        name: `tiny`, a folder, a hub id, or None for the default of `kind`.
+        name: `tiny`, a folder, a GGUF file, a hub id, a GGUF file of one (see `gguf.on_hub`), or None for
+            the default of `kind`.
         kind: `text` or `vision`.
         may_download: whether a model that is not on this machine may be fetched.
 
@@ -150,20 +153,31 @@ def locate(name: str | None, kind: str, revision: str | None, *, may_download: b
         weights = (TINY / kind / "model.safetensors").read_bytes()  # few: they may be trained anew
         return Checkpoint("tiny", f"shipped-{hashlib.sha256(weights).hexdigest()[:12]}", TINY / kind)
     name = name or DEFAULT_MODELS[kind]
-    if (header := _gguf(name)) is not None:
-        gguf.needs_its_package(header)
-        return Checkpoint(name, f"gguf-{header.digest[:12]}", header.path.parent, gguf=header)
-    if (folder := _folder(name, "--model")) is not None:
-        return _checkpoint(name, folder, kind, None, may_download=may_download)
-    found = _from_hub_cache(name, revision)
-    if found is None:
+    wanted = named(name)
+    if wanted is None:
+        if (header := _gguf(name)) is not None:
+            return _of_gguf(name, header)
+        if (folder := _folder(name, "--model")) is not None:
+            return _checkpoint(name, folder, kind, None, may_download=may_download)
+        if (found := _from_hub_cache(name, revision)) is not None:
+            return _checkpoint(name, found, kind, found.name, may_download=may_download)
+    file = (wanted or Wanted(name)).cached(revision)
+    if file is None:
         if not may_download:
             raise NoEngineError(
                 f"the weights of {name} are not on this machine; to download them and compute here: "
                 "--engine torch; to try fastqwen without: --model tiny"
             )
-        found = _download(name, revision)
-    return _checkpoint(name, found, kind, found.name, may_download=may_download)
+        file = _download(name, revision, wanted)
+    if file.is_dir():
+        return _checkpoint(name, file, kind, file.name, may_download=may_download)
+    LOG.info(f"{name}: {file.name}")
+    return _of_gguf(name, gguf.read(file))
+
+
+def _of_gguf(name: str, header: Header) -> Checkpoint:
+    gguf.needs_its_package(header)
+    return Checkpoint(name, f"gguf-{header.digest[:12]}", header.path.parent, gguf=header)
 
 
 def _checkpoint(
@@ -209,6 +223,13 @@ def locate_files(name: str, kind: str, revision: str | None, *, may_download: bo
         UsageError: no such model.
         MachineError: they can't be downloaded from here, or may not be.
     """
+    if (wanted := named(name)) is not None:
+        # The tokenizer is in the file with the weights, which nobody wants who asks a server.
+        if (file := wanted.cached(revision)) is None:
+            raise MachineError(
+                f"{name} is not on this machine, and its tokenizer is in it; name another: --tokenizer"
+            )
+        return Checkpoint(name, "", file.parent, gguf=gguf.read(file))
     if (header := _gguf(name)) is not None:
         return Checkpoint(name, "", header.path.parent, gguf=header)
     return Checkpoint(name, "", _files_of(name, kind, revision, may_download=may_download))
@@ -340,15 +361,21 @@ def _from_hub_cache(name: str, revision: str | None) -> Path | None:
     return folder if all((folder / file).is_file() for file in wanted) else None
 
 
-def _download(name: str, revision: str | None) -> Path:
+def _download(name: str, revision: str | None, wanted: Wanted | None) -> Path:
+    """A folder with a checkpoint, or a GGUF file: one that is wanted, or where there are no other weights."""
+    repository = name if wanted is None else wanted.repository
     try:
-        info = HfApi().model_info(name, revision=revision, files_metadata=True, timeout=15)
-        wanted = [file for file in info.siblings or [] if _wanted(file.rfilename)]
-        _refuse_gguf_alone(name, [file.rfilename for file in info.siblings or []])
-        size = sum(file.size or 0 for file in wanted)
-        LOG.info(f"downloading {name} at {info.sha}: {len(wanted)} files, {size:,} bytes")
-        names = [file.rfilename for file in wanted]
-        return Path(snapshot_download(name, revision=info.sha, allow_patterns=names))
+        info = HfApi().model_info(repository, revision=revision, files_metadata=True, timeout=15)
+        sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+        if wanted is None and _holds_gguf_alone(sizes):
+            wanted = Wanted(name)
+        names = [file for file in sizes if _wanted(file)] if wanted is None else [wanted.chosen([*sizes])]
+        size = sum(sizes[file] for file in names)
+        LOG.info(f"downloading {name} at {info.sha}: {len(names)} files, {size:,} bytes")
+        # By the name that was given, not by the commit: so that it is found by that name without the hub.
+        if wanted is not None:
+            return wanted.fetched(names, revision)
+        return Path(snapshot_download(name, revision=revision, allow_patterns=names))
     except (HfHubHTTPError, OfflineModeIsEnabled, LocalEntryNotFoundError, OSError) as error:
         raise MachineError(
             f"{name} is not on this machine and can't be downloaded ({_reason(error)}); "
@@ -356,14 +383,9 @@ def _download(name: str, revision: str | None) -> Path:
         ) from error
 
 
-def _refuse_gguf_alone(name: str, files: list[str]) -> None:
-    """Raises UsageError for a model whose only weights are GGUF files: which of them is the user's to say."""
-    found = [file for file in files if file.endswith(gguf.SUFFIX)]
-    if found and not any(file.endswith(".safetensors") for file in files):
-        raise UsageError(
-            f"{name} holds GGUF files alone, such as {found[0]}; fetch one (hf download {name} {found[0]} "
-            "--local-dir FOLDER) and name it: --model FOLDER/FILE.gguf"
-        )
+def _holds_gguf_alone(files: Iterable[str]) -> bool:
+    suffixes = {Path(file).suffix.lower() for file in files}
+    return gguf.SUFFIX in suffixes and ".safetensors" not in suffixes
 
 
 def _wanted(path: str) -> bool:

@@ -4,8 +4,9 @@
 
 Every job is done by torch in fp32, which the others are held against: by torch in fp32 with one prompt in a
 batch (how far an engine is from itself), by torch in bf16, and by the servers that are named, which hold the
-checkpoints `tiny`. It prints a table, and with --page writes it into a page, between the marks; it exits with
-1 where a probability or the share of texts that differ is above its limit.
+checkpoints `tiny`. It prints a table, and with --page writes it into a page, between the marks, with the
+instruction set that torch computed with, which numbers in bf16 depend on; it exits with 1 where a probability
+or the share of texts that differ is above its limit.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 CATALOGUE = ROOT / "examples" / "catalogue"
@@ -138,7 +141,8 @@ def main() -> None:
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     found = []
-    lines = [HEAD, "|---|---|---|---|---|---|---|---|---|"]
+    capability = torch.backends.cpu.get_cpu_capability()
+    lines = [f"torch {torch.__version__}, {capability}:", "", HEAD, "|---|---|---|---|---|---|---|---|---|"]
     print("\n".join(lines), flush=True)
     for line, within in measured(given.out.resolve(), given.served):
         print(line if within else f"{line} ABOVE", flush=True)

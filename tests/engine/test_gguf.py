@@ -260,6 +260,8 @@ def test_other_tensors_are_refused(change: Any, reason: str, tmp_path: Path) -> 
         ({"general.architecture": "made_up"}, "only qwen2, qwen3, qwen3moe are read"),
         ({"general.type": "adapter"}, "only whole models"),
         ({"split.count": 3}, "llama-gguf-split --merge"),
+        ({"qwen3.pooling_type": 4}, "pooling_type is 4"),  # a reranker, as llama.cpp's converter marks it
+        ({"qwen3.classifier.output_labels": "yes"}, "classifier.output_labels is 'yes': no such field"),
         ({"general.quantization_version": 1}, "only 2 is read"),
         ({"qwen3.rope.scaling.type": "longrope"}, "rope.scaling.type is 'longrope'"),
         ({"qwen3.rope.scaling.factor": 4.0}, "kind 'none' has no such setting"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -9,8 +11,12 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests.ggufs import written
+from tgi_stack.tiny import TINY
 
 
 class Gate(BaseHTTPRequestHandler):
@@ -52,3 +58,123 @@ def test_a_gated_model_says_what_to_do(hub: tuple[str, list[str]], tmp_path: Pat
     assert "HF_TOKEN" in done.stderr.splitlines()[-1]
     assert "accept its terms" in done.stderr
     assert asked
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+MANY = ("m-Q4_K_M.gguf", "m-Q8_0.gguf", "mmproj-f16.gguf", "big-F16-00001-of-00002.gguf")
+
+
+class Shelf(BaseHTTPRequestHandler):
+    """A hub that has one repository, some/model, at one commit."""
+
+    files: dict[str, bytes]
+    asked: list[str]
+
+    def do_GET(self) -> None:
+        self.asked.append(f"{self.command} {self.path}")
+        path, _, _ = self.path.partition("?")
+        if "/tree/" in path:
+            tree = [{"type": "file", "path": n, "size": len(f), "oid": "0"} for n, f in self.files.items()]
+            self._send(json.dumps(tree).encode())
+            return
+        if path.startswith("/api/models/some/model"):
+            siblings = [{"rfilename": name, "size": len(one)} for name, one in self.files.items()]
+            self._send(json.dumps({"id": "some/model", "sha": COMMIT, "siblings": siblings}).encode())
+            return
+        name = path.removeprefix("/some/model/resolve/").partition("/")[2]
+        self._send(self.files[name], name) if name in self.files else self.send_error(404)
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def _send(self, content: bytes, name: str = "page") -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Says nothing."""
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Iterator[tuple[dict[str, bytes], list[str], dict[str, str]]]:
+    """What the hub has, what it was asked, and the variables that lead to it."""
+    files: dict[str, bytes] = {}
+    asked: list[str] = []
+    handler = type("_Shelf", (Shelf,), {"files": files, "asked": asked})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    environ = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
+    url = f"http://127.0.0.1:{server.server_port}"
+    yield (
+        files,
+        asked,
+        environ | {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"},
+    )
+    server.shutdown()
+    server.server_close()
+
+
+def located(name: str, environ: dict[str, str], **more: str) -> str:
+    """What `locate` finds by a name, or why it finds nothing."""
+    program = (
+        "import sys; from tgi_stack.hub import locate, locate_files\n"
+        f"found = locate({name!r}, 'text', None)\n"
+        "assert ':' not in found.name or locate_files(found.name, 'text', None).config['head_dim'] == 64\n"
+        "print(found.revision, '' if found.gguf is None else found.gguf.path.name)"
+    )
+    run = [sys.executable, "-c", program]
+    done = subprocess.run(run, env=environ | more, capture_output=True, text=True, timeout=60)
+    return done.stdout.strip() or done.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_a_gguf_file_of_the_hub(shelf: Any, tmp_path: Path) -> None:
+    files, asked, environ = shelf
+    content = written(tmp_path / "m.gguf", TINY / "text").read_bytes()
+    files |= dict.fromkeys(MANY, b"GGUF\3\0\0\0") | {"README.md": b"#"} | {"m-Q4_K_M.gguf": content}
+    wanted = f"gguf-{hashlib.sha256(content).hexdigest()[:12]} m-Q4_K_M.gguf"
+    assert located("some/model:m-Q4_K_M.gguf", environ) == wanted
+    assert [one for one in asked if one.startswith("GET") and "resolve" in one] == [
+        "GET /some/model/resolve/main/m-Q4_K_M.gguf"
+    ]
+    before = len(asked)
+    for name in (
+        "some/model:m-Q4_K_M.gguf",
+        "some/model:q4_k_m",
+        "some/model",
+    ):  # the cache has this one alone
+        assert located(name, environ, HF_HUB_OFFLINE="1") == wanted
+    assert len(asked) == before
+    assert "not on this machine" in located("some/model:Q8_0", environ, HF_HUB_OFFLINE="1")
+
+
+@pytest.mark.slow
+def test_a_downloaded_checkpoint_is_found_offline(shelf: Any) -> None:
+    files, asked, environ = shelf
+    names = ("config.json", "tokenizer.json", "model.safetensors")
+    files |= {name: (TINY / "text" / name).read_bytes() for name in names} | {
+        "m.gguf": b"GGUF",
+        "a.bin": b"p",
+    }
+    assert located("some/model", environ).startswith(COMMIT)
+    assert not [one for one in asked if one.endswith((".bin", ".gguf"))]
+    assert located("some/model", environ, HF_HUB_OFFLINE="1").startswith(COMMIT)
+
+
+@pytest.mark.slow
+def test_a_name_that_means_several_files(shelf: Any) -> None:
+    files, _, environ = shelf
+    files |= dict.fromkeys(MANY, b"GGUF\3\0\0\0")
+    assert "--model some/model:m-Q4_K_M.gguf (there are m-Q4_K_M.gguf, m-Q8_0.gguf)" in located(
+        "some/model", environ
+    )
+    assert "it holds 3 GGUF files" in located("some/model", environ)
+    assert "none of its GGUF files is Q5_0" in located("some/model:Q5_0", environ)
+    assert "is a part of a model" in located("some/model:F16", environ)
+    assert "damaged" in located("some/model:Q8_0", environ)
+    del files["m-Q4_K_M.gguf"], files["big-F16-00001-of-00002.gguf"]
+    assert "damaged" in located("some/model", environ)  # the only one
