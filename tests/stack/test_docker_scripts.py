@@ -78,7 +78,7 @@ def test_an_unreadable_gpu_starts_nothing(programs: Path) -> None:
 # -- token_headers.py --------------------------------------------------------------------------------------
 
 COUNTS = b'"usage":{"prompt_tokens":812,"total_tokens":815,"completion_tokens":3}'
-FAKE = rb'"text":"\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":9}"'
+FAKE = rb'"text":"\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":9}"' + b'," ":"%b"' % (500 * b" ")
 
 
 def answering(*pieces: bytes, status: int = 200) -> Any:
@@ -96,7 +96,7 @@ def answering(*pieces: bytes, status: int = 200) -> Any:
 @pytest.mark.parametrize(
     ("app", "told"),
     [
-        (answering(b"{%b,%b,%b}" % (FAKE, COUNTS, b'"kv":null')), {"prompt": b"812", "generated": b"3"}),
+        (answering(b"{%b,%b,%b}" % (FAKE, COUNTS, b'"k":null')), {"prompt": b"812", "generated": b"3"}),
         (answering(b"{%b}" % FAKE), {}),
         (answering(b'{"usage":{"prompt_tokens":7}}'), {"prompt": b"7"}),
         (answering(b'{"usage":null}'), {}),
