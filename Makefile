@@ -88,13 +88,10 @@ test-tgi-types: setup ## what TGI is asked and answers, held to the types of the
 test-live: setup ## summarize, rerank and probs against a real vLLM on this CPU (builds it first, outside the clone)
 	@vllm=$$($(BIN)/python tests/live/environment.py) && FASTQWEN_VLLM=$$vllm $(BIN)/python -m pytest -m live tests/live
 
-# Its namespaces take with them whatever the engine leaves: rules, mounts, processes.
-test-docker: setup ## the stack on a real Docker engine of the tests' own (Debian, root); ONLY="gateway or late": a part; VLLM=1: a real vLLM
+test-docker: setup ## the stack on Docker engines of the tests' own (Debian, root); ONLY="gateway or late": a part; VLLM=1: a real vLLM
 	@home=$$($(BIN)/python tests/docker/environment.py) && \
-		$(if $(filter-out 0,$(VLLM)),vllm=$$($(BIN)/python tests/live/environment.py) && export FASTQWEN_VLLM=$$vllm &&) \
-		FASTQWEN_DOCKER=$$home \
-		unshare --net --mount --pid --fork --kill-child --mount-proc \
-		sh -c 'ip link set lo up && exec $(BIN)/python -m pytest -m docker tests/docker --durations 5 $(if $(ONLY),-k "$(ONLY)")'
+		$(if $(filter-out 0,$(VLLM)),FASTQWEN_VLLM=$$($(BIN)/python tests/live/environment.py) && export FASTQWEN_VLLM &&) \
+		$(BIN)/python tests/docker/halves.py "$$home" --durations 5 $(if $(ONLY),-k "$(ONLY)")
 
 agreement: setup ## how far engines are from each other on the catalogue; SERVED=NAME=TEXT_URL,VISION_URL adds a server
 	$(BIN)/python tools/agreement.py $(if $(SERVED),--served "$(SERVED)") --page docs/agreement.md

@@ -1,7 +1,7 @@
 """A Docker engine of the tests' own: its daemon, its images, and a GPU's runtime that only seems to be one.
 
-It runs in namespaces of networks, mounts and processes that `make test-docker` makes (`unshare`), so nothing
-of it outlives the run: no rule of iptables, no mount, no process.
+It runs in namespaces of networks, mounts and processes that `halves.py` makes (`unshare`), so nothing of it
+outlives the run: no rule of iptables, no mount, no process.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ class Engine:
 
     @property
     def _cgroup(self) -> str:
-        return f"fastqwen-tests-{self.folder.name}"
+        return f"fastqwen-tests-{self.folder.parent.parent.name}"  # that of pytest's run
 
     def prepare(self) -> None:
         """What the daemon and the client start with."""

@@ -34,6 +34,10 @@ def test_the_gateway_lets_keys_in_alone(host: Host, tmp_path: Path) -> None:
     job = ("summarize", CATALOGUE / "images", "--limit", "1", "--endpoint", "https://localhost:8443/vision")
     trusted = (*job, "--ca-file", root)
     clone.fastqwen(*trusted, "-o", tmp_path / "right.jsonl", FASTQWEN_API_KEY=KEY)
+    counted = 'fastqwen_gateway_answers_total{user="alice",server="vision"'
+    clone.until(
+        lambda: any(f"{counted},tokens_told=" in line and line[-2:] != " 0" for line in _counts(clone))
+    )
     for name, key in (("wrong", {"FASTQWEN_API_KEY": "w" * 40}), ("none", {})):
         said = clone.fastqwen(*trusted, "-o", tmp_path / f"{name}.jsonl", check=4, **key).said
         assert "status 401" in said
@@ -47,6 +51,12 @@ def test_the_gateway_lets_keys_in_alone(host: Host, tmp_path: Path) -> None:
     shown = clone.engine.docker("exec", clone.container("doorkeeper"), "ls", "-A", "/keys/tls", check=None)
     assert "Permission denied" in shown or not shown
     assert not clone.engine.docker("exec", clone.container("doorkeeper"), "cat", "/keys/hf_token")
+
+
+def _counts(clone: Clone) -> list[str]:
+    """What the doorkeeper has counted, as Prometheus is told."""
+    page = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9180/metrics').read().decode())"
+    return clone.engine.docker("exec", clone.container("doorkeeper"), "python3", "-c", page).splitlines()
 
 
 def test_keys_and_rates_change_beside_what_runs(host: Host) -> None:
@@ -119,7 +129,8 @@ def test_a_tier_is_found_by_jobs(host: Host, tmp_path: Path) -> None:
     """By those of this host without a setting, by a user of the gateway with their key."""
     clone = host.up()
     (clone.path / "docker/secrets/keys").write_text(f"alice {KEY}\n")
-    clone.make("observe", "TIER=1", "TIER_MEMORY=64m")
+    said = clone.make("observe", "TIER=1", "TIER_MEMORY=64m").said
+    assert "tier: it listens on 127.0.0.1 and speaks no TLS" in said
     assert "ok: tier: redis://127.0.0.1:6379/0 (running, answers its users" in clone.make("status").said
     for machine in ("first", "second"):
         job = ("summarize", CATALOGUE / "images", "--limit", "3", "-o", tmp_path / f"{machine}.jsonl")

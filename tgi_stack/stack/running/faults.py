@@ -77,6 +77,12 @@ _KNOWN: tuple[tuple[str, Fault], ...] = (
         Fault("the weights are not in the volume", "fetch them: make models"),
     ),
     (
+        r"setting up custom log 'usage'",
+        Fault(
+            "the doorkeeper does not take the gateway's log yet", "make logs; make gateway", transient=True
+        ),
+    ),
+    (
         # Go's words, of an engine that pulls an image.
         r"(?:dial tcp|lookup) \S+.*(?:no such host|i/o timeout|connection refused|network is unreachable"
         r"|no route to host|server misbehaving|connect: connection timed out|Temporary failure)"
