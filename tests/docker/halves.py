@@ -2,8 +2,9 @@
 
     python tests/docker/halves.py HOME [PYTEST'S OPTIONS]
 
-Much of what a half does is to wait. What one prints is shown when it has ended. The status is 0 where all that
-ran passed, and something ran. Namespaces take with them whatever an engine leaves: rules, mounts, processes.
+Much of what a half does is to wait. What one prints is shown when it has ended. The status is 0 where all
+that ran passed, and something ran. Namespaces take with them whatever an engine leaves: rules, mounts,
+processes.
 """
 
 from __future__ import annotations
