@@ -128,3 +128,24 @@ VARIABLES = {
     "TERM": "unset, `dumb` or `unknown`: plain lines instead of a bar and of tables",
     "COLUMNS": "a width under that of the terminal, for the bar",
 }
+
+# What stands in `OUT.run.json`.
+NOTED = {
+    "command": "what was typed, without secrets",
+    "fastqwen": "its version",
+    "state": "`running`, `interrupted` or `complete`",
+    "asked": "all that answers depend on but who gives them: settings, and SHA-256 of what was read",
+    "identity": "who answered: engine, model, revision, quantisation, dtype, tokenizer, version",
+    "started": "when the first of its runs began",
+    "checked": "how many rows the input has, and whether a bad one was refused before the first request",
+    "input": "where the input can be read again (`-`: nowhere), and its names of columns",
+    "items": "the same of each `--items`",
+    "prompt_file": "where the prompt file is",
+    "counts": "what became of the rows; `kept` are those of earlier runs",
+    "timeline": "counts as the last run went on, at most 240 points: `fields` names the numbers of each",
+    "times": "where the time of the last run's rows went, in seconds summed over all rows: `preparing` "
+    "(reading, prompts, pictures, the cache), `waiting` (for a place at a server or in the engine), "
+    "`computing` (there), `writing` (records)",
+    "ended": "when the last run ended",
+    "out": "SHA-256 and size of a complete OUT",
+}

@@ -79,6 +79,8 @@ def page() -> str:
         _table(("flag", "meaning"), words.FLAGS),
         f"## Routes\n\n{OF_ROUTES}\n",
         _table(("route", "meaning"), words.ROUTES),
+        "## Beside an output\n\nWhat `OUT.run.json` holds.\n",
+        _table(("key", "meaning"), words.NOTED),
     ]
     return "\n".join(parts).rstrip() + "\n"
 

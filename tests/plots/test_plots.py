@@ -55,6 +55,13 @@ def test_differences_of_outputs_are_drawn(fastqwen: Fastqwen, tmp_path: Path, na
     assert first.startswith(b"\x89PNG") or b"<svg" in first[:600]
 
 
+@pytest.mark.parametrize(("limit", "said"), [("1", "the limit is 1, further"), ("0.1", "dashed: the limit")])
+def test_a_limit_out_of_sight_is_said(fastqwen: Fastqwen, tmp_path: Path, limit: str, said: str) -> None:
+    ours, theirs = (written(tmp_path / f"{noise}.jsonl", *rankings(20, noise)) for noise in (0.2, 2.0))
+    fastqwen("compare", ours, theirs, "--limit", limit, "--plot", "c.svg", check=None)
+    assert said in Path("c.svg").read_text()  # texts are shapes, each with what it says in a comment
+
+
 def test_texts_are_drawn_without_an_empty_block(fastqwen: Fastqwen, tmp_path: Path) -> None:
     ours = written(tmp_path / "a.jsonl", *(summary(f"s{n}", f"A mug {n}") for n in range(4)))
     theirs = written(tmp_path / "b.jsonl", *(summary(f"s{n}", f"A mug {n % 3}") for n in range(4)))

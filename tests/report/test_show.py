@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from tests.conftest import CATALOGUE, Fastqwen, write_rows
-from tests.report.written import failed, rankings, summary, written
+from tests.report.written import failed, ranking, rankings, summary, written
 
 SESSIONS, ITEMS = CATALOGUE / "sessions.jsonl", CATALOGUE / "items.jsonl"
 
@@ -21,6 +21,17 @@ def test_a_ranking_is_shown_with_bars(fastqwen: Fastqwen, tmp_path: Path) -> Non
     ]
     assert lines[0].count("\N{FULL BLOCK}") == 24
     assert f"{record['ranking'][0]['probability']:.4f}" in lines[0]
+
+
+def test_narrow_terminals_keep_numbers_and_bars(fastqwen: Fastqwen, tmp_path: Path) -> None:
+    known = {f"{'a long name ' * 9}{place}": [float(place), 0.5] for place in range(12)}
+    record = ranking("u", known, "none")
+    shown = fastqwen("show", written(tmp_path / "r.jsonl", record), "u", COLUMNS="80").stdout
+    lines = [line.split() for line in shown.splitlines() if "a long" in line]
+    assert [line[0] for line in lines] == [str(entry["rank"]) for entry in record["ranking"]]
+    for line, entry in zip(lines, record["ranking"], strict=True):
+        assert f"{entry['probability']:.4f}" in line
+    assert lines[0][-2].count("\N{FULL BLOCK}") == 24
 
 
 def test_failures_and_summaries_are_told(fastqwen: Fastqwen, tmp_path: Path) -> None:

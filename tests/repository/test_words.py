@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Fastqwen, write_rows
 from tgi_stack import words
 from tgi_stack.backends.servers import retry, transport
 from tgi_stack.backends.servers.transport import TransportError
@@ -71,3 +73,11 @@ def test_each_variable_is_listed() -> None:
         "FASTQWEN_NAME"
     }
     assert named - settings == {name for name in words.VARIABLES if name.startswith(PREFIX)}
+
+
+def test_what_stands_beside_outputs_is_listed(fastqwen: Fastqwen, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "p.jsonl", {"prompt": "A or B?\n", "num_candidates": 2})
+    fastqwen("probs", rows, "-o", "o.jsonl", "--engine", "scripted")
+    noted = json.loads((tmp_path / "o.jsonl.run.json").read_text())
+    assert noted.keys() == words.NOTED.keys()
+    assert all(f"`{name}`" in words.NOTED["times"] for name in noted["times"])

@@ -38,7 +38,16 @@ def plot(found: Comparison, path: Path, *, overwrite: bool = False) -> None:
     with canvas(path, WIDTH, heights, overwrite=overwrite) as axes:
         for at, (name, agreement, is_curve) in zip(axes, blocks, strict=True):
             (_curve if is_curve else _bar)(at, name, agreement)
-            at.axvline(found.limit, color=INK, linestyle="--", linewidth=1)
+            _limit(at, found.limit)
+
+
+def _limit(at: Any, limit: float) -> None:
+    """A dashed line, where the numbers come near it; else a word that they don't."""
+    if limit <= at.get_xlim()[1]:
+        at.axvline(limit, color=INK, linestyle="--", linewidth=1)
+        at.set_xlabel(f"{at.get_xlabel()} (dashed: the limit)")
+    else:
+        at.set_xlabel(f"{at.get_xlabel()} (the limit is {limit:g}, further to the right)")
 
 
 def _name(pair: Compared, *, is_noise: bool) -> str:
@@ -52,7 +61,7 @@ def _curve(at: Any, name: str, agreement: Agreement) -> None:
     at.plot(bounds, numbers.within(bounds), color=COLOURS[0])
     at.set_ylim(0, 1.02)
     at.set_xlim(left=0)
-    at.set_xlabel("difference (dashed: the limit)")
+    at.set_xlabel("difference")
     at.set_ylabel("share within")
 
 
@@ -62,4 +71,4 @@ def _bar(at: Any, name: str, agreement: Agreement) -> None:
     at.bar_label(at.barh([""], [share], color=COLOURS[0], height=0.5), [f"{share:.1%}"], padding=4)
     at.set_ylim(-0.6, 0.6)
     at.set_xlim(0, 1.1)
-    at.set_xlabel("share that differs (dashed: the limit)")
+    at.set_xlabel("share that differs")

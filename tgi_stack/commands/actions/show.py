@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -85,15 +86,13 @@ def _bars(record: Record, beside: Beside) -> Table:
     right = set(record.get("positive") or ())
     lines = list(_lines(record))
     most = max((value for _, value, _ in lines if value is not None), default=0.0) or 1.0
-    table = Table("", "rank")
-    table.add_column("candidate", no_wrap=True, overflow="ellipsis")
-    table.add_column("probability", no_wrap=True)
-    table.add_column("", no_wrap=True, min_width=BAR)
-    table.add_column("input" if is_input and order else "")
+    table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+    for name in ("", "rank", "candidate", "probability", "", "input" if is_input and order else ""):
+        table.add_column(name, no_wrap=name != "candidate")  # which alone gives way on a narrow terminal
     for rank, (name, value, spread) in enumerate(lines, 1):
         bar = "" if value is None else "\N{FULL BLOCK}" * round(BAR * value / most)
         number = "" if value is None else f"{value:.4f}" + ("" if spread is None else f" ± {spread:.4f}")
-        said = Text(logs.escaped(_name(name, beside)))
+        said = Text(logs.escaped(_name(name, beside)), no_wrap=True, overflow="ellipsis")
         place = str(places[name]) if is_input and name in places else ""
         table.add_row("*" if name in right else "", str(rank), said, number, bar, place)
     return table
