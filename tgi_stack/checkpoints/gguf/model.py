@@ -35,8 +35,9 @@ _EXPERTS = {
 _HEAD_DIM = frozenset({"attention.key_length", "attention.value_length", "rope.dimension_count"})
 _EPS, _BASE = "attention.layer_norm_rms_epsilon", "rope.freq_base"
 _SCALING = "rope.scaling."
+_TRAINED = "rope.scaling.original_context_length"  # in tokens
 _YARN = {
-    "rope.scaling.original_context_length": "original_max_position_embeddings",
+    _TRAINED: "original_max_position_embeddings",
     "rope.scaling.yarn_beta_fast": "beta_fast",
     "rope.scaling.yarn_beta_slow": "beta_slow",
 }
@@ -214,8 +215,11 @@ def _scaling(header: Header, said: Mapping[str, Any]) -> dict[str, Any] | None:
             _refuse(header, name, value, f"kind {kind!r} has no such setting here")
     if kind == "none":
         return None
-    settings = {"rope_type": kind, "factor": _positive(header, said, "rope.scaling.factor")}
-    return settings | {name: _positive(header, said, key) for key, name in _YARN.items() if key in said}
+    settings: dict[str, Any] = {"rope_type": kind, "factor": _positive(header, said, "rope.scaling.factor")}
+    for key, name in _YARN.items():
+        if key in said:
+            settings[name] = (_size if key == _TRAINED else _positive)(header, said, key)
+    return settings
 
 
 def _vocabulary(header: Header) -> int:
