@@ -12,7 +12,7 @@ CATALOGUE := examples/catalogue
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo agreement test test-slow test-numbers test-soak test-ray test-oldest test-tgi-types coverage test-live test-docker test-gpu test-wheel quality style docs lock clean
+.PHONY: help setup demo agreement test test-slow test-numbers test-soak test-ray test-oldest test-beside-vllm test-tgi-types coverage test-live test-docker test-gpu test-wheel quality style docs lock clean
 .PHONY: up wait status logs down models pin stack-plan gateway observe
 
 # The servers of this host: what `make up` is given goes to `fastqwen stack`, which checks it.
@@ -80,6 +80,9 @@ test-ray: setup ## the runner on many hosts, on clusters of Ray on this one
 test-oldest: setup ## the tests with the lowest versions that pyproject.toml names, torch excepted; ONLY="tests/rows": a part
 	@python=$$($(BIN)/python tools/environments.py oldest) && \
 		$$python -m pytest --numprocesses $(TEST_PROCESSES) --dist worksteal --ignore tests/repository --ignore tests/stack $(ONLY)
+
+test-beside-vllm: setup ## fastqwen[torch] and today's vLLM resolve in one environment; nothing is installed
+	$(BIN)/python tools/beside_vllm.py
 
 test-tgi-types: setup ## what TGI is asked and answers, held to the types of the package text-generation
 	@python=$$($(BIN)/python tools/environments.py tgi) && \
