@@ -2,7 +2,7 @@
 
     python tools/beside_vllm.py [PACKAGE ...]
 
-uv resolves both and installs nothing: versions of what both want are printed, or why there are none, with uv's
+uv resolves both and installs nothing: versions of what both want are printed, or why there are none, with its
 exit status. PACKAGE is `vllm` unless another is named, such as `vllm==0.33.0`.
 """
 
