@@ -26,7 +26,7 @@ def resolver() -> Path:
     folder = _cache() / "uv"
     if not (folder / "bin" / "uv").exists():
         venv.create(folder, with_pip=True, clear=True)
-        install = [folder / "bin" / "python", "-m", "pip", "install", "-q", "uv"]
+        install: list[str | Path] = [folder / "bin" / "python", "-m", "pip", "install", "-q", "uv"]
         subprocess.run(install, check=True)  # noqa: S603  # pip
     return folder / "bin" / "uv"
 
