@@ -42,7 +42,9 @@ def _real_vllm(folder: Path, environment: str | None) -> dict[str, str]:
     (folder / "started").write_text(f"{environment}/bin/python\n")
     settings = (Path(environment) / "pyvenv.cfg").read_text().splitlines()
     home = next(value for name, _, value in (line.partition(" = ") for line in settings) if name == "home")
-    found = {place: place for place in (environment, str(Path(home).parent))}
+    # The base has no libnuma, which vLLM's operators are linked to.
+    numa = [str(path) for path in Path("/usr/lib").glob("*/libnuma.so.1")]
+    found = {place: place for place in (environment, str(Path(home).parent), *numa)}
     return found | {str(folder): "/opt/vllm"}
 
 
