@@ -82,7 +82,7 @@ class Summarizer(Resident):
         return self._dry_run(partial(self._prepared, input))
 
     def _prepared(self, input: Input) -> Prepared:
-        source = open_input(input, folders=True, kind="summarize")
+        source = open_input(input, folders=True, kind="summarize", limit=self.settings.limit)
         template = read_template(self.settings, prompts.SUMMARY_PLACEHOLDERS)
         settings, form = formed(self.settings)
         return JobSpec("summarize", settings, source.base, template=template, form=form), source
@@ -134,11 +134,11 @@ class Reranker(Resident):
     def _prepared_probs(self, input: Input) -> Prepared:
         if self._kind != "text":
             raise UsageError("probs asks a text model; make a Reranker without item_images for it")
-        source = open_input(input, kind="probs")
+        source = open_input(input, kind="probs", limit=self.settings.limit)
         return JobSpec("probs", self.settings, source.base), source
 
     def _prepared(self, input: Input, items: Input | Sequence[Input]) -> Prepared:
-        source = open_input(input, kind="rerank")
+        source = open_input(input, kind="rerank", limit=self.settings.limit)
         named = [items] if isinstance(items, str | Path) or is_dataset(items) else items
         template = read_template(self.settings, prompts.RERANK_PLACEHOLDERS)
         known = tuple(open_input(name, kind="item") for name in named)

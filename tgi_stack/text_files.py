@@ -9,15 +9,23 @@ from __future__ import annotations
 import codecs
 import io
 import os
+import select
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
+
+from cache.system import system
 
 OPTION_BYTES = 2**20  # of a prompt file, a settings file
 KEY_BYTES = 2**16
 CERTIFICATES_BYTES = 2**24
 PIECE_BYTES = 2**20
+
+WRITER_S = 10.0  # that a named pipe is waited for until somebody writes to it
+SILENT_S = 60.0  # before each part of a file of options that comes through a pipe
+LOOK_S = 0.02
 
 UTF_8_MARK = codecs.BOM_UTF8
 UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -29,17 +37,86 @@ class TextFileError(ValueError):
     """A file that is no text, or too much of it; the message does not name the file."""
 
 
+def opened(path: Path, *, silent_s: float | None = None) -> IO[bytes]:
+    """A file to read from; a named pipe once somebody writes to it.
+
+    Args:
+        silent_s: how long the writer of a pipe may take before each part; None for as long as it likes.
+
+    Raises:
+        OSError: it can't be opened.
+        TextFileError: nobody begins to write to a pipe within `WRITER_S` seconds.
+    """
+    if not path.is_fifo():
+        return path.open("rb")
+    return io.BufferedReader(_Pipe(os.open(path, os.O_RDONLY | system.NO_WAIT | system.OPEN), silent_s))
+
+
+class _Pipe(io.RawIOBase):
+    """A named pipe that somebody has begun to write to."""
+
+    def __init__(self, handle: int, silent_s: float | None) -> None:
+        self._handle = handle
+        self._silent_s = silent_s
+        try:
+            self._begun = self._first()
+        except BaseException:
+            self.close()
+            raise
+
+    def _first(self) -> bytes:
+        """What it gives first; nothing where its writer has nothing ready, or has gone."""
+        end = time.monotonic() + WRITER_S
+        while time.monotonic() < end:
+            try:
+                if piece := os.read(self._handle, PIECE_BYTES):
+                    return piece
+            except BlockingIOError:  # somebody writes, but has nothing to say yet
+                return b""
+            if self._polled(0) & select.POLLHUP:
+                return b""
+            time.sleep(LOOK_S)
+        raise TextFileError(f"a pipe that nobody writes to ({WRITER_S:g} s); start its writer first")
+
+    def _polled(self, wait_s: float | None) -> int:
+        polling = select.poll()
+        polling.register(self._handle, select.POLLIN)
+        found = polling.poll(None if wait_s is None else wait_s * 1000)
+        return found[0][1] if found else 0
+
+    def readable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._handle
+
+    def readinto(self, buffer: Any) -> int:
+        piece, self._begun = self._begun, b""
+        if not piece:
+            if not self._polled(self._silent_s):
+                raise TextFileError(f"the writer of this pipe says nothing for {self._silent_s:g} s")
+            piece = os.read(self._handle, len(buffer))
+        size = min(len(buffer), len(piece))
+        buffer[:size], self._begun = piece[:size], piece[size:]
+        return size
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._handle)
+        super().close()
+
+
 def read_bytes(path: Path, most: int = OPTION_BYTES) -> bytes:
     """All of a small file, or of what a pipe gives: that is kept, as nobody can read it a second time.
 
     Raises:
         OSError: it can't be read.
-        TextFileError: there are more than `most` bytes.
+        TextFileError: there are more than `most` bytes; a pipe that nobody writes to, or ends.
     """
     place = str(path)
     if place in _piped and path.is_fifo():
         return _piped[place]
-    with path.open("rb") as file:
+    with opened(path, silent_s=SILENT_S) as file:
         content = file.read(most + 1)
         is_pipe = stat.S_ISFIFO(os.fstat(file.fileno()).st_mode)
     if len(content) > most:

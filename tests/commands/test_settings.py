@@ -21,6 +21,13 @@ def test_flags_beat_variables_beat_the_file_beats_defaults(tmp_path: Path) -> No
     assert chosen.new_tokens == 128
 
 
+def test_switches_are_true_or_false(tmp_path: Path) -> None:
+    file = tmp_path / "s.toml"
+    file.write_text("chat = true\nlabel-mass = false\n")
+    chosen = settings.load({}, {}, file)
+    assert (chosen.chat, chosen.label_mass) == (True, False)
+
+
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         settings.load({}, {}).model = "other"
@@ -33,6 +40,12 @@ def test_settings_are_frozen() -> None:
         ("seed = 1\nmax_side = = 2", r"s\.toml: .*line 2"),
         ("max_side = 'wide'", "--max-side"),
         ("dtype = 'int3'", "--dtype"),
+        ("max-side = 1\nmax_side = 2", "`max_side` stands twice"),
+        ("limit = true", "`limit` is true; it is no switch"),
+        ("temperature = false", "`temperature` is false"),
+        (f"limit = {'1' * 5000}", r"s\.toml: .*digits"),
+        ("limit" + ".a" * 40_000 + " = 1", "more than 65,536 bytes"),
+        ("limit = " + "[" * 30_000, r"s\.toml: .*recursion"),
     ],
 )
 def test_a_bad_file_is_named_with_its_fault(tmp_path: Path, content: str, message: str) -> None:  # C05

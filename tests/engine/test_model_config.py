@@ -69,6 +69,14 @@ def test_both_spellings_give_the_same_network(old: dict[str, Any], new: dict[str
 
 
 @pytest.mark.parametrize("place", ["rope_scaling", "rope_parameters"])
+def test_null_is_nothing_said(place: str) -> None:
+    linear = text(**{place: {"type": "linear", "factor": 2.0}})
+    silent = {"rope_type": None, "beta_fast": None, "rope_theta": None, "mrope_interleaved": None}
+    assert text(**{place: {"type": "linear", "factor": 2.0} | silent}) == linear
+    assert text(**{place: dict.fromkeys(silent)}) == text()
+
+
+@pytest.mark.parametrize("place", ["rope_scaling", "rope_parameters"])
 @pytest.mark.parametrize("key", ["type", "rope_type"])
 @pytest.mark.parametrize("kind", ["dynamic", "longrope", "su", "ntk", "proportional", 7])
 def test_other_kinds_of_rope_are_refused(place: str, key: str, kind: object) -> None:
@@ -96,6 +104,7 @@ def test_other_kinds_of_rope_are_refused(place: str, key: str, kind: object) -> 
         {"rope_scaling": {"rope_type": "llama3", "factor": 8, "low_freq_factor": 1}},
         {"rope_scaling": {"mrope_section": [12, 10, 10]}},
         {"rope_scaling": [1]},
+        {"rope_scaling": {"rope_type": None, "factor": 2.0}},
         {"rope_theta": float("nan")},
         {"rope_theta": 10**400},
         {"rope_scaling": {"rope_type": "linear", "factor": 10**400}},

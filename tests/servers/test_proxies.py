@@ -302,11 +302,15 @@ def picky(folder: Path) -> Iterator[int]:
         ("client.pem", "server.key", "they don't belong together"),
         ("client.pem", "locked.key", "the key has a passphrase"),
         ("ca.key", "ca.key", "give both as PEM"),
+        ("pipe", None, "is a pipe; give a plain file"),
+        ("client.pem", "pipe", "is a pipe; give a plain file"),
     ],
 )
 def test_a_certificate_that_will_not_do(
     certificates: Path, cert: str | None, key: str | None, said: str
 ) -> None:
+    if "pipe" in (cert, key) and not (certificates / "pipe").exists():
+        os.mkfifo(certificates / "pipe")
     given = {"client_cert": cert and certificates / cert, "client_key": key and certificates / key}
     with pytest.raises(SettingsError, match=said):
         access(settings.load(given, {}), {}).tls()

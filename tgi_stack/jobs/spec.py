@@ -102,7 +102,7 @@ def opened(
     """
     if settings.offline and any(place_of(one) is not None for one in (input, *items)):
         raise UsageError("--offline opens no connection; give inputs that are on this host")
-    source = open_source(input, folders=name == "summarize", columns=columns, kind=name)
+    source = open_source(input, folders=name == "summarize", columns=columns, kind=name, limit=settings.limit)
     return opened_without_rows(name, source.base, items, columns, settings), source
 
 

@@ -14,14 +14,15 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Container, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any
 
+from tgi_stack import text_files
 from tgi_stack.errors import DiskError, InputError, RowError
 from tgi_stack.rows import csv_rows, jsonl, parquet
 from tgi_stack.rows.columns import Wanted
-from tgi_stack.text_files import PIECE_BYTES, TextFileError, as_utf_8, lines
+from tgi_stack.text_files import PIECE_BYTES, UTF_8_MARK, UTF_16_MARKS, TextFileError, as_utf_8, lines
 
 # A row before its fields are looked at: its number, and an object or the reason why it is none. None for one
 # that the caller needs no more of than that it is there. Last the line it stands in, where it has one.
@@ -32,6 +33,8 @@ STANDARD_INPUT = "standard input"
 SPOOLED = "fastqwen-spooled-"
 MOST_LINE_BYTES = 2**28
 MOST_SPOOLED_BYTES = 2**36
+LEFT_FREE_BYTES = 2**30  # of the disk that a pipe is kept on
+LOOK_BYTES = 2**26  # kept between looks at the disk
 _spooled: list[Path] = []
 
 COMPRESSED = (".gz", ".zst")
@@ -76,7 +79,7 @@ def opened(path: Path, name: str) -> Iterator[IO[bytes]]:
             with pa.CompressedInputStream(pa.OSFile(str(path)), "zstd") as stream:
                 yield io.BufferedReader(stream)
         else:
-            with path.open("rb") as file:
+            with text_files.opened(path) as file:
                 yield file
     except TextFileError as error:
         raise InputError(f"{name}: {error}") from error
@@ -132,8 +135,11 @@ def read_csv(path: Path, name: str, done: Container[int], wanted: Wanted) -> Row
 # -- what can be read once only --------------------------------------------------------------------------
 
 
-def spooled(path: Path | None = None, suffix: str = ".jsonl") -> Path:
+def spooled(path: Path | None = None, suffix: str = ".jsonl", rows: int | None = None) -> Path:
     """What can be read once only, in a temporary file that goes with the process; without `path` stdin.
+
+    Args:
+        rows: no more than so many of JSON lines are read, and nothing behind them.
 
     Raises:
         InputError: a line without end, or more than a disk should be filled with.
@@ -142,32 +148,66 @@ def spooled(path: Path | None = None, suffix: str = ".jsonl") -> Path:
     reader_for(Path(f"x{suffix or '.jsonl'}"))  # before anything is read
     handle, name = tempfile.mkstemp(prefix=SPOOLED, suffix=suffix or ".jsonl")
     _spooled.append(Path(name))
+    said = str(path or STANDARD_INPUT)
     with os.fdopen(handle, "wb") as file:
         try:
-            if path is None:
-                if sys.stdin is None:
-                    raise InputError("standard input is closed; give a file")
-                _copy(sys.stdin.buffer, file, "standard input", suffix)
-            else:
-                with path.open("rb") as pipe:
-                    _copy(pipe, file, str(path), suffix)
+            if path is None and sys.stdin is None:
+                raise InputError("standard input is closed; give a file")
+            with nullcontext(sys.stdin.buffer) if path is None else text_files.opened(path) as pipe:
+                is_all = rows is None or suffix not in ("", ".jsonl")
+                _copy(_pieces(pipe) if is_all else first_rows(pipe, rows or 0), file, said, suffix)
+        except TextFileError as error:
+            raise InputError(f"{said}: {error}") from error
         except OSError as error:
-            raise DiskError(f"{path or 'standard input'}, kept in {name}: {error.strerror}") from error
+            raise DiskError(f"{said}, kept in {name}: {error.strerror}") from error
     return Path(name)
 
 
-def _copy(pipe: IO[bytes], file: IO[bytes], name: str, suffix: str) -> None:
+def first_rows(file: IO[bytes], rows: int) -> Iterator[bytes]:
+    """The first rows of JSON lines, as they stand there; all of UTF-16, whose lines end otherwise."""
+    head = file.peek(2)[:2] if rows else b""  # type: ignore[attr-defined]
+    if head and any(mark.startswith(head) for mark in UTF_16_MARKS):
+        yield from _pieces(file)
+        return
+    is_blank = True  # so far, in this line
+    while rows > 0 and (piece := file.readline(PIECE_BYTES)):
+        yield piece
+        is_blank = is_blank and not piece.removeprefix(UTF_8_MARK).strip()
+        if piece.endswith(b"\n"):
+            rows -= not is_blank
+            is_blank = True
+
+
+def _pieces(pipe: IO[bytes]) -> Iterator[bytes]:
+    while piece := pipe.read(PIECE_BYTES):
+        yield piece
+
+
+def _copy(pieces: Iterator[bytes], file: IO[bytes], name: str, suffix: str) -> None:
     """All of a pipe; one that never ends a line, or never ends, meets a limit."""
     is_text = suffix in ("", ".jsonl", ".csv")
-    size = line = 0
-    while piece := pipe.read(PIECE_BYTES):
+    size = line = looked = 0
+    for piece in pieces:
         size += len(piece)
         line = line + len(piece) if b"\n" not in piece else len(piece) - piece.rindex(b"\n") - 1
         if (is_text and line > MOST_LINE_BYTES) or size > MOST_SPOOLED_BYTES:
             whole = f"more than {MOST_SPOOLED_BYTES:,}"
             most = whole if size > MOST_SPOOLED_BYTES else f"a line of more than {MOST_LINE_BYTES:,}"
             raise InputError(f"{name}: {most} bytes; give a file")
+        if size - looked > LOOK_BYTES:
+            looked = size
+            _refuse_full_disk(file, name, size)
         file.write(piece)
+
+
+def _refuse_full_disk(file: IO[bytes], name: str, size: int) -> None:
+    """Raises DiskError where a pipe would take the last of a disk, which others need too."""
+    folder = tempfile.gettempdir()
+    if shutil.disk_usage(folder).free < LEFT_FREE_BYTES:
+        raise DiskError(
+            f"{name}: {size:,} bytes are kept in {folder}, whose disk has less than {LEFT_FREE_BYTES:,} "
+            "left; give a file, a --limit, or another TMPDIR"
+        )
 
 
 def forget_later(folder: Path) -> None:

@@ -123,6 +123,14 @@ class Manifest:
     def is_complete(self) -> bool:
         return self.content.get("state") == "complete"
 
+    def take_more(self, asked: Mapping[str, Any], source: Source) -> None:
+        """Goes on with more of a pipe than was read of it under a smaller --limit."""
+        before, checked = self.content.get("asked", {}), self.content.get("checked")
+        was, now = before.get("input"), asked.get("input")
+        if checked and was is not None and was != now and source.begins_with(was, checked["rows"]):
+            before["input"] = now
+            del self.content["checked"]
+
     def refuse_changes(self, asked: Mapping[str, Any]) -> None:
         """Raises UsageError, naming the first difference, where a rerun asks for something else."""
         before = self.content.get("asked", {})

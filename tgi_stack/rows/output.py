@@ -67,7 +67,7 @@ class Output:
         self._is_new = False
         self._lock = Lock(out)
         try:
-            self._manifest = None if overwrite else _manifest(out, asked)
+            self._manifest = None if overwrite else _manifest(out, asked, source)
             self.finished = finished_counts(self._manifest, limit)
         except BaseException:
             self._lock.release()
@@ -175,7 +175,7 @@ def _aside(path: Path) -> Path:
     return path.with_name(path.name + ".before")
 
 
-def _manifest(out: Path, asked: dict[str, Any]) -> Manifest | None:
+def _manifest(out: Path, asked: dict[str, Any], source: Source) -> Manifest | None:
     """The manifest that a run goes on with; None where it begins."""
     part = part_path(out)
     manifest = Manifest.read(out)
@@ -186,6 +186,7 @@ def _manifest(out: Path, asked: dict[str, Any]) -> Manifest | None:
                     f"{path} is there already, without a run.json; to write it anew: --overwrite"
                 )
         return None
+    manifest.take_more(asked, source)
     manifest.refuse_changes(asked)
     if manifest.is_complete and not part.exists():
         if not out.exists():
@@ -198,6 +199,8 @@ def _manifest(out: Path, asked: dict[str, Any]) -> Manifest | None:
 def finished_counts(manifest: Manifest | None, limit: int | None) -> dict[str, Any] | None:
     """The counts of a complete output without failures that covers what is asked for."""
     if manifest is None or not manifest.is_complete or part_path(manifest.out).exists():
+        return None
+    if "checked" not in manifest.content:  # there is more of the input now
         return None
     counts: dict[str, Any] = manifest.content["counts"]
     wanted = counts["input_rows"] if limit is None else min(limit, counts["input_rows"])

@@ -21,9 +21,11 @@ from tgi_stack.errors import DiskError, InputError, RowError
 from tgi_stack.rows.columns import Kind, Wanted
 from tgi_stack.rows.folder import ROWS, FilesOfRows, is_rows, list_folder, state_of
 from tgi_stack.rows.formats import (
+    SPOOLED,
     STANDARD_INPUT,
     Every,
     Rows,
+    first_rows,
     json_row,
     read_jsonl,
     reader_for,
@@ -175,6 +177,10 @@ class Source(ABC):
         if before != noted.last:
             raise self._changed(f"rows are missing after row {before:,}")
 
+    def begins_with(self, digest: str, rows: int) -> bool:
+        """Whether its first rows are all of a pipe that was read no further, by the digest of those."""
+        return False
+
     def refuse_changed(self) -> None:
         """Raises InputError where it is not any more what was looked at, or what the `digest` is of."""
         now = self._now()
@@ -216,6 +222,7 @@ def open_source(
     folders: bool = False,
     columns: Mapping[str, str] | None = None,
     kind: Kind | None = None,
+    limit: int | None = None,
 ) -> Source:
     """The source that an INPUT argument names: `-`, a file, or a folder: of files of rows, which are
     read as one input, or (with `folders`) of images, where it holds any.
@@ -223,26 +230,32 @@ def open_source(
     Args:
         columns: our name of a field -> the file's own, as `--map` gives them.
         kind: whose fields are asked for; None for all that there are.
+        limit: how many rows are wanted at most: no more of JSON lines are taken out of a pipe.
 
     Raises:
         InputError: no such file, a folder with nothing in it that is taken, or a suffix that is not read.
     """
     if name == "-":
-        return File(spooled(), Path.cwd(), STANDARD_INPUT, Wanted(kind, columns))
+        return File(spooled(rows=limit), Path.cwd(), STANDARD_INPUT, Wanted(kind, columns))
     if (url := place_of(name)) is not None:
         rows = None if folders else is_rows
-        found = _open_here(fetched(url, rows), str(url), folders, columns, kind)
+        found = _open_here(fetched(url, rows), str(url), folders, columns, kind, limit)
         found.place = str(url)
     elif not Path(name).exists() and (matching := FilesOfRows.matching(name)) is not None:
         found = Parts(matching, columns, kind)
         found.place = os.path.abspath(name)
     else:
-        found = _open_here(Path(name), name, folders, columns, kind)
+        found = _open_here(Path(name), name, folders, columns, kind, limit)
     return found
 
 
 def _open_here(
-    path: Path, name: str, folders: bool, columns: Mapping[str, str] | None, kind: Kind | None
+    path: Path,
+    name: str,
+    folders: bool,
+    columns: Mapping[str, str] | None,
+    kind: Kind | None,
+    limit: int | None,
 ) -> Source:
     """The source that a path of this host is."""
     if path.is_dir():
@@ -250,7 +263,7 @@ def _open_here(
     if not path.exists():
         raise InputError(f"{path}: no such file")
     if path.is_fifo():  # can be read once only
-        return File(spooled(path, "".join(path.suffixes)), path.parent, name, Wanted(kind, columns))
+        return File(spooled(path, "".join(path.suffixes), limit), path.parent, name, Wanted(kind, columns))
     if not path.is_file():
         raise InputError(f"{path} is neither a file nor a pipe; give one, or - for standard input")
     return File(path, path.parent, name, Wanted(kind, columns))
@@ -279,6 +292,15 @@ class File(Source):
     def is_standard_input(self) -> bool:
         """Whether it is kept in a temporary file only because standard input can be read once."""
         return self.name == STANDARD_INPUT
+
+    def begins_with(self, digest: str, rows: int) -> bool:
+        if not self.path.name.startswith(SPOOLED) or self._reader is not read_jsonl:
+            return False
+        whole = hashlib.sha256()
+        with self.path.open("rb") as file:
+            for piece in first_rows(file, rows):
+                whole.update(piece)
+        return whole.hexdigest() == digest
 
     def _read(self, done: Container[int]) -> Rows:
         return self._reader(self.path, self.name, done, self.wanted)

@@ -19,7 +19,7 @@ from urllib.parse import quote, unquote
 from tgi_stack.errors import InputError
 from tgi_stack.scoring import distributions
 from tgi_stack.scoring.ranked import Record, refuse_unsound
-from tgi_stack.text_files import TextFileError, as_utf_8, short_lines
+from tgi_stack.text_files import TextFileError, as_utf_8, opened, short_lines
 
 LOG = logging.getLogger(__name__)
 
@@ -205,7 +205,7 @@ def read_qrels(path: Path) -> dict[str, dict[str, int]]:
     places: dict[tuple[str, str], int] = {}
     doubled: list[int] = []
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             for number, line in enumerate(short_lines(as_utf_8(file), MAX_QRELS_LINE), 1):
                 if line.strip():
                     first = _take_grade(grades, places, line, f"{path}:{number}", number)

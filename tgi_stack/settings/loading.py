@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
@@ -22,12 +22,13 @@ from tgi_stack.declared.run import Fields
 from tgi_stack.errors import SettingsError
 from tgi_stack.redaction import redact
 from tgi_stack.settings.model import Settings
-from tgi_stack.text_files import TextFileError, read_text
+from tgi_stack.text_files import read_text
 from tgi_stack.words import VARIABLES
 
 LOG = logging.getLogger(__name__)
 
 FILE = "fastqwen.toml"
+FILE_BYTES = 2**16  # tomllib takes the square of a key's parts
 PREFIX = "FASTQWEN_"
 
 
@@ -104,14 +105,26 @@ def _from_file(file: Path | None) -> dict[str, Any]:
     if file is None and not path.is_file():
         return {}
     try:
-        values = tomllib.loads(read_text(path))
+        values = tomllib.loads(read_text(path, FILE_BYTES))
     except OSError as error:
         raise SettingsError(f"{path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, TextFileError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # of tomllib, of text_files, of a number of 5,000 digits
         raise SettingsError(f"{path}: {error}") from error
-    values = {name.replace("-", "_"): value for name, value in values.items()}
     known = declared(Fields)
-    for name in values:
+    found: dict[str, Any] = {}
+    for given_name, value in values.items():
+        name = given_name.replace("-", "_")
         if name not in known:
             raise SettingsError(f"{path}: unknown key `{name}`; did you mean `{_nearest(name, known)}`?")
-    return values
+        if name in found:
+            raise SettingsError(f"{path}: `{name}` stands twice, with - and with _; leave one of them out")
+        if isinstance(value, bool) and not _takes_booleans(name):
+            raise SettingsError(f"{path}: `{name}` is {str(value).lower()}; it is no switch, give its value")
+        found[name] = value
+    return found
+
+
+def _takes_booleans(name: str) -> bool:
+    """Whether true and false are values of a setting: where they are not, true would be read as 1."""
+    kinds = get_args(annotation := Settings.model_fields[name].annotation)
+    return bool in (annotation, *kinds)

@@ -203,6 +203,9 @@ def _show(context: ssl.SSLContext, cert: Path, key: Path | None) -> None:
     def refuse() -> str:
         raise SettingsError(f"{named}: the key has a passphrase; give one without")
 
+    for path in (cert, key):
+        if path is not None and path.is_fifo():  # OpenSSL opens it by itself, and would wait for ever
+            raise SettingsError(f"{named}: {path} is a pipe; give a plain file")
     try:
         context.load_cert_chain(cert, key, refuse)
     except ssl.SSLError as error:

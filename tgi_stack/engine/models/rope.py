@@ -186,7 +186,7 @@ def _settings(given: object, name: str) -> dict[str, Any]:
         return {}
     if not isinstance(given, Mapping) or any(isinstance(value, Mapping) for value in given.values()):
         _refuse(name, given, "one set of settings for all layers is needed")
-    return dict(given)
+    return {key: value for key, value in given.items() if value is not None}  # null is nothing said
 
 
 def _kind(settings: dict[str, Any], name: str) -> str:

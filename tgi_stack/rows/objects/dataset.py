@@ -32,7 +32,7 @@ def is_dataset(given: object) -> bool:
     return package is not None and isinstance(given, package.Dataset)
 
 
-def open_input(given: Input, *, kind: Kind, folders: bool = False) -> Source:
+def open_input(given: Input, *, kind: Kind, folders: bool = False, limit: int | None = None) -> Source:
     """The source that Python names: a path (see `open_source`), or a `datasets.Dataset`.
 
     Raises:
@@ -40,7 +40,7 @@ def open_input(given: Input, *, kind: Kind, folders: bool = False) -> Source:
         UsageError: an object of another type.
     """
     if isinstance(given, str | os.PathLike):
-        return open_source(os.fspath(given), folders=folders, kind=kind)
+        return open_source(os.fspath(given), folders=folders, kind=kind, limit=limit)
     if is_dataset(given):
         return DatasetRows(given, Wanted(kind))
     name = type(given).__name__
