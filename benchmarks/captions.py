@@ -80,26 +80,28 @@ class Held(Runtime):
         return frozenset((self._tokenizer.vocabulary["<|im_end|>"],))
 
 
-def written(runtime: Runtime, form: str | None, requests: Sequence[CaptionRequest]) -> float:
-    """The mean number of tokens that were written."""
+def written(runtime: Runtime, form: str | None, seen: bool, requests: Sequence[CaptionRequest]) -> float:
+    """The mean number of tokens that were written; unless `seen`, each picture is looked at anew."""
+    if runtime._sight is not None and not seen:
+        runtime._sight.forget()
     futures = [runtime.write(replace(request, form=form)) for request in requests]
     return statistics.mean(future.result().completion_tokens for future in futures)
 
 
 def ways(
-    model: Any, slots_of: Sequence[int], schema: str | None
+    model: Any, slots_of: Sequence[int], schema: str | None, seen: bool
 ) -> dict[str, tuple[Callable[[], Way], float]]:
     """What is measured, and over which part of the pictures."""
     tokenizer = Tokenizer(TINY / "vision" / "tokenizer.json")
 
     def ours(**switches: Any) -> Way:
         runtime = Endless(model, Switches(**switches), tokenizer=tokenizer, grid=GRID, kind="vision")
-        return partial(written, runtime, None)
+        return partial(written, runtime, None, seen)
 
     def held(form: str, **switches: Any) -> Way:
         large = Tokenizer(sample_data.large_tokenizer(Path(tempfile.gettempdir()) / "fastqwen-151000.json"))
         runtime = Held(model, Switches(**switches), tokenizer=large, grid=GRID, kind="vision")
-        return partial(written, runtime, form)
+        return partial(written, runtime, form, seen)
 
     found: dict[str, tuple[Callable[[], Way], float]] = {
         "generate, one by one": (lambda: partial(generate, model, 1), 1 / 128),
@@ -168,6 +170,9 @@ def arguments() -> argparse.Namespace:
         "--steps", type=int, default=generator.STEPS_BETWEEN, help="between two looks of the host"
     )
     parser.add_argument("--only", action="append", help="ways whose name contains this")
+    parser.add_argument(
+        "--seen", action="store_true", help="pictures are seen again: their features are kept"
+    )
     parser.add_argument("--schema", help="a file, or catalogue: a way whose answers are held to it")
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
@@ -193,7 +198,7 @@ def main() -> None:
     )
     chosen = [
         (name, *way)
-        for name, way in ways(model, args.slots, args.schema).items()
+        for name, way in ways(model, args.slots, args.schema, args.seen).items()
         if not args.only or any(o in name for o in args.only)
     ]
     random.Random(0).shuffle(chosen)  # noqa: S311  # no secrets
