@@ -232,7 +232,12 @@ def locate_files(name: str, kind: str, revision: str | None, *, may_download: bo
         return Checkpoint(name, "", file.parent, gguf=gguf.read(file))
     if (header := _gguf(name)) is not None:
         return Checkpoint(name, "", header.path.parent, gguf=header)
-    return Checkpoint(name, "", _files_of(name, kind, revision, may_download=may_download))
+    try:
+        return Checkpoint(name, "", _files_of(name, kind, revision, may_download=may_download))
+    except MachineError:
+        if (file := Wanted(name).cached(revision)) is None:
+            raise
+        return Checkpoint(name, "", file.parent, gguf=gguf.read(file))
 
 
 def _files_of(name: str, kind: str, revision: str | None, *, may_download: bool) -> Path:

@@ -123,7 +123,8 @@ def located(name: str, environ: dict[str, str], **more: str) -> str:
     program = (
         "import sys; from tgi_stack.hub import locate, locate_files\n"
         f"found = locate({name!r}, 'text', None)\n"
-        "assert ':' not in found.name or locate_files(found.name, 'text', None).config['head_dim'] == 64\n"
+        "files = locate_files(found.name, 'text', None, may_download=False)\n"
+        "assert files.config['head_dim'] == 64\n"
         "print(found.revision, '' if found.gguf is None else found.gguf.path.name)"
     )
     run = [sys.executable, "-c", program]
