@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pytest
-
 from tests.conftest import CATALOGUE, ROOT
 from tests.docker.engine import Engine
 from tgi_stack.tiny import TINY
@@ -89,9 +87,7 @@ class Clone:
         raise AssertionError(f"not so within {patience_s:.0f} s")
 
     def play(self, kind: str, **how: Any) -> None:
-        """How a kind's servers fare from now on; see `image/launcher.py`. A real one does as it likes."""
-        if how and kind == "vision" and self.engine.has_real_vllm:
-            pytest.skip("a real vLLM does not play")
+        """How a kind's servers fare from now on; see `image/launcher.py`."""
         folder = self.volume / "played"
         folder.mkdir(exist_ok=True)
         (folder / MODELS[kind].replace("/", "--")).write_text(json.dumps(how))

@@ -98,11 +98,6 @@ class Engine:
         }
 
     @property
-    def has_real_vllm(self) -> bool:
-        """Whether containers find one; see `image/launcher.py`."""
-        return "/opt/vllm" in self.mounts.values()
-
-    @property
     def volumes(self) -> Path:
         """Where the daemon keeps them."""
         return self.folder / "data" / "volumes"

@@ -2,6 +2,8 @@
 
     python tests/docker/halves.py HOME [PYTEST'S OPTIONS]
 
+Where FASTQWEN_VLLM names the environment of a real vLLM, what is tried is that one, and nothing else.
+
 Much of what a half does is to wait. What one prints is shown when it has ended. The status is 0 where all
 that ran passed, and something ran. Namespaces take with them whatever an engine leaves: rules, mounts,
 processes.
@@ -18,6 +20,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 HALVES = (("test_beside.py",), ("test_deaths.py", "test_jobs.py"))
+WITH_A_REAL_VLLM = (("test_real_vllm.py",),)
 ALONE = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
 NOTHING_RAN = 5  # of pytest
 
@@ -25,7 +28,7 @@ NOTHING_RAN = 5  # of pytest
 def main() -> None:
     home, *options = sys.argv[1:]
     running = []
-    for files in HALVES:
+    for files in WITH_A_REAL_VLLM if "FASTQWEN_VLLM" in os.environ else HALVES:
         printed = tempfile.TemporaryFile()  # noqa: SIM115  # closed by the end of the process
         tests = [str((HERE / file).relative_to(ROOT)) for file in files]
         pytest = [sys.executable, "-m", "pytest", "-m", "docker", *tests, *options]
