@@ -163,7 +163,8 @@ class Runtime:
         if self._grid is None:
             return None
         config = self.model.config
-        tower = Tower(self.model, self._grid, "flash" if self._switches.flash else "auto")
+        flash = "flash" if self._switches.flash else "auto"
+        tower = Tower(self.model, self._grid, flash, ops_for(self.device))
         most = SEEN_BYTES
         if self.device.type == "cuda":
             total = torch.cuda.get_device_properties(self.device).total_memory

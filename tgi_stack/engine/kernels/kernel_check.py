@@ -69,6 +69,9 @@ def _triton(device: torch.device, dtype: torch.dtype, shape: tuple[int, int, int
     yield "swiglu", cast(torch.Tensor, plain.swiglu(x)), cast(torch.Tensor, fast.swiglu(x))
     one, other = (torch.cat([part.flatten(1) for part in parts], dim=1) for parts in turned)
     yield "rotate", one, other
+    plainly, fastly = (ops.turned(qkv.clone(), tables, shape) for ops in (plain, fast))
+    for one, other in zip(plainly, fastly, strict=True):
+        yield "turned", one, other
     q, k, v = turned[0]
     simple, tiled = _parts("triton", q, k)
     yield "attend", attention.by_sdpa(q, k, v, simple), attention.by_triton(q, k, v, tiled)

@@ -46,9 +46,9 @@ def add_norm(
 @triton.jit
 def rotate(
     qkv, q_norm, k_norm, cos, sin, ROW, eps,
-    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr, NORM: tl.constexpr,
 ):  # fmt: skip
-    """Norms and turns the query and key heads of one row in place; values are left as they are."""
+    """Norms (where NORM) and turns the query and key heads of one row in place; values stay as they are."""
     row = tl.program_id(0).to(tl.int64)
     head = tl.arange(0, BLOCK)[:, None]
     low = tl.arange(0, HALF)[None, :]
@@ -56,10 +56,12 @@ def rotate(
     place = qkv + row * ROW + head * (2 * HALF) + low
     a = tl.load(place, mask=inside, other=0.0).to(tl.float32)
     b = tl.load(place + HALF, mask=inside, other=0.0).to(tl.float32)
-    scale = tl.rsqrt((tl.sum(a * a, 1) + tl.sum(b * b, 1)) / (2 * HALF) + eps)[:, None]
-    query = head < HEADS
-    a *= scale * tl.where(query, tl.load(q_norm + low), tl.load(k_norm + low)).to(tl.float32)
-    b *= scale * tl.where(query, tl.load(q_norm + HALF + low), tl.load(k_norm + HALF + low)).to(tl.float32)
+    if NORM:
+        scale = tl.rsqrt((tl.sum(a * a, 1) + tl.sum(b * b, 1)) / (2 * HALF) + eps)[:, None]
+        query = head < HEADS
+        a *= scale * tl.where(query, tl.load(q_norm + low), tl.load(k_norm + low)).to(tl.float32)
+        high = HALF + low
+        b *= scale * tl.where(query, tl.load(q_norm + high), tl.load(k_norm + high)).to(tl.float32)
     c = tl.load(cos + row * HALF + low)
     s = tl.load(sin + row * HALF + low)
     tl.store(place, (a * c - b * s).to(qkv.dtype.element_ty), mask=inside)

@@ -51,6 +51,18 @@ def rotate(
         "rotate", (len(qkv),),
         qkv, q_norm, k_norm, *tables, qkv.shape[-1], eps,
         HEADS=heads, KV_HEADS=kv_heads, HALF=size // 2, BLOCK=triton.next_power_of_2(heads + kv_heads),
+        NORM=True,
+    )  # fmt: skip
+
+
+def turn(qkv: torch.Tensor, tables: tuple[torch.Tensor, torch.Tensor], shape: tuple[int, int, int]) -> None:
+    """Turns queries and keys in place, without a norm."""
+    heads, kv_heads, size = shape
+    launch(
+        "rotate", (len(qkv),),
+        qkv, qkv, qkv, *tables, qkv.shape[-1], 0.0,
+        HEADS=heads, KV_HEADS=kv_heads, HALF=size // 2, BLOCK=triton.next_power_of_2(heads + kv_heads),
+        NORM=False,
     )  # fmt: skip
 
 

@@ -92,9 +92,13 @@ class Ops:
         Args:
             qkv: shape [tokens, (heads + 2 * kv_heads) * head_dim].
         """
-        heads, kv_heads, size = shape
-        q, k, v = torch.split(qkv.view(len(qkv), -1, size), [heads, kv_heads, kv_heads], dim=1)
+        q, k, v = _split(qkv, shape)
         return turn(_rms(q.float(), q_norm, eps), tables, q), turn(_rms(k.float(), k_norm, eps), tables, k), v
+
+    def turned(self, qkv: torch.Tensor, tables: Tables, shape: tuple[int, int, int]) -> Triple:
+        """Queries and keys turned to their positions as they are, and values; see `rotate`."""
+        q, k, v = _split(qkv, shape)
+        return turn(q.float(), tables, q), turn(k.float(), tables, k), v
 
     def swiglu(self, gate_up: torch.Tensor, *, fp8: bool = False) -> Activations:
         """silu(gate) * up of rows [gate | up]."""
@@ -122,7 +126,7 @@ class Ops:
 class TritonOps(Ops):
     """One kernel for each step, without a pause to compile for every new number of rows.
 
-    `add_norm` and `rotate` write into what they are given.
+    `add_norm`, `rotate` and `turned` write into what they are given.
     """
 
     def add_norm(
@@ -139,10 +143,12 @@ class TritonOps(Ops):
         shape: tuple[int, int, int],
         eps: float,
     ) -> Triple:
-        heads, kv_heads, size = shape
         triton_launch.rotate(qkv, q_norm, k_norm, tables, shape, eps)
-        q, k, v = torch.split(qkv.view(len(qkv), -1, size), [heads, kv_heads, kv_heads], dim=1)
-        return q, k, v
+        return _split(qkv, shape)
+
+    def turned(self, qkv: torch.Tensor, tables: Tables, shape: tuple[int, int, int]) -> Triple:
+        triton_launch.turn(qkv, tables, shape)
+        return _split(qkv, shape)
 
     def swiglu(self, gate_up: torch.Tensor, *, fp8: bool = False) -> Activations:
         return triton_launch.swiglu(gate_up, fp8=fp8)
@@ -178,6 +184,13 @@ class HopperOps(TritonOps):
             hopper_launch.add_product8(residual, x, matrix.weight, matrix.blocks)
             return residual, None
         return super().add(matrix, residual, x)
+
+
+def _split(qkv: torch.Tensor, shape: tuple[int, int, int]) -> Triple:
+    """Views of queries, keys and values, shape [tokens, heads, head_dim] each."""
+    heads, kv_heads, size = shape
+    q, k, v = torch.split(qkv.view(len(qkv), -1, size), [heads, kv_heads, kv_heads], dim=1)
+    return q, k, v
 
 
 def _rms(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:

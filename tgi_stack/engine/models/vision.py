@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from tgi_stack.engine.layers import attention
-from tgi_stack.engine.layers.ops import turn
+from tgi_stack.engine.layers.ops import Ops
 from tgi_stack.engine.models.patches import to_patches
 from tgi_stack.images.grid import Grid
 
@@ -30,15 +30,17 @@ class Tower:
     Args:
         model: a loaded Qwen3-VL.
         grid: how its processor normalises pixels.
+        ops: how queries and keys are turned.
 
     Attributes:
         device: where it computes.
     """
 
-    def __init__(self, model: Any, grid: Grid, flash: str = "auto") -> None:
+    def __init__(self, model: Any, grid: Grid, flash: str = "auto", ops: Ops | None = None) -> None:
         self._visual = model.model.visual
         self._config = self._visual.config
         self._grid = grid
+        self._ops = ops or Ops()
         parameter = self._visual.pos_embed.weight
         self.device: torch.device = parameter.device
         self._dtype: torch.dtype = parameter.dtype
@@ -85,8 +87,7 @@ class Tower:
         tables: tuple[torch.Tensor, torch.Tensor],
         parts: attention.Segments,
     ) -> torch.Tensor:
-        q, k, v = module.qkv(x).view(len(x), 3, self._heads, self._size).unbind(1)
-        q, k = turn(q.float(), tables, q), turn(k.float(), tables, k)
+        q, k, v = self._ops.turned(module.qkv(x), tables, (self._heads, self._heads, self._size))
         rows: torch.Tensor = module.proj(self._attention(q, k, v, parts))
         return rows
 
