@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -16,6 +17,8 @@ from typing import Any
 import pytest
 
 from tests.ggufs import written
+from tgi_stack.checkpoints.gguf.on_hub import named
+from tgi_stack.errors import UsageError
 from tgi_stack.tiny import TINY
 
 
@@ -179,3 +182,40 @@ def test_a_name_that_means_several_files(shelf: Any) -> None:
     assert "damaged" in located("some/model:Q8_0", environ)
     del files["m-Q4_K_M.gguf"], files["big-F16-00001-of-00002.gguf"]
     assert "damaged" in located("some/model", environ)  # the only one
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "found"),
+    [
+        ("a/b:m.gguf", ("m.gguf", "n.gguf"), "m.gguf"),
+        ("a/b:sub/m.gguf", ("m.gguf", "sub/m.gguf"), "sub/m.gguf"),
+        ("a/b:q4_k_m", ("m-Q4_K_M.gguf", "m-Q4_K_S.gguf", "mmproj-Q4_K_M.gguf"), "m-Q4_K_M.gguf"),
+        ("a/b:Q4_K_M", ("m.Q4_K_M.gguf", "m-IQ4_K_M.gguf"), "m.Q4_K_M.gguf"),
+        ("a/b:mmproj-f16.gguf", ("m.gguf", "mmproj-f16.gguf"), "mmproj-f16.gguf"),
+        ("a/b:Q4", ("m-Q4_K_M.gguf",), "none of its GGUF files is Q4; name one: --model a/b:m-Q4_K_M.gguf"),
+        ("a/b:Q8_0", ("x-Q8_0.gguf", "y-Q8_0.gguf"), "2 of its GGUF files is Q8_0; name one"),
+        ("a/b:F16", ("m-F16-00001-of-00001.gguf",), "llama-gguf-split --merge"),
+        ("a/b:F16", (), "name another repository"),
+    ],
+)
+def test_which_file_of_a_repository(name: str, files: tuple[str, ...], found: str) -> None:
+    wanted = named(name)
+    assert wanted is not None
+    if found.endswith(".gguf") and found in files:
+        assert wanted.chosen([*files, "README.md"]) == found
+        return
+    with pytest.raises(UsageError, match=re.escape(found)):
+        wanted.chosen([*files, "README.md"])
+
+
+@pytest.mark.parametrize("name", ["a/b", "tiny", "C:\\models\\m.gguf", "a/b/c:d", "/a/b:c", "./a:b", "a/b:"])
+def test_other_names_are_no_files_of_a_hub(name: str) -> None:
+    assert named(name) is None
+
+
+def test_a_file_here_goes_before_a_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert named("a/b:m.gguf") is not None
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b:m.gguf").touch()
+    assert named("a/b:m.gguf") is None

@@ -16,7 +16,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from tgi_stack.checkpoints.gguf.header import SUFFIX
 from tgi_stack.errors import UsageError
 
-_NAMED = re.compile(r"([\w.-]+/[\w.-]+):([\w.+/-]+)")
+_NAMED = re.compile(r"(\w[\w.-]*/[\w.-]+):([\w.+/-]+)")
 _PART = re.compile(r"-\d{5}-of-\d{5}$")
 _EYES = "mmproj"  # what llama.cpp calls the part of a model that sees; no model by itself
 SHOWN = 5
