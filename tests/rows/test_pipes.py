@@ -83,6 +83,11 @@ def test_a_pipe_nobody_writes_to_ends(fastqwen: Fastqwen, tmp_path: Path, argume
     assert "start its writer first" in done.stderr
 
 
+def test_a_bundle_is_no_pipe(fastqwen: Fastqwen, tmp_path: Path) -> None:
+    path = pipe(tmp_path, "bundle")
+    assert "is a pipe" in fastqwen("cache", "import", path, "--cache-dir", tmp_path / "c", check=2).stderr
+
+
 @pytest.mark.usefixtures("impatient")
 def test_a_silent_writer_of_options_ends(tmp_path: Path) -> None:
     path = pipe(tmp_path, "p")

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import Fastqwen, write_rows
-from tgi_stack.errors import DiskError, ImageError, InputError, RowError
+from tgi_stack.errors import DiskError, ImageError, InputError, RowError, SchemaError
 from tgi_stack.rows import jsonl, schema
 from tgi_stack.rows.reader import RawRow, open_source
 from tgi_stack.types import Item
@@ -172,12 +172,30 @@ def test_rerank_rows_that_lack_something(value: dict[str, Any], type: str) -> No
 
 
 @pytest.mark.parametrize(
-    "url", ["http://x/y.jpg", "HTTPS://x", "file:///etc/passwd", "data:image/png;base64,"]
-)
+    "url",
+    [
+        "http://x/y.jpg", "HTTPS://x", "file:///etc/passwd", "file:a.png", "data:image/png;base64,", "s3://b/y.jpg",
+        "gs://b/y.jpg", "hf://d/y.jpg", " https://x/y.jpg", "sftp://h/y.jpg", "wasb+ssl://h/y.jpg",
+    ],
+)  # fmt: skip
 def test_a_url_is_no_image(url: str) -> None:  # P08
     with pytest.raises(ImageError) as caught:
         schema.summarize_row(RawRow(1, {"id": "1", "image": url}))
     assert caught.value.type == "image.url"
+
+
+@pytest.mark.parametrize(
+    "path", ["a.jpg", "C:/a.jpg", "C://a.jpg", "a:b.jpg", "//host/a.jpg", "data/a.jpg", "-.jpg"]
+)
+def test_a_path_is_no_url(path: str) -> None:
+    assert schema.summarize_row(RawRow(1, {"id": "1", "image": path})).image == path
+
+
+@pytest.mark.parametrize("path", [None, "a.jpg"])
+def test_bytes_are_no_text(path: str | None) -> None:
+    row = RawRow(1, {"id": "1", "image": {"bytes": "iVBORw0KGgo=", "path": path}})
+    with pytest.raises(SchemaError, match="bytes` is a string"):
+        schema.summarize_row(row)
 
 
 def test_labels_come_from_row_count_or_options() -> None:

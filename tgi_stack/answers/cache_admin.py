@@ -280,6 +280,8 @@ def take_in(store: Store, path: Path) -> Imported:
         InputError: it is no bundle, or not one of the team's.
         MachineError: the cache can't be written to.
     """
+    if path.is_fifo():  # might be waited for without end
+        raise InputError(f"{path} is a pipe; give the file itself")
     with _usable(store):
         try:
             return import_bundle(store, path, _team_key())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ from tgi_stack.types import Item, NoPicture, ProbsRow, RerankRow, SummarizeRow
 LOG = logging.getLogger(__name__)
 
 PICTURES = frozenset({"image", "images"})  # as rows of other jobs have them
-URLS = ("http://", "https://", "ftp://", "data:", "file:")
+# A scheme has two letters at least: one is a drive.
+URL = re.compile(r"\s*(?:[a-z][a-z0-9+.-]+://|data:|file:)", re.IGNORECASE)
 
 Row = SummarizeRow | RerankRow | ProbsRow
 
@@ -239,11 +241,13 @@ def _image(value: dict[str, Any]) -> str | bytes | None:
     """A path; in Parquet also the file's bytes, or {bytes, path}, of which the bytes are taken."""
     found = value.get("image")
     if isinstance(found, dict) and found.keys() <= {"bytes", "path"}:
+        if isinstance(found.get("bytes"), str):
+            raise SchemaError("schema.image", "`image.bytes` is a string; give the file's bytes, or its path")
         found = found.get("path") if found.get("bytes") is None else found["bytes"]
     if found is not None and not isinstance(found, str | bytes):
         wanted = "it is a path, in Parquet also bytes or {bytes, path}"
         raise SchemaError("schema.image", f"`image` is {_kind(found)}; {wanted}")
-    if isinstance(found, str) and found.lower().startswith(URLS):
+    if isinstance(found, str) and URL.match(found):
         raise ImageError("image.url", f"{found[:60]!r} is a URL; images are files: download it first")
     return found
 

@@ -213,8 +213,8 @@ def _agreed(values: Mapping[str, Any]) -> Any:
 
 
 def _sections(settings: dict[str, Any], at: str, head_dim: int) -> tuple[int, int, int]:
-    if settings.pop("mrope_interleaved", True) is not True:
-        _refuse(f"{at}rope settings: mrope_interleaved", False, "only interleaved axes are computed here")
+    if (interleaved := settings.pop("mrope_interleaved", True)) is not True:
+        _refuse(f"{at}rope settings: mrope_interleaved", interleaved, "only true is computed here")
     given = settings.pop("mrope_section", None)
     sections = list(SECTIONS) if given is None else given
     if not isinstance(sections, list) or len(sections) != 3 or not all(map(_whole, sections)):
