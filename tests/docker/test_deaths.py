@@ -42,8 +42,8 @@ def test_a_late_death_is_told_with_its_status(host: Host) -> None:
 def test_down_is_prompt_while_a_server_loads(host: Host) -> None:
     clone = host.down()
     clone.play("text", starts_in=300)
-    said = clone.make("up", "TIMEOUT=8", check=2).said
-    assert "text (Qwen/Qwen3-0.6B on tgi) did not come up: not up after 8 s" in said
+    said = clone.make("up", "TIMEOUT=20", check=2).said
+    assert "text (Qwen/Qwen3-0.6B on tgi) did not come up: not up after 20 s" in said
     told = clone.fastqwen("doctor", check=4).said
     assert "8080 (text of make up: Qwen/Qwen3-0.6B on tgi, its container is running, health starting" in told
     began = time.monotonic()
