@@ -146,8 +146,9 @@ def _told(output: Output, mask: Mask) -> OneRun:
     if output.job == "rerank":
         judged = len(output.rankings.relevant)
         if judged:
-            found = metrics.evaluate(output.rankings, pairs.CUTOFFS)
-            measures = {name: found[name] for name in pairs.SHOWN}
+            measures = {
+                name: metrics.estimate(list(found.values())) for name, found in output.measured.items()
+            }
         calibration = figures.calibration(output.records)
     usage = [record.get("usage") or {} for record in output.records]
     tokens = [sum(one.get(f"{name}_tokens") or 0 for one in usage) for name in ("prompt", "completion")]

@@ -20,6 +20,11 @@ from tgi_stack.types import RerankRow
 
 Record = dict[str, Any]
 
+CUTOFF = 10
+MEASURE = f"NDCG@{CUTOFF}"
+CUTOFFS = (1, 5, CUTOFF)
+SHOWN = ("Recall@1", "Recall@5", MEASURE, "MRR")
+
 # A field that only records of one job have.
 TELLS = {"summary": "summarize", "image": "summarize", "ranking": "rerank", "probabilities": "probs"}
 
@@ -51,6 +56,12 @@ class Output:
     def rankings(self) -> Rankings:
         """What `eval` would measure in an output of rerank."""
         return metrics.collect(self.records)
+
+    @cached_property
+    def measured(self) -> dict[str, dict[str, float]]:
+        """The measures that are shown, each row's."""
+        found = metrics.per_query(self.rankings, CUTOFFS)
+        return {name: found[name] for name in SHOWN}
 
 
 def read_output(path: Path, limit: int | None = None) -> Output:

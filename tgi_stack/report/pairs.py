@@ -9,14 +9,10 @@ from dataclasses import dataclass
 
 from tgi_stack.errors import UsageError
 from tgi_stack.report.figures import judged
-from tgi_stack.report.outputs import Output, Record
+from tgi_stack.report.outputs import CUTOFF, MEASURE, Output, Record
 from tgi_stack.scoring import distributions, metrics
 from tgi_stack.scoring.metrics import Estimate
 
-CUTOFF = 10
-MEASURE = f"NDCG@{CUTOFF}"
-CUTOFFS = (1, 5, CUTOFF)
-SHOWN = ("Recall@1", "Recall@5", MEASURE, "MRR")
 LOSSES = 20
 
 
@@ -108,7 +104,7 @@ def _is_ok(output: Output, place: int) -> bool:
 
 
 def _values(output: Output) -> dict[str, float]:
-    return metrics.per_query(output.rankings, [CUTOFF])[MEASURE]
+    return output.measured[MEASURE]
 
 
 def _pair(
@@ -155,11 +151,8 @@ def _distribution(record: Record) -> dict[str, float] | None:
 
 
 def _differences(output: Output, other: Output) -> dict[str, Estimate]:
-    ours, theirs = output.rankings, other.rankings
-    if not ours.relevant.keys() & theirs.relevant.keys():
-        return {}
-    found = metrics.compare(ours, theirs, CUTOFFS).differences
-    return {name: found[name] for name in SHOWN}
+    shared = [name for name in output.rankings.relevant if name in other.rankings.relevant]
+    return metrics.differences(output.measured, other.measured, shared) if shared else {}
 
 
 def _noise(*outputs: Output) -> float | None:

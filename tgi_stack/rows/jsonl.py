@@ -51,21 +51,29 @@ def _is_whole(value: dict[str, Any], line: bytes) -> bool:
         return False
 
 
-def _colons(value: Any) -> float:
+def _colons(value: dict[str, Any] | list[Any]) -> float:
     """The colons of a value as compact JSON, unless some are escaped there.
 
     Not a number where a float may be an integer that was rounded.
     """
-    if type(value) is str:
-        return value.count(":")
+    found: float
     if type(value) is dict:
-        keys, inner = len(value) + "".join(value).count(":"), value.values()
-        if set(map(type, inner)) == {str}:  # as most items are
-            return keys + "".join(inner).count(":")
-        return keys + sum(map(_colons, inner))
-    if type(value) is list:
-        return "".join(value).count(":") if set(map(type, value)) == {str} else sum(map(_colons, value))
-    return math.nan if type(value) is float and abs(value) >= FLOATS_FROM else 0
+        found, inner = len(value) + "".join(value).count(":"), value.values()
+    else:
+        found, inner = 0, value
+        if (kinds := set(map(type, inner))) == {str}:  # as most lists are
+            return "".join(inner).count(":")
+        if kinds == {float} and min(inner) > -FLOATS_FROM and max(inner) < FLOATS_FROM:
+            return 0
+    for one in inner:
+        kind = type(one)
+        if kind is str:
+            found += one.count(":")
+        elif kind is dict or kind is list:
+            found += _colons(one)
+        elif kind is float and abs(one) >= FLOATS_FROM:
+            return math.nan
+    return found
 
 
 def _strictly(line: bytes) -> dict[str, Any]:

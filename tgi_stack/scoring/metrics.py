@@ -313,18 +313,24 @@ def compare(this: Rankings, other: Rankings, cutoffs: Sequence[int]) -> Comparis
     shared = [query for query in this.relevant if query in other.relevant]
     if not shared:
         raise InputError("the two outputs have no query with positives in common")
-    ours, theirs = per_query(this, cutoffs), per_query(other, cutoffs)
-    differences = {
-        name: estimate([found[query] - theirs[name][query] for query in shared])
-        for name, found in ours.items()
-    }
+    paired = differences(per_query(this, cutoffs), per_query(other, cutoffs), shared)
     flips = sum(this.ranked[query][:1] != other.ranked[query][:1] for query in shared)
     taus = [
         tau for query in shared if (tau := kendall_tau(this.ranked[query], other.ranked[query])) is not None
     ]
     agreement = math.fsum(taus) / len(taus) if taus else None
     alone = (len(this.relevant) - len(shared), len(other.relevant) - len(shared))
-    return Comparison(differences, len(shared), *alone, flips, agreement)
+    return Comparison(paired, len(shared), *alone, flips, agreement)
+
+
+def differences(
+    ours: Mapping[str, Mapping[str, float]], theirs: Mapping[str, Mapping[str, float]], queries: Sequence[str]
+) -> dict[str, Estimate]:
+    """The paired difference of each measure over some queries; values are those of `per_query`."""
+    return {
+        name: estimate([found[query] - theirs[name][query] for query in queries])
+        for name, found in ours.items()
+    }
 
 
 def kendall_tau(ours: Sequence[str], theirs: Sequence[str]) -> float | None:

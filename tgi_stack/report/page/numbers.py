@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tgi_stack.report.contents import Contents, OneRun
 from tgi_stack.report.figures import MASS_BINS
-from tgi_stack.report.pairs import MEASURE
+from tgi_stack.report.outputs import MEASURE
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from markupsafe import Markup
 
 from tgi_stack import __version__
 from tgi_stack.report.contents import Contents, OneRun
+from tgi_stack.report.outputs import MEASURE
 from tgi_stack.report.page import charts, numbers, packed
-from tgi_stack.report.pairs import MEASURE, Pair
+from tgi_stack.report.pairs import Pair
 
 FOLDER = Path(__file__).resolve().parent
 # Operators of the script that need no space around them; in none of its strings do they have one.
