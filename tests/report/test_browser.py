@@ -146,6 +146,34 @@ def test_links_open_a_row(open_page: Open, tmp_path: Path) -> None:
     assert page.locator("#detail-id").inner_text() == strange
 
 
+@pytest.mark.slow
+def test_each_view_has_a_link_and_prints(open_page: Open, tmp_path: Path) -> None:
+    ours, theirs = (written(tmp_path / f"{n}.jsonl", *rankings(9, n), failed("late")) for n in (0.1, 2.0))
+    page = open_page(ours, theirs)
+    views = page.locator("nav a").evaluate_all("all => all.map(one => one.dataset.view)")
+    assert views == ["overview", "rankings", "compare", "trust", "errors", "run"]
+    for place, view in enumerate(views, 1):
+        page.goto(page.url.partition("#")[0] + f"#view={view}")
+        until(page, f"document.querySelector('nav [aria-current=true]')?.dataset.view === '{view}'")
+        assert page.locator("section:visible").evaluate_all("all => all.map(one => one.id)") == [view]
+        page.keyboard.press("1")
+        until(page, "!document.querySelector('#overview').hidden")
+        page.keyboard.press(str(place))
+        until(page, f"!document.querySelector('#{view}').hidden")
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator("section:visible").count() == len(views)
+    assert not page.locator("nav").is_visible()
+
+
+def test_motion_is_reduced_where_asked(open_page: Open, tmp_path: Path) -> None:
+    page = open_page(written(tmp_path / "r.jsonl", *rankings(2)), at="#id=u1")
+    moves = "getComputedStyle(document.querySelector('#detail')).animationName"
+    assert page.evaluate(moves) == "none"
+    page.emulate_media(reduced_motion="no-preference")
+    assert page.evaluate(moves) != "none"
+
+
 def test_gallery_changes_size_and_draws_a_folder(open_page: Open, tmp_path: Path) -> None:
     names = sorted(path.name for path in IMAGES.iterdir())[:12]
     page = open_page(
