@@ -57,6 +57,7 @@ def _colons(value: dict[str, Any] | list[Any]) -> float:
     Not a number where a float may be an integer that was rounded.
     """
     found: float
+    inner: Any
     if type(value) is dict:
         found, inner = len(value) + "".join(value).count(":"), value.values()
     else:
