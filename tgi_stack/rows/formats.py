@@ -15,6 +15,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -46,6 +47,17 @@ class Every:
 
     def __contains__(self, number: object) -> bool:
         return True
+
+
+@dataclass(frozen=True, slots=True)
+class OfPart:
+    """Rows of one file of a folder, by their numbers there; `before` are the rows of the files before."""
+
+    done: Container[int]
+    before: int
+
+    def __contains__(self, number: object) -> bool:
+        return isinstance(number, int) and self.before + number in self.done
 
 
 def reader_for(path: Path) -> Reader:

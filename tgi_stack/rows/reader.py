@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from tgi_stack.rows.formats import (
     SPOOLED,
     STANDARD_INPUT,
     Every,
+    OfPart,
     Rows,
     first_rows,
     json_row,
@@ -33,10 +33,9 @@ from tgi_stack.rows.formats import (
 )
 from tgi_stack.rows.ledger import sha256_of
 from tgi_stack.rows.per_row import Digests, digest_of
+from tgi_stack.rows.records import as_id
 from tgi_stack.rows.stores.copies import fetched
 from tgi_stack.rows.stores.urls import place_of
-
-SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,17 +344,6 @@ class Folder(Source):
         return whole.hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class _OfPart:
-    """Rows of one file of a folder, by their numbers there; `before` are the rows of the files before."""
-
-    done: Container[int]
-    before: int
-
-    def __contains__(self, number: object) -> bool:
-        return isinstance(number, int) and self.before + number in self.done
-
-
 class Parts(Source):
     """Files of rows under a folder, sorted by path, as one input; relative paths begin at the folder.
 
@@ -386,7 +374,7 @@ class Parts(Source):
         for path in self.paths:
             last = before
             self._begins = str(path), before
-            for number, value, line in reader_for(path)(path, str(path), _OfPart(done, before), self.wanted):
+            for number, value, line in reader_for(path)(path, str(path), OfPart(done, before), self.wanted):
                 last = before + number
                 yield last, value, line
             before = last
@@ -402,13 +390,6 @@ def read_row(row: UnreadRow, wanted: Wanted) -> RawRow:
     if isinstance(value, Line):
         return RawRow(row.number, json_row(value.content, value.file, value.place, wanted))
     return RawRow(row.number, value)
-
-
-def as_id(found: object) -> str | None:
-    """An id as it stands in records: integers as their decimal digits; None for what is no id."""
-    if type(found) is int:
-        return str(found)
-    return found if isinstance(found, str) and found and not SURROGATE.search(found) else None
 
 
 def id_of(raw: RawRow) -> str | None:

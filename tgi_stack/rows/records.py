@@ -213,6 +213,13 @@ RECORDS: dict[str, type[Record]] = {
 }
 
 
+def as_id(found: object) -> str | None:
+    """An id as it stands in records: integers as their decimal digits; None for what is no id."""
+    if type(found) is int:
+        return str(found)
+    return found if isinstance(found, str) and found and not _SURROGATE.search(found) else None
+
+
 def json_schema(name: str, only: str | None = None) -> dict[str, Any]:
     """The JSON schema of a job's rows and records, or of items.
 

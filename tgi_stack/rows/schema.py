@@ -17,7 +17,8 @@ from tgi_stack.errors import ImageError, InputError, ItemError, RowError, Schema
 from tgi_stack.rows import jsonl
 from tgi_stack.rows.columns import Unreadable, refuse_unseen
 from tgi_stack.rows.per_row import Duplicates
-from tgi_stack.rows.reader import Folder, RawRow, Source, as_id, id_of
+from tgi_stack.rows.reader import Folder, RawRow, Source, id_of
+from tgi_stack.rows.records import as_id
 from tgi_stack.types import Item, NoPicture, ProbsRow, RerankRow, SummarizeRow
 
 LOG = logging.getLogger(__name__)
