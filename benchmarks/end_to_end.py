@@ -187,7 +187,7 @@ def vllm_script(python: str, model: Path, prompts_file: Path, folder: Path) -> f
     script = Path(__file__).with_name("vllm_offline.py")
     asked = [python, str(script), str(model), str(prompts_file), str(folder / "vllm.jsonl")]
     done = subprocess.run(asked, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603
-    spent = json.loads(done.stdout.splitlines()[-1])
+    spent = json.loads(next(line for line in done.stdout.splitlines() if line.startswith('{"loading_s"')))
     return len(prompts_file.read_text(encoding="utf-8").splitlines()) / float(spent["answering_s"])
 
 

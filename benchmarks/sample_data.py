@@ -10,6 +10,8 @@ import json
 import random
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from itertools import accumulate
 from pathlib import Path
 from string import ascii_uppercase
@@ -29,7 +31,7 @@ LEXICON = 120_000
 COMMON = 30_000  # words of the lexicon that texts are made of
 ITEMS = 10_000
 PHOTO_SIDE = 1500
-SCENES = 16  # photographs of their own; others differ from them in a comment, which changes the digest
+SCENES = 16
 SYLLABLES = [c + v + e for c in "bcdfghjklmnprstvwz" for v in "aeiou" for e in ("", "n", "r", "s", "l", "m")]
 
 
@@ -97,29 +99,39 @@ def write_lines(path: Path, rows: list[Any]) -> None:
 
 
 def photographs(folder: Path, count: int) -> Path:
-    """A folder of JPEGs of 1500 x 1500 and about 750 kB, no two with the same bytes."""
+    """A folder of JPEGs of 1500 x 1500 and 500 to 750 kB, no two alike: patches of their own lie on a scene."""
     pictures = folder / f"photographs-{count}"
     if pictures.is_dir():
         return pictures
     pictures.mkdir()
-    drawn = [encoded(scene(PHOTO_SIDE, 1.2, 24.0, seed)) for seed in range(min(SCENES, count))]
-    for number in range(count):
-        content, comment = drawn[number % len(drawn)], b"%08d" % number
-        marked = content[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + content[2:]
-        (pictures / f"{number:06d}.jpg").write_bytes(marked)
+    with ProcessPoolExecutor() as pool:
+        for number, content in enumerate(pool.map(_photograph, range(count), chunksize=16)):
+            (pictures / f"{number:06d}.jpg").write_bytes(content)
     return pictures
 
 
-def encoded(image: Image.Image, wanted: int = 750_000) -> bytes:
-    """A JPEG of about so many bytes."""
-    found = b""
-    for quality in (70, 80, 86, 90, 93):
-        buffer = io.BytesIO()
-        Image.fromarray(np.asarray(image)).save(buffer, "JPEG", quality=quality)
-        found = buffer.getvalue()
-        if len(found) >= wanted:
-            break
-    return found
+def _photograph(number: int, wanted: int = 750_000) -> bytes:
+    image, quality = _scene(number % SCENES, wanted)
+    changed = image.copy()
+    rng = np.random.default_rng(number)
+    for _ in range(4):
+        y, x = rng.integers(0, PHOTO_SIDE - 200, 2)
+        changed[y : y + 200, x : x + 200] = rng.integers(0, 256, 3)
+    return _encoded(changed, quality)
+
+
+@cache
+def _scene(seed: int, wanted: int) -> tuple[Any, int]:
+    """Pixels, and the quality at which they take about so many bytes."""
+    pixels = np.asarray(scene(PHOTO_SIDE, 1.2, 24.0, seed))
+    qualities = (70, 80, 86, 90, 93)
+    return pixels, next((q for q in qualities if len(_encoded(pixels, q)) >= wanted), qualities[-1])
+
+
+def _encoded(pixels: Any, quality: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
 
 
 def large_tokenizer(path: Path) -> Path:

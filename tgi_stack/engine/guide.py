@@ -7,8 +7,10 @@ without waiting, and `hold` waits for them after the step was asked for.
 
 from __future__ import annotations
 
+import itertools
+import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -20,6 +22,7 @@ from tgi_stack.prompting.tokenizer import Tokenizer
 
 # By a byte of a mask: which of its eight tokens may not come next.
 FORBIDDEN = (torch.arange(256)[:, None] >> torch.arange(8)) & 1 == 0
+COPIED = 4  # matchers a core
 # White space is what a model that can't write the schema's words fills its budget with.
 COMPACT: Any = {"whitespace_flexible": False}
 
@@ -48,7 +51,7 @@ class Guides:
         self._lock = threading.Lock()
         self._vocabulary: Any = None
         self._executor: Any = None
-        self._matcher = lru_cache(maxsize=8)(self._compiled)
+        self._matchers = lru_cache(maxsize=8)(self._compiled)
         self._chosen: list[Chosen] = []
         self._masks = torch.empty(0, 0, dtype=torch.int32)
         self._held = torch.empty(0, 1, dtype=torch.bool)
@@ -62,7 +65,7 @@ class Guides:
             AnswerError: `schema.invalid`: a schema that it can't be held to.
         """
         with self._lock:
-            return Guide(self._matcher(form).deep_copy())
+            return Guide(next(self._matchers(form)).deep_copy())
 
     def hold(self, logits: torch.Tensor, guides: Mapping[int, Guide]) -> None:
         """Leaves of some rows of logits, shape [rows, vocabulary], what may come next; all else becomes -inf.
@@ -131,7 +134,8 @@ class Guides:
         for end in self._ends:
             masks.view(np.uint32)[accepting, end // 32] |= np.uint32(1 << end % 32)
 
-    def _compiled(self, form: str) -> Any:
+    def _compiled(self, form: str) -> Iterator[Any]:
+        """Matchers at the beginning, in turn: copies of one share a lock, and make no two masks at a time."""
         try:
             import llguidance
         except ImportError as error:
@@ -143,10 +147,12 @@ class Guides:
             self._vocabulary = llguidance.LLTokenizer(text, n_vocab=self._size, eos_token=self._ends[0])
             self._executor = llguidance.LLExecutor()
         grammar = llguidance.LLMatcher.grammar_from_json_schema(form, overrides=COMPACT)
-        matcher = llguidance.LLMatcher(self._vocabulary, grammar)
-        if matcher.is_error():
-            raise AnswerError("schema.invalid", f"no answer can be held to --schema: {matcher.get_error()}")
-        return matcher
+        count = COPIED * (os.cpu_count() or 1)
+        matchers = [llguidance.LLMatcher(self._vocabulary, grammar) for _ in range(count)]
+        if matchers[0].is_error():
+            fault = matchers[0].get_error()
+            raise AnswerError("schema.invalid", f"no answer can be held to --schema: {fault}")
+        return itertools.cycle(matchers)
 
 
 class Guide(NamedTuple):
