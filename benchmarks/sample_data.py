@@ -99,7 +99,7 @@ def write_lines(path: Path, rows: list[Any]) -> None:
 
 
 def photographs(folder: Path, count: int) -> Path:
-    """A folder of JPEGs of 1500 x 1500 and 500 to 750 kB, no two alike: patches of their own lie on a scene."""
+    """A folder of JPEGs of 1500 x 1500 and 500 to 750 kB, no two alike: each has patches of its own."""
     pictures = folder / f"photographs-{count}"
     if pictures.is_dir():
         return pictures
