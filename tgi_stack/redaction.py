@@ -18,6 +18,7 @@ _NAMES = (
 )
 # The last @ ends the user's part: passwords hold any other character, slashes too where nobody escaped them.
 _USER = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]*:/{1,3})[^\s\"'<>]*@", re.IGNORECASE)
+_ENDS_URL = re.compile(r"[\s\"'<>]")
 _QUERY = re.compile(rf"(?P<name>[?&;#]{_NAMES}=)[^\s&;#\"'<>]+", re.IGNORECASE)
 # A path of a server's alone: folders of data sets are named so too (`/session=7/`).
 _SERVER = re.compile(r"\bhttps?://[^\s\"'<>]+", re.IGNORECASE)
@@ -33,7 +34,7 @@ def keep_secret(value: str | None) -> None:
     """From now on this value is blotted out wherever this process prints or records it."""
     if value is None or len(value) < LEAST or value in _secrets:
         return
-    forms = {value, json.dumps(value)[1:-1], quote(value, safe=""), quote(value)}
+    forms = {value, json.dumps(value)[1:-1], repr(value)[1:-1], quote(value, safe=""), quote(value)}
     inside = "|".join(map(re.escape, sorted(forms, key=len, reverse=True)))
     edge = r"" if len(value) >= SAFE_ANYWHERE else r"(?<![A-Za-z0-9])"
     end = r"" if len(value) >= SAFE_ANYWHERE else r"(?![A-Za-z0-9])"
@@ -48,6 +49,14 @@ def without_secrets_in(body: bytes) -> bytes:
     if not any(secret.lower().encode() in lower for secret in _secrets):
         return body
     return without_secrets(body.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+
+
+def keep_user(url: str) -> None:
+    """What is meant as a URL may have a user's part that `redact` can't tell from the text around it."""
+    user = url.rpartition("@")[0].partition("://")[2]
+    if _ENDS_URL.search(user):
+        keep_secret(user)
+        keep_secret(user.partition(":")[2])
 
 
 def redact_url(url: str) -> str:

@@ -36,6 +36,9 @@ def forms(password: str) -> set[str]:
 @pytest.mark.slow
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example(password="Mk7/a#b?c@dQv9", place="raw", state="right")  # noqa: S106  # drawn, as all here
+@example(password="Mk7/Bearer aQv9", place="raw", state="right")  # noqa: S106
+@example(password="Mk7<'\"\\ Qv9", place="raw", state="wrong")  # noqa: S106
+@example(password="Mk7' Qv9", place="settings file", state="away")  # noqa: S106
 @example(password="Mk7%2F@:Qv9", place="escaped", state="wrong")  # noqa: S106
 @example(password="Mk7'\"\\Qv9", place="file with a user", state="wrong")  # noqa: S106
 @example(password="Mk7 éQv9", place="file", state="away")  # noqa: S106

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from tgi_stack.declared.option import declared
 from tgi_stack.declared.run import Fields
 from tgi_stack.errors import SettingsError
-from tgi_stack.redaction import redact
+from tgi_stack.redaction import keep_user, redact
 from tgi_stack.settings.model import Settings
 from tgi_stack.text_files import read_text
 from tgi_stack.words import VARIABLES
@@ -30,6 +30,7 @@ LOG = logging.getLogger(__name__)
 FILE = "fastqwen.toml"
 FILE_BYTES = 2**16  # tomllib takes the square of a key's parts
 PREFIX = "FASTQWEN_"
+URLS = ("endpoint", "cache_tier", "proxy", "ray_address")  # a user and a password may stand in these
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,16 @@ def given(
         if variable in environ:
             found[name] = Given(environ[variable], variable)
     told = {name: Given(value, known[name].flag) for name, value in flags.items() if value is not None}
+    for name in URLS:
+        for value in _texts((found | told).get(name)):
+            keep_user(value)
     return found | told
+
+
+def _texts(one: Given | None) -> list[str]:
+    value = None if one is None else one.value
+    several = value if isinstance(value, list | tuple) else (value,)
+    return [text for text in several if isinstance(text, str)]
 
 
 def load(

@@ -67,7 +67,7 @@ def _show(found: dict[str, Any], plot: Path | None, *, as_json: bool, overwrite:
             print_data(found)
         else:
             for table in show.tables(found):
-                print_table(table, width=200)
+                print_table(table, width=220)
         if plot is not None:
             bars.plot(found, plot, overwrite=overwrite)
     if line := show.missing(found):
