@@ -30,9 +30,9 @@ FOLDER = ROOT / "out" / "environments"
 # Not `ray`, which is one release; not `tgi` and `unsloth`, which can't live beside the rest.
 CLAIMED = ("torch", "heif", "quant", "plot", "object", "tier", "lora", "gguf", "schema")
 EXTRAS = {"oldest": (*CLAIMED, "dev"), "tgi": ("tgi", "dev")}
-# Of what only the tests need it alone is not pinned there: today's wants a huggingface-hub of 1, and so would
-# have the oldest environment hold transformers 5.
-FREE = frozenset({"datasets"})
+# Not pinned there, of what only the tests need: today's datasets wants a huggingface-hub of 1, so that `oldest`
+# would hold transformers 5 and `tgi` could not be; an older one wants older ones of the others.
+FREE = frozenset({"datasets", "dill", "multiprocess", "fsspec"})
 # Claimed, and above their floor there: torch is not taken older; of the others the tests' tools want more.
 RAISED = frozenset({"numpy", "rich", "torch"})
 # What the extra `tgi` can't have at the pinned version.
@@ -117,7 +117,7 @@ def _wanted(name: str) -> dict[str, str]:
     """What is not left to the resolver: for `oldest` torch, and the packages that only the tests need."""
     pinned = _pinned()
     if name == "tgi":
-        return {package: version for package, version in pinned.items() if package not in AGED}
+        return {name: version for name, version in pinned.items() if name not in {*AGED, *FREE}}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     claimed = [*project["dependencies"]]
     for extra in CLAIMED:

@@ -82,6 +82,7 @@ def results(steps: list[dict[str, Any]]) -> dict[str, Any]:
     return steps[-1]
 
 
+@pytest.mark.slow
 def test_rows_are_measured_beside_the_baseline(results: dict[str, Any]) -> None:
     lines = {line["name"]: line for line in results["lines"] if not line["name"].startswith("server")}
     assert set(lines) == {
@@ -101,6 +102,7 @@ def test_rows_are_measured_beside_the_baseline(results: dict[str, Any]) -> None:
     assert (packed["requests"], packed["passes"], packed["checked"]) == (10, 2, 4)
 
 
+@pytest.mark.slow
 def test_figures_appear_row_by_row_baseline_first(steps: list[dict[str, Any]], urls: Urls) -> None:
     assert [len(step["lines"]) for step in steps] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert steps[0]["lines"][0]["name"] == BASELINE
@@ -165,6 +167,7 @@ def test_a_row_that_nobody_knows_is_refused() -> None:
 # -- servers -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_servers_stand_in_the_same_table(results: dict[str, Any], urls: Urls) -> None:
     lines = {line["name"]: line for line in results["lines"]}
     for url in (urls.tgi, urls.vllm):
@@ -176,6 +179,7 @@ def test_servers_stand_in_the_same_table(results: dict[str, Any], urls: Urls) ->
         assert line["peak_mib"] is line["floor"] is None
 
 
+@pytest.mark.slow
 def test_a_server_that_will_not_do_says_why(results: dict[str, Any], urls: Urls) -> None:
     reasons = {line["name"]: line["reason"] for line in results["lines"]}
     assert "does not hold tiny; it has huge" in reasons[f"server {urls.other}"]
@@ -251,12 +255,14 @@ def test_warming_up_finds_passes_that_can_be_timed(
     assert warm.answers == list(range(timed[0]))
 
 
+@pytest.mark.slow
 def test_a_row_that_cannot_run_says_why(results: dict[str, Any]) -> None:
     refused = next(line for line in results["lines"] if line["name"] == "fp8 + torch.compile")
     assert "compute capability 9.0" in refused["reason"]
     assert "rate" not in refused
 
 
+@pytest.mark.slow
 def test_the_table_and_the_bars(results: dict[str, Any], tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=250)
     missing = {

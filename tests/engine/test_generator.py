@@ -100,6 +100,7 @@ def test_greedy_text_is_that_of_generate(
     )
 
 
+@pytest.mark.slow
 def test_logits_that_are_no_numbers_fail_alone(
     spoilt: tuple[Any, int], tokenizer: Tokenizer, requests: list[CaptionRequest], generated: list[Caption]
 ) -> None:

@@ -226,6 +226,7 @@ def test_up_adopts_and_other_commands_know(
     assert up("--gateway", check=2).stderr.count("keys can't be read") == 1
 
 
+@pytest.mark.slow
 def test_the_key_goes_to_the_relay_alone(
     up: Up,
     docker: StandIn,
@@ -278,6 +279,7 @@ def test_a_key_of_before_is_not_given_on(
 
 
 @pytest.mark.skipif(shutil.which("caddy") is None, reason="caddy is not installed")
+@pytest.mark.slow
 def test_front_and_relay_lead_to_it(tmp_path: Path, theirs: dict[str, Obedient]) -> None:
     """The front knows a socket alone; what it refuses never comes to the relay."""
     port = free_port()

@@ -201,6 +201,7 @@ def keeping(rate: str, step_s: float) -> Iterator[Keeper]:
 
 
 @with_caddy
+@pytest.mark.slow
 def test_a_job_keeps_to_the_rate(
     fastqwen: Fastqwen, tmp_path: Path, servers: tuple[Loopback, Loopback]
 ) -> None:

@@ -227,6 +227,7 @@ RECORDS = [rule["record"] for group in _rules() for rule in group["rules"] if "r
 
 
 @pytest.mark.parametrize("name", RECORDS)
+@pytest.mark.slow
 def test_each_engine_is_seen_under_one_name(prometheus: str, name: str) -> None:
     engines = 2 if name == "fastqwen:kv_cache_usage" else 3  # TGI tells no share of it
     until = time.monotonic() + 20

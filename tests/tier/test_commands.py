@@ -46,6 +46,7 @@ def test_a_purge_takes_one_revision(server: Running, cached: Fastqwen, tmp_path:
     assert "give --revision" in cached("cache", "purge", check=2).stderr
 
 
+@pytest.mark.slow
 def test_a_tier_stays_whatever_is_done_here(server: Running, cached: Fastqwen, tmp_path: Path) -> None:
     """`gc`, `clear`, `export` and `import` are of this machine; `purge` alone reaches the team's."""
     rows, given = answered(server, tmp_path), ("--cache-tier", server.url)

@@ -13,7 +13,7 @@ import torch
 from tgi_stack.bench.timing import synchronise
 from tgi_stack.engine.layers.linear import FP8
 
-SIDE = {"cuda": 8192, "cpu": 1024}
+SIDE = {"cuda": 8192, "cpu": 512}
 COPIED = {"cuda": 4 * 2**30, "cpu": 2**28}
 PRODUCTS = 10
 REPEATS = 5
