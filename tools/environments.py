@@ -30,8 +30,8 @@ FOLDER = ROOT / "out" / "environments"
 # Not `ray`, which is one release; not `tgi` and `unsloth`, which can't live beside the rest.
 CLAIMED = ("torch", "heif", "quant", "plot", "object", "tier", "lora", "gguf", "schema")
 EXTRAS = {"oldest": (*CLAIMED, "dev"), "tgi": ("tgi", "dev")}
-# Not pinned there, of what only the tests need: today's datasets wants a huggingface-hub of 1, so that `oldest`
-# would hold transformers 5 and `tgi` could not be; an older one wants older ones of the others.
+# Of what only the tests need these are not pinned: today's datasets wants a huggingface-hub of 1, with which
+# `oldest` would hold transformers 5 and `tgi` could not be; an older one wants older ones of the others.
 FREE = frozenset({"datasets", "dill", "multiprocess", "fsspec"})
 # Claimed, and above their floor there: torch is not taken older; of the others the tests' tools want more.
 RAISED = frozenset({"numpy", "rich", "torch"})
