@@ -63,9 +63,41 @@ class Echo(Loopback):
             await super()._reply(writer, method, path, headers, body)
 
 
+def commands(folder: Path, url: str, options: list[Any]) -> list[tuple[Any, ...]]:
+    """Those beside the two jobs: what reads their outputs, asks the server, or says what is set."""
+    probs, ranked, rows = folder / "probs.jsonl", folder / "rerank.jsonl", folder / "6.jsonl"
+    items = ("--items", CATALOGUE / "items.jsonl")
+    again = ("--against", url, "--sample", "2", "--tokenizer", "tiny", "--startup-timeout", "1")
+    return [
+        (
+            "rerank",
+            CATALOGUE / "sessions.jsonl",
+            *items,
+            "--limit",
+            "3",
+            "-o",
+            ranked,
+            *options,
+            "--log-json",
+        ),
+        ("doctor", "--endpoint", url),
+        ("doctor", "--endpoint", url, "--json"),
+        ("compare", probs, *again, "--debug"),
+        ("check", rows, "--job", "probs", *options[2:]),
+        ("settings", "probs", "--endpoint", url),
+        ("report", probs, "-o", folder / "report.html", "--debug"),
+        ("show", probs, "row-0"),
+        ("verify", probs),
+        ("eval", ranked, "--json"),
+        ("cache", "info"),
+        ("cache", "verify", "--reask", "100%", "--endpoint", url),
+        ("cache", "export", folder / "cache.zst"),
+    ]
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("hurried")
-@pytest.mark.parametrize("dialect", ["tgi", "vllm"])
+@pytest.mark.parametrize("dialect", ["tgi", "vllm", "sglang"])
 @pytest.mark.parametrize("place", PLACES)
 def test_a_key_that_comes_back_is_written_nowhere(
     fastqwen: Fastqwen, tmp_path: Path, dialect: str, place: str, monkeypatch: pytest.MonkeyPatch
@@ -79,8 +111,9 @@ def test_a_key_that_comes_back_is_written_nowhere(
             out = tmp_path / f"{job[0]}.jsonl"
             done = fastqwen(*job, "-o", out, *options, "--debug", check=None, FASTQWEN_API_KEY=MARKER)
             written += done.stdout + done.stderr
-        done = fastqwen("doctor", "--endpoint", server.url, check=None, FASTQWEN_API_KEY=MARKER)
-        written += done.stdout + done.stderr
+        for command in commands(tmp_path, server.url, options):
+            done = fastqwen(*command, check=None, FASTQWEN_API_KEY=MARKER)
+            written += done.stdout + done.stderr
     for path in tmp_path.rglob("*"):
         if path.is_file():
             written += path.read_bytes().decode("latin-1")
