@@ -38,6 +38,7 @@ def forms(password: str) -> set[str]:
 @example(password="Mk7/a#b?c@dQv9", place="raw", state="right")  # noqa: S106  # drawn, as all here
 @example(password="Mk7/Bearer aQv9", place="raw", state="right")  # noqa: S106
 @example(password="Mk7<'\"\\ Qv9", place="raw", state="wrong")  # noqa: S106
+@example(password="Mk7" + "a" * 40 + "' Qv9", place="raw", state="right")  # shortened by others
 @example(password="Mk7' Qv9", place="settings file", state="away")  # noqa: S106
 @example(password="Mk7%2F@:Qv9", place="escaped", state="wrong")  # noqa: S106
 @example(password="Mk7'\"\\Qv9", place="file with a user", state="wrong")  # noqa: S106

@@ -26,7 +26,8 @@ warnings.filterwarnings("ignore", 'Field name "schema"', UserWarning)
 class Settings(Fields, BaseModel):  # type: ignore[misc]
     """Every field is an option, a variable `FASTQWEN_NAME` and a key of `fastqwen.toml`; see `Fields`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    # A value may be a URL with a password: `loading` says what is wrong with it, and blots it out.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, hide_input_in_errors=True)
     _file: Path | None = PrivateAttr(None)  # that settings were read from
 
     @model_validator(mode="after")
