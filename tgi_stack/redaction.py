@@ -52,7 +52,7 @@ def without_secrets_in(body: bytes) -> bytes:
 
 
 def keep_user(url: str) -> None:
-    """What is meant as a URL may have a user's part that `redact` can't tell from the text around it."""
+    """Makes a secret of a URL's user where `redact` could not tell it from the text around it."""
     user = url.rpartition("@")[0].partition("://")[2]
     if _ENDS_URL.search(user):
         keep_secret(user)
