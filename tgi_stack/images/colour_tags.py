@@ -21,7 +21,7 @@ _PRIMARIES: dict[int, Chromaticities] = {
     12: (*_D65, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060),  # Display P3
 }
 _UNKNOWN = 2
-_COLOURS = {b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM"}
+_COLOURS = frozenset((b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM"))
 _MOST_BYTES = 16 * 2**20  # of a profile
 SRGB_CURVE = 0.0  # in place of an exponent
 # BT.709 and its kin name a camera's curve; viewers show such pictures by sRGB's.
@@ -58,7 +58,7 @@ def profile_of(image: Image.Image, content: bytes) -> bytes | None:
 def _of_png(png: bytes) -> bytes | None:
     """PNG, third edition, 4.3: cICP counts first, then iCCP, sRGB, gAMA and cHRM."""
     found: dict[bytes, bytes] = {}
-    for one in chunks(png):
+    for one in chunks(png, _COLOURS | {b"IDAT"}):
         if one.kind == b"IDAT":
             break
         if one.kind in _COLOURS:

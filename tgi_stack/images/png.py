@@ -22,8 +22,11 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _BANDS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by the colour type
 _PALETTE = 3
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
-_ORIENTATIONS = (b"XML:com.adobe.xmp", b"Raw profile type exif")  # texts that may tell how a picture lies
+_TEXTS = frozenset((b"tEXt", b"zTXt", b"iTXt"))
+_ORIENTATIONS = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")  # texts that may tell how a picture lies
+_READ = _TEXTS | {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"eXIf", b"acTL", b"fcTL"}
+_KEPT = _TEXTS | {b"tRNS", b"eXIf"}
+_HEAD = struct.Struct(">I4s")
 _MOST_TEXT = 2**18  # bytes; a thousand times that may come out of compressed ones
 _PIECE = 2**20
 
@@ -59,13 +62,18 @@ class Picture:
     length: int
 
 
-def chunks(content: bytes) -> Iterator[Chunk]:
-    """The chunks of a PNG up to its end."""
-    place = len(SIGNATURE)
-    while place + 8 <= len(content):
-        length, kind = struct.unpack(">I4s", content[place : place + 8])
+def chunks(content: bytes, kinds: frozenset[bytes]) -> Iterator[Chunk]:
+    """The chunks of a PNG up to its end that are of these kinds, and its first.
+
+    Of texts those that may tell how the picture lies. The others are stepped over: a file may hold millions.
+    """
+    place, size, head = len(SIGNATURE), len(content), _HEAD.unpack_from
+    while place + 8 <= size:
+        length, kind = head(content, place)
         start, end = place + 8, place + 8 + length
-        yield Chunk(kind, content[start:end], content[end : end + 4], end + 4 > len(content))
+        is_told = kind in kinds and (kind not in _TEXTS or content.startswith(_ORIENTATIONS, start))
+        if is_told or place == len(SIGNATURE):
+            yield Chunk(kind, content[start:end], content[end : end + 4], end + 4 > size)
         if kind == b"IEND":
             return
         place = end + 4
@@ -81,7 +89,7 @@ def read(content: bytes, name: str) -> Picture:
         ImageError: `image.corrupt` for a header or pixels whose checksum does not hold; `image.truncated`
             where the file ends among the pixels.
     """
-    found = list(chunks(content))
+    found = list(chunks(content, _READ))
     header = found[0].data if found and found[0].kind == b"IHDR" and found[0].is_sound else b""
     if len(header) != 13 or header[9] not in _BANDS:
         raise ImageError("image.corrupt", f"{name}: its header (IHDR) is broken")
@@ -90,7 +98,8 @@ def read(content: bytes, name: str) -> Picture:
         raise ImageError("image.truncated", f"{name} ends early: pixels (IDAT) are missing")
     if not all(one.is_sound for one in pixels):
         raise ImageError("image.corrupt", f"{name}: the checksum of its pixels (IDAT) does not hold")
-    kept = [one for one in found if _codes_pixels(one, found, header[9])]
+    entries = next((len(one.data) // 3 for one in found if one.kind == b"PLTE"), 0)
+    kept = [found[0], *(one for one in found[1:] if _codes_pixels(one, header[9], entries))]
     data = SIGNATURE + b"".join(_whole(one) for one in kept) + _whole(Chunk(b"IEND", b"", b"", False))
     return Picture(data, _frames(found), b"".join(one.data for one in pixels), _length(header))
 
@@ -118,21 +127,18 @@ def _holds(picture: Picture) -> bool:
     return length <= 0
 
 
-def _codes_pixels(chunk: Chunk, found: list[Chunk], colours: int) -> bool:
-    """Whether a chunk is needed to read the pixels, or tells how they lie."""
-    if chunk.kind == b"IDAT" or chunk is found[0]:
+def _codes_pixels(chunk: Chunk, colours: int, entries: int) -> bool:
+    """Whether a chunk is needed to read pixels (`entries`: of its palette), or tells how they lie."""
+    if chunk.kind == b"IDAT":
         return True
-    if not chunk.is_sound:
-        return colours == _PALETTE and chunk.kind == b"PLTE"  # refused when it is read
     if chunk.kind == b"PLTE":
-        return colours == _PALETTE
+        return colours == _PALETTE  # a broken one is refused when it is read
+    if chunk.kind not in _KEPT or not chunk.is_sound:
+        return False
     if chunk.kind == b"tRNS":
-        if colours != _PALETTE:
-            return len(chunk.data) == {0: 2, 2: 6}.get(colours)
-        entries = next((len(one.data) // 3 for one in found if one.kind == b"PLTE"), 0)
-        return 0 < len(chunk.data) <= entries
-    is_text = chunk.kind in _TEXTS and chunk.data.startswith(tuple(one + b"\0" for one in _ORIENTATIONS))
-    return chunk.kind == b"eXIf" or (is_text and _is_short(chunk))
+        length = len(chunk.data)
+        return 0 < length <= entries if colours == _PALETTE else length == {0: 2, 2: 6}.get(colours)
+    return chunk.kind == b"eXIf" or _is_short(chunk)
 
 
 def _is_short(chunk: Chunk) -> bool:
