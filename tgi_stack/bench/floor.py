@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -21,19 +22,20 @@ FP8_CAPABILITY = (8, 9)
 def floors(
     checkpoint: Mapping[str, Any], task: Task, device: torch.device, dtypes: Sequence[str]
 ) -> dict[str, float]:
-    """By dtype, of those that the device multiplies; none for networks that are not the project's own, whose
-    operations are not counted.
+    """By dtype, of those that the device multiplies and has the room to measure; none for networks that are
+    not the project's own, whose operations are not counted.
 
     Args:
         checkpoint: the content of its config.json.
     """
     if checkpoint.get("model_type") not in config.OWN_TYPES:
         return {}
-    return {
-        name: _floor(config.read(checkpoint), task, device, FP8 if name == "fp8" else DTYPES[name])
-        for name in dtypes
-        if name != "fp8" or _multiplies_fp8(device)
-    }
+    network, found = config.read(checkpoint), {}
+    for name in dtypes:
+        if name != "fp8" or _multiplies_fp8(device):
+            with suppress(RuntimeError):  # no memory for large matrices, or for the copy
+                found[name] = _floor(network, task, device, FP8 if name == "fp8" else DTYPES[name])
+    return found
 
 
 def _multiplies_fp8(device: torch.device) -> bool:

@@ -46,23 +46,27 @@ def rotate(
     eps: float,
 ) -> None:
     """Norms and turns queries and keys in place."""
-    heads, kv_heads, size = shape
-    launch(
-        "rotate", (len(qkv),),
-        qkv, q_norm, k_norm, *tables, qkv.shape[-1], eps,
-        HEADS=heads, KV_HEADS=kv_heads, HALF=size // 2, BLOCK=triton.next_power_of_2(heads + kv_heads),
-        NORM=True,
-    )  # fmt: skip
+    _rotate(qkv, (q_norm, k_norm), tables, shape, eps)
 
 
 def turn(qkv: torch.Tensor, tables: tuple[torch.Tensor, torch.Tensor], shape: tuple[int, int, int]) -> None:
     """Turns queries and keys in place, without a norm."""
+    _rotate(qkv, None, tables, shape, 0.0)
+
+
+def _rotate(
+    qkv: torch.Tensor,
+    norms: tuple[torch.Tensor, torch.Tensor] | None,
+    tables: tuple[torch.Tensor, torch.Tensor],
+    shape: tuple[int, int, int],
+    eps: float,
+) -> None:
     heads, kv_heads, size = shape
     launch(
         "rotate", (len(qkv),),
-        qkv, qkv, qkv, *tables, qkv.shape[-1], 0.0,
+        qkv, *(norms or (qkv, qkv)), *tables, qkv.shape[-1], eps,
         HEADS=heads, KV_HEADS=kv_heads, HALF=size // 2, BLOCK=triton.next_power_of_2(heads + kv_heads),
-        NORM=False,
+        NORM=norms is not None,
     )  # fmt: skip
 
 
