@@ -186,17 +186,17 @@ class Stack:
 
     def _start(self, timeout_s: float, *, fetch: bool) -> None:
         compose = Compose(self.folder)
+        waiting = Waiting(compose)
         if fetch and self._written()["phases"]:  # servers that run have theirs
             LOG.info("fetching the weights that are not there yet")
             self._must(compose.models(), "models")
         for services in self._written()["phases"]:
             # Those on one GPU one after the other: each measures what is free when it starts.
             self._must(compose.up([*services, "front"]), ", ".join(services))
-            self._wait(parts.only(self._parts(), [*services, "front"]), timeout_s)
+            asked = parts.only(self._parts(), [*services, "front"])
+            asyncio.run(waiting.until_all_answer(asked, timeout_s))
         self._must(compose.up([]), "the rest")
-        theirs = [one["service"] for one in self._written()["servers"] if "adopted" in one]
-        beside = parts.others(self._written(), self.folder.path)
-        self._wait([*parts.only(self._parts(), theirs), *beside], timeout_s)
+        asyncio.run(waiting.until_all_answer(self._parts(), timeout_s))
 
     def _must(self, ended: Ended, what: str) -> None:
         if ended.status:
@@ -216,10 +216,7 @@ class Stack:
         Raises:
             ServerError: one did not come up: which, why, and the end of its log.
         """
-        self._wait(self._parts(), timeout_s)
-
-    def _wait(self, asked: list[Part], timeout_s: float) -> None:
-        asyncio.run(Waiting(Compose(self.folder)).until_all_answer(asked, timeout_s))
+        asyncio.run(Waiting(Compose(self.folder)).until_all_answer(self._parts(), timeout_s))
 
     def _parts(self) -> list[Part]:
         written = self._written()

@@ -31,7 +31,7 @@ class Part:
         title: it in a line, for those who read what is up.
         name: it in a few words, for a failure.
         prove: how it shows that it works, in words; raises FastqwenError where it does not. None where the
-            container alone tells: then it has to stay up for a while.
+            container alone tells.
         fix: what to do where it does not; as its container is unless told.
     """
 
@@ -42,16 +42,19 @@ class Part:
     fix: str = ""
 
     async def shown(self, state: State) -> str:
-        """What it shows.
+        """What it shows, once it has stayed up for a moment.
 
         Raises:
-            FastqwenError: it does not work.
+            FastqwenError: it does not work, or has just begun to run.
         """
+        if state.state == "running" and state.ran_s() < SETTLED_S:
+            raise ServerError(
+                f"it has run for {state.ran_s():.0f} s of the {SETTLED_S:.0f} that it has to stay up"
+            )
         if self.prove is not None:
             return await self.prove()
-        ran = state.ran_s()
-        if ran < SETTLED_S:
-            raise ServerError(f"it has run for {ran:.0f} s of the {SETTLED_S:.0f} that it has to stay up")
+        if state.state != "running":
+            raise ServerError("it does not run")
         return "stays up"
 
 

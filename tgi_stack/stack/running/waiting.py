@@ -21,33 +21,35 @@ WELL = ("running", "created", "")
 
 @dataclass
 class Waiting:
-    """Looks at parts until each has shown that it works; one that has is looked at on."""
+    """Looks at parts until all have shown that they work, and none has been started again since it did.
+
+    What a part has shown is remembered from one call to the next.
+    """
 
     compose: Compose
-    _before: dict[str, int] = field(default_factory=dict)
+    _before: dict[str, int] = field(default_factory=dict)  # restarts at the first look, by container
+    _proven: dict[str, tuple[str, int]] = field(default_factory=dict)  # container and its restarts by then
 
     async def until_all_answer(self, parts: list[Part], timeout_s: float) -> None:
         """Raises ServerError for one that does not come up: which, why, and the end of its log."""
         until = time.monotonic() + timeout_s
-        waiting, reasons = (
-            {part.service: part for part in parts},
-            dict.fromkeys((p.service for p in parts), ""),
-        )
-        while waiting:
+        while True:
             there = self._look()
+            reasons = {}
             for part in parts:
-                if there is not None:
-                    self._refuse_dead(part, there.get(part.service))
-                if part.service in waiting:
-                    reason = await self._unproven(part, there)
-                    reasons[part.service] = reason or ""
-                    if reason is None:
-                        del waiting[part.service]
+                state = (there or {}).get(part.service, State(part.service, ""))
+                self._refuse_dead(part, state)
+                if self._proven.get(part.service) != (state.id, state.restarts):
+                    reasons[part] = await self._unproven(part, state, is_known=there is not None)
+                    self._proven[part.service] = (state.id, state.restarts)
+            waiting = {part: why for part, why in reasons.items() if why}
+            for part in waiting:
+                del self._proven[part.service]
+            if not reasons:
+                return
             if waiting and time.monotonic() >= until:
-                part = next(iter(waiting.values()))
-                raise ServerError(
-                    self._failed(part, f"not up after {timeout_s:g} s: {reasons[part.service]}")
-                )
+                part, why = next(iter(waiting.items()))
+                raise ServerError(self._failed(part, f"not up after {timeout_s:g} s: {why}"))
             if waiting:
                 await asyncio.sleep(min(LOOK_EVERY_S, max(0.05, until - time.monotonic())))
 
@@ -58,17 +60,20 @@ class Waiting:
         except MachineError:
             return None
 
-    async def _unproven(self, part: Part, there: dict[str, State] | None) -> str | None:
-        """Why a part does not count as up yet; None for one that has just shown that it works."""
-        if there is None and part.prove is None:
+    async def _unproven(self, part: Part, state: State, *, is_known: bool) -> str | None:
+        """Why a part does not count as up yet; None for one that has just shown that it works.
+
+        Args:
+            is_known: whether Docker tells of containers.
+        """
+        if not is_known and part.prove is None:
             return None
-        state = (there or {}).get(part.service, State(part.service, ""))
         if state.health not in ("healthy", ""):
             return "its health check has not passed yet"
         try:
             shown = await part.shown(state)
         except (ServerError, RowError) as error:
-            if there is not None and not state.state:
+            if is_known and not state.state:
                 raise ServerError(f"{part.name} has no container; was it made down meanwhile?") from error
             return str(error)
         if state.shaky:  # as `status` says it
@@ -76,14 +81,12 @@ class Waiting:
         LOG.info(f"{part.title}: {shown}")
         return None
 
-    def _refuse_dead(self, part: Part, state: State | None) -> None:
+    def _refuse_dead(self, part: Part, state: State) -> None:
         """Raises ServerError for a container that has ended and won't come up by waiting.
 
         One that dies late runs at nearly every look: what tells is how often the engine has started it.
         """
-        if state is None:
-            return
-        seen = state.restarts - self._before.setdefault(part.service, state.restarts)
+        seen = state.restarts - self._before.setdefault(state.id, state.restarts)
         restarts = state.restarts if state.state == "restarting" else seen
         if state.state in WELL and not seen:
             return
