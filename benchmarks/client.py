@@ -42,11 +42,12 @@ TOKENIZER_FILE = TINY / "text" / "tokenizer.json"
 
 
 class _Answering(asyncio.Protocol):
-    """One connection; requests come one at a time and are answered `delay_s` later."""
+    """One connection; requests come one at a time and are answered `delay_s` later, in a model's name."""
 
-    def __init__(self, delay_s: float, tokenizer: Tokenizer) -> None:
+    def __init__(self, delay_s: float, tokenizer: Tokenizer, model: str) -> None:
         self._delay_s = delay_s
         self._tokenizer = tokenizer
+        self._model = model
         self._data = b""
         self._transport: Any = None
 
@@ -60,7 +61,7 @@ class _Answering(asyncio.Protocol):
         if not found or len(rest) < length:
             return
         self._data = rest[length:]
-        answer = _answer(head, rest[:length], self._tokenizer)
+        answer = _answer(head, rest[:length], self._tokenizer, self._model)
         asyncio.get_running_loop().call_later(self._delay_s, self._transport.write, answer)
 
 
@@ -69,36 +70,37 @@ def _header(head: bytes, name: bytes) -> bytes:
     return b"" if start < 0 else head[start + len(name) + 4 :].partition(b"\r\n")[0]
 
 
-def _answer(head: bytes, body: bytes, tokenizer: Tokenizer) -> bytes:
+def _answer(head: bytes, body: bytes, tokenizer: Tokenizer, model: str) -> bytes:
     path = head.split(b" ", 2)[1]
     if path == b"/version":
         text = '{"version": "0.33.0"}'
     elif path == b"/v1/models":
-        text = '{"data": [{"id": "tiny", "root": "tiny", "max_model_len": 4096}]}'
+        text = json.dumps({"data": [{"id": model, "root": model, "max_model_len": 4096}]})
     elif path == b"/v1/completions":
-        text = _read(json.loads(body), _header(head, b"x-request-id").decode(), tokenizer)
+        text = _read(json.loads(body), _header(head, b"x-request-id").decode(), tokenizer, model)
     else:
         return b"HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n"
     return f"HTTP/1.1 200 OK\r\nContent-Length: {len(text)}\r\n\r\n{text}".encode()
 
 
-def _read(asked: dict[str, Any], name: str, tokenizer: Tokenizer) -> str:
+def _read(asked: dict[str, Any], name: str, tokenizer: Tokenizer, model: str) -> str:
     prompts = asked["prompt"]
     if isinstance(prompts, str):  # the client's question before the first row
         prompts = [tokenizer.encode(prompts)]
     shown = {f"token_id:{id}": -2.5 - place for place, id in enumerate(asked.get("logprob_token_ids", ()))}
     choices = [{"index": place, "logprobs": {"top_logprobs": [shown]}} for place in range(len(prompts))]
     usage = {"prompt_tokens": sum(map(len, prompts))}
-    return json.dumps({"id": f"cmpl-{name}", "model": "tiny", "choices": choices, "usage": usage})
+    return json.dumps({"id": f"cmpl-{name}", "model": model, "choices": choices, "usage": usage})
 
 
 def server(delay_s: float, port: Connection, tokenizer_file: Path) -> None:
     tokenizer = Tokenizer(tokenizer_file)
+    model = "tiny" if tokenizer_file == TOKENIZER_FILE else "drawn"
 
     async def serve() -> None:
         loop = asyncio.get_running_loop()
         listening = await loop.create_server(
-            lambda: _Answering(delay_s, tokenizer), "127.0.0.1", 0, backlog=4096
+            lambda: _Answering(delay_s, tokenizer, model), "127.0.0.1", 0, backlog=4096
         )
         port.send(listening.sockets[0].getsockname()[1])
         await listening.serve_forever()
@@ -154,7 +156,7 @@ async def raw_live(url: str, asked: list[ScoreRequest], in_flight: int, group: i
             call = vllm.score_call(several, "tiny", "x")
             async with session.post(url + call.path, json=call.body, headers=call.headers) as response:
                 response.raise_for_status()
-                return await response.json()
+                return await response.json(content_type=None)
 
         began = time.perf_counter()
         await fan_out(groups, ask, workers=in_flight // group)

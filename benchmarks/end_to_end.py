@@ -11,7 +11,8 @@ Beside each line stands what it is held against:
   floor    each finished prompt tokenized once by the same tokenizer, its row's JSON parsed and a record
            written, in `--processes` processes (as many as cores unless told)
   engine   the torch engine alone, in a process of its own, over the same prompts as token ids, or over the
-           same pictures prepared before the clock starts
+           same pictures prepared before the clock starts; where a server answers, a raw loop of aiohttp that
+           sends it the finished prompts as token ids, eight in a request, and parses what comes back
   vllm     `vllm_offline.py` over the same prompts as text, where `--vllm PYTHON` names an environment
 The server is one on loopback that answers label reads at once, in a process of its own.
 """
@@ -19,6 +20,7 @@ The server is one on loopback that answers label reads at once, in a process of 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import multiprocessing
 import os
@@ -36,13 +38,16 @@ from rich.console import Console
 from rich.table import Table
 
 import sample_data
+from client import raw_live, served
 from tgi_stack.prompting import prompts
 from tgi_stack.prompting.labels import default_labels
 from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.tiny import TINY
+from tgi_stack.types import ScoreRequest
 
 LOOK_EVERY_S = 0.02
 FIRST, LAST = 0.1, 0.9  # the part of a run that counts as its steady state
+GROUP, IN_FLIGHT = 8, 256  # prompts of a request, as the command sends them, and of all requests at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,8 +199,6 @@ def vllm_script(python: str, model: Path, prompts_file: Path, folder: Path) -> f
 @contextmanager
 def loopback(tokenizer_file: Path) -> Iterator[str]:
     """The URL of a server that answers label reads at once."""
-    from client import served
-
     process, url = served(0.0, tokenizer_file)
     try:
         yield url
@@ -268,14 +271,14 @@ class Bench:
         run = self._median(case, told)
         cells = [name, f"{case.rows:,}", f"{run.first_s:.1f}", f"{run.rate:,.0f}", f"{run.peak_mib:.0f}"]
         if case.arguments[0] == "summarize":
-            return [*cells, "", "", "", *_beside(run.rate, self._engine(case.source)), ""]
+            return [*cells, "", "", "", *_beside(run.rate, self._alone(case.source, told)), ""]
         tokenizer = Tokenizer(self.tokenizer_file)
         texts = finished(case, tokenizer, self._items(case), closes_thinking=True)
         lengths = [len(tokenizer.encode(text)) for text in texts[:500]]
         least = floor(case, texts, self.tokenizer_file, processes, self.folder)
         cells += [f"{sum(lengths) / len(lengths):.0f}", f"{least:,.0f}", f"{run.rate / least:.2f}"]
         asked = self._prompts(case, texts, tokenizer)
-        return [*cells, *_beside(run.rate, self._engine(asked), self._vllm(asked))]
+        return [*cells, *_beside(run.rate, self._alone(asked, told), self._vllm(asked))]
 
     def _median(self, case: Case, told: Sequence[str]) -> Measured:
         runs = []
@@ -301,7 +304,11 @@ class Bench:
         sample_data.write_lines(self.folder / "prompts.jsonl", rows)
         return self.folder / "prompts.jsonl"
 
-    def _engine(self, asked: Path) -> float | None:
+    def _alone(self, asked: Path, told: Sequence[str]) -> float | None:
+        """What whoever computes gives a second to one who does nothing else."""
+        if self.args.engine == "server":
+            url = told[told.index("--endpoint") + 1]
+            return asyncio.run(raw_live(url, _requests(asked, self.tokenizer_file), IN_FLIGHT, GROUP))
         if self.args.engine != "torch":
             return None
         model = self.model or TINY / ("vision" if asked.is_dir() else "text")
@@ -311,6 +318,18 @@ class Bench:
         if self.args.vllm is None or self.model is None:
             return None
         return vllm_script(self.args.vllm, self.model, asked, self.folder)
+
+
+def _requests(asked: Path, tokenizer_file: Path) -> list[ScoreRequest]:
+    """The finished prompts of a file as token ids."""
+    encode = Tokenizer(tokenizer_file).encode
+    rows = map(json.loads, asked.read_text(encoding="utf-8").splitlines())
+    return [
+        ScoreRequest(
+            "", tuple(encode(row["prompt"])), tuple("x" * len(row["label_ids"])), tuple(row["label_ids"])
+        )
+        for row in rows
+    ]
 
 
 def _beside(reached: float, *rates: float | None) -> list[str]:
