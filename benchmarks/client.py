@@ -19,6 +19,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,8 @@ from tgi_stack.settings import load
 from tgi_stack.tiny import TINY
 from tgi_stack.types import ScoreRequest
 
-LABELS = (32, 33, 34, 35)
+LABELS = tuple(range(32, 52))  # the ids of letters
+ROUNDS = 3  # each loop in turn; the medians count
 TOKENIZER_FILE = TINY / "text" / "tokenizer.json"
 
 
@@ -108,13 +110,32 @@ def server(delay_s: float, port: Connection, tokenizer_file: Path) -> None:
     asyncio.run(serve())
 
 
-def requests(count: int, seed: int = 1) -> Iterator[ScoreRequest]:
-    rng = random.Random(seed)  # noqa: S311  # drawn prompts
-    for _ in range(count):
-        yield ScoreRequest("", tuple(rng.randrange(1000) for _ in range(200)), ("A", "B", "C", "D"), LABELS)
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What the server is asked: how many prompts at a time, how long, how many labels of each."""
+
+    delay_s: float
+    in_flight: int
+    tokens: int = 200
+    labels: int = 4
+
+    def requests(self, count: int, seed: int = 1) -> Iterator[ScoreRequest]:
+        rng = random.Random(seed)  # noqa: S311  # drawn prompts
+        ids = LABELS[: self.labels]
+        for _ in range(count):
+            prompt = tuple(rng.randrange(1000) for _ in range(self.tokens))
+            yield ScoreRequest("", prompt, tuple("ABCDEFGHIJKLMNOPQRST"[: self.labels]), ids)
 
 
-async def raw(url: str, in_flight: int, count: int) -> float:
+LOADS = (
+    Load(0.5, 256),
+    Load(0.5, 1024),
+    Load(0.0, 64),
+    Load(0.0, 64, tokens=719, labels=20),  # as the rows of end_to_end.py
+)
+
+
+async def raw(url: str, load: Load, count: int) -> float:
     """Answers a second of the reference."""
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
 
@@ -123,27 +144,27 @@ async def raw(url: str, in_flight: int, count: int) -> float:
             async with session.post(url + call.path, json=call.body, headers=call.headers) as response:
                 return await response.json(content_type=None)
 
-        return await _rate(ask, in_flight, count)
+        return await _rate(ask, load, count)
 
 
-async def client(url: str, in_flight: int, count: int) -> float:
+async def client(url: str, asked: Load, count: int) -> float:
     flags = {
         "engine": "vllm",
         "endpoint": (url,),
         "model": "tiny",
-        "concurrency": in_flight,
+        "concurrency": asked.in_flight,
         "llm_batch_size": 1,
     }
     backend: ServedBackend = await open_served(load(flags, {}), "text")
     try:
-        return await _rate(backend.score, in_flight, count)
+        return await _rate(backend.score, asked, count)
     finally:
         await backend.aclose()
 
 
-async def _rate(ask: Callable[[ScoreRequest], Awaitable[Any]], in_flight: int, count: int) -> float:
+async def _rate(ask: Callable[[ScoreRequest], Awaitable[Any]], load: Load, count: int) -> float:
     began = time.perf_counter()
-    await fan_out(requests(count), ask, workers=in_flight)
+    await fan_out(load.requests(count), ask, workers=load.in_flight)
     return count / (time.perf_counter() - began)
 
 
@@ -181,7 +202,8 @@ def live(url: str, count: int, *, in_flight: int = 64, group: int = 8, repeats: 
     found: dict[str, list[float]] = {name: [] for name in loops}
     for repeat in range(repeats + 1):
         for place, (name, loop) in enumerate(loops.items()):
-            asked = list(requests(count if repeat else in_flight, seed=2 * repeat + place))
+            drawn = Load(0.0, in_flight).requests(count if repeat else in_flight, seed=2 * repeat + place)
+            asked = list(drawn)
             rate = asyncio.run(loop(url, asked, in_flight, group))
             if repeat:  # the first one warms up
                 found[name].append(rate)
@@ -203,18 +225,11 @@ def main() -> None:
     if args.endpoint is not None:
         live(args.endpoint, 1024)
         return
-    table = Table("delay ms", "in flight", "raw aiohttp, 1/s", "fastqwen, 1/s", "share", "peak MiB")
-    for delay_s, in_flight in ((0.5, 256), (0.5, 1024), (0.0, 64)):
-        process, url = served(delay_s)
-        expected = in_flight / delay_s if delay_s else 2000.0
-        count = max(in_flight * 4, int(min(expected, 1500.0) * args.seconds))
-        reference = asyncio.run(raw(url, in_flight, count))
-        found = asyncio.run(client(url, in_flight, count))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        cells = (f"{reference:,.0f}", f"{found:,.0f}", f"{found / reference:.2f}", f"{peak:.0f}")
-        table.add_row(f"{1000 * delay_s:.0f}", f"{in_flight:,}", *cells)
-        process.terminate()
-    console = Console()
+    columns = ("delay ms", "in flight", "tokens", "labels", "raw aiohttp, 1/s", "fastqwen, 1/s", "share")
+    table = Table(*columns, "peak MiB")
+    for asked in LOADS:
+        table.add_row(*line(asked, args.seconds))
+    console = Console(width=110)
     console.print(table)
     process, url = served(0.0)
     table = Table("rows", "s", "rows/s", "peak MiB", title="fastqwen probs, whole runs, no delay")
@@ -223,6 +238,21 @@ def main() -> None:
         table.add_row(f"{rows:,}", f"{spent_s:.1f}", f"{rows / spent_s:,.0f}", f"{peak:.0f}")
     process.terminate()
     console.print(table)
+
+
+def line(asked: Load, seconds: float) -> list[str]:
+    """What the table says of a load; each loop takes about so long in all."""
+    process, url = served(asked.delay_s)
+    expected = asked.in_flight / asked.delay_s if asked.delay_s else 2000.0
+    count = max(asked.in_flight * 4, int(min(expected, 1500.0) * seconds / ROUNDS))
+    rounds = [
+        (asyncio.run(raw(url, asked, count)), asyncio.run(client(url, asked, count))) for _ in range(ROUNDS)
+    ]
+    process.terminate()
+    reference, found = (statistics.median(rates) for rates in zip(*rounds, strict=True))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    shape = [f"{1000 * asked.delay_s:.0f}", f"{asked.in_flight:,}", str(asked.tokens), str(asked.labels)]
+    return [*shape, f"{reference:,.0f}", f"{found:,.0f}", f"{found / reference:.2f}", f"{peak:.0f}"]
 
 
 def served(delay_s: float, tokenizer_file: Path = TOKENIZER_FILE) -> tuple[multiprocessing.Process, str]:

@@ -80,17 +80,20 @@ def command(arguments: Sequence[str], out: Path, rows: int) -> Measured:
     program = str(Path(sys.executable).with_name("fastqwen"))
     began = time.perf_counter()
     with subprocess.Popen([program, *arguments, "-o", str(out), "--quiet"]) as process:  # noqa: S603
-        times = list(_records(process, part, began))
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        looks = list(_records(process, part, began))
+        process.wait()
     whole_s = time.perf_counter() - began
     if process.returncode not in (0, 1):
         raise SystemExit(f"{' '.join(arguments)}: exit status {process.returncode}")
-    return Measured(times[0][0] if times else whole_s, whole_s, steady(times, rows), used.ru_maxrss / 1024)
+    times = [(when, count) for when, count, _ in looks]
+    first_s = times[0][0] if times else whole_s
+    return Measured(first_s, whole_s, steady(times, rows), max((mib for *_, mib in looks), default=0.0))
 
 
-def _records(process: subprocess.Popen[bytes], part: Path, began: float) -> Iterator[tuple[float, int]]:
-    """When how many records were there, at each look that found more."""
+def _records(
+    process: subprocess.Popen[bytes], part: Path, began: float
+) -> Iterator[tuple[float, int, float]]:
+    """When how many records were there, at each look that found more, and the most memory until then."""
     seen = place = 0
     while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
         time.sleep(LOOK_EVERY_S)
@@ -102,7 +105,16 @@ def _records(process: subprocess.Popen[bytes], part: Path, began: float) -> Iter
             continue
         if found := added.count(b"\n"):
             place, seen = place + len(added), seen + found
-            yield time.perf_counter() - began, seen
+            yield time.perf_counter() - began, seen, _peak_mib(process.pid)
+
+
+def _peak_mib(process: int) -> float:
+    """What a process took at most. `getrusage` would add what its parent had when it was started."""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except OSError:  # no Linux, or it has ended
+        return 0.0
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:")), 0.0)
 
 
 def steady(times: Sequence[tuple[float, int]], rows: int) -> float:
