@@ -23,7 +23,7 @@ from tgi_stack.errors import FastqwenError, RowError, UsageError
 from tgi_stack.jobs.probs import Probs, candidate_counts
 from tgi_stack.jobs.spec import JobSpec
 from tgi_stack.prompting import prompts
-from tgi_stack.prompting.forms import formed
+from tgi_stack.prompting.forms import form_of
 from tgi_stack.prompting.template_file import read_template
 from tgi_stack.resident import FORKS, Prepared, Record, Resident
 from tgi_stack.rows import parquet
@@ -84,8 +84,8 @@ class Summarizer(Resident):
     def _prepared(self, input: Input) -> Prepared:
         source = open_input(input, folders=True, kind="summarize", limit=self.settings.limit)
         template = read_template(self.settings, prompts.SUMMARY_PLACEHOLDERS)
-        settings, form = formed(self.settings)
-        return JobSpec("summarize", settings, source.base, template=template, form=form), source
+        form = form_of(self.settings)
+        return JobSpec("summarize", self.settings, source.base, template=template, form=form), source
 
 
 class Reranker(Resident):

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import CATALOGUE, Fastqwen, read_records, write_rows
-from tests.loopback import serve
+from tests.loopback import TOKENIZER, serve
+from tgi_stack.prompting.forms import new_tokens, read_form
 from tgi_stack.rows.output import records
 
 SCRIPTED = ("--engine", "scripted")
@@ -51,6 +52,16 @@ def test_torch_writes_data(fastqwen: Fastqwen, tmp_path: Path, job: tuple[str, .
     fastqwen(*job, "--engine", "torch", "--model", "tiny", "-o", "o.jsonl")
     check(tmp_path / "o.jsonl")
     fastqwen("verify", "o.jsonl")
+
+
+@pytest.mark.parametrize(("given", "wanted"), [((), None), (("--max-new-tokens", "200"), 200)])
+def test_runs_ask_for_the_budget_of_a_schema(
+    cached: Fastqwen, job: tuple[str, ...], given: tuple[str, ...], wanted: int | None
+) -> None:
+    cached("summarize", "images", *SCRIPTED, "-o", "text.jsonl")  # so that somebody is known
+    told = json.loads(cached(*job, *SCRIPTED, *given, "--dry-run", "--json").stdout)
+    budget = wanted or new_tokens(read_form(json.dumps(SCHEMA)), TOKENIZER)
+    assert told["new_tokens"] == 2 * budget
 
 
 @pytest.mark.parametrize("dialect", ["vllm", "tgi", "sglang"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
+from tokenizers import Tokenizer as PlainTokenizer
+from tokenizers.models import BPE
 
+from tests.loopback import TOKENIZER
 from tgi_stack.backends.scripted import summary_of
 from tgi_stack.errors import AnswerError, UsageError
-from tgi_stack.prompting.forms import compact, data_of, digest_of, formed, new_tokens, read_form
+from tgi_stack.prompting.forms import compact, data_of, digest_of, form_of, new_tokens, read_form
+from tgi_stack.prompting.ordinary_text import SAMPLES, tokens_a_character
+from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.settings import Settings
 
+
+def of_characters(alphabet: str) -> Tokenizer:
+    """A vocabulary with a token for each of these characters, and for each byte of any other one."""
+    tokens = [*(f"<0x{byte:02X}>" for byte in range(256)), *alphabet]
+    model = BPE({token: id for id, token in enumerate(tokens)}, [], byte_fallback=True)
+    return Tokenizer.of(PlainTokenizer(model).to_str().encode())
+
+
+BYTES = of_characters("")
+A_CHARACTER = of_characters("".join({*"".join(SAMPLES.values())}))
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=6)
 
 
@@ -65,7 +81,7 @@ def test_any_schema_of_the_subset_is_read(schema: dict[str, Any], number: int) -
     text = summary_of(number, form)
     value = data_of(text, form, cut=False)
     assert Draft202012Validator(schema).is_valid(value)  # no bound of ours lets in what the file does not
-    assert len(compact(value)) < new_tokens(form) or new_tokens(form) == 1024
+    assert len(compact(value)) < new_tokens(form, A_CHARACTER) or new_tokens(form, A_CHARACTER) == 1024
 
 
 @pytest.mark.parametrize(
@@ -145,15 +161,31 @@ def test_what_is_an_answer(text: str, cut: bool, type: str | None) -> None:
     assert failed.value.type == type
 
 
-def test_a_schema_sets_the_budget(said: list[str]) -> None:
-    settings, form = formed(Settings.model_validate({"schema": "catalogue"}))
-    assert form is not None
-    assert settings.new_tokens == new_tokens(form) < 1024
-    assert formed(Settings())[0].new_tokens == 128
+def test_small_budget_is_said(said: list[str]) -> None:
+    assert form_of(Settings()) is None
+    assert form_of(Settings.model_validate({"schema": "catalogue"})) == read_form("catalogue")
     assert said == []
-    chosen, _ = formed(Settings.model_validate({"schema": "catalogue", "max_new_tokens": 50}))
-    assert chosen.new_tokens == 50
-    assert "the longest answer of --schema" in said[0]
+    form_of(Settings.model_validate({"schema": "catalogue", "max_new_tokens": 50}))
+    assert "the longest answer of --schema has 720 characters" in said[0]
+
+
+@pytest.mark.parametrize(("tokenizer", "rate"), [(BYTES, 3.0), (A_CHARACTER, 1.0)])
+def test_budget_counts_tokens_of_ordinary_text(tokenizer: Tokenizer, rate: float) -> None:
+    assert tokens_a_character(tokenizer) == pytest.approx(rate, abs=0.1)
+    schema = {"type": "object", "properties": {"a": {"type": "string", "maxLength": 50}}}
+    longest = len('{"a":""}') + 50
+    budget = new_tokens(read_form(json.dumps(schema)), tokenizer)
+    assert budget == math.ceil(longest * tokens_a_character(tokenizer)) + 1
+    assert new_tokens(read_form("catalogue"), BYTES) == 1024
+
+
+@pytest.mark.parametrize("script", SAMPLES)
+def test_longest_ordinary_answer_fits_the_budget(script: str) -> None:
+    text = SAMPLES[script]
+    schema = {"type": "object", "properties": {"a": {"type": "string", "maxLength": len(text)}}}
+    for tokenizer in (TOKENIZER, BYTES):
+        answer = tokenizer.encode(compact({"a": text}))
+        assert len(answer) < new_tokens(read_form(json.dumps(schema)), tokenizer)
 
 
 def test_keys_tell_schemas_apart() -> None:

@@ -500,7 +500,7 @@ def test_status_and_wait_agree_on_restarts(
     told = running(("text", "running", "healthy"), ("vision-vllm", "running", "healthy"), restarts=3)
     shown(docker, told.replace("2026-01-02T03:04:05.123456789Z", since))
     where = ("--docker-dir", planned.path)
-    waited = fastqwen("stack", "wait", *where, "--timeout", "0.3", check=0 if well else 4)
+    waited = fastqwen("stack", "wait", *where, "--timeout", "20" if well else "0.3", check=0 if well else 4)
     status = fastqwen("stack", "status", *where, check=0 if well else 4)
     if not well:
         assert "not up after 0.3 s: it ended and was started again 3 times, 2" in waited.stderr

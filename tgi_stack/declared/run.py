@@ -126,7 +126,7 @@ class Fields(ServerFields, RunnerFields):
             PROMPT,
             ("summarize",),
             unit="tokens",
-            unset=f"{NEW_TOKENS}; with --schema as its longest answer, at most 1024",
+            unset=f"{NEW_TOKENS}; with --schema as its longest answer in ordinary text, at most 1024",
         ),
     ] = None
     max_side: Annotated[

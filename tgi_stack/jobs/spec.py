@@ -16,7 +16,7 @@ from tgi_stack.jobs.rerank.items import Items, join_items
 from tgi_stack.jobs.rerank.job import Rerank
 from tgi_stack.jobs.summarize import Summarize
 from tgi_stack.prompting import prompts
-from tgi_stack.prompting.forms import formed
+from tgi_stack.prompting.forms import form_of
 from tgi_stack.prompting.template_file import read_template
 from tgi_stack.rows.reader import Source, open_source
 from tgi_stack.rows.schema import Schema
@@ -35,7 +35,7 @@ class JobSpec:
         base: the folder that relative image paths begin at.
         items: what the ids in rows of `rerank` stand for.
         template: a prompt file's text in place of the built-in prompt.
-        form: what answers of `summarize` are held to; see `forms.formed`.
+        form: what answers of `summarize` are held to; see `forms.form_of`.
     """
 
     name: Name
@@ -114,6 +114,5 @@ def opened_without_rows(
     placeholders = PLACEHOLDERS.get(name)
     prompt = None if placeholders is None else read_template(settings, placeholders)
     if name == "summarize":
-        settings, form = formed(settings)
-        return JobSpec(name, settings, base, template=prompt, form=form)
+        return JobSpec(name, settings, base, template=prompt, form=form_of(settings))
     return JobSpec(name, settings, base, known, prompt)

@@ -16,7 +16,7 @@ from tgi_stack.errors import ImageError, UsageError
 from tgi_stack.jobs.image_source import ImageSource, told_of
 from tgi_stack.jobs.pipeline import Job
 from tgi_stack.prompting import prompts
-from tgi_stack.prompting.forms import TOLD
+from tgi_stack.prompting.forms import TOLD, new_tokens
 from tgi_stack.prompting.vocabulary import refuse_missing_marks
 from tgi_stack.rows.schema import summarize_row
 from tgi_stack.scoring.caption_flags import caption_flags
@@ -54,6 +54,9 @@ class Summarize:
             backend.profile.tokenizer, "the tokenizer", images=backend.profile.grid is not None
         )
         prompts.check_template(template, settings.instruction, prompts.SUMMARY_PLACEHOLDERS)
+        if form is not None and settings.max_new_tokens is None:
+            budget = new_tokens(form, backend.profile.tokenizer)
+            settings = settings.model_copy(update={"max_new_tokens": budget})
         self._backend = CachedBackend(backend, store, settings)
         self._settings = settings
         self._template = template

@@ -16,6 +16,8 @@ from typing import Any
 
 from tgi_stack.errors import AnswerError, UsageError
 from tgi_stack.prompting.form_catalogue import CATALOGUE
+from tgi_stack.prompting.ordinary_text import tokens_a_character
+from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.settings import Settings
 from tgi_stack.text_files import TextFileError, read_text
 
@@ -46,24 +48,22 @@ NUMBER_CHARACTERS = 24
 TOLD = "Answer with JSON of this schema and nothing else: "
 
 
-def formed(settings: Settings) -> tuple[Settings, str | None]:
-    """The form that --schema names, and the settings with the new tokens that it takes.
+def form_of(settings: Settings) -> str | None:
+    """The form that --schema names; a budget that may cut its longest answer is said.
 
     Raises:
         UsageError: a file that can't be read, or no schema of the subset.
     """
     if settings.schema is None:
-        return settings, None
+        return None
     form = read_form(settings.schema)
-    wanted = new_tokens(form)
-    if settings.max_new_tokens is None:
-        return settings.model_copy(update={"max_new_tokens": wanted}), form
-    if settings.max_new_tokens < wanted:
+    characters = _longest(json.loads(form))
+    if settings.max_new_tokens is not None and settings.max_new_tokens < min(MOST_NEW_TOKENS, characters):
         LOG.warning(
-            f"--max-new-tokens {settings.max_new_tokens}: the longest answer of --schema may take {wanted}; "
-            "one that is cut fails its row"
+            f"--max-new-tokens {settings.max_new_tokens}: the longest answer of --schema has {characters:,} "
+            "characters, and some scripts take a token for each; an answer that is cut fails its row"
         )
-    return settings, form
+    return form
 
 
 def read_form(name: str) -> str:
@@ -101,12 +101,12 @@ def digest_of(form: str) -> str:
     return hashlib.sha256(form.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def new_tokens(form: str) -> int:
-    """As many as the longest answer has characters, which no ordinary text exceeds; at most MOST_NEW_TOKENS.
+def new_tokens(form: str, tokenizer: Tokenizer) -> int:
+    """What the longest answer takes where it is ordinary text, and one more; at most MOST_NEW_TOKENS.
 
-    A model that follows the schema's words needs a quarter; one that can't may write letter by letter.
+    A model that writes English needs a quarter; one that can't follow the schema may write letter by letter.
     """
-    return min(MOST_NEW_TOKENS, _longest(json.loads(form)) + 1)
+    return min(MOST_NEW_TOKENS, math.ceil(_longest(json.loads(form)) * tokens_a_character(tokenizer)) + 1)
 
 
 def data_of(text: str, form: str, *, cut: bool) -> Any:
