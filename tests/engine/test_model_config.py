@@ -179,6 +179,8 @@ def test_frequencies_are_those_of_transformers(settings: dict[str, Any]) -> None
         ("mlp_bias", True),
         ("use_sliding_window", True),
         ("use_qk_norm", False),
+        ("is_causal", False),
+        ("use_rope", False),
         ("layer_types", ["full_attention"] * 5 + ["sliding_attention"]),
         ("layer_types", ["full_attention"] * 5),
         ("tie_word_embeddings", "yes"),

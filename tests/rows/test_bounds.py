@@ -19,7 +19,7 @@ from tgi_stack.errors import FastqwenError, InputError, RowError, SettingsError,
 from tgi_stack.rows import columns, csv_rows, jsonl, schema
 from tgi_stack.rows.output import records
 from tgi_stack.rows.reader import open_source
-from tgi_stack.scoring.metrics import read_qrels
+from tgi_stack.scoring.qrels import read_qrels
 from tgi_stack.text_files import TextFileError, read_text
 
 SOUND = {"id": ["a", "b"], "prompt": ["x", "y"], "labels": [["A"], ["A"]]}
@@ -64,7 +64,7 @@ def test_marks_and_line_ends_are_read(tmp_path: Path, encoding: str, end: str) -
     assert parsed(lines) == parsed(table) == ["é", "z"]
     qrels = tmp_path / "q"
     qrels.write_bytes(marked(f"u1 0 a 1{end}u2 0 b 0{end}", encoding))
-    assert read_qrels(qrels) == {"u1": {"a": 1}, "u2": {"b": 0}}
+    assert read_qrels(qrels).grades == {"u1": {"a": 1}, "u2": {"b": 0}}
     (tmp_path / "s.toml").write_bytes(marked(f'model = "tiny"{end}', encoding))
     assert settings.load({}, {}, tmp_path / "s.toml").model == "tiny"
     (tmp_path / "p").write_bytes(marked(f"a{end}é", encoding))

@@ -7,11 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tgi_stack.errors import AnswerError
+from tgi_stack.errors import AnswerError, InputError
 from tgi_stack.rows import jsonl, parquet
 from tgi_stack.rows.output import records
 from tgi_stack.rows.records import INT64, RECORDS, REPLACED, described, writable
@@ -93,3 +95,19 @@ def test_numbers_that_no_sink_holds_fail_rows(count: Any) -> None:
         writable({"id": "1", "status": "ok", "usage": {"prompt_tokens": count}})
     assert caught.value.type == "server.bad_response"
     assert writable({"n": INT64 - 1}) == {"n": INT64 - 1}
+
+
+def test_null_is_absent_in_lines_too(tmp_path: Path) -> None:
+    record = {"id": "1", "status": "ok", "window": None, "reads": [{"order": ["a"], "prior": None}]}
+    path = tmp_path / "out.jsonl"
+    path.write_text(json.dumps(record | {"data": {"colour": None}}))
+    assert list(records(path)) == [
+        {"id": "1", "status": "ok", "reads": [{"order": ["a"]}], "data": {"colour": None}}
+    ]
+
+
+def test_text_that_is_no_json_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "out.parquet"
+    pq.write_table(pa.table({"id": ["1", "2"], "data": ["{}", "{a: 1}"]}), path)
+    with pytest.raises(InputError, match="row 2: `data` is no JSON"):
+        list(records(path))

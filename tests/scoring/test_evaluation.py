@@ -13,8 +13,9 @@ from ir_measures import RR, R, nDCG
 
 from tgi_stack.errors import InputError
 from tgi_stack.rows import jsonl
-from tgi_stack.scoring import evaluation, metrics
+from tgi_stack.scoring import distributions, evaluation, metrics
 from tgi_stack.scoring.metrics import collect, compare, evaluate, per_query, reread
+from tgi_stack.scoring.qrels import read_qrels
 
 
 def row(
@@ -193,6 +194,12 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         ("reads.0", {"order": ["x", "y", "z"]}),
         ("reads.0.prior", [-1.0]),
         ("reads.0.prior", [-1.0, -2.0, "x"]),
+        ("reads.0.prior", [-1.0, 1.0, -1.0]),
+        ("ranking.0.probability", -0.5),
+        ("ranking.0.probability", 1.01),
+        ("ranking.0.logprob", 0.5),
+        ("label_mass", -0.1),
+        ("label_mass", 1.5),
         ("reads.0.normalised", "softmax"),
         ("reads.0", "a read"),
         ("window", {"size": "2"}),
@@ -208,12 +215,12 @@ def test_fields_of_others_do_not_matter() -> None:
     assert collect([changed("split", "test"), changed("ranking.1.note", 7) | {"id": "b"}]).failed == 0
 
 
-@pytest.mark.parametrize("grade", ["1.0", "1_0", "٣", "99999999999", "x", ""])
+@pytest.mark.parametrize("grade", ["1.0", "1_0", "٣", "99999999999", "1000001", "x", ""])
 def test_a_grade_is_a_plain_integer(tmp_path: Path, grade: str) -> None:
     path = tmp_path / "q"
     path.write_text(f"u 0 a {grade}\n")
     with pytest.raises(InputError):
-        metrics.read_qrels(path)
+        read_qrels(path)
 
 
 def test_a_temperature_flattens_reads_before_averaging() -> None:
@@ -244,22 +251,52 @@ def test_an_agreement_of_nothing_is_no_number() -> None:
 def test_qrels_take_the_place_of_positives(tmp_path: Path) -> None:
     path = tmp_path / "qrels.txt"
     path.write_text("a%20b 0 y 1\n\n")
-    assert metrics.read_qrels(path) == {"a b": {"y": 1}}
-    found = collect([row("a b", ["x", "y"], ["x"])], qrels=metrics.read_qrels(path))
+    assert read_qrels(path).grades == {"a b": {"y": 1}}
+    found = collect([row("a b", ["x", "y"], ["x"])], qrels=read_qrels(path))
     assert evaluate(found, [1])["MRR"].mean == 0.5
     path.write_text("a 0 y\n")
     with pytest.raises(InputError, match=r"qrels\.txt:1"):
-        metrics.read_qrels(path)
+        read_qrels(path)
+
+
+@pytest.mark.parametrize("id", ["a%20b", "50%25", "caf%E9", "a b", "100%"])
+@pytest.mark.parametrize("written", ["as it is", "encoded"])
+def test_ids_with_percent_signs_find_their_grades(tmp_path: Path, id: str, written: str) -> None:
+    if written == "as it is" and " " in id:
+        return
+    spelled = id if written == "as it is" else id.replace("%", "%25").replace(" ", "%20")
+    path = tmp_path / "qrels"
+    path.write_text(f"{spelled} 0 {spelled} 1\n")
+    found = collect([row(id, ["x", id], [])], qrels=read_qrels(path))
+    assert found.relevant == {id: {id: 1}}
+    assert found.without_record == ()
+
+
+def test_both_spellings_of_an_id_stay_apart(tmp_path: Path) -> None:
+    path = tmp_path / "qrels"
+    path.write_text("q 0 a%20b 1\n")
+    found = collect([row("q", ["a%20b", "a b"], [])], qrels=read_qrels(path))
+    assert found.relevant == {"q": {"a b": 1}}
+
+
+@pytest.mark.parametrize("logprobs", [[-1.8, -1.9, -0.2], [-0.5, -1.9, -2.6], [-2.4, -1.3, -2.8]])
+def test_ties_over_permutations_stay_ties(logprobs: list[float]) -> None:
+    ids = ["a", "b", "c"]
+    turned = [ids[turn:] + ids[:turn] for turn in distributions.rotations(3, 3)]
+    reads = [{"order": order, "logprobs": logprobs} for order in turned]  # by the place alone: all tie
+    each = [dict(zip(order, distributions.softmax(logprobs), strict=True)) for order in turned]
+    means = distributions.mean([[one[id] for id in ids] for one in each])
+    assert reread(reads) == [(ids[place], means[place]) for place in distributions.order(means)]
 
 
 def test_doubled_lines_of_qrels_are_said(tmp_path: Path, said: list[str]) -> None:
     path = tmp_path / "qrels.txt"
     path.write_text("a 0 x 1\na 0 y 0\n\na 0 y 0\na Q0 x 1\n")
-    assert metrics.read_qrels(path) == {"a": {"x": 1, "y": 0}}
+    assert read_qrels(path).grades == {"a": {"x": 1, "y": 0}}
     assert said == [f"{path}: lines that repeat an earlier one count once: 2 (first line 4)"]
     path.write_text("a 0 x 1\na 0 y 0\na 0 y 2\n")
     with pytest.raises(InputError, match=r"qrels\.txt:3: 'y' of query 'a' has the grade 2, in line 2 0"):
-        metrics.read_qrels(path)
+        read_qrels(path)
 
 
 def test_ids_with_white_space_survive_a_trec_file() -> None:

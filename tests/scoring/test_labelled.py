@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Fastqwen, write_rows
+from tgi_stack.scoring.labelled import Field
 
 
 def ok(id: str, **data: Any) -> dict[str, Any]:
@@ -22,11 +23,12 @@ def test_fields_are_measured(fastqwen: Fastqwen, tmp_path: Path) -> None:
     labels: list[dict[str, Any]] = [
         {"id": "1", "data": {"kind": "mug", "uses": ["work", "tea"], "look": {"hue": "red"}}},
         {"id": 2, "data": {"kind": True, "uses": ["sun"]}},
-        {"id": "3", "data": {"kind": "hat", "uses": []}},
+        {"id": "3", "data": {"kind": "hat", "uses": [], "none": None}},  # what is not answered is not right
+        {"id": "not asked", "data": {"kind": "hat"}},
     ]
     write_rows(tmp_path / "l.jsonl", *labels)
     found = json.loads(fastqwen("eval", "o.jsonl", "--labelled", "l.jsonl", "--json").stdout)
-    assert (found["rows"], found["failed"], found["without_label"]) == (3, 1, 1)
+    assert (found["rows"], found["failed"], found["without_label"], found["without_record"]) == (3, 1, 1, 1)
     assert found["fields"]["kind"] == {"rows": 3, "exact": pytest.approx(1 / 3)}
     third = pytest.approx(1 / 3)
     assert found["fields"]["uses"] == {
@@ -36,6 +38,7 @@ def test_fields_are_measured(fastqwen: Fastqwen, tmp_path: Path) -> None:
         "recall": third,
         "f1": third,
     }
+    assert found["fields"]["none"] == {"rows": 1, "exact": 0.0}
     assert found["fields"]["look.hue"] == {"rows": 1, "exact": 0.0}
     assert "3 labelled rows" in fastqwen("eval", "o.jsonl", "--labelled", "l.jsonl").stdout
 
@@ -54,3 +57,27 @@ def test_bad_labels_are_refused(
     write_rows(tmp_path / "o.jsonl", ok("1", a=1))
     write_rows(tmp_path / "l.jsonl", *labels)
     assert said in fastqwen("eval", "o.jsonl", "--labelled", "l.jsonl", check=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("records", "said"),
+    [
+        ([ok("1", a=1), ok("1", a=2)], "stands twice"),
+        ([ok("1", a=1), ok("2", a=1) | {"id": ["2"]}], "record 2: `id`"),
+        ([ok("1", a=1) | {"status": "done"}], "record 1: `status`"),
+        ([{"id": "1", "data": {"a": 1}}], "record 1: no `status`"),
+        ([ok("1", a=1) | {"data": "a"}], "record 1: `data`"),
+    ],
+)
+def test_other_records_are_no_answers(
+    fastqwen: Fastqwen, tmp_path: Path, records: list[dict[str, Any]], said: str
+) -> None:
+    write_rows(tmp_path / "o.jsonl", *records)
+    write_rows(tmp_path / "l.jsonl", {"id": "1", "data": {"a": 1}})
+    assert said in fastqwen("eval", "o.jsonl", "--labelled", "l.jsonl", check=2).stderr
+
+
+def test_numbers_in_lists_are_compared_by_value() -> None:
+    one = Field()
+    one.add([1, 2.5, {"n": 3}], [2.5, 1.0, {"n": 3.0}], answered=True)
+    assert one.as_dict() == {"rows": 1, "exact": 1.0, "precision": 1.0, "recall": 1.0, "f1": 1.0}

@@ -15,7 +15,7 @@ from tgi_stack.rows.output import records
 from tgi_stack.rows.records import fault_in
 from tgi_stack.scoring import metrics
 from tgi_stack.scoring.metrics import Rankings
-from tgi_stack.scoring.ranked import refuse_unsound
+from tgi_stack.scoring.ranked import fault_of_labels, refuse_unsound
 from tgi_stack.types import RerankRow
 
 Record = dict[str, Any]
@@ -128,10 +128,7 @@ def _fault(job: str, record: Record) -> str | None:
         return None if record.get("error") else "neither ok nor with an `error`"
     if job == "summarize":
         return None if record.get("summary") is not None else "no `summary`"
-    labels, values = record.get("labels"), record.get("probabilities")
-    if not labels or values is None or len(labels) != len(values):
-        return "`labels` and `probabilities` are not of one length"
-    return None
+    return fault_of_labels(record)
 
 
 def candidate_order(record: Record, row: RerankRow | None = None) -> tuple[list[str], bool]:

@@ -20,6 +20,7 @@ from tgi_stack.rows.formats import COMPRESSED, opened
 from tgi_stack.rows.ledger import Checked, Ledger, Record, line_of, part_path, sha256_of
 from tgi_stack.rows.manifest import Manifest, manifest_path, source_of
 from tgi_stack.rows.reader import Source
+from tgi_stack.rows.records import without_null
 from tgi_stack.text_files import as_utf_8
 from tgi_stack.types import Identity
 from tgi_stack.writing import Lock
@@ -266,6 +267,7 @@ def _of_lines(path: Path) -> Iterator[Record]:
     with opened(path, str(path)) as file:
         for number, line in enumerate(as_utf_8(file), 1):
             try:
-                yield jsonl.loads(line, most=math.inf)  # one of our own may be long
+                found = jsonl.loads(line, most=math.inf)  # one of our own may be long
             except jsonl.LineError as error:
                 raise InputError(f"{path}:{number}:{error.column}: {error}") from error
+            yield without_null(found) if b"null" in line else found

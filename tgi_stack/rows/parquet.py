@@ -13,15 +13,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from tgi_stack.errors import InputError
+from tgi_stack.rows import jsonl
 from tgi_stack.rows.columns import Fields, Unreadable, Wanted
-from tgi_stack.rows.records import JSON, RECORDS, described, json_text
+from tgi_stack.rows.records import ANY, JSON, RECORDS, described, json_text
 
 ROW_GROUP = 4096
 BATCH = 256
 BATCH_OF_FILES = 8  # rows that hold whole images
-
-# Columns of records that hold any value, as JSON text.
-TEXTS = {name for model in RECORDS.values() for name, kind in described(model).items() if kind == JSON}
 
 # pyarrow costs 0.3 s to import: each function that needs it does so itself.
 
@@ -90,11 +88,14 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
         InputError: it can't be read.
     """
-    for _, row, _ in read_rows(path, str(path), (), Wanted()):
+    for number, row, _ in read_rows(path, str(path), (), Wanted()):
         if row is not None:
-            for name in TEXTS & row.keys():
+            for name in ANY & row.keys():
                 if isinstance(row[name], str):
-                    row[name] = json.loads(row[name])
+                    try:
+                        row[name] = jsonl.value_of(row[name])
+                    except jsonl.LineError as error:
+                        raise InputError(f"{path}: row {number:,}: `{name}` is no JSON: {error}") from error
             yield row
 
 

@@ -293,6 +293,21 @@ def _whole(value: Any, shape: Any) -> Any:
     return json_text(value) if shape == JSON else value
 
 
+def without_null(record: dict[str, Any]) -> dict[str, Any]:
+    """A record without the fields that are null; what holds any value stays as it is."""
+    return {
+        name: inner if name in ANY else _without_null(inner)
+        for name, inner in record.items()
+        if inner is not None
+    }
+
+
+def _without_null(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_null(inner) for name, inner in value.items() if inner is not None}
+    return [_without_null(inner) for inner in value] if isinstance(value, list) else value
+
+
 def json_text(value: Any) -> str:
     """A value of a column that holds any."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
@@ -342,3 +357,7 @@ def _check_numbers(value: Any) -> None:
         raise AnswerError("server.bad_response", "a count beyond 64 bits")
     elif isinstance(value, float) and not jsonl.is_finite(value):
         raise AnswerError("server.bad_response", f"{value} is no number")
+
+
+# The fields that hold any value.
+ANY = frozenset(name for model in RECORDS.values() for name, kind in described(model).items() if kind == JSON)

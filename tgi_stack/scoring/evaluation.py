@@ -13,6 +13,7 @@ from tgi_stack.errors import InputError
 from tgi_stack.rows.output import parts_of, records
 from tgi_stack.scoring import metrics
 from tgi_stack.scoring.metrics import Comparison, Estimate, Rankings
+from tgi_stack.scoring.qrels import read_qrels
 from tgi_stack.writing import Given, refuse_present, replaced
 
 
@@ -109,7 +110,7 @@ def evaluate(
         named = (("RANKED", ranked), ("--qrels", qrels), ("--against", against), ("--noise", noise))
         inputs = [Given(name, path) for name, path in named if path is not None]
         refuse_present("--trec", trec, inputs, overwrite=overwrite)
-    grades = None if qrels is None else metrics.read_qrels(qrels)
+    grades = None if qrels is None else read_qrels(qrels)
 
     def collected(path: Path) -> Rankings:
         parts_of(path)  # says what is wrong with its name

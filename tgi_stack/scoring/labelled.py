@@ -14,6 +14,7 @@ from tgi_stack.errors import InputError, RowError
 from tgi_stack.rows import schema
 from tgi_stack.rows.output import records
 from tgi_stack.rows.reader import open_source
+from tgi_stack.rows.records import fault_in
 
 
 @dataclass
@@ -33,11 +34,11 @@ class Field:
     precision: float = 0.0
     recall: float = 0.0
 
-    def add(self, label: Any, answer: Any) -> None:
-        """Counts a row; `answer` is None where there is none."""
+    def add(self, label: Any, answer: Any, *, answered: bool) -> None:
+        """Counts a row; `answer` is None where there is none, in data or because nothing was `answered`."""
         self.rows += 1
         if not isinstance(label, list):
-            self.exact += _same(label, answer)
+            self.exact += answered and _same(label, answer)
             return
         wanted, found = _set(label), _set(answer if isinstance(answer, list) else [])
         both = len(wanted & found)
@@ -64,16 +65,19 @@ class Labelled:
     Attributes:
         failed: labelled rows without data in the output: they count as wrong everywhere.
         without_label: rows of the output that nothing is labelled of: left out.
+        without_record: labelled rows that the output has no record of: left out.
     """
 
     fields: dict[str, Field] = field(default_factory=dict)
     rows: int = 0
     failed: int = 0
     without_label: int = 0
+    without_record: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """For --json."""
         counts = {"rows": self.rows, "failed": self.failed, "without_label": self.without_label}
+        counts |= {"without_record": self.without_record}
         return counts | {"fields": {name: one.as_dict() for name, one in self.fields.items()}}
 
     def printed(self) -> Iterator[Table | str]:
@@ -88,6 +92,8 @@ class Labelled:
             f"{self.rows:,} labelled rows; {self.failed:,} without data counted as wrong; "
             f"{self.without_label:,} rows without a label left out"
         )
+        if self.without_record:
+            yield f"{self.without_record:,} labelled rows without a record left out"
 
 
 def against(out: Path, labels: Path) -> Labelled:
@@ -99,20 +105,38 @@ def against(out: Path, labels: Path) -> Labelled:
     wanted = _labels(labels)
     found = Labelled()
     answers: dict[str, Any] = {}
-    for record in records(out):
-        if record.get("id") not in wanted:
+    seen: set[str] = set()
+    for number, record in enumerate(records(out), 1):
+        id = _id(record, out, number)
+        if id in seen:
+            raise InputError(f"{out}: record {number}: the id {id!r} stands twice; leave one of them out")
+        if id not in wanted:
             found.without_label += 1
-        elif record.get("status") == "ok":
-            answers[record["id"]] = record.get("data")
+            continue
+        seen.add(id)
+        if record["status"] == "ok":
+            answers[id] = record.get("data")
     if not any(isinstance(one, dict) for one in answers.values()):
         raise InputError(f"{out} has no `data` of a row that is labelled; summarize with --schema writes it")
+    found.without_record = len(wanted.keys() - seen)
     for id, label in wanted.items():
+        if id not in seen:
+            continue
         answer = answers.get(id)
         found.rows += 1
         found.failed += not isinstance(answer, dict)
         for place, value in _leaves(label):
-            found.fields.setdefault(".".join(place), Field()).add(value, _at(answer, place))
+            one = found.fields.setdefault(".".join(place), Field())
+            one.add(value, _at(answer, place), answered=isinstance(answer, dict))
     return found
+
+
+def _id(record: dict[str, Any], out: Path, number: int) -> str | None:
+    """The id of a record; raises InputError for one that `summarize` does not write."""
+    fault = "no `status`" if "status" not in record else fault_in("summarize", record)
+    if fault is not None:
+        raise InputError(f"{out}: record {number}: {fault}; --labelled wants an output of summarize")
+    return record.get("id")
 
 
 def _labels(path: Path) -> dict[str, Any]:
@@ -150,4 +174,13 @@ def _same(label: Any, answer: Any) -> bool:
 
 
 def _set(values: list[Any]) -> set[str]:
-    return {json.dumps(value, sort_keys=True) for value in values}
+    return {json.dumps(_plain(value), sort_keys=True) for value in values}
+
+
+def _plain(value: Any) -> Any:
+    """A value of which equal numbers are written alike."""
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -7,28 +7,20 @@ that ties keep the order of the input (trec_eval would break them by name).
 
 from __future__ import annotations
 
-import logging
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from pathlib import Path
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 from tgi_stack.errors import InputError
 from tgi_stack.scoring import distributions
+from tgi_stack.scoring.qrels import Qrels
 from tgi_stack.scoring.ranked import Record, refuse_unsound
-from tgi_stack.text_files import TextFileError, as_utf_8, opened, short_lines
-
-LOG = logging.getLogger(__name__)
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 SEED = 0
-MAX_QRELS_LINE = 2**20  # bytes
-
-GRADE = re.compile("[+-]?[0-9]+")  # `int` takes more: 1_0, and digits of other scripts
 
 
 @dataclass(frozen=True)
@@ -77,7 +69,7 @@ class Comparison:
 def collect(
     records: Iterable[Record],
     *,
-    qrels: Mapping[str, dict[str, int]] | None = None,
+    qrels: Qrels | None = None,
     exclude_failed: bool = False,
     temperature: float | None = None,
     drop: Sequence[str] = (),
@@ -106,11 +98,12 @@ def collect(
         if name is not None:
             seen.add(name)
         own = dict.fromkeys(record.get("positive") or (), 1)
-        grades = own if qrels is None else qrels.get(str(name), {})
         ok = record["status"] == "ok"
+        listed = [entry["id"] for entry in record["ranking"]] if ok else []
+        grades = own if qrels is None else qrels.of(str(name), listed)
         failed += not ok
         if ok and absent:
-            absent.difference_update(entry["id"] for entry in record["ranking"])
+            absent.difference_update(listed)
         if name is None or not any(grade > 0 for grade in grades.values()):
             without += 1
             continue
@@ -121,11 +114,7 @@ def collect(
         ranked[name] = [id for id, _ in pairs]
         scores[name] = [score for _, score in pairs]
         relevant[name] = dict(grades)
-    missing = tuple(
-        query
-        for query, grades in (qrels or {}).items()
-        if query not in seen and any(grade > 0 for grade in grades.values())
-    )
+    missing = () if qrels is None else qrels.without(seen)
     return Rankings(ranked, scores, relevant, failed, without, missing, windows, tuple(sorted(absent)))
 
 
@@ -162,17 +151,18 @@ def reread(
     would have said had it not seen the dropped candidates.
     """
     order = [id for id in reads[0]["order"] if id not in drop]
-    totals = dict.fromkeys(order, 0.0)
+    if not order:
+        return []
+    found = []
     for read in reads:
-        left = [
-            (id, value / temperature)
+        left = {
+            id: value / temperature
             for id, value in zip(read["order"], _without_prior(read), strict=True)
-            if id in totals
-        ]
-        if left:
-            for (id, _), p in zip(left, distributions.softmax([value for _, value in left]), strict=True):
-                totals[id] += p / len(reads)
-    values = list(totals.values())
+            if id not in drop
+        }
+        known = dict(zip(left, distributions.softmax(list(left.values())), strict=True))
+        found.append([known[id] for id in order])
+    values = distributions.mean(found)  # as the run took it: another sum may part what ties
     return [(order[index], values[index]) for index in distributions.order(values)]
 
 
@@ -191,59 +181,6 @@ def _without_prior(read: Record) -> list[float]:
     """A read's logarithms, less those that a prompt without content has, where they are known."""
     prior = read.get("prior") or [0.0] * len(read["logprobs"])
     return [value - bias for value, bias in zip(read["logprobs"], prior, strict=True)]
-
-
-def read_qrels(path: Path) -> dict[str, dict[str, int]]:
-    """Grades of a TREC qrels file; percent-encoded ids are decoded as `write_trec` encodes them.
-
-    A candidate that stands twice with one grade counts once, and is said.
-
-    Raises:
-        InputError: a line that is not `query 0 candidate grade`, or one candidate twice with two grades.
-    """
-    grades: dict[str, dict[str, int]] = {}
-    places: dict[tuple[str, str], int] = {}
-    doubled: list[int] = []
-    try:
-        with opened(path) as file:
-            for number, line in enumerate(short_lines(as_utf_8(file), MAX_QRELS_LINE), 1):
-                if line.strip():
-                    first = _take_grade(grades, places, line, f"{path}:{number}", number)
-                    doubled += [number] if first != number else []
-    except TextFileError as error:
-        raise InputError(f"{path}: {error}") from error
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from error
-    if doubled:
-        LOG.warning(
-            f"{path}: lines that repeat an earlier one count once: {len(doubled):,} (first line {doubled[0]})"
-        )
-    return grades
-
-
-def _take_grade(
-    grades: dict[str, dict[str, int]],
-    places: dict[tuple[str, str], int],
-    line: bytes,
-    place: str,
-    number: int,
-) -> int:
-    """Keeps a line's grade: the number of the line in which its candidate stands first."""
-    try:
-        query, _, candidate, grade = line.decode().split()
-        value = int(grade if GRADE.fullmatch(grade) else "")
-    except ValueError as error:
-        raise InputError(f"{place}: not `query 0 candidate grade`") from error
-    if not -(2**31) <= value < 2**31:
-        raise InputError(f"{place}: a grade of {grade[:20]}; give one of 32 bits")
-    pair = unquote(query), unquote(candidate)
-    known = grades.setdefault(pair[0], {})
-    if known.setdefault(pair[1], value) != value:
-        raise InputError(
-            f"{place}: {pair[1]!r} of query {pair[0]!r} has the grade {value}, in line {places[pair]} "
-            f"{known[pair[1]]}; leave one of the lines out"
-        )
-    return places.setdefault(pair, number)
 
 
 # -- measuring -------------------------------------------------------------------------------------------

@@ -33,6 +33,9 @@ _FIXED: Mapping[str, object] = {
     "use_sliding_window": False,
     "use_qk_norm": True,
     "qk_norm": True,
+    "is_causal": True,
+    "causal": True,
+    "use_rope": True,
 }
 _FIXED_TOWER: Mapping[str, object] = {
     "hidden_act": "gelu_pytorch_tanh",

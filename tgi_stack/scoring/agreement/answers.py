@@ -10,12 +10,11 @@ from tgi_stack.errors import InputError
 from tgi_stack.rows.manifest import Manifest
 from tgi_stack.rows.output import records
 from tgi_stack.rows.records import fault_in
-from tgi_stack.scoring.ranked import fault_of_ranking
+from tgi_stack.scoring.ranked import fault_of_labels, fault_of_ranking
 
 Record = dict[str, Any]
 
 SIGNS = {"ranking": "rerank", "probabilities": "probs", "summary": "summarize"}  # of an answer, by job
-ABOVE_ONE = 1e-6  # of a probability that was rounded
 
 
 class Answer(NamedTuple):
@@ -107,8 +106,8 @@ def _told(record: Record, number: int, job: str | None) -> Answer | str:
     if _job(record) != job or job is None:
         return f"a record of {_job(record)}, and others are of {job}"
     fault = fault_in(job, record)
-    if fault is None and job == "rerank":
-        fault = fault_of_ranking(record)
+    if fault is None and job != "summarize":
+        fault = fault_of_ranking(record) if job == "rerank" else fault_of_labels(record)
     if fault is not None:
         return fault
     if job == "summarize":
@@ -117,21 +116,15 @@ def _told(record: Record, number: int, job: str | None) -> Answer | str:
     return _of_ranking(record, number) if job == "rerank" else _of_labels(record, number)
 
 
-def _of_ranking(record: Record, number: int) -> Answer | str:
+def _of_ranking(record: Record, number: int) -> Answer:
     found = [entry.get("probability") for entry in record["ranking"]]
     known = None if None in found else tuple(map(float, found))
-    if known is not None and not all(0.0 <= one <= 1.0 + ABOVE_ONE for one in known):
-        return "`ranking`: a `probability` that is none"
     order = tuple(entry["id"] for entry in record["ranking"])
     return Answer(number, record["id"], True, order, known, record.get("exact") is not False)
 
 
-def _of_labels(record: Record, number: int) -> Answer | str:
+def _of_labels(record: Record, number: int) -> Answer:
     labels, found = record["labels"], record["probabilities"]
-    if len(labels) != len(found) or len(set(labels)) != len(labels):
-        return f"{len(labels)} labels ({len(set(labels))} of them different), {len(found)} probabilities"
-    if not all(0.0 <= one <= 1.0 + ABOVE_ONE for one in found):
-        return "`probabilities`: one that is none"
     places = sorted(range(len(labels)), key=lambda place: -found[place])
     order, values = tuple(labels[place] for place in places), tuple(float(found[place]) for place in places)
     return Answer(number, record["id"], True, order, values, record.get("exact") is not False)
