@@ -20,6 +20,7 @@ from tgi_stack.errors import ImageError
 
 HALVINGS = 3
 COEFFICIENTS = 64  # of a block
+MOST_REPEATED = 100_000  # tables that stand before scans once these have changed places
 # A filter needs more pixels than it gives: with fewer than this times the wanted ones, what is sent falls
 # below 38 dB (PSNR) of what the whole would give.
 MARGIN = 1.5
@@ -44,10 +45,10 @@ _EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker")
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """A scan: the tables (segments) in force for it, by what they define; its header; its coded data."""
+    """A scan: the tables (segments) right before it; how many are before it in all; its header; its data."""
 
     new: tuple[bytes, ...]
-    tables: dict[int, bytes]
+    tables: int
     header: bytes
     data: bytes
 
@@ -182,28 +183,29 @@ def _with_height(frame: bytes, segments: list[tuple[int, bytes, bytes]]) -> byte
 
 def _scans(segments: list[tuple[int, bytes, bytes]], *, sequential: bool) -> list[Scan]:
     found: list[Scan] = []
-    tables: dict[int, bytes] = {}
-    new: list[bytes] = []
-    for place, (marker, data, coded) in enumerate(segments):
+    tables: list[bytes] = []
+    told = 0
+    for marker, data, coded in segments:
         if marker in TABLES:
-            new.append(_segment(marker, data))
-            tables = tables | {place: new[-1]}
+            tables.append(_segment(marker, data))
         elif marker == SOS and len(data) > 3:
             header = data[:-3] + _WHOLE_SPECTRUM if sequential else data
-            found.append(Scan(tuple(new), tables, header, coded))
-            new = []
-    return found if sequential else _dc_first(found)
+            found.append(Scan(tuple(tables[told:]), len(tables), header, coded))
+            told = len(tables)
+    return found if sequential else _dc_first(found, tables)
 
 
-def _dc_first(scans: list[Scan]) -> list[Scan]:
+def _dc_first(scans: list[Scan], tables: list[bytes]) -> list[Scan]:
     """The scans of constant coefficients before all others, each with all tables that it is to be read by."""
+    if len(scans) * len(tables) > MOST_REPEATED:  # no picture's: what they would take together has no bound
+        return scans
     ordered = sorted(scans, key=lambda scan: not scan.is_dc)
     started: set[int] = set()
     for scan in scans:
         if scan.is_dc:
             started.update(scan.components)
         elif not started.issuperset(scan.components):
-            return [replace(one, new=tuple(one.tables.values())) for one in ordered]
+            return [replace(one, new=tuple(tables[: one.tables])) for one in ordered]
     return scans
 
 
