@@ -12,6 +12,7 @@ import pytest
 
 from tests.commands.test_common_options import ALL
 from tests.conftest import ROOT, Fastqwen
+from tgi_stack.commands.app import COMMANDS
 from tgi_stack.commands.declare import DECLARED, CommandLine
 from tgi_stack.declared.option import GROUPS, declared
 from tgi_stack.declared.run import Fields
@@ -93,3 +94,12 @@ def test_help_imports_none_of_a_commands_work(name: str) -> None:
 def test_choices_are_completed() -> None:
     mode = next(one for one in ALL["fastqwen rerank"].params if one.name == "mode")
     assert [item.value for item in mode.shell_complete(None, "p")] == ["pointwise"]
+
+
+def test_listed_commands_are_told_in_one_line(fastqwen: Fastqwen) -> None:
+    listed = fastqwen("--help").stdout.partition("Commands:")[2].strip().splitlines()
+    assert [line.split()[0] for line in listed] == list(COMMANDS)
+    assert not [line for line in listed if line.endswith("...")]
+    for name, (_, about) in COMMANDS.items():
+        said = " ".join(fastqwen(name, "--help").stdout.split())
+        assert about in said, name

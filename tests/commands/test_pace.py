@@ -49,6 +49,15 @@ def test_nothing_is_known_of_a_run_that_stands() -> None:
     assert pace.left_s(10) is None  # too soon
 
 
+def test_first_of_many_at_once_says_nothing() -> None:
+    pace = Pace(0.0)
+    for second, rows in ((1, 0), (12, 1)):
+        pace.update(float(second), rows)
+    assert pace.left_s(69, 16) is None
+    pace.update(13.0, 16)
+    assert pace.left_s(54, 16) is not None
+
+
 @pytest.mark.parametrize(("seconds", "said"), [(40, "40 s"), (240, "4 min"), (7800, "2 h 10 min")])
 def test_times_are_spoken(seconds: float, said: str) -> None:
     assert spoken(seconds) == said

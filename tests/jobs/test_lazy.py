@@ -138,6 +138,15 @@ async def test_loading_begins_before_a_question_unless_remembered(
         await backend.aclose()
 
 
+async def test_what_nobody_asked_has_opened_when_closed(tiny_settings: Callable[..., Settings]) -> None:
+    """What an engine says of itself stands before the last line of a run without a question."""
+    backend = await open_backend(tiny_settings(), "text", None, for_rows=True)
+    assert isinstance(backend, LazyBackend)
+    opening = backend.begin()
+    await backend.aclose()
+    assert opening.done()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["probs", "summarize"])
 def test_own_networks_need_no_transformers(tmp_path: Path, command: str) -> None:

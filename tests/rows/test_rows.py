@@ -30,7 +30,7 @@ from tgi_stack.types import Item
         (b'{"id": NaN}', "NaN is not JSON"),
         (b'{"id": -Infinity}', "-Infinity"),
         (b'{"id": "a", "id": "b"}', "'id' stands twice"),
-        (b'{"id": "a"', "Expecting"),
+        (b'{"id": "a"', "not JSON: expecting"),
         (b"[1]", "not a JSON object"),
         (b'{"id": "\xff"}', "not UTF-8"),
         (b'{"id": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),

@@ -41,7 +41,7 @@ class LazyBackend:
         self._opening: Future[Backend] | None = None
         self._backend: Backend | None = None
         self._when_opened: Callable[[], None] = lambda: None
-        self._closed = False
+        self._asked = self._closed = False
 
     def when_opened(self, call: Callable[[], None]) -> None:
         """Has something called, by the first who asks, once the backend is open."""
@@ -75,6 +75,7 @@ class LazyBackend:
         return await (await self._opened()).caption(request)
 
     async def _opened(self) -> Backend:
+        self._asked = True
         if self._backend is not None:
             return self._backend
         backend = await asyncio.shield(asyncio.wrap_future(self.begin()))
@@ -96,7 +97,9 @@ class LazyBackend:
             asyncio.run(backend.aclose())
 
     async def aclose(self) -> None:
-        self._closed = True
         opening = self._opening
+        if opening is not None and not self._asked:  # what it says of itself comes before a run's last line
+            await asyncio.wait([asyncio.wrap_future(opening)])
+        self._closed = True
         if opening is not None and opening.done() and opening.exception() is None:
             await opening.result().aclose()

@@ -18,44 +18,40 @@ from tgi_stack.errors import BROKEN_PIPE
 
 # Each command's module, and what `fastqwen --help` says of it without importing that.
 COMMANDS = {
-    "summarize": ("jobs", "Semantic summaries of a folder of images or of the rows of a file."),
+    "summarize": ("jobs", "Semantic summaries of a folder of images, or of rows."),
     "rerank": ("jobs", "Ranks each row's candidates."),
     "probs": ("jobs", "Label probabilities of prompts of your own."),
-    "check": (
-        "checks",
-        "What would fail in an input, by type, with the first rows of each; no model is asked.",
-    ),
-    "verify": ("outputs", "Proves an output: every input row exactly once, digests hold, counts add up."),
-    "eval": ("outputs", "Recall@k, NDCG@k and MRR of a rerank output, with bootstrap 95 % intervals."),
+    "check": ("checks", "What would fail in an input, by type. No model is asked."),
+    "verify": ("outputs", "Proves an output. Every input row stands once, digests hold, counts add up."),
+    "eval": ("outputs", "How good rankings are. Recall@k, NDCG@k and MRR with bootstrap 95 % intervals."),
     "compare": (
         "outputs",
-        "How far outputs of the same rows are apart; with --against, some rows of one are asked again "
+        "How far outputs of the same rows are apart. With --against, some rows of one are asked again "
         "elsewhere.",
     ),
     "report": (
         "reports",
-        "One HTML file to look at: pictures, rankings, bias, calibration, two runs side by side.",
+        "One HTML file of a run, or of two side by side. Pictures, rankings, bias, calibration, errors.",
     ),
     "show": (
         "reports",
-        "One record of an output, in the terminal: what was answered, and what was asked where it is given.",
+        "One record of an output, in the terminal. What was answered, and what was asked where it is given.",
     ),
     "cache": ("cache", "What was computed before."),
     "settings": (
         "checks",
-        "The settings as a command would have them, and where each came from; secrets are left out.",
+        "The settings of a command, and where each comes from. Secrets are left out.",
     ),
     "schema": ("checks", "The JSON schema of a job's rows and records, or of items."),
     "plan-scale": (
         "checks",
-        "How long a job of very many rows takes under Ray, what limits it, and what it costs.",
+        "How long a job of very many rows takes under Ray. What limits it, and what it costs.",
     ),
-    "doctor": ("servers", "What works here; each line ok, a warning, or a failure with the fix."),
+    "doctor": ("servers", "What works here. Each line is ok, a warning, or a failure with the fix."),
     "stack": ("servers", "The servers of this host; `make up` calls it."),
     "bench": (
         "bench",
-        "The speed-up table of the optimisations, measured on this machine, with what each costs in "
-        "accuracy.",
+        "The speed-up table of the optimisations, measured here. What each costs in accuracy, too.",
     ),
 }
 

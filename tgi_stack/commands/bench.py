@@ -14,7 +14,7 @@ from tgi_stack.declared.option import FILES, RUN, SERVERS, Option
 @command("bench", "bench.bench_engine")
 @dataclass(frozen=True, kw_only=True)
 class Bench(Arguments):
-    """The speed-up table of the optimisations, measured on this machine, with what each costs in accuracy.
+    """The speed-up table of the optimisations, measured here. What each costs in accuracy, too.
 
     Figures are written and told as they come: a benchmark that is stopped keeps those it has.
     """

@@ -17,7 +17,7 @@ SHAPES = (*JOBS, "item")
 @command("settings", "checks.settings", takes=TAKERS)
 @dataclass(frozen=True, kw_only=True)
 class EffectiveSettings(Arguments):
-    """The settings as a command would have them, and where each came from; secrets are left out.
+    """The settings of a command, and where each comes from. Secrets are left out.
 
     What is printed can be a fastqwen.toml.
     """
@@ -31,7 +31,7 @@ class EffectiveSettings(Arguments):
 @command("check", "checks.check", takes=JOBS)
 @dataclass(frozen=True, kw_only=True)
 class Check(Arguments):
-    """What would fail in an input, by type, with the first rows of each; no model is asked.
+    """What would fail in an input, by type. No model is asked.
 
     It ends with the exit status that the job would have.
     """
@@ -57,7 +57,7 @@ class Schema(Arguments):
 @command("plan-scale", "checks.plan_scale")
 @dataclass(frozen=True, kw_only=True)
 class PlanScale(Arguments):
-    """How long a job of very many rows takes under Ray, what limits it, and what it costs.
+    """How long a job of very many rows takes under Ray. What limits it, and what it costs.
 
     A model: docs/design/scale.md says how far it was from measured runs. Rates are those of other machines
     until you give your own.

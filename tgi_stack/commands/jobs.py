@@ -21,7 +21,7 @@ class Job(Arguments):
 @command("summarize", "jobs.summarize")
 @dataclass(frozen=True, kw_only=True)
 class Summarize(Job):
-    """Semantic summaries of a folder of images or of the rows of a file.
+    """Semantic summaries of a folder of images, or of rows.
 
     A row: {"id": "42", "image": "images/42.jpg", "title": "...", "text": "..."}
     """

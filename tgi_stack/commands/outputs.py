@@ -14,7 +14,7 @@ from tgi_stack.declared.option import FILES, RUN, Option
 @command("verify", "outputs.verify_output")
 @dataclass(frozen=True, kw_only=True)
 class Verify(Arguments):
-    """Proves an output: every input row exactly once, digests hold, counts add up."""
+    """Proves an output. Every input row stands once, digests hold, counts add up."""
 
     out: Annotated[Path, Positional("OUT", "What a job wrote with -o.")]
 
@@ -22,7 +22,7 @@ class Verify(Arguments):
 @command("eval", "outputs.evaluate")
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(Arguments):
-    """Recall@k, NDCG@k and MRR of a rerank output, with bootstrap 95 % intervals."""
+    """How good rankings are. Recall@k, NDCG@k and MRR with bootstrap 95 % intervals."""
 
     ranked: Annotated[Path, Positional("RANKED", "An output of rerank; with --labelled, of summarize.")]
     k: Annotated[str, Option("Cutoffs of Recall and NDCG.", RUN, metavar="K,...")] = "1,5,10,20"
@@ -71,12 +71,12 @@ class Evaluate(Arguments):
 @command("compare", "compare.outputs")
 @dataclass(frozen=True, kw_only=True)
 class Compare(Arguments):
-    """How far outputs of the same rows are apart; with --against, some rows of one are asked again elsewhere.
+    """How far outputs of the same rows are apart. With --against, some rows of one are asked again elsewhere.
 
     Exit status 0 where all are within the limit, 1 where they are not.
     """
 
-    outputs: Annotated[list[Path], Positional("OUT...", "What jobs wrote with -o: files, folders of parts.")]
+    outputs: Annotated[list[Path], Positional("OUT", "What jobs wrote with -o: files, folders of parts.")]
     limit: Annotated[
         float,
         Option(

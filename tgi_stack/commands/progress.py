@@ -62,9 +62,11 @@ class Pace:
         self._seen: deque[tuple[float, int, int]] = deque([(now, 0, 0)])
         self._begun = self._last = now
         self._settled = 0.0
+        self._rows = 0
 
     def update(self, now: float, rows: int, tokens: int = 0) -> None:
         """Takes how many there are by now."""
+        self._rows = rows
         if not rows:
             self._seen = deque([(now, 0, tokens)])
             self._begun = self._last = now
@@ -79,9 +81,13 @@ class Pace:
         self._settled += weight * (self.rate - self._settled)
         self._last = now
 
-    def left_s(self, missing: int) -> float | None:
-        """Seconds that the missing rows will take; None where nobody knows, as at the beginning."""
-        if self._settled <= 0 or self._last - self._begun < LEAST_S:
+    def left_s(self, missing: int, at_once: int = 1) -> float | None:
+        """Seconds that the missing rows will take; None where nobody knows, as at the beginning.
+
+        Args:
+            at_once: rows that are worked on together; the first of them says nothing of how the others go.
+        """
+        if self._settled <= 0 or self._last - self._begun < LEAST_S or self._rows < at_once:
             return None
         return missing / self._settled
 
@@ -162,12 +168,13 @@ class Progress:
             LOG.info("; ".join(fitted(one, MOST_COLUMNS).strip() for one in told))
 
     def _parts(self, tally: Tally, done: int) -> Iterator[tuple[int, str]]:
-        pace, left = self._pace, self._pace.left_s(tally.rows - done)
+        pace, in_flight = self._pace, tally.backend.work.most_in_flight()
+        left = pace.left_s(tally.rows - done, in_flight)
         yield 0, f"{done:,} of {tally.rows:,} rows"
         yield 0, f"{pace.rate:,.1f} rows/s"
         if pace.speed:
             yield 4, f"{pace.speed:,.0f} tokens/s"
-        if in_flight := tally.backend.work.most_in_flight():
+        if in_flight:
             yield 3, f"{in_flight:,} in flight"
         yield 2, f"{tally.cached:,} from cache"
         yield 1, f"{tally.failed:,} failed"

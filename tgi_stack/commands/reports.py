@@ -24,7 +24,7 @@ RunItems = Annotated[
 @command("report", "reports.write_report")
 @dataclass(frozen=True, kw_only=True)
 class Report(Arguments):
-    """One HTML file to look at: pictures, rankings, bias, calibration, two runs side by side.
+    """One HTML file of a run, or of two side by side. Pictures, rankings, bias, calibration, errors.
 
     It opens from the disk and fetches nothing. Titles, histories and prompts are in no record:
     --input and --items bring them, held to the digests in run.json.
@@ -32,7 +32,7 @@ class Report(Arguments):
 
     output: Annotated[Path, Positional("OUT", "What a job wrote with -o.")]
     other: Annotated[
-        Path | None, Positional("[OTHER]", "Another output of the same rows, to compare with.")
+        Path | None, Positional("OTHER", "Another output of the same rows, to compare with.")
     ] = None
     settings: Settings
     out: Annotated[Path, Option("The page.", FILES, metavar="FILE.html", also=("-o",))] = Path("report.html")
@@ -63,7 +63,7 @@ class Report(Arguments):
 @command("show", "show.show_record", takes=("show",))
 @dataclass(frozen=True, kw_only=True)
 class Show(Arguments):
-    """One record of an output, in the terminal: what was answered, and what was asked where it is given."""
+    """One record of an output, in the terminal. What was answered, and what was asked where it is given."""
 
     output: Annotated[Path, Positional("OUT", "What a job wrote with -o.")]
     id: Annotated[str, Positional("ID", "The row's id.")]

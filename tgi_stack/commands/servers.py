@@ -20,7 +20,7 @@ Timeout = Annotated[
 @command("doctor", "servers.examine")
 @dataclass(frozen=True, kw_only=True)
 class Doctor(Arguments):
-    """What works here; each line ok, a warning, or a failure with the fix."""
+    """What works here. Each line is ok, a warning, or a failure with the fix."""
 
     settings: Settings
 

@@ -96,7 +96,8 @@ def value_of(text: str) -> Any:
     try:
         return _DECODER.decode(text)
     except json.JSONDecodeError as error:
-        raise LineError(error.msg, error.colno) from error
+        reason = error.msg.removesuffix(" at")  # some of Python's messages go on with the place
+        raise LineError(f"not JSON: {reason[:1].lower()}{reason[1:]}", error.colno) from error
     except RecursionError as error:
         raise LineError("nested too deeply") from error
 
