@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import signal
 
-# Ctrl-C while modules are imported ends the process as any other program, not with a traceback.
-_usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-if _usual:
+# Until a command begins, which hears signals itself, Ctrl-C ends the process as any other program, not with a
+# traceback.
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from tgi_stack.commands.app import app, ended  # noqa: E402
-
-if _usual:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+from tgi_stack.commands.app import app, ended
 
 __all__ = ["app", "main"]
 

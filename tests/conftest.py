@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,8 @@ import cli
 from tgi_stack import logs, settings
 from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.tiny import TINY
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # `cli` leaves Ctrl-C to the system
 
 # No test is one of timing: a busy machine takes longer.
 hypothesis.settings.register_profile("untimed", deadline=None)

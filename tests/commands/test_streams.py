@@ -10,8 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
 
 from tests.conftest import ROOT, write_rows
+from tgi_stack.commands.errors import reported
 from tgi_stack.rows.ledger import part_path
 
 RANKED = [{"id": "u", "status": "ok", "positive": ["a"], "ranking": [{"id": "a", "rank": 1, "score": 1.0}]}]
@@ -69,3 +71,34 @@ def test_answers_that_are_there_hear_ctrl_c(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert "Traceback" not in said
     assert 0 < len(part_path(out).read_bytes().splitlines()) < count
+
+
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_while_reading_leaves_nothing(tmp_path: Path, sent: signal.Signals, status: int) -> None:
+    """What a pipe holds is kept in a temporary file, which goes however the run ends."""
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    run = [sys.executable, "-m", "cli", "probs", "-", "-o", tmp_path / "o.jsonl", "--engine", "scripted"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(kept)}
+    with subprocess.Popen(run, env=environment, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        while not any(kept.iterdir()):
+            time.sleep(0.01)
+        process.send_signal(sent)
+        _, said = process.communicate()
+    assert process.returncode == status
+    assert said == b"fastqwen: interrupted\n"
+    assert not any(kept.iterdir())
+
+
+def broken_off() -> None:
+    """As an import that a signal breaks off: it ends in an error of its own."""
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except KeyboardInterrupt:
+        raise SyntaxError from None
+
+
+def test_whatever_a_signal_breaks_is_interrupted() -> None:
+    with pytest.raises(typer.Exit) as ended, reported(debug=False):
+        broken_off()
+    assert ended.value.exit_code == 143

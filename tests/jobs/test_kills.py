@@ -97,3 +97,21 @@ def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
             break
     assert os.waitstatus_to_exitcode(ended[1]) == 130
     assert ended[0] == pid  # long before its answer comes
+
+
+@pytest.mark.parametrize("ignored", [signal.SIGHUP, signal.SIGINT])
+def test_signals_ignored_from_outside_stay_so(
+    tmp_path: Path, command: Callable[[Path], list[str]], ignored: signal.Signals
+) -> None:
+    """As `nohup` and the background of a shell ask."""
+    out = tmp_path / "out.jsonl"
+    before = signal.signal(ignored, signal.SIG_IGN)
+    try:
+        pid = start(command(out), tmp_path / "log")
+    finally:
+        signal.signal(ignored, before)
+    while not part_path(out).exists() or part_path(out).stat().st_size < 2000:
+        time.sleep(0.01)
+    os.kill(pid, ignored)
+    assert wait(pid) == 0
+    assert len(out.read_bytes().splitlines()) == ROWS

@@ -7,12 +7,14 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import typer
 
 from cache.errors import CacheError
+from cache.system.signals import heeded
 from tgi_stack import logs
 from tgi_stack.errors import BROKEN_PIPE, DiskError, FastqwenError, MachineError
 
@@ -43,7 +45,7 @@ def _plainly(error: BaseException) -> tuple[str | None, int]:
         case CacheError():
             return str(error), MachineError.exit_status
         case KeyboardInterrupt():
-            return "interrupted", 128 + signal.SIGINT
+            return "interrupted", 128 + getattr(error, "number", signal.SIGINT)
         case BrokenPipeError():  # whoever read stdout has enough
             return None, BROKEN_PIPE
         case OSError():
@@ -54,14 +56,54 @@ def _plainly(error: BaseException) -> tuple[str | None, int]:
             return f"{reason} (unexpected; --debug shows where)", MachineError.exit_status
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal asks the process to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class Stops:
+    """What the signals do that ask a command to end: the first ends it in order, the next one at once."""
+
+    def __init__(self) -> None:
+        self.came: Interrupted | None = None
+
+    def __call__(self, number: int, frame: object) -> None:
+        """Raises Interrupted where the main thread stands."""
+        if self.came is not None:
+            os._exit(128 + number)
+        self.came = Interrupted(number)
+        raise self.came
+
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        """Hears signals while a command runs; those that the process was started to ignore stay so."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in heeded()}
+        try:
+            for number in before:
+                signal.signal(number, self)
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
 @contextmanager
 def reported(*, debug: bool) -> Iterator[None]:
     """Errors become one line and their exit status; a traceback comes with `debug` alone."""
+    stops = Stops()
     try:
-        yield
+        with stops.heard():
+            yield
     except typer.Exit:
         raise
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt) as caught:
+        error = stops.came or caught  # an import that is broken off says something else
         line, status = described(error)
         if isinstance(error, OSError):
             _mute()

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from cache.store import Store
-from cache.system import system
+from cache.system.signals import heeded
 from cache.tier.store import TieredStore
 from tgi_stack import logs
 from tgi_stack.answers.cache_admin import open_store
@@ -143,7 +143,7 @@ class Session(Counted[Sink]):
     @contextmanager
     def _ended_by_signals(self) -> Iterator[None]:
         loop, self.stop = asyncio.get_running_loop(), asyncio.Event()
-        for number in system.STOPS:
+        for number in heeded():
             try:
                 loop.add_signal_handler(number, self._interrupted, number)
             except NotImplementedError:  # Windows

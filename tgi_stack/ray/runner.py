@@ -27,7 +27,7 @@ import ray.data
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cache.system import system
+from cache.system.signals import heeded
 from tgi_stack import errors, logs
 from tgi_stack.errors import FastqwenError, MachineError, UsageError
 from tgi_stack.jobs.pipeline import Unwatched, Watcher
@@ -188,7 +188,7 @@ class Scheduled(Counted[PartsOutput]):
 
     @contextmanager
     def _ended_by_signals(self) -> Iterator[None]:
-        before = {number: signal.signal(number, self._interrupted) for number in system.STOPS}
+        before = {number: signal.signal(number, self._interrupted) for number in heeded()}
         try:
             yield
         finally:

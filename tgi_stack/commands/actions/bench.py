@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cache.system import system
+from cache.system.signals import heeded
 from tgi_stack import logs
 from tgi_stack.backends.open import require_torch
 from tgi_stack.bench import show
@@ -81,7 +81,7 @@ def _ended_by_signals() -> Iterator[None]:
     def end(number: int, frame: object) -> None:
         raise SystemExit(128 + number)
 
-    before = {number: signal.signal(number, end) for number in system.STOPS}
+    before = {number: signal.signal(number, end) for number in heeded()}
     try:
         yield
     finally:
