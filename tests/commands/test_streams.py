@@ -78,7 +78,8 @@ def test_a_signal_while_reading_leaves_nothing(tmp_path: Path, sent: signal.Sign
     """What a pipe holds is kept in a temporary file, which goes however the run ends."""
     kept = tmp_path / "kept"
     kept.mkdir()
-    run = [sys.executable, "-m", "cli", "probs", "-", "-o", tmp_path / "o.jsonl", "--engine", "scripted"]
+    out = str(tmp_path / "o.jsonl")
+    run = [sys.executable, "-m", "cli", "probs", "-", "-o", out, "--engine", "scripted"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(kept)}
     with subprocess.Popen(run, env=environment, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         while not any(kept.iterdir()):
