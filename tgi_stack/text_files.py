@@ -29,6 +29,13 @@ LOOK_S = 0.02
 
 UTF_8_MARK = codecs.BOM_UTF8
 UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+# What begins so is no text, whatever its name says, and how a file of rows of it is named.
+OTHER_CONTENT = {
+    b"\x1f\x8b\x08": "gzip data, named as text; a file of rows of it ends in .jsonl.gz",
+    b"\x28\xb5\x2f\xfd": "Zstandard data, named as text; a file of rows of it ends in .jsonl.zst",
+    b"PAR1": "Parquet, named as text; give it the suffix .parquet",
+    b"PK\3\4": "a ZIP archive (or a spreadsheet), not text; unpack it, or save it as CSV",
+}
 UTF_32_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 _piped: dict[str, bytes] = {}  # what pipes gave, by their names
 
@@ -153,10 +160,13 @@ def decoded(content: bytes) -> str:
 
 
 def refuse_other_encoding(head: bytes) -> None:
-    """Raises TextFileError where a text's first four bytes are of UTF-32, or of UTF-16 without its mark.
+    """Raises TextFileError where the first four bytes tell UTF-32, UTF-16 without its mark, or no text.
 
     Text begins with no NUL: where one stands among the first four bytes tells the encoding (RFC 4627, 3).
     """
+    for magic, said in OTHER_CONTENT.items():
+        if head.startswith(magic):
+            raise TextFileError(said)
     zeros = head[:4].count(0)
     if head in UTF_32_MARKS or (zeros == 3 and len(head) == 4):
         raise TextFileError("UTF-32; save it as UTF-8")

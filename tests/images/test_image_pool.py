@@ -220,6 +220,18 @@ async def test_one_that_stands_still_fails_by_the_clock() -> None:
     await pool.aclose()
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc to ask")
+async def test_one_stopped_at_work_is_replaced_and_told(said: list[str]) -> None:
+    pool = ImagePool(1)
+    whole = await pool.prepare(picture(), "x", GRID)
+    stopped = pool._idle[0]._process
+    stopped.send_signal(signal.SIGSTOP)
+    assert await asyncio.wait_for(pool.prepare(picture(), "x", GRID), 60) == whole
+    await pool.aclose()
+    assert [line for line in said if "stands still" in line and str(stopped.pid) in line]
+
+
 async def test_a_cancelled_image_leaves_no_answer_behind(pool: ImagePool) -> None:
     tasks = [asyncio.create_task(pool.prepare(picture(9), "x", GRID)) for _ in range(6)]
     await asyncio.sleep(0.05)

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import shutil
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -292,15 +293,26 @@ def test_equal_questions_are_asked_once(tmp_path: Path, fastqwen: Fastqwen) -> N
         assert server.posts - before == before - 1 + 7
 
 
+@pytest.mark.parametrize(
+    "ends",
+    [
+        kill,
+        pytest.param(lambda process: process.send_signal(signal.SIGSTOP), id="stop", marks=pytest.mark.slow),
+    ],
+)
 def test_a_killed_process_costs_what_it_had(
-    cached: Fastqwen, known: Path, teams: list[Team], monkeypatch: pytest.MonkeyPatch
+    cached: Fastqwen,
+    known: Path,
+    teams: list[Team],
+    monkeypatch: pytest.MonkeyPatch,
+    ends: Callable[[asyncio.subprocess.Process], None],
 ) -> None:
     taken: list[int] = []
 
     def take(self: Team, one: Any, *rest: Any) -> None:
         plain(self, one, *rest)
         if not taken:
-            kill(one.process)
+            ends(one.process)
         taken.append(len(rest[0]))
 
     plain = Team._take

@@ -6,7 +6,9 @@ import gzip
 import io
 import json
 import os
+import shutil
 import socket
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -112,6 +114,29 @@ def test_a_folder_of_parts_is_one_input(tmp_path: Path) -> None:
     left = [raw.number for raw in source.rows((2, 4)) if raw.value is not None]
     assert left == [1, 3, 5]
     assert source.skipped == {}  # type: ignore[attr-defined]
+
+
+def test_parts_that_are_not_finished_are_none(tmp_path: Path) -> None:
+    base = parts(tmp_path / "rows")
+    before = ids(open_source(str(base)))
+    for name in ("_temporary/0", "_x"):
+        shutil.copytree(base / "b", base / name)
+    source = open_source(str(base))
+    assert ids(source) == before
+    assert sum(source.skipped.values()) == 2  # type: ignore[attr-defined]
+    (base / "b").rename(base / "_day=1")  # a column
+    assert sorted(ids(open_source(str(base)))) == sorted(before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file systems elsewhere refuse such names")
+def test_a_name_that_is_no_text_fails_its_row(fastqwen: Fastqwen, tmp_path: Path) -> None:
+    base = tmp_path / "pictures"
+    base.mkdir()
+    for name in (b"a.png", b"\xff.png"):
+        Path(os.fsdecode(os.fsencode(base) + b"/" + name)).write_bytes(encoded("PNG"))
+    assert r"b'\xff.png' is not UTF-8" in fastqwen("summarize", base, *SCRIPTED, check=2).stderr
+    fastqwen("summarize", base, "-o", "o.jsonl", "--skip-bad-rows", *SCRIPTED, check=1)
+    assert [record["status"] for record in read_records(tmp_path / "o.jsonl")] == ["ok", "failed"]
 
 
 def test_each_job_reads_a_folder_of_parts(fastqwen: Fastqwen, tmp_path: Path) -> None:

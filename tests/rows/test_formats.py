@@ -58,6 +58,28 @@ def test_text_formats_plain_and_compressed(tmp_path: Path, suffix: str) -> None:
     assert values(write(tmp_path / f"r.csv{suffix}", as_csv())) == ROWS
 
 
+@pytest.mark.parametrize("name", ["R.JSONL", "R.Jsonl.GZ", "r.CSV", "r.csv.Zst"])
+def test_suffixes_may_be_in_capitals(tmp_path: Path, name: str) -> None:
+    plain = write(tmp_path / name.lower(), as_csv() if "csv" in name.lower() else as_jsonl())
+    assert values(plain.rename(tmp_path / name)) == ROWS
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (gzip.compress(b"{}"), r"\.jsonl\.gz"),
+        (pa.compress(b"{}", codec="zstd", asbytes=True), r"\.jsonl\.zst"),
+        (b"PAR1 and more", r"\.parquet"),
+        (b"PK\3\4 and more", "ZIP"),
+    ],
+)
+@pytest.mark.parametrize("name", ["r.jsonl", "r.csv"])
+def test_what_is_no_text_is_named(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=said):
+        values(tmp_path / name)
+
+
 def test_parquet_with_native_lists(tmp_path: Path) -> None:
     path = tmp_path / "r.parquet"
     columns = ["id", "history", "query", "candidates", "positive"]

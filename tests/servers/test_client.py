@@ -36,6 +36,7 @@ class Clock:
     [
         (400, Decision.ROW), (413, Decision.ROW), (422, Decision.ROW), (418, Decision.ROW),
         (401, Decision.ASIDE), (403, Decision.ASIDE), (404, Decision.ASIDE), (301, Decision.ASIDE),
+        (407, Decision.ASIDE), (511, Decision.ASIDE),
         (429, Decision.THROTTLED), (503, Decision.THROTTLED),
         (500, Decision.TRANSIENT), (502, Decision.TRANSIENT), (504, Decision.TRANSIENT),
         (424, Decision.TRANSIENT),

@@ -13,7 +13,13 @@ from tests.loopback import TOKENIZER, Loopback
 from tests.tgi_document import answers, takes
 from tgi_stack.backends.servers.protocols import tgi, vllm
 from tgi_stack.backends.servers.protocols.numbers import ReplyError
-from tgi_stack.backends.servers.protocols.reply import ForeignReplyError, MismatchError, error_text, shown
+from tgi_stack.backends.servers.protocols.reply import (
+    ForeignReplyError,
+    MismatchError,
+    error_text,
+    shown,
+    status_of,
+)
 from tgi_stack.prompting import prompts
 from tgi_stack.types import CaptionRequest, PreparedImage, ScoreRequest
 
@@ -219,6 +225,29 @@ def test_what_is_no_object_is_no_reply(body: bytes) -> None:  # S01
 )
 def test_errors_are_said_whatever_their_form(body: bytes, said: str) -> None:  # S01, S02
     assert error_text(body) == said
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b'{"error":{"message":"x","code":503}}', 503),
+        (b'{"error":{"message":"x","code":"429"}}', 429),
+        (b'{"error":{"message":"x","type":"invalid_request_error","code":null}}', 400),
+        (b'{"error":{"message":"x","type":"y","code":"rate_limit_exceeded"}}', 429),
+        (b'{"error":"Model is overloaded","error_type":"overloaded"}', 429),
+        (b'{"error":"what","error_type":"else"}', 500),
+        (b'{"object":"error","message":"x","type":"BadRequestError","code":400}', 400),
+        (b'{"object":"error","message":"x","code":7}', 500),
+        (b'{"error":null,"choices":[]}', 200),
+        (b'{"error":{},"choices":[]}', 200),
+        (b'{"generated_text":"error"}', 200),
+        (b'["error"]', 200),
+        (b'{"error"', 200),
+    ],
+)
+def test_an_error_sent_as_200_is_one(body: bytes, status: int) -> None:  # S02
+    assert status_of(200, body) == status
+    assert status_of(502, body) == 502
 
 
 def test_of_a_long_error_the_beginning_is_shown() -> None:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import struct
 from typing import IO
 
+from cache.sharing.patience import stands_still
 from cache.system import system
 
+LOG = logging.getLogger(__name__)
+
+LOOK_S = 0.5
+MOST_LOOKS = 4  # in a row, at a process that stands still
 LENGTH = struct.Struct(">I")
 READY = b"ready\n"
 
@@ -39,3 +45,21 @@ def kill(process: asyncio.subprocess.Process) -> None:
     """
     if process.returncode is None:
         system.kill_session(process.pid)
+
+
+async def kill_if_still(process: asyncio.subprocess.Process, does: str) -> None:
+    """Kills a process of ours that stands still (stopped, frozen), which nothing else would ever end.
+
+    Ends with the process.
+
+    Args:
+        does: what it is for, as in `a process that {does}`.
+    """
+    looks = 0
+    while process.returncode is None:
+        await asyncio.sleep(LOOK_S)
+        looks = looks + 1 if stands_still(process.pid) else 0
+        if looks == MOST_LOOKS:
+            line = "process %d, which %s, stands still; it is ended, and what it had in hand is done anew"
+            LOG.warning(line, process.pid, does)
+            kill(process)

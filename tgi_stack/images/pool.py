@@ -8,17 +8,15 @@ import os
 import signal
 import sys
 from dataclasses import asdict
-from pathlib import Path
 
 from tgi_stack.errors import ImageError, MachineError
 from tgi_stack.images.grid import Grid
-from tgi_stack.images.pipe import READY, framed, kill, next_part
+from tgi_stack.images.pipe import READY, framed, kill, kill_if_still, next_part
 from tgi_stack.types import PreparedImage
 
 CPU_S = 10  # of one image; the largest that are taken need two
 WALL_S = 120.0  # where even the CPU stands still
 START_S = 60.0
-LOOK_S = 1.0  # between looks whether one that is not ready has been stopped
 MOST_PROCESSES = 32
 STARTS = 3  # of one that is killed from outside before it is ready
 LEAVE_S = 1.0  # for one that has closed its pipes to end by itself
@@ -109,7 +107,9 @@ class ImagePool:
         return None
 
     async def _start(self) -> _Process:
-        self._all = {process for process in self._all if process.is_alive}
+        for process in [one for one in self._all if not one.is_alive]:
+            self._all.remove(process)
+            await process.ended()
         process = await _Process.start()
         self._all.add(process)
         return process
@@ -129,6 +129,7 @@ class _Process:
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
+        self._watch = asyncio.create_task(kill_if_still(process, "decodes images"))
 
     @classmethod
     async def start(cls) -> _Process:
@@ -143,7 +144,7 @@ class _Process:
         for _ in range(STARTS):
             started = cls(await _made(command))
             try:
-                await asyncio.wait_for(started._up(), START_S)
+                await asyncio.wait_for(started._stdout.readexactly(len(READY)), START_S)
                 return started
             except (TimeoutError, asyncio.IncompleteReadError) as error:
                 stays = isinstance(error, TimeoutError)
@@ -169,17 +170,6 @@ class _Process:
             return lines[-1], status
         return (f"{signal.Signals(-status).name} ended it" if status < 0 else "it says nothing"), status
 
-    async def _up(self) -> None:
-        """Waits until it is ready; one that somebody stopped before is killed, since it may never go on."""
-        ready = asyncio.ensure_future(self._stdout.readexactly(len(READY)))
-        try:
-            while not (await asyncio.wait({ready}, timeout=LOOK_S))[0]:
-                if _is_stopped(self._process.pid):
-                    self.kill()
-            await ready
-        finally:
-            ready.cancel()
-
     async def ask(self, *parts: bytes) -> tuple[bytes, bytes]:
         """Sends the parts of a request: the two parts of the answer."""
         stdin = self._process.stdin
@@ -204,7 +194,9 @@ class _Process:
 
     async def ended(self) -> int:
         """Its exit status; negative for a signal."""
-        return await self._process.wait()
+        status = await self._process.wait()
+        self._watch.cancel()
+        return status
 
 
 async def _made(command: tuple[str, ...]) -> asyncio.subprocess.Process:
@@ -221,14 +213,6 @@ async def _made(command: tuple[str, ...]) -> asyncio.subprocess.Process:
         )
     except OSError as error:
         raise MachineError(f"can't start a process to decode images: {error.strerror}") from error
-
-
-def _is_stopped(pid: int) -> bool:
-    """Whether a process has been stopped by a signal; False where there is no /proc to ask."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] == b"T"
-    except OSError:
-        return False
 
 
 def cores() -> int:

@@ -69,7 +69,7 @@ def open_sink(recipe: JobSpec, source: Source, out: Path | None, command: list[s
         )
     chosen = recipe.settings
     if chosen.unordered:
-        if out.suffix == ".parquet":
+        if out.suffix.lower() == ".parquet":
             raise UsageError(f"-o {out}: --unordered streams JSON lines; give .jsonl, or leave it out")
         refuse_suffix(out, (".jsonl",))
         return UnorderedFile(out, overwrite=chosen.overwrite)

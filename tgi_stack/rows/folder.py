@@ -14,7 +14,7 @@ from pathlib import Path
 from cache.system import system
 from tgi_stack.errors import DiskError, InputError
 from tgi_stack.images.files import HEAD_BYTES, SUFFIXES, is_picture
-from tgi_stack.rows.formats import COMPRESSED, SUFFIXES_OF_ROWS
+from tgi_stack.rows.formats import SUFFIXES_OF_ROWS, form_of
 
 
 @dataclass(slots=True)
@@ -36,7 +36,8 @@ def list_folder(base: Path) -> Listing:
     """All files under a folder, hidden ones left out; links to folders are not followed.
 
     A file is a picture by its content or by its suffix, by which it is a broken one at worst. Pipes, sockets
-    and devices are never opened. Marks of other programs (`_SUCCESS`) are not counted.
+    and devices are never opened. Marks of other programs (`_SUCCESS`) are not counted, and rows in their
+    folders (`_temporary`, where Spark writes parts that are not finished) are none of the input.
 
     Raises:
         DiskError: a folder that can't be listed.
@@ -47,6 +48,8 @@ def list_folder(base: Path) -> Listing:
         reason = _reason(entry)
         if reason is None:
             found.pictures.append(name)
+        elif reason == ROWS and _is_hidden(name):
+            found.skipped[HIDDEN] += 1
         elif reason == ROWS:
             found.parts.append(name)
         elif not (entry.name.startswith("_") and reason in (EMPTY, OTHER)):
@@ -112,7 +115,7 @@ class FilesOfRows:
             return False
         inside = whole.relative_to(base).as_posix()
         if self.pattern is None:
-            return not any(part.startswith(".") for part in inside.split("/"))
+            return not _is_hidden(inside)
         wanted = Path(self.pattern).relative_to(self.base).as_posix()
         levels = "**" in wanted or wanted.count("/") == inside.count("/")
         return levels and fnmatch.fnmatchcase(inside, wanted.replace("**/", "*"))
@@ -126,6 +129,15 @@ def told(skipped: Counter[str]) -> str:
 ROWS = "file of rows"
 EMPTY = "empty"
 OTHER = "no image"
+HIDDEN = "in a folder whose name begins with _"
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether a path in a folder is none of its rows: under a name of `.`, or of `_` as Spark has it."""
+    *folders, last = name.split("/")
+    return last.startswith(".") or any(
+        one.startswith(".") or (one.startswith("_") and "=" not in one) for one in folders
+    )
 
 
 def _entries(folder: Path | str) -> Iterator[os.DirEntry[str]]:
@@ -171,11 +183,10 @@ def _reason(entry: os.DirEntry[str]) -> str | None:
 
 def is_rows(name: str) -> bool:
     """Whether a file's name says that rows stand in it."""
-    path = Path(name.lower())
-    if path.suffix in COMPRESSED:
-        path = Path(path.stem)
-        return path.suffix in SUFFIXES_OF_ROWS and path.suffix != ".parquet"
-    return path.suffix in SUFFIXES_OF_ROWS and not name.startswith("_")
+    suffix, compression = form_of(Path(name))
+    if suffix not in SUFFIXES_OF_ROWS or (compression and suffix == ".parquet"):
+        return False
+    return not name.startswith("_")
 
 
 def state_of(path: Path) -> tuple[int, ...] | None:

@@ -60,32 +60,40 @@ class OfPart:
         return isinstance(number, int) and self.before + number in self.done
 
 
+def form_of(path: Path) -> tuple[str, str]:
+    """What a file's name says of its content: the suffix of its format, and that of its compression or "".
+
+    Both in lower case: there are systems on which names come in capitals.
+    """
+    suffix = path.suffix.lower()
+    return (Path(path.stem).suffix.lower(), suffix) if suffix in COMPRESSED else (suffix, "")
+
+
 def reader_for(path: Path) -> Reader:
     """The reader that a file's suffixes ask for.
 
     Raises:
         InputError: a suffix that is not read.
     """
-    suffix = path.suffix
-    if suffix in COMPRESSED:
-        suffix = Path(path.stem).suffix
-        if suffix == ".parquet":
-            raise InputError(f"{path}: Parquet is compressed inside; give the .parquet itself")
+    suffix, compression = form_of(path)
+    if compression and suffix == ".parquet":
+        raise InputError(f"{path}: Parquet is compressed inside; give the .parquet itself")
     readers: dict[str, Reader] = {".jsonl": read_jsonl, ".csv": read_csv, ".parquet": parquet.read_rows}
     if suffix not in readers:
         known = ".jsonl, .csv, .parquet (the first two also .gz, .zst)"
-        raise InputError(f"{path}: can't read {suffix or 'a file without a suffix'}; give {known}")
+        raise InputError(f"{path}: can't read {path.suffix or 'a file without a suffix'}; give {known}")
     return readers[suffix]
 
 
 @contextmanager
 def opened(path: Path, name: str) -> Iterator[IO[bytes]]:
     """The decompressed bytes of a text file; what goes wrong while reading is said with the file's name."""
+    compression = form_of(path)[1]
     try:
-        if path.suffix == ".gz":
+        if compression == ".gz":
             with gzip.open(path, "rb") as unzipped:
                 yield unzipped  # type: ignore[misc]  # GzipFile reads like any binary file
-        elif path.suffix == ".zst":
+        elif compression == ".zst":
             import pyarrow as pa
 
             with pa.CompressedInputStream(pa.OSFile(str(path)), "zstd") as stream:

@@ -16,7 +16,7 @@ from cache.storage.replacing import replacing
 from tgi_stack.errors import DiskError, InputError, UsageError
 from tgi_stack.rows import jsonl, parquet
 from tgi_stack.rows.folder import list_folder
-from tgi_stack.rows.formats import COMPRESSED, opened
+from tgi_stack.rows.formats import form_of, opened
 from tgi_stack.rows.ledger import Checked, Ledger, Record, line_of, part_path, sha256_of
 from tgi_stack.rows.manifest import Manifest, manifest_path, source_of
 from tgi_stack.rows.reader import Source
@@ -120,7 +120,7 @@ class Output:
     def finish(self, counts: dict[str, Any]) -> None:
         """Puts OUT in place. Only when the manifest says so does the part file go."""
         with self._opened.finishing() as file:
-            if self._out.suffix == ".parquet":
+            if form_of(self._out)[0] == ".parquet":
                 parquet.write(self._asked["job"], file, self._opened.lines())
             else:
                 file.writelines(self._opened.lines())
@@ -167,7 +167,7 @@ class Output:
 
 def refuse_suffix(out: Path, suffixes: Sequence[str]) -> None:
     """Raises UsageError for a name that does not say one of the formats."""
-    if out.suffix not in suffixes:
+    if out.suffix.lower() not in suffixes:
         wrong = out.suffix or "a file without a suffix"
         raise UsageError(f"-o {out}: can't write {wrong}; give {' or '.join(suffixes)}")
 
@@ -227,7 +227,7 @@ def records(out: Path) -> Iterator[Record]:
         InputError: there is none, a suffix that no output has, or a line that is no record.
     """
     for path in parts_of(out):
-        if path.suffix == ".parquet":
+        if form_of(path)[0] == ".parquet":
             yield from parquet.read(path)
         else:
             yield from _of_lines(path)
@@ -249,8 +249,8 @@ def parts_of(out: Path) -> list[Path]:
         what = "no file; give an output of a job" if out.exists() else "no such file"
         raise InputError(f"{out}: {what}")
     for path in found:
-        suffixes = "".join(path.suffixes[-2:]) if path.suffix in COMPRESSED else path.suffix
-        if path.suffix == ".csv" or suffixes.startswith((".csv", ".parquet.")):
+        suffix, compression = form_of(path)
+        if suffix == ".csv" or (compression and suffix == ".parquet"):
             raise InputError(f"{path}: no output of a job; give .jsonl (also .gz, .zst) or .parquet")
     return found
 

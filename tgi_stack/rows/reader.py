@@ -332,8 +332,16 @@ class Folder(Source):
         if found.parts:
             self.skipped[ROWS] += len(found.parts)
         for number, name in enumerate(found.pictures, 1):
-            line = name.encode("utf-8", "surrogateescape")
-            yield number, None if number in done else {"id": name, "image": name}, line
+            line = os.fsencode(name)
+            yield number, None if number in done else self._row(name), line
+
+    def _row(self, name: str) -> dict[str, Any] | RowError:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            said = f"{self.base}: the name of {os.fsencode(name)!r} is not UTF-8; rename it"
+            return RowError("schema.id", said)
+        return {"id": name, "image": name}
 
     def _digest(self) -> str:
         whole = hashlib.sha256()

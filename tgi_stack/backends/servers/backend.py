@@ -302,6 +302,8 @@ def status_line(reply: Reply) -> str:
     reason = f"status {reply.status}: {error_text(reply.body)}"
     if reply.status in (401, 403):
         return f"{reason}; {KEY_WANTED}"
+    if reply.status in (407, 511):
+        return f"{reason}; what stands between wants to know who asks: give --proxy its user and password"
     if 300 <= reply.status < 400:
         return f"{reason}; it points elsewhere, to {shown(reply.headers.get('Location', '').encode())}"
     return reason

@@ -162,7 +162,7 @@ async def _page(transport: Transport, url: str, path: str) -> Reply:
         ReplyError: nothing yet.
     """
     reply = await transport.get(f"{url}{path}", DESCRIBE_S)
-    if reply.status in (401, 403) or 300 <= reply.status < 400:
+    if reply.status in (401, 403, 407, 511) or 300 <= reply.status < 400:
         raise WrongServerError(f"{url}: {status_line(reply)}")
     if reply.status in PASSING or (reply.status >= 500 and reply.status != 501):
         raise ReplyError(f"{path}: {status_line(reply)}")

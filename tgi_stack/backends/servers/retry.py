@@ -29,11 +29,12 @@ class Decision(Enum):
 def of_status(status: int) -> Decision:
     """The decision for a reply that is no 200.
 
-    A 501 and a redirect are no way of answering at all; of 5xx only 503 says that there is too much to do.
+    A 501 and a redirect are no way of answering at all; of 5xx only 503 says that there is too much to do. A
+    407 and a 511 come from something on the way that lets nobody through.
     """
     if status in (429, 503):
         return Decision.THROTTLED
-    if status in (401, 403, 404, 405, 501) or 300 <= status < 400:
+    if status in (401, 403, 404, 405, 407, 501, 511) or 300 <= status < 400:
         return Decision.ASIDE
     if status in (408, 424, 425) or status >= 500 or status < 300:
         return Decision.TRANSIENT

@@ -22,7 +22,7 @@ from aiohttp.client_reqrep import ClientResponse
 
 from tgi_stack import __version__
 from tgi_stack.backends.servers.access import Access
-from tgi_stack.backends.servers.protocols.reply import Call
+from tgi_stack.backends.servers.protocols.reply import Call, status_of
 from tgi_stack.redaction import redact, without_secrets_in
 
 LOG = logging.getLogger(__name__)
@@ -161,7 +161,7 @@ class Transport:
                 began = True
                 discard = response.discard  # type: ignore[attr-defined]  # a _Response
                 body = without_secrets_in(await _body(response))
-                return Reply(response.status, response.headers, body, discard)
+                return Reply(status_of(response.status, body), response.headers, body, discard)
         except TimeoutError as error:
             sent = f" to a request of {len(data):,} bytes" if data else ""
             raise TransportError("slow", f"no whole answer within {deadline_s:.0f} s{sent}") from error

@@ -15,7 +15,7 @@ from typing import Protocol
 from tgi_stack.errors import DiskError, InputError
 from tgi_stack.rows import jsonl, parquet
 from tgi_stack.rows.columns import Wanted
-from tgi_stack.rows.formats import SPOOLED, line_row, read_jsonl, reader_for
+from tgi_stack.rows.formats import SPOOLED, form_of, line_row
 from tgi_stack.rows.reader import File, Parts, RawRow, Source, UnreadRow, read_row
 from tgi_stack.rows.stores.copies import opened, origin_of, state_of
 from tgi_stack.text_files import UTF_16_MARKS, as_utf_8, lines
@@ -143,9 +143,9 @@ def _files_of(source: Source) -> list[Path]:
 
 def _marker(path: Path) -> Callable[[Path], Iterable[tuple[int, int]]] | None:
     """How the rows of a file are found; None where it can't be begun anywhere."""
-    if path.suffix == ".parquet":
+    if form_of(path)[0] == ".parquet":
         return lambda path: ((start + 1, start) for start in range(parquet.count(path)))
-    if path.suffix != ".jsonl" or reader_for(path) is not read_jsonl:
+    if form_of(path) != (".jsonl", ""):
         return None
     with path.open("rb") as file:
         return None if file.read(2) in UTF_16_MARKS else _lines_of
@@ -188,7 +188,7 @@ def _placed(block: Block, place: Place, wanted: Wanted) -> Iterator[RawRow]:
     first, last = block.first - place.before, block.last - place.before
     try:
         with opened(place.path) as file:
-            if place.path.endswith(".parquet"):
+            if form_of(Path(place.path))[0] == ".parquet":
                 for number, value, _ in parquet.read_rows(file, place.path, (), wanted, first, last):
                     yield RawRow(place.before + number, value)
                 return

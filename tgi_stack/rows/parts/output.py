@@ -76,7 +76,7 @@ class PartsOutput:
         overwrite: bool = False,
         mirror: Mirror | None = None,
     ) -> None:
-        if out.suffix in FILE_SUFFIXES or (out.exists() and not out.is_dir()):
+        if out.suffix.lower() in FILE_SUFFIXES or (out.exists() and not out.is_dir()):
             raise UsageError(f"-o {out}: --runner ray writes a folder of parts; give the name of one")
         self._out = out
         self._asked = asked

@@ -126,6 +126,42 @@ def a_text(value: Any) -> str:
     return value
 
 
+# Errors by the types that TGI, vLLM, SGLang and gateways give them.
+_STATUS_OF_TYPE = {
+    "validation": 422,
+    "invalid_request_error": 400,
+    "badrequesterror": 400,
+    "authentication_error": 401,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "generation": 424,
+    "overloaded": 429,
+    "rate_limit_error": 429,
+    "rate_limit_exceeded": 429,
+    "overloaded_error": 503,
+}
+
+
+def status_of(status: int, body: bytes) -> int:
+    """The status that a reply stands for: gateways send errors as 200, and say inside what they are."""
+    if status != 200 or b'"error"' not in body[:READ_BYTES]:
+        return status
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        return status
+    if not isinstance(found, dict):
+        return status
+    error = found if found.get("object") == "error" else found.get("error")
+    if not error or not isinstance(error, dict | str):
+        return status
+    told = error if isinstance(error, dict) else found
+    codes = (str(told.get(name)) for name in ("code", "status", "status_code"))
+    code = next((int(one) for one in codes if re.fullmatch("[45][0-9][0-9]", one)), None)
+    kinds = (str(told.get(name)).lower() for name in ("type", "error_type", "code"))
+    return code or next((_STATUS_OF_TYPE[one] for one in kinds if one in _STATUS_OF_TYPE), 500)
+
+
 def error_text(body: bytes) -> str:
     """What an error reply says, whatever its form: a text, an object or a flat one, a proxy's page."""
     try:
