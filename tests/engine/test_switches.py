@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import copy
 import importlib.util
+import os
+import signal
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -110,6 +113,28 @@ def test_two_processes_write_what_one_writes(tiny_settings: Make, tokenizer: Tok
     *written, failed = asyncio.run(ask())
     assert written == summaries_with(tiny_settings(), tokenizer)
     assert isinstance(failed, Exception)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc to ask")
+def test_a_process_that_stands_still_is_said(
+    tiny_settings: Make, tokenizer: Tokenizer, said: list[str]
+) -> None:
+    async def ask() -> list[Any]:
+        backend: Any = await open_backend(tiny_settings(device="cpu:2"), "text")
+        pid = backend._workers[0].process.pid
+        try:
+            os.kill(pid, signal.SIGSTOP)
+            answers = asyncio.gather(*map(backend.score, score_requests(tokenizer, 30)))
+            while not any(f"stands still; let it go on (kill -CONT {pid})" in line for line in said):
+                await asyncio.sleep(0.1)
+            os.kill(pid, signal.SIGCONT)
+            return await answers
+        finally:
+            os.kill(pid, signal.SIGCONT)
+            await backend.aclose()
+
+    assert len(asyncio.run(asyncio.wait_for(ask(), 120))) == 30
 
 
 @pytest.mark.slow

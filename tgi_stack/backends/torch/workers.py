@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import multiprocessing
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,6 +20,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from cache.sharing.patience import stands_still
 from tgi_stack import logs
 from tgi_stack.backends.base import Backend
 from tgi_stack.backends.lazy import LazyBackend
@@ -26,9 +29,12 @@ from tgi_stack.backends.torch.pipe import Sender, received
 from tgi_stack.backends.torch.worker import READY, SAY, work
 from tgi_stack.engine.placement import devices
 from tgi_stack.errors import FastqwenError, MachineError, UsageError
+from tgi_stack.images.pipe import LOOK_S, MOST_LOOKS
 from tgi_stack.prompting.profile import Profile
 from tgi_stack.settings import Settings
 from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, ScoreRequest
+
+LOG = logging.getLogger(__name__)
 
 END_S = 10.0  # what a worker may take to end
 
@@ -59,6 +65,7 @@ class Workers:
         self._numbers = itertools.count()
         for worker in workers:
             threading.Thread(target=_listen, args=(worker,), daemon=True).start()
+        threading.Thread(target=_watch, args=(workers,), daemon=True).start()
 
     async def score(self, request: ScoreRequest) -> LabelScores:
         scores: LabelScores = await self._ask("score", request)
@@ -164,6 +171,20 @@ def _listen(worker: Worker) -> None:
         _settle(worker, answers)
     worker.ended = True
     _settle(worker, [(number, None, _gone(worker)) for number in list(worker.asked)])
+
+
+def _watch(workers: Sequence[Worker]) -> None:
+    """Says of a worker that is waited for and stands still, once each time: nothing else would tell."""
+    looks = dict.fromkeys(range(len(workers)), 0)
+    while not all(worker.ended for worker in workers):
+        time.sleep(LOOK_S)
+        for number, worker in enumerate(workers):
+            pid = worker.process.pid
+            is_still = pid is not None and not worker.ended and worker.asked and stands_still(pid)
+            looks[number] = looks[number] + 1 if is_still else 0
+            if looks[number] == MOST_LOOKS:
+                line = "the process on %s stands still; let it go on (kill -CONT %d) or end it (kill -9 %d)"
+                LOG.warning(line, worker.device, pid, pid)
 
 
 def _settle(worker: Worker, answers: Sequence[tuple[int, object, Exception | None]]) -> None:
