@@ -513,3 +513,12 @@ def test_a_file_over_the_cap_stays_unread(tmp_path: Path) -> None:  # I23
     with pytest.raises(ImageError) as caught:
         read_file(path)
     assert caught.value.type == "image.too_large"
+
+
+def test_masks_that_no_reader_knows_are_unsupported() -> None:
+    """A bitmap of 10 bits a band."""
+    info = struct.pack("<IiiHHIIiiIIIII", 40, 8, 8, 1, 32, 3, 256, 0, 0, 0, 0, 0x3FF00000, 0xFFC00, 0x3FF)
+    content = b"BM" + struct.pack("<IHHI", 14 + len(info) + 256, 0, 0, 14 + len(info)) + info + bytes(256)
+    with pytest.raises(ImageError, match="save it as PNG") as caught:
+        prepare(content, "x.bmp", TINY_GRID)
+    assert caught.value.type == "image.unsupported"

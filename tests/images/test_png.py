@@ -85,6 +85,10 @@ ODDITIES = {
     "pixels with a text between": with_pixels(
         chunk(b"IDAT", PACKED[:99]), chunk(b"tEXt", b"k\0v", b"none"), chunk(b"IDAT", PACKED[99:])
     ),
+    "a wrong sum behind the rows": with_pixels(chunk(b"IDAT", PACKED[:-4] + b"none")),
+    "no sum behind the rows": with_pixels(chunk(b"IDAT", PACKED[:-4])),
+    "an animation that has no pictures": before(chunk(b"acTL", struct.pack(">II", 1, 0))),
+    "an animation told too late": put(SOUND, len(SOUND) - 12, chunk(b"acTL", struct.pack(">II", 9, 0))),
     "more than pixels": with_pixels(chunk(b"IDAT", PACKED + b"more")),
     "no end": SOUND[:-12],
     "a broken end": SOUND[:-4] + b"none",
@@ -99,9 +103,24 @@ def test_oddities_that_cost_no_pixel_pass(name: str) -> None:
     assert np.array_equal(pixels(prepared), pixels(prepare(SOUND, "x.png", GRID)))
 
 
+def of_header(place: int, value: int) -> bytes:
+    header = bytearray(SOUND[16:29])
+    header[place] = value
+    return put(SOUND, 8, chunk(b"IHDR", bytes(header)), FIRST - 8)
+
+
 DAMAGE = {
     "a wrong checksum": (with_pixels(chunk(b"IDAT", PACKED, b"none")), "image.corrupt"),
     "a broken header": (put(SOUND, FIRST - 4, b"none", 4), "image.corrupt"),
+    **{
+        f"no such kind of header: {place}, {value}": (of_header(place, value), "image.corrupt")
+        for place, value in ((8, 3), (8, 0), (9, 5), (9, 1), (10, 1), (11, 1), (12, 2))
+    },
+    "no palette": (of_header(9, 3), "image.corrupt"),
+    "a palette behind the pixels": (
+        of_header(9, 3)[:-12] + chunk(b"PLTE", bytes(768)) + SOUND[-12:],
+        "image.corrupt",
+    ),
     "no pixels": (with_pixels(), "image.truncated"),
     "cut in its pixels": (SOUND[: len(SOUND) // 2], "image.truncated"),
     "cut in their checksum": (SOUND[:-14], "image.truncated"),

@@ -20,6 +20,7 @@ from tgi_stack.errors import ImageError
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # PNG, third edition: 11.2.1, table 8; 8.1
 _BANDS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by the colour type
+_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 _PALETTE = 3
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _TEXTS = frozenset((b"tEXt", b"zTXt", b"iTXt"))
@@ -91,8 +92,15 @@ def read(content: bytes, name: str) -> Picture:
     """
     found = list(chunks(content, _READ))
     header = found[0].data if found and found[0].kind == b"IHDR" and found[0].is_sound else b""
-    if len(header) != 13 or header[9] not in _BANDS:
-        raise ImageError("image.corrupt", f"{name}: its header (IHDR) is broken")
+    if (
+        len(header) != 13
+        or header[8] not in _DEPTHS.get(header[9], ())
+        or header[10:12] != b"\0\0"
+        or header[12] > 1
+    ):
+        raise ImageError("image.corrupt", f"{name}: its header (IHDR) is broken, or of no kind that there is")
+    if header[9] == _PALETTE and not _has_palette(found):
+        raise ImageError("image.corrupt", f"{name}: its palette (PLTE) is missing or broken")
     pixels = [one for one in found if one.kind == b"IDAT"]
     if not pixels or pixels[-1].is_cut:
         raise ImageError("image.truncated", f"{name} ends early: pixels (IDAT) are missing")
@@ -127,6 +135,24 @@ def _holds(picture: Picture) -> bool:
     return length <= 0
 
 
+def packed_anew(picture: Picture) -> bytes | None:
+    """The file with its rows packed anew, where they are whole and the sum behind them is wrong or missing.
+
+    The chunks have checksums of their own, which hold: browsers show such a picture whole, Pillow refuses it.
+    """
+    try:
+        rows = zlib.decompressobj(-15).decompress(picture.pixels[2:], picture.length)
+    except zlib.error:
+        return None
+    if len(rows) < picture.length:
+        return None
+    first, *others = chunks(picture.data, _READ)
+    pixels = Chunk(b"IDAT", zlib.compress(rows, 0), b"", False)
+    kept = [one for one in others if one.kind != b"IDAT"]
+    end = Chunk(b"IEND", b"", b"", False)
+    return SIGNATURE + b"".join(_whole(one) for one in (first, *kept, pixels, end))
+
+
 def _codes_pixels(chunk: Chunk, colours: int, entries: int) -> bool:
     """Whether a chunk is needed to read pixels (`entries`: of its palette), or tells how they lie."""
     if chunk.kind == b"IDAT":
@@ -157,12 +183,21 @@ def _is_short(chunk: Chunk) -> bool:
 
 
 def _frames(found: list[Chunk]) -> int:
-    """How many pictures there are: those of an animation, of which the first may not be one."""
-    told = next((one for one in found if one.kind == b"acTL" and one.is_sound and len(one.data) == 8), None)
-    if told is None:
+    """How many pictures there are: those of an animation, of which the first may not be one.
+
+    An animation is told before the pixels, and has controls of its pictures.
+    """
+    before = found[: [one.kind for one in found].index(b"IDAT")]
+    told = next((one for one in before if one.kind == b"acTL" and one.is_sound and len(one.data) == 8), None)
+    if told is None or not any(one.kind == b"fcTL" for one in found):
         return 1
-    before = [one.kind for one in found[: [one.kind for one in found].index(b"IDAT")]]
-    return int.from_bytes(told.data[:4], "big") + (b"fcTL" not in before)
+    return int.from_bytes(told.data[:4], "big") + all(one.kind != b"fcTL" for one in before)
+
+
+def _has_palette(found: list[Chunk]) -> bool:
+    """Whether a palette that is sound stands before the pixels."""
+    before = found[: [*(one.kind for one in found), b"IDAT"].index(b"IDAT")]
+    return any(one.kind == b"PLTE" and one.is_sound and len(one.data) >= 3 for one in before)
 
 
 def _whole(chunk: Chunk) -> bytes:

@@ -65,7 +65,10 @@ def prepare(
             raise
         raise ImageError(error.type, f"{name}: {error}") from error
     except Exception as error:  # decoders raise anything on hostile files
-        raise ImageError("image.corrupt", f"{name}: {str(error) or type(error).__name__}") from error
+        reason = str(error) or type(error).__name__
+        if "Unsupported" in reason:  # so Pillow says what it knows and does not read: masks of a BMP
+            raise ImageError("image.unsupported", f"{name}: {reason}; save it as PNG") from error
+        raise ImageError("image.corrupt", f"{name}: {reason}") from error
 
 
 def _taken_apart(content: bytes, name: str) -> jpeg.Stream | png.Picture | None:
@@ -99,9 +102,7 @@ def _prepared(file: _File, grid: Grid, max_side_px: int | None, allow_truncated:
         width, height = image.size[::-1] if turn in _SWAPPING else image.size
     else:
         fit(*image.size, grid, max_side_px)  # an aspect that is refused is, before anything is decoded
-        decoded = _decode(image, name)
-        if parts is not None:
-            png.refuse_missing_rows(parts, decoded, name)
+        decoded = _decode(image, name) if parts is None else _decode_png(image, parts, name)
         profile = colour_tags.profile_of(image, content)
         turn = _TURNS.get(_orientation(decoded))  # Pillow has turned a TIFF by itself, and says so here
         width, height = decoded.size[::-1] if turn in _SWAPPING else decoded.size
@@ -232,6 +233,19 @@ def _decode_jpeg(
         return _decode(image, name), False
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = False
+
+
+def _decode_png(image: ImageFile.ImageFile, picture: png.Picture, name: str) -> Image.Image:
+    try:
+        decoded = _decode(image, name)
+    except ImageError:
+        anew = png.packed_anew(picture)
+        if anew is None:
+            raise
+        with Image.open(io.BytesIO(anew), formats=("PNG",)) as found:
+            return _decode(found, name)
+    png.refuse_missing_rows(picture, decoded, name)
+    return decoded
 
 
 def _decode(image: ImageFile.ImageFile, name: str) -> Image.Image:
