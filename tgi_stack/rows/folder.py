@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cache.system import system
-from tgi_stack.errors import DiskError, InputError
+from tgi_stack.errors import DiskError, InputError, RowError
 from tgi_stack.images.files import HEAD_BYTES, SUFFIXES, is_picture
 from tgi_stack.rows.formats import SUFFIXES_OF_ROWS, form_of
 
@@ -119,6 +119,16 @@ class FilesOfRows:
         wanted = Path(self.pattern).relative_to(self.base).as_posix()
         levels = "**" in wanted or wanted.count("/") == inside.count("/")
         return levels and fnmatch.fnmatchcase(inside, wanted.replace("**/", "*"))
+
+
+def row_of(base: Path, name: str) -> dict[str, str] | RowError:
+    """The row of a picture: its path is its id, unless it is no text."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        said = f"{base}: the name of {os.fsencode(name)!r} is not UTF-8; rename it"
+        return RowError("schema.id", said)
+    return {"id": name, "image": name}
 
 
 def told(skipped: Counter[str]) -> str:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from tgi_stack.errors import DiskError, InputError, RowError
 from tgi_stack.rows.columns import Kind, Wanted
-from tgi_stack.rows.folder import ROWS, FilesOfRows, is_rows, list_folder, state_of
+from tgi_stack.rows.folder import ROWS, FilesOfRows, is_rows, list_folder, row_of, state_of
 from tgi_stack.rows.formats import (
     SPOOLED,
     STANDARD_INPUT,
@@ -333,15 +333,7 @@ class Folder(Source):
             self.skipped[ROWS] += len(found.parts)
         for number, name in enumerate(found.pictures, 1):
             line = os.fsencode(name)
-            yield number, None if number in done else self._row(name), line
-
-    def _row(self, name: str) -> dict[str, Any] | RowError:
-        try:
-            name.encode()
-        except UnicodeEncodeError:
-            said = f"{self.base}: the name of {os.fsencode(name)!r} is not UTF-8; rename it"
-            return RowError("schema.id", said)
-        return {"id": name, "image": name}
+            yield number, None if number in done else row_of(self.base, name), line
 
     def _digest(self) -> str:
         whole = hashlib.sha256()
