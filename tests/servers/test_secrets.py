@@ -252,3 +252,12 @@ def test_a_prompt_makes_no_server_fetch(fastqwen: Fastqwen, tmp_path: Path, dial
 def test_keys_in_paths_of_servers_are_blotted_out(url: str, shown: str) -> None:
     assert redaction.redact(f"{url} is no host of {url}") == f"{shown} is no host of {shown}"
     assert redaction.redact_url(url) == shown
+
+
+@pytest.mark.parametrize("name", ["FASTQWEN_API_KEY_FILE", "--api-key-file"])
+def test_a_key_for_a_file_is_not_shown(fastqwen: Fastqwen, tmp_path: Path, name: str) -> None:
+    """Whoever gives the key itself where its file belongs reads that, and not the key."""
+    more, environ = ((), {name: MARKER}) if name.isupper() else ((name, MARKER), {})
+    said = fastqwen("probs", questions(tmp_path, 1), *more, check=2, **environ)
+    assert "takes a file's name, never a key" in said.stderr
+    assert MARKER not in said.stdout + said.stderr

@@ -47,19 +47,32 @@ def kill(process: asyncio.subprocess.Process) -> None:
         system.kill_session(process.pid)
 
 
-async def kill_if_still(process: asyncio.subprocess.Process, does: str) -> None:
+class Watch:
     """Kills a process of ours that stands still (stopped, frozen), which nothing else would ever end.
-
-    Ends with the process.
 
     Args:
         does: what it is for, as in `a process that {does}`.
     """
-    looks = 0
-    while process.returncode is None:
-        await asyncio.sleep(LOOK_S)
-        looks = looks + 1 if stands_still(process.pid) else 0
-        if looks == MOST_LOOKS:
+
+    def __init__(self, process: asyncio.subprocess.Process, does: str) -> None:
+        self._process = process
+        self._does = does
+        self._looks = 0
+        self._look_later()
+
+    def _look_later(self) -> None:
+        self._next = asyncio.get_running_loop().call_later(LOOK_S, self._look)
+
+    def _look(self) -> None:
+        if self._process.returncode is not None:
+            return
+        self._looks = self._looks + 1 if stands_still(self._process.pid) else 0
+        if self._looks == MOST_LOOKS:
             line = "process %d, which %s, stands still; it is ended, and what it had in hand is done anew"
-            LOG.warning(line, process.pid, does)
-            kill(process)
+            LOG.warning(line, self._process.pid, self._does)
+            kill(self._process)
+        self._look_later()
+
+    def cancel(self) -> None:
+        """Looks no more."""
+        self._next.cancel()

@@ -11,7 +11,7 @@ from dataclasses import asdict
 
 from tgi_stack.errors import ImageError, MachineError
 from tgi_stack.images.grid import Grid
-from tgi_stack.images.pipe import READY, framed, kill, kill_if_still, next_part
+from tgi_stack.images.pipe import READY, Watch, framed, kill, next_part
 from tgi_stack.types import PreparedImage
 
 CPU_S = 10  # of one image; the largest that are taken need two
@@ -129,7 +129,7 @@ class _Process:
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
-        self._watch = asyncio.create_task(kill_if_still(process, "decodes images"))
+        self._watch = Watch(process, "decodes images")
 
     @classmethod
     async def start(cls) -> _Process:

@@ -118,6 +118,9 @@ def key_of(option: str, file: Path | None, otherwise: str | None) -> str | None:
             key = read_text(file, KEY_BYTES).strip()
         except (OSError, TextFileError) as error:
             why = (error.strerror if isinstance(error, OSError) else None) or error
+            if isinstance(error, OSError) and not os.path.lexists(file):  # its name may be the key itself
+                line = f"{option} names a file that is not there; it takes a file's name, never a key"
+                raise SettingsError(line) from None
             raise SettingsError(f"{option} {file}: {why}") from error
     if key is not None and (not key or not key.isascii() or not key.isprintable() or " " in key):
         raise SettingsError("the API key is empty or holds characters that no header takes")

@@ -26,7 +26,7 @@ from tgi_stack.answers.turns import Turns
 from tgi_stack.backends.base import Backend, Replaced
 from tgi_stack.concurrency import first_of
 from tgi_stack.errors import RowError
-from tgi_stack.images.pipe import framed, kill, kill_if_still, next_part
+from tgi_stack.images.pipe import Watch, framed, kill, next_part
 from tgi_stack.images.pool import cores
 from tgi_stack.jobs.pipeline import LOOK_EVERY_S, Watcher
 from tgi_stack.jobs.preparing.forwarded import TierOf
@@ -147,7 +147,7 @@ class Preparers:
         tier = TierOf(self._store) if isinstance(self._store, TieredStore) else None
         one = _Process(process, process.stdin, process.stdout, tier=tier)
         stopping = asyncio.create_task(self._stopping(one))
-        watching = asyncio.create_task(kill_if_still(process, "prepares rows"))
+        watch = Watch(process, "prepares rows")
         try:
             told = json.dumps(self._hello | {"width": width}).encode()
             one.stdin.write(framed(told, self._backend.profile.tokenizer.content, self._items))
@@ -157,7 +157,7 @@ class Preparers:
             LOG.debug("a process that prepares rows has ended early; the run answers what it had in hand")
         finally:
             stopping.cancel()
-            watching.cancel()
+            watch.cancel()
             if tier is not None:
                 tier.close()
             if not self._stop.is_set():
