@@ -51,6 +51,7 @@ class LabelQuestion:
         context, labels = self.context, self.labels
         whole = (context.prompt, context.token_ids)
         encoder = context.encoder
+        self._refuse_length(1)  # before each label is tried behind a text without end
         paths = encoder.prover.paths(labels, context.ending, whole, merging=encoder.merging)
         self._refuse_length(max(map(len, paths)))
         if set(map(len, paths)) == {1}:
