@@ -44,6 +44,13 @@ class TextFileError(ValueError):
     """A file that is no text, or too much of it; the message does not name the file."""
 
 
+def unread(option: str, path: Path, error: Exception) -> str:
+    """A line for a file of a secret that can't be read; a name that no file has may be the secret."""
+    if isinstance(error, OSError) and not os.path.lexists(path):
+        return f"{option} names a file that is not there; it takes a file's name, never a key"
+    return f"{option} {path}: {(error.strerror if isinstance(error, OSError) else None) or error}"
+
+
 def opened(path: Path, *, silent_s: float | None = None) -> IO[bytes]:
     """A file to read from; a named pipe once somebody writes to it.
 

@@ -254,10 +254,22 @@ def test_keys_in_paths_of_servers_are_blotted_out(url: str, shown: str) -> None:
     assert redaction.redact_url(url) == shown
 
 
-@pytest.mark.parametrize("name", ["FASTQWEN_API_KEY_FILE", "--api-key-file"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "FASTQWEN_API_KEY_FILE",
+        "--api-key-file",
+        "--cache-tier-key-file",
+        "FASTQWEN_CACHE_TIER_KEY_FILE",
+        "FASTQWEN_CACHE_TIER_USER_FILE",
+    ],
+)
 def test_a_key_for_a_file_is_not_shown(fastqwen: Fastqwen, tmp_path: Path, name: str) -> None:
     """Whoever gives the key itself where its file belongs reads that, and not the key."""
     more, environ = ((), {name: MARKER}) if name.isupper() else ((name, MARKER), {})
-    said = fastqwen("probs", questions(tmp_path, 1), *more, check=2, **environ)
+    if "TIER" in name.upper():
+        more, environ = (*more, "--cache-tier", "redis://127.0.0.1:1"), environ | {"FASTQWEN_NO_CACHE": "0"}
+    run = ("probs", questions(tmp_path, 1), "--endpoint", "http://127.0.0.1:1", "--startup-timeout", "1")
+    said = fastqwen(*run, *more, check=2, **environ)
     assert "takes a file's name, never a key" in said.stderr
     assert MARKER not in said.stdout + said.stderr

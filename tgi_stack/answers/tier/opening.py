@@ -19,7 +19,7 @@ from tgi_stack.redaction import keep_secret
 from tgi_stack.settings import Settings
 from tgi_stack.stack.files import tier as stack
 from tgi_stack.stack.planning.ports import taken
-from tgi_stack.text_files import KEY_BYTES, TextFileError, read_bytes, read_text
+from tgi_stack.text_files import KEY_BYTES, TextFileError, read_bytes, read_text, unread
 
 LOG = logging.getLogger(__name__)
 
@@ -86,8 +86,7 @@ def address_of(settings: Settings, environ: Mapping[str, str] = os.environ) -> A
     try:
         before, mark, after = read_text(Path(name), KEY_BYTES).strip().partition(":")
     except (OSError, TextFileError) as error:
-        why = (error.strerror if isinstance(error, OSError) else None) or error
-        raise SettingsError(f"{USER_FILE} {name}: {why}") from error
+        raise SettingsError(unread(USER_FILE, Path(name), error)) from None
     user, password = (before, after) if mark else ("", before)
     if not password:
         raise SettingsError(f"{USER_FILE} {name}: no password; write user:password, or the password alone")
@@ -103,8 +102,7 @@ def team_key(settings: Settings) -> bytes | None:
     try:
         key = read_bytes(path, KEY_BYTES).strip()
     except (OSError, TextFileError) as error:
-        why = (error.strerror if isinstance(error, OSError) else None) or error
-        raise SettingsError(f"--cache-tier-key-file {path}: {why}") from error
+        raise SettingsError(unread("--cache-tier-key-file", path, error)) from None
     if len(key) < LEAST_KEY:
         raise SettingsError(f"--cache-tier-key-file {path}: a key has {LEAST_KEY} bytes at least")
     keep_secret(key.decode("utf-8", "replace"))

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 from tgi_stack.errors import SettingsError
 from tgi_stack.redaction import keep_secret, redact_url
 from tgi_stack.settings import Settings
-from tgi_stack.text_files import CERTIFICATES_BYTES, KEY_BYTES, TextFileError, read_text
+from tgi_stack.text_files import CERTIFICATES_BYTES, KEY_BYTES, TextFileError, read_text, unread
 
 ENVIRONMENT = "env"
 AUTHORIZATION = "Authorization"
@@ -117,11 +117,7 @@ def key_of(option: str, file: Path | None, otherwise: str | None) -> str | None:
         try:
             key = read_text(file, KEY_BYTES).strip()
         except (OSError, TextFileError) as error:
-            why = (error.strerror if isinstance(error, OSError) else None) or error
-            if isinstance(error, OSError) and not os.path.lexists(file):  # its name may be the key itself
-                line = f"{option} names a file that is not there; it takes a file's name, never a key"
-                raise SettingsError(line) from None
-            raise SettingsError(f"{option} {file}: {why}") from error
+            raise SettingsError(unread(option, file, error)) from None
     if key is not None and (not key or not key.isascii() or not key.isprintable() or " " in key):
         raise SettingsError("the API key is empty or holds characters that no header takes")
     keep_secret(key)
