@@ -129,7 +129,7 @@ def test_parts_that_are_not_finished_are_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file systems elsewhere refuse such names")
-def test_a_name_that_is_no_text_fails_its_row(fastqwen: Fastqwen, tmp_path: Path) -> None:
+def test_a_name_of_no_text_fails_its_row(fastqwen: Fastqwen, tmp_path: Path) -> None:
     base = tmp_path / "pictures"
     base.mkdir()
     for name in (b"a.png", b"\xff.png"):
