@@ -135,7 +135,7 @@ def test_an_endless_word_takes_linear_time(  # P12
 
 def test_length_is_looked_at_before_labels(fastqwen: Fastqwen, tmp_path: Path) -> None:
     """To prove labels takes the whole text once more for each, where it is one word."""
-    row = {"id": "1", "prompt": "a\n" * 5000, "labels": ["A", "AB"]}  # one begins the other
+    row = {"id": "1", "prompt": "a\n" * 5000, "labels": ["A", "A B"]}  # one begins the other
     done = fastqwen("probs", write_rows(tmp_path / "s.jsonl", row), *TINY, check=1)
     assert json.loads(done.stdout)["error"]["type"] == "text.too_long"
 
