@@ -161,6 +161,28 @@ def test_what_is_not_merged_is_refused(changes: Any, match: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("r", [0, -1, "3", 3.0, None, True, 10**30]),
+        ("lora_alpha", ["12", None, True, float("nan"), float("inf"), 10**400, [1]]),
+        ("rank_pattern", ["x", [1], {"q_proj": 0}, {"q_proj": "2"}, {"(": 2}]),
+        ("alpha_pattern", [5, {"q_proj": "x"}, {"q_proj": float("nan")}, {"(": 2}]),
+        ("target_modules", ["(", 5, [5], [None], {"a": 1}]),
+        ("exclude_modules", ["(", 5]),
+        ("layers_pattern", ["(", 5]),
+        ("layers_to_transform", ["x", ["x"], -1, [True]]),
+        ("use_dora", ["yes", 1]),
+        ("use_rslora", ["yes", 1]),
+    ],
+)
+def test_fields_have_their_kinds(name: str, values: list[Any], tmp_path: Path) -> None:
+    for value in values:
+        adapter(tmp_path / "a", **{name: value})
+        with pytest.raises(CheckpointError, match=f"{name} is .*it has to be .*merge_and_unload"):
+            locate(str(tmp_path / "a"), "text", None)
+
+
+@pytest.mark.parametrize(
     ("changes", "match"),
     [
         ({"r": 4}, "other shapes"),

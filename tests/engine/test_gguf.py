@@ -264,6 +264,8 @@ def test_other_tensors_are_refused(change: Any, reason: str, tmp_path: Path) -> 
         ({"qwen3.classifier.output_labels": "yes"}, "classifier.output_labels is 'yes': no such field"),
         ({"general.quantization_version": 1}, "only 2 is read"),
         ({"qwen3.rope.scaling.type": "longrope"}, "rope.scaling.type is 'longrope'"),
+        ({"qwen3.rope.scaling.type": ["yarn", "linear"]}, "rope.scaling.type is "),
+        ({"tokenizer.ggml.eos_token_id": True}, "eos_token_id is True"),
         ({"qwen3.rope.scaling.factor": 4.0}, "kind 'none' has no such setting"),
         ({"qwen3.rope.scaling.type": "linear"}, "rope.scaling.factor is None"),
         ({"qwen3.rope.scaling.yarn_ext_factor": 0.5}, "only 1.0 is computed here"),
@@ -288,6 +290,27 @@ def test_a_field_not_understood_is_refused(fields: dict[str, Any], reason: str, 
         old = struct.pack("<Q", 5) + b"qwen3"
         path.write_bytes(path.read_bytes().replace(old, struct.pack("<Q", len(named)) + named, 1))
     with pytest.raises(CheckpointError, match=reason):
+        state_of(path)
+
+
+@pytest.mark.parametrize("merges", [5, True, "a b", [1, 2]])
+def test_merges_of_any_kind_are_refused(merges: Any, tmp_path: Path) -> None:
+    path = written(tmp_path / "m.gguf", TEXT, fields={"tokenizer.ggml.merges": merges})
+    with pytest.raises(CheckpointError, match="merges are no pairs"):
+        tokenizer_of(locate(str(path), "text", None))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("name", ["blk.3.attn_q.weight", "blk.0.attn_q_norm.weight", "token_embd.weight"])
+def test_weights_that_are_no_numbers_are_refused(name: str, value: float, tmp_path: Path) -> None:
+    def change(tensors: Tensors) -> None:
+        data, kind = tensors[name]
+        spoiled = data.copy()
+        spoiled[..., 0] = value
+        tensors[name] = (spoiled, kind)
+
+    path = written(tmp_path / "m.gguf", TEXT, changed=change)
+    with pytest.raises(CheckpointError, match=r"weight.*infinite, or no numbers; fetch"):
         state_of(path)
 
 

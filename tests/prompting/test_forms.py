@@ -88,6 +88,15 @@ def test_any_schema_of_the_subset_is_read(schema: dict[str, Any], number: int) -
     ("schema", "said"),
     [
         ({"type": "string"}, "an answer is an object"),
+        ({"enum": ["a", "b"]}, "an answer is an object, not one of fixed values"),
+        ({"const": None}, "an answer is an object"),
+        ({"type": "object", "properties": {"a": {"enum": [float("1e400")]}}}, "JSON"),
+        (
+            {"type": "object", "properties": {"a": {"type": "integer", "enum": [1.0, "b"]}}},
+            "`a`: 'b' is not of",
+        ),
+        ({"type": "object", "properties": {"a": {"type": "number", "const": True}}}, "True is not of `type`"),
+        ({"type": "object", "properties": {"a": {"type": {}, "const": 1}}}, "1 is not of `type`"),
         ({"$ref": "#/x"}, "`type` is None"),
         ({"type": "object", "properties": {}}, "`properties`: name at least one"),
         ({"type": "object", "properties": {"a": {"anyOf": []}}}, "`type` at `a` is None"),

@@ -125,6 +125,7 @@ def test_a_limit_is_said(fastqwen: Fastqwen, tmp_path: Path) -> None:
     found = page(fastqwen, "r.jsonl", "--limit", "4")
     assert len(found.data["rows"]["id"]) == 4
     assert any("first 4 rows" in text for text in found.texts)
+    assert "--limit 0 leaves no row" in fastqwen("report", "r.jsonl", "--limit", "0", check=2).stderr
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])

@@ -41,6 +41,12 @@ def test_failures_and_summaries_are_told(fastqwen: Fastqwen, tmp_path: Path) -> 
     assert "no record of 'c'" in fastqwen("show", out, "c", check=2).stderr
 
 
+def test_values_pass_for_no_lines_of_ours(fastqwen: Fastqwen, tmp_path: Path) -> None:
+    out = written(tmp_path / "s.jsonl", summary("a\nb: failed", "mug\nflags: none"))
+    shown = fastqwen("show", out, "a\nb: failed").stdout.splitlines()
+    assert shown[:4] == ["a", "    b: failed: ok", "summary: mug", "    flags: none"]
+
+
 def test_histories_come_from_the_input(fastqwen: Fastqwen, tmp_path: Path) -> None:
     fastqwen("rerank", SESSIONS, "--items", ITEMS, "-o", "r.jsonl", "--engine", "scripted", "--limit", "3")
     shown = fastqwen("show", "r.jsonl", "u1", "--input", SESSIONS, "--items", ITEMS, COLUMNS="140").stdout

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from tgi_stack.errors import InputError, UsageError
 from tgi_stack.rows.ledger import Checked
+from tgi_stack.rows.output import records
 from tgi_stack.rows.parts.blocks import Block, Place, cut, read
 from tgi_stack.rows.parts.output import SUCCESS, Part, PartsOutput
 from tgi_stack.rows.reader import Source, open_source
@@ -137,6 +138,19 @@ def test_a_complete_folder_verifies(tmp_path: Path) -> None:
     again.close({})
     (out / SUCCESS).unlink()
     assert any(finding.holds is False for finding in verify(out))
+
+
+def test_a_folder_of_no_rows_is_complete(tmp_path: Path) -> None:
+    out, none = tmp_path / "out", {"rows": 0, "input_rows": 0, "ok": 0, "cached": 0, "failed": 0}
+    sink = output(out, source_of(tmp_path, 0))
+    sink.begin(Checked(0, strict=True))
+    sink.finish(none)
+    sink.close(none)
+    assert list(records(out)) == []
+    assert all(finding.holds for finding in verify(out)), verify(out)
+    (out / "run.json").unlink()
+    with pytest.raises(InputError, match="without parts"):
+        list(records(out))
 
 
 def test_a_rerun_asks_missing_and_failed_rows(tmp_path: Path) -> None:

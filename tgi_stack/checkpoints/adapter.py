@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,6 +36,56 @@ _HARMLESS = frozenset(
         "peft_type", "peft_version", "qalora_group_size", "revision", "runtime_config", "task_type",
     }
 )  # fmt: skip
+
+
+def _is_rank(value: object) -> bool:
+    return type(value) is int and 0 < value <= LARGEST_RANK
+
+
+def _is_alpha(value: object) -> bool:
+    return type(value) in (int, float) and abs(value) <= LARGEST_ALPHA  # type: ignore[arg-type]
+
+
+def _is_pattern(value: object) -> bool:
+    try:
+        return isinstance(value, str) and bool(re.compile(value))
+    except (re.error, RecursionError, OverflowError):
+        return False
+
+
+def _are_modules(value: object) -> bool:
+    return _is_pattern(value) or (isinstance(value, list) and all(isinstance(one, str) for one in value))
+
+
+def _are_layers(value: object) -> bool:
+    numbers = value if isinstance(value, list) else [value]
+    return all(type(one) is int and one >= 0 for one in numbers)
+
+
+def _by_pattern(proven: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: (
+        isinstance(value, dict) and all(_is_pattern(name) and proven(one) for name, one in value.items())
+    )
+
+
+LARGEST_RANK, LARGEST_ALPHA = 1 << 16, 1e6
+_WHOLE = f"a whole number from 1 to {LARGEST_RANK:,}"
+_MODULES = "names, or one pattern of names"
+# What each of these fields has to be; null is nothing said, but for the two that scale.
+_KINDS: Mapping[str, tuple[Callable[[object], bool], str]] = {
+    "r": (_is_rank, _WHOLE),
+    "lora_alpha": (_is_alpha, f"a number up to {LARGEST_ALPHA:,.0f}"),
+    "rank_pattern": (_by_pattern(_is_rank), f"patterns of names, each with {_WHOLE}"),
+    "alpha_pattern": (_by_pattern(_is_alpha), "patterns of names, each with a number"),
+    "use_dora": (lambda value: isinstance(value, bool), "true or false"),
+    "use_rslora": (lambda value: isinstance(value, bool), "true or false"),
+    "target_modules": (_are_modules, _MODULES),
+    "exclude_modules": (_are_modules, _MODULES),
+    "layers_pattern": (_are_modules, _MODULES),
+    "layers_to_transform": (_are_layers, "numbers of layers"),
+}
+_NEVER_NULL = frozenset({"r", "lora_alpha"})
+
 _CURE = (
     "merge it into its base with what trained it (peft: merge_and_unload, then save_pretrained) and name "
     "that folder"
@@ -107,6 +158,10 @@ def _refuse_unknown(folder: Path, fields: Mapping[str, Any]) -> None:
         _refuse(folder, "init_lora_weights", fields["init_lora_weights"], why)
     if fields.get("modules_to_save"):
         _refuse(folder, "modules_to_save", fields["modules_to_save"], "whole modules are not merged here")
+    for name, (holds, wanted) in _KINDS.items():
+        value = fields.get(name)
+        if name in fields and not holds(value) and (value is not None or name in _NEVER_NULL):
+            _refuse(folder, name, value, f"it has to be {wanted}")
     for name, value in fields.items():
         if name not in _READ | _HARMLESS and value not in (None, False, [], {}, ""):
             _refuse(folder, name, value, "it may change the merged weights and is not merged here")

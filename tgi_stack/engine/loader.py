@@ -27,6 +27,8 @@ LOG = logging.getLogger(__name__)
 VISION_TYPES = frozenset({"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"})
 
 PLAIN = Switches()
+SHOWN = 5
+_PROVEN_FINITE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 # While it makes a network, transformers changes what torch holds for the whole process: the default dtype.
 _ONE_AT_A_TIME = threading.Lock()
 
@@ -43,6 +45,7 @@ def load(checkpoint: Checkpoint, kind: str, placement: Placement, switches: Swit
     try:
         with _ONE_AT_A_TIME:
             model = _load(checkpoint, model_type, placement, switches)
+        _prove_finite(model)
     except torch.OutOfMemoryError as error:
         raise MachineError(
             f"{checkpoint.name} does not fit on {placement.device}; use a smaller model"
@@ -197,9 +200,33 @@ def _generation(checkpoint: Checkpoint) -> GenerationConfig:
         for name in ("eos_token_id", "pad_token_id")
     )
     ends = end if isinstance(end, list) else [] if end is None else [end]
-    if not all(isinstance(id, int) for id in [*ends, pad or 0]):
+    if not all(type(id) is int for id in [*ends, pad or 0]):
         raise CheckpointError(f"eos_token_id is {end!r}, pad_token_id {pad!r}; whole numbers are needed")
     return GenerationConfig(ends, pad)
+
+
+def _prove_finite(model: Any) -> None:
+    """Refuses weights that are no numbers: attention passes over some, and the answers look like others.
+
+    Raises:
+        CheckpointError: with the names of the first.
+    """
+    plain = {
+        name: one for name, one in model.named_parameters() if one.dtype in _PROVEN_FINITE and one.numel()
+    }
+    if not plain:
+        return
+    # The ends of each tensor tell it in one pass, and all of them in one wait for the device.
+    ends = torch.stack([torch.stack(torch.aminmax(one.detach())).float().cpu() for one in plain.values()])
+    wrong = [
+        name for name, found in zip(plain, ends.isfinite().all(dim=1).tolist(), strict=True) if not found
+    ]
+    if wrong:
+        more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        raise CheckpointError(
+            f"{', '.join(wrong[:SHOWN])}{more}: infinite, or no numbers; fetch the files again, or compute "
+            "in a wider type (--dtype fp32)"
+        )
 
 
 def _shapes(model: Any) -> Iterator[tuple[int, ...]]:

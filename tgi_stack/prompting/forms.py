@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import math
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -89,8 +90,9 @@ def read_form(name: str) -> str:
     try:
         given = json.loads(text, parse_constant=_no_number)
         found = _part(given, "", 0)
-        if found["type"] != "object":
-            raise ValueError(f"an answer is an object, not {found['type']}")
+        kind = found.get("type", "one of fixed values")
+        if kind != "object":
+            raise ValueError(f"an answer is an object, not {kind}")
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{place}: {error}") from error
     return _canonical(found)
@@ -210,13 +212,34 @@ def _part(given: Any, place: str, depth: int) -> Schema:
     return about | {"type": kind} | _range(said, kind, here)
 
 
+VALUES_OF_TYPE: Mapping[str, tuple[type, ...]] = {
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "null": (type(None),),
+}
+
+
 def _fixed(said: Schema, name: str, here: str) -> Schema:
     values = said[name] if name == "enum" else [said[name]]
     if unknown := said.keys() - {name, "type"}:
         raise ValueError(f"`{min(unknown)}` beside `{name}`{here} is not read")
     if not isinstance(values, list) or not values or any(isinstance(one, dict | list) for one in values):
         raise ValueError(f"`{name}`{here}: give strings, numbers, true, false or null")
+    kinds = said.get("type", list(VALUES_OF_TYPE))
+    for value in values:
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"`{name}`{here}: a number is beyond what a float holds")
+        if not any(_is_of(value, kind) for kind in (kinds if isinstance(kinds, list) else [kinds])):
+            raise ValueError(f"`{name}`{here}: {value!r:.40} is not of `type` {kinds!r:.80}")
     return {"enum": values}
+
+
+def _is_of(value: object, kind: object) -> bool:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # as JSON Schema has it
+    return any(name == kind and type(value) in types for name, types in VALUES_OF_TYPE.items())
 
 
 def _object(said: Schema, place: str, depth: int) -> Schema:

@@ -75,6 +75,8 @@ def read_output(path: Path, limit: int | None = None) -> Output:
     most = None if limit is None else limit + 1
     found = list(islice(records(path), most))
     kept = found if limit is None else found[:limit]
+    if limit == 0 and found:
+        raise UsageError("--limit 0 leaves no row to show; give 1 or more")
     if not kept:
         raise UsageError(f"{path} holds no records; give an OUT that a job wrote with -o")
     job = (noted.get("asked") or {}).get("job") or _job_of(path, found)

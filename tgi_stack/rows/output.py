@@ -240,8 +240,8 @@ def parts_of(out: Path) -> list[Path]:
         InputError: there is none, or one that no output is.
     """
     if out.is_dir():
-        found = [out / name for name in list_folder(out).parts]
-        if not found:
+        found = _in_folder(out)
+        if not found and not manifest_path(out).is_file():  # of no rows there are no parts
             raise InputError(f"{out} is a folder without parts of an output (.jsonl, .parquet)")
     elif out.is_file() or out.is_fifo():
         found = [out]
@@ -255,11 +255,15 @@ def parts_of(out: Path) -> list[Path]:
     return found
 
 
+def _in_folder(out: Path) -> list[Path]:
+    return [out / name for name in list_folder(out).parts]
+
+
 def digest_of(out: Path) -> str:
     """SHA-256 of an output: of a file's content, or of the names and contents of the parts of a folder."""
     if not out.is_dir():
         return sha256_of(out)
-    parts = [[path.relative_to(out).as_posix(), sha256_of(path)] for path in parts_of(out)]
+    parts = [[path.relative_to(out).as_posix(), sha256_of(path)] for path in _in_folder(out)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

@@ -206,7 +206,7 @@ def _positive(header: Header, said: Mapping[str, Any], name: str, default: float
 def _scaling(header: Header, said: Mapping[str, Any]) -> dict[str, Any] | None:
     """The rotary settings beyond their base."""
     kind = said.get("rope.scaling.type", "none")
-    if kind != "none" and kind not in _SCALINGS:
+    if not isinstance(kind, str) or (kind != "none" and kind not in _SCALINGS):
         _refuse(header, "rope.scaling.type", kind, f"kinds are none, {', '.join(_SCALINGS)}")
     known = _SCALINGS.get(kind, ())
     for name, value in said.items():

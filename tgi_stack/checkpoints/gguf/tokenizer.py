@@ -60,7 +60,8 @@ def tokenizer_json(header: Header) -> bytes:
         )
     tokens = tokens_of(header)
     types = said["tokenizer.ggml.token_type"]
-    merges = [str(merge).split(" ") for merge in said.get("tokenizer.ggml.merges") or []]
+    listed = said.get("tokenizer.ggml.merges")
+    merges = [str(merge).split(" ") for merge in listed] if isinstance(listed, list) else []
     if not merges or any(len(merge) != 2 for merge in merges):
         raise CheckpointError(f"{header.path}: tokenizer.ggml.merges are no pairs")
     added = [

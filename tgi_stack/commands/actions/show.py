@@ -29,11 +29,16 @@ def show_record(given: Show) -> None:
     if given.common.json:
         print_data(record | ({"prompts": prompts} if given.prompt else {}))
         return
-    print_lines(*map(logs.escaped, (*_asked(record, beside), *_told(record))))
+    print_lines(*map(_set_in, (*_asked(record, beside), *_told(record))))
     if record["status"] == "ok" and output.job != "summarize":
         print_table(_bars(record, beside))
     for number, prompt in enumerate(prompts, 1):
         print_lines("", f"prompt {number} of {len(prompts)}:", *map(logs.escaped, prompt.split("\n")))
+
+
+def _set_in(line: str) -> str:
+    """A value's own lines stand further in: no text of a user or a model passes for a line of ours."""
+    return logs.escaped(line).replace("\n", "\n    ")
 
 
 def _prompts(given: Show) -> list[str]:
