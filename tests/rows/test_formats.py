@@ -172,3 +172,18 @@ def test_a_duplicate_is_found_among_many_ids(rows: int) -> None:
         ids.add(rows + 1, "id-7")
         ids.add(rows + 2, "id-3")
         assert ids.first() == (7, rows + 1)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".jsonl"])
+def test_a_row_without_its_id_is_refused(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"rows{suffix}"
+    if suffix == ".parquet":
+        pq.write_table(pa.table({"id": ["a", None], "prompt": ["x", "y"]}), path)
+    else:
+        lines = {
+            ".csv": "id,prompt\na,x\n,y\n",
+            ".jsonl": '{"id":"a","prompt":"x"}\n{"id":null,"prompt":"y"}\n',
+        }
+        path.write_text(lines[suffix])
+    with pytest.raises(InputError, match="row 2: `id` is null"):
+        schema.check(open_source(str(path), kind="probs"), schema.Schema("probs", ("A", "B")))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import write_rows
+from tests.conftest import Fastqwen, write_rows
 from tgi_stack.errors import DiskError, LockedError, UsageError
 from tgi_stack.jobs.sinks import open_sink
 from tgi_stack.jobs.spec import JobSpec
@@ -155,3 +155,37 @@ def test_a_name_of_an_open_file_stays(tmp_path: Path) -> None:
         subprocess.run([sys.executable, "-c", code], stdout=file, check=True)
     assert path.read_text() == "x"
     assert Path("/dev/stdout").is_symlink()
+
+
+@pytest.mark.parametrize(
+    "written", ["out.jsonl.run.json", "fastqwen.toml", "parts/b.jsonl", "parts/run.json"]
+)
+def test_what_stands_beside_an_output_is_safe(fastqwen: Fastqwen, tmp_path: Path, written: str) -> None:
+    (tmp_path / "parts").mkdir()
+    record = {"status": "ok", "ranking": [{"id": "a", "score": 1.0}], "positive": ["a"]}
+    write_rows(tmp_path / "parts" / "a.jsonl", record | {"id": "1"})
+    write_rows(tmp_path / "parts" / "b.jsonl", record | {"id": "2"})
+    write_rows(tmp_path / "out.jsonl", record | {"id": "1"})
+    there = tmp_path / written
+    if not there.exists():
+        there.write_text("")
+    before = there.read_bytes()
+    given = "parts" if written.startswith("parts") else "out.jsonl"
+    assert "would write over" in fastqwen("eval", given, "--trec", written, "--overwrite", check=2).stderr
+    assert there.read_bytes() == before
+
+
+def test_a_schema_is_not_written_over(fastqwen: Fastqwen, tmp_path: Path) -> None:
+    schema = tmp_path / "form.jsonl"
+    schema.write_text('{"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}')
+    write_rows(tmp_path / "rows.jsonl", {"id": "1", "title": "mug"})
+    options = [
+        "--schema",
+        "form.jsonl",
+        "-o",
+        "form.jsonl",
+        "--overwrite",
+        "--endpoint",
+        "http://127.0.0.1:9",
+    ]
+    assert "(--schema)" in fastqwen("summarize", "rows.jsonl", *options, check=2).stderr

@@ -81,3 +81,13 @@ def test_numbers_in_lists_are_compared_by_value() -> None:
     one = Field()
     one.add([1, 2.5, {"n": 3}], [2.5, 1.0, {"n": 3.0}], answered=True)
     assert one.as_dict() == {"rows": 1, "exact": 1.0, "precision": 1.0, "recall": 1.0, "f1": 1.0}
+
+
+@pytest.mark.parametrize("options", [["--trec", "t"], ["--temperature", "2"], ["--against", "o.jsonl"]])
+def test_options_for_rankings_are_not_passed_over(
+    fastqwen: Fastqwen, tmp_path: Path, options: list[str]
+) -> None:
+    write_rows(tmp_path / "o.jsonl", ok("1", a=1))
+    write_rows(tmp_path / "l.jsonl", {"id": "1", "data": {"a": 1}})
+    found = fastqwen("eval", "o.jsonl", "--labelled", "l.jsonl", *options, check=2)
+    assert "does not go with --labelled" in found.stderr

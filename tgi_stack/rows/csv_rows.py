@@ -102,7 +102,7 @@ def _place(row: str, at: int) -> tuple[int, int]:
 def record(
     names: Mapping[int, str], header: list[str], cells: list[str], place: str
 ) -> dict[str, Any] | RowError:
-    """The fields of a row; empty cells are fields that are not there.
+    """The fields of a row; empty cells are fields that are not there, but for an id, which is null.
 
     Args:
         names: our names of the columns that are asked for, by their number.
@@ -110,9 +110,10 @@ def record(
     if len(cells) != len(header):
         return RowError("input.malformed", f"{place}: {len(cells)} cells under a header of {len(header)}")
     try:
-        return {name: _cell(name, cells[number]) for number, name in names.items() if cells[number]}
+        found = {name: _cell(name, cells[number]) for number, name in names.items() if cells[number]}
     except ValueError as error:
         return RowError("input.malformed", f"{place}: {error}")
+    return {"id": None} | found if "id" in names.values() else found
 
 
 def _cell(column: str, text: str) -> Any:

@@ -21,9 +21,10 @@ from tgi_stack.rows.ledger import Checked, Ledger, Record, line_of, part_path, s
 from tgi_stack.rows.manifest import Manifest, manifest_path, source_of
 from tgi_stack.rows.reader import Source
 from tgi_stack.rows.records import without_null
+from tgi_stack.settings.loading import FILE as CONFIG
 from tgi_stack.text_files import as_utf_8
 from tgi_stack.types import Identity
-from tgi_stack.writing import Lock
+from tgi_stack.writing import Given, Lock
 
 LOG = logging.getLogger("fastqwen")
 SUFFIXES = (".jsonl", ".parquet")
@@ -257,6 +258,19 @@ def parts_of(out: Path) -> list[Path]:
 
 def _in_folder(out: Path) -> list[Path]:
     return [out / name for name in list_folder(out).parts]
+
+
+def given(option: str, out: Path | None, config: Path | None = None) -> list[Given]:
+    """What a command reads of an output, and beside it; nothing where none is given.
+
+    Args:
+        config: of the settings, where it is not the one of this folder.
+    """
+    if out is None:
+        return []
+    found = parts_of(out) if out.is_dir() else [out]
+    read = [Given(option, path) for path in (*found, manifest_path(out))]
+    return [*read, Given("--config", config or Path(CONFIG))]
 
 
 def digest_of(out: Path) -> str:

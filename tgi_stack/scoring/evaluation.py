@@ -96,19 +96,19 @@ def evaluate(
     against: Path | None = None,
     noise: Path | None = None,
     overwrite: bool = False,
+    inputs: Sequence[Given] = (),
 ) -> Figures:
     """Evaluates an output of `rerank`; see `metrics.collect` for the options.
 
     Args:
         overwrite: whether the TREC run may replace a file.
+        inputs: what the TREC run may not replace.
 
     Raises:
         InputError: a file that can't be read as what it should be, or no query with positives in it.
         UsageError: the TREC run would replace a file that is read, or is there already.
     """
     if trec is not None:
-        named = (("RANKED", ranked), ("--qrels", qrels), ("--against", against), ("--noise", noise))
-        inputs = [Given(name, path) for name, path in named if path is not None]
         refuse_present("--trec", trec, inputs, overwrite=overwrite)
     grades = None if qrels is None else read_qrels(qrels)
 

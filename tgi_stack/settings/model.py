@@ -16,7 +16,8 @@ from tgi_stack.redaction import keep_secret
 from tgi_stack.settings.written import bytes_of, memory_of, split
 
 DATA_FIELD = re.compile(r"data(\.[^.]+)+", re.DOTALL)
-CHECKPOINTS = ("--model", "--text-model", "--vision-model", "--tokenizer")  # a folder, a file or an id
+# A folder, a file or a name.
+NAMED = ("--model", "--text-model", "--vision-model", "--tokenizer", "--schema")
 
 
 # `BaseModel.schema` is an old name of `model_json_schema`, which nobody calls here.
@@ -96,7 +97,7 @@ class Settings(Fields, BaseModel):  # type: ignore[misc]
         named = [(one.flag, getattr(self, one.name)) for one in declared(Fields).values()]
         files = [(flag, path) for flag, path in named if isinstance(path, Path) and flag != "--cache-dir"]
         for flag, name in named:
-            if flag in CHECKPOINTS and name is not None:
+            if flag in NAMED and name is not None:
                 files += [(flag, path) for path in _files_of(Path(name))]
         return files if self._file is None else [*files, ("--config", self._file)]
 

@@ -18,6 +18,7 @@ from tgi_stack.jobs import asked_again
 from tgi_stack.jobs.asked_again import Again, Brought, Collected
 from tgi_stack.plots import agreement as agreement_plot
 from tgi_stack.plots.canvas import refuse_plot
+from tgi_stack.rows import output
 from tgi_stack.rows.formats import remove_spooled
 from tgi_stack.scoring.agreement.answers import answer_of
 from tgi_stack.scoring.agreement.compare import Compared, Comparison, compare, differences
@@ -30,8 +31,14 @@ LOG = logging.getLogger(__name__)
 
 def outputs(given: Compare) -> None:
     """`fastqwen compare`."""
-    read = [Given("OUT", out) for out in given.outputs]
-    refuse_plot(given.plot, [*read, Given("--noise", given.noise)], overwrite=given.overwrite)
+    named = [*(("OUT", out) for out in given.outputs), ("--noise", given.noise)]
+    read = [one for name, out in named for one in output.given(name, out, given.common.config)]
+    read += [Given("--input", Path(given.input))] if given.input else []
+    read += [Given("--items", Path(name)) for name in given.items or ()]
+    if given.against is not None:
+        own = settings.load(given.flags, file=given.common.config)
+        read += [Given(option, path) for option, path in own.files]
+    refuse_plot(given.plot, read, overwrite=given.overwrite)
     if given.against is None:
         _refuse_misplaced(given)
         found = compare(given.outputs, given.limit, given.noise)

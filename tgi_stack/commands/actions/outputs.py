@@ -13,6 +13,7 @@ from tgi_stack.commands.outputs import Evaluate, Verify
 from tgi_stack.errors import UsageError
 from tgi_stack.plots import measures
 from tgi_stack.plots.canvas import refuse_plot
+from tgi_stack.rows import output
 from tgi_stack.rows.verify import verify
 from tgi_stack.scoring import evaluation, labelled
 from tgi_stack.writing import Given
@@ -37,10 +38,12 @@ def verify_output(given: Verify) -> None:
 def evaluate(given: Evaluate) -> None:
     """`fastqwen eval`."""
     if given.labelled is not None:
+        _refuse_misplaced(given)
         _show(labelled.against(given.ranked, given.labelled), given)
         return
-    read = [Given("RANKED", given.ranked), Given("--against", given.against), Given("--qrels", given.qrels)]
-    read.append(Given("--noise", given.noise))
+    named = (("RANKED", given.ranked), ("--against", given.against), ("--noise", given.noise))
+    read = [one for name, out in named for one in output.given(name, out, given.common.config)]
+    read += [Given("--qrels", given.qrels)] if given.qrels is not None else []
     refuse_plot(given.plot, read, overwrite=given.overwrite)
     figures = evaluation.evaluate(
         given.ranked,
@@ -49,6 +52,7 @@ def evaluate(given: Evaluate) -> None:
         against=given.against,
         noise=given.noise,
         overwrite=given.overwrite,
+        inputs=read,
         qrels=given.qrels,
         exclude_failed=given.exclude_failed,
         temperature=given.temperature,
@@ -59,6 +63,13 @@ def evaluate(given: Evaluate) -> None:
         differences = None if compared is None else compared.differences
         measures.plot(figures.estimates, differences, given.plot, overwrite=given.overwrite)
     _show(figures, given)
+
+
+def _refuse_misplaced(given: Evaluate) -> None:
+    """Raises UsageError for what says nothing of labelled data, lest it is passed over."""
+    names = ("trec", "qrels", "against", "noise", "temperature", "drop", "plot")
+    if name := next((name for name in names if getattr(given, name)), None):
+        raise UsageError(f"--{name} is for rankings and does not go with --labelled; leave one of them out")
 
 
 def _show(figures: evaluation.Figures | labelled.Labelled, given: Evaluate) -> None:

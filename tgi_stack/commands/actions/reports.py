@@ -12,6 +12,7 @@ from tgi_stack.commands.reports import Report
 from tgi_stack.errors import UsageError
 from tgi_stack.report.contents import Order, gather
 from tgi_stack.report.page.render import render
+from tgi_stack.rows import output
 from tgi_stack.writing import Given, refuse_present, replaced
 
 LOG = logging.getLogger(logs.CLOSING)
@@ -20,7 +21,8 @@ SUFFIXES = (".html", ".htm")
 
 def write_report(given: Report) -> None:
     """`fastqwen report`."""
-    inputs = [Given("OUT", given.output), Given("OTHER", given.other)]
+    named = (("OUT", given.output), ("OTHER", given.other))
+    inputs = [one for name, out in named for one in output.given(name, out, given.common.config)]
     inputs += [Given("--input", Path(given.input))] if given.input else []
     inputs += [Given("--items", Path(name)) for name in given.items or ()]
     if given.out.suffix.lower() not in SUFFIXES:
