@@ -50,7 +50,7 @@ class Spoilt(Loopback):
 
 
 @pytest.mark.usefixtures("hurried")
-@pytest.mark.parametrize(("dialect", "group"), [("vllm", 1), ("vllm", 8), ("sglang", 8)])
+@pytest.mark.parametrize(("dialect", "group"), [("vllm", 1), ("vllm", 8), ("sglang", 8), ("tgi", 1)])
 @pytest.mark.parametrize("what", OF_A_PROMPT)
 def test_a_fault_of_a_prompt_costs_little(
     fastqwen: Fastqwen, tmp_path: Path, what: str, dialect: str, group: int
