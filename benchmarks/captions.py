@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 import sample_data
+from engine_options import engine_options
 from tgi_stack.bench import roofline, workload
 from tgi_stack.bench.timing import MIB, measure
 from tgi_stack.engine import caption, generator
@@ -156,15 +157,10 @@ def table_of(lines: Sequence[dict[str, Any]], least_s: float) -> Table:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--shape", default="qwen3-vl-2b")
-    parser.add_argument("--device", default="auto")
+    parser = engine_options(__doc__, "qwen3-vl-2b")
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--side", type=int, default=448)
     parser.add_argument("--new-tokens", type=int, default=96)
-    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--slots", type=int, nargs="+", default=[32, 128, 256])
     parser.add_argument(
         "--steps", type=int, default=generator.STEPS_BETWEEN, help="between two looks of the host"

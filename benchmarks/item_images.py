@@ -18,6 +18,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from engine_options import engine_options
 from tgi_stack.bench import workload
 from tgi_stack.bench.timing import MIB, measure
 from tgi_stack.engine.label_scores import Reading, whole
@@ -53,16 +54,11 @@ def requests_of(args: argparse.Namespace, config: Any) -> list[ScoreRequest]:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--shape", default="qwen3-vl-2b")
-    parser.add_argument("--device", default="auto")
+    parser = engine_options(__doc__, "qwen3-vl-2b")
     parser.add_argument("--rows", type=int, default=96)
     parser.add_argument("--candidates", type=int, default=20)
     parser.add_argument("--side", type=int, default=224)
     parser.add_argument("--catalogue", type=int, default=500)
-    parser.add_argument("--repeats", type=int, default=3)
     return parser.parse_args()
 
 

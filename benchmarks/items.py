@@ -25,6 +25,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from engine_options import engine_options
 from tgi_stack.bench import roofline
 from tgi_stack.bench.timing import synchronise
 from tgi_stack.engine.layers.linear import FP8
@@ -112,11 +113,7 @@ def model_of(shape: str, placement: Placement) -> Any:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--shape", default="qwen3-0.6b", help="or tiny")
-    parser.add_argument("--device", default="auto")
+    parser = engine_options(__doc__, "qwen3-0.6b", "or tiny")
     parser.add_argument("--queries", type=int, default=20, help="or rows, with --orders")
     parser.add_argument("--candidates", type=int, default=100, help="of a query")
     parser.add_argument("--shared", type=int, default=120, help="tokens that a query's prompts begin with")
@@ -127,7 +124,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--length", type=int, default=700, help="tokens of such a prompt")
     parser.add_argument("--budget", type=int, help="tokens of a pack")
     parser.add_argument("--batch", type=int, help="prompts that are packed together; as in a job without it")
-    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--count", action="store_true", help="count tokens, and measure nothing")
     return parser.parse_args()
 

@@ -92,7 +92,7 @@ METRICS = {"tgi": TGI_METRICS, "vllm": VLLM_METRICS, "sglang": SGLANG_METRICS}
 
 
 @dataclass
-class Obedient(Loopback):
+class ProbeServer(Loopback):
     """`contrary` writes another letter than it is asked to; each scrape finds counters ten higher."""
 
     contrary: bool = False

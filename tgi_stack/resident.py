@@ -24,7 +24,7 @@ from tgi_stack.backends.base import Backend
 from tgi_stack.backends.open import open_backend
 from tgi_stack.errors import UsageError
 from tgi_stack.jobs import session
-from tgi_stack.jobs.dry_run import Foretold
+from tgi_stack.jobs.dry_run import DryRun
 from tgi_stack.jobs.sinks import PacedSink, open_sink
 from tgi_stack.jobs.spec import JobSpec
 from tgi_stack.rows.reader import Source
@@ -171,10 +171,10 @@ class Resident:
         return one.tally.as_dict()
 
     def _dry_run(self, prepare: Callable[[], Prepared]) -> dict[str, Any]:
-        return asdict(self._submit(self._foretold(prepare)).result())
+        return asdict(self._submit(self._run_dry(prepare)).result())
 
-    async def _foretold(self, prepare: Callable[[], Prepared]) -> Foretold:
-        return await asyncio.to_thread(session.foretell, *prepare())
+    async def _run_dry(self, prepare: Callable[[], Prepared]) -> DryRun:
+        return await asyncio.to_thread(session.run_dry, *prepare())
 
     async def _arun(self, prepare: Callable[[], Prepared]) -> AsyncIterator[Record]:
         records = self._run(prepare)

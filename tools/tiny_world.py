@@ -41,7 +41,6 @@ CATEGORIES: tuple[Category, ...] = (
 )
 COLOURS: tuple[str, ...] = ("red", "orange", "yellow", "green", "blue", "purple", "black", "grey")
 PATTERNS: tuple[str, ...] = ("plain", "striped", "dotted")
-COUNT_WORDS: tuple[str, ...] = ("A", "Two", "Three")
 
 BY_NOUN: dict[str, Category] = {c.noun: c for c in CATEGORIES}
 BY_PLURAL: dict[str, Category] = {c.plural: c for c in CATEGORIES}

@@ -16,7 +16,7 @@ from tests import nvidia_smi
 from tests.conftest import Fastqwen
 from tests.fake_programs import StandIn, programs
 from tests.loopback import TOKENIZER, listening, serve
-from tests.probe_server import Obedient
+from tests.probe_server import ProbeServer
 from tests.servers.test_servers import ROUTES
 from tgi_stack.doctor import machine
 
@@ -65,7 +65,7 @@ def test_a_full_gpu_is_told_what_fits(fastqwen: Fastqwen, programs: Path) -> Non
 
 @pytest.mark.parametrize("dialect", ["tgi", "vllm", "sglang"])
 def test_an_endpoint_is_told_in_full(fastqwen: Fastqwen, programs: Path, dialect: str) -> None:
-    with listening(Obedient(dialect, date=formatdate(usegmt=True))) as server:
+    with listening(ProbeServer(dialect, date=formatdate(usegmt=True))) as server:
         done = fastqwen("doctor", "--endpoint", server.url, "--json")
     found = lines(done.stdout)
     url = server.url
@@ -99,7 +99,7 @@ def test_labels_out_of_sight_are_told(fastqwen: Fastqwen, programs: Path, most: 
 
 
 def test_the_way_of_an_image_is_told(fastqwen: Fastqwen, programs: Path) -> None:
-    with listening(Obedient("vllm")) as vision:
+    with listening(ProbeServer("vllm")) as vision:
         environ = {"FASTQWEN_VISION_ENDPOINTS": vision.url, "FASTQWEN_MODEL": "tiny"}
         found = lines(fastqwen("doctor", "--json", check=4, **environ).stdout)
     detail = found[f"{vision.url} image"]["detail"]
@@ -110,7 +110,7 @@ def test_the_way_of_an_image_is_told(fastqwen: Fastqwen, programs: Path) -> None
 
 
 def test_a_server_that_resizes_again_is_found(fastqwen: Fastqwen, programs: Path) -> None:
-    class Shrinking(Obedient):
+    class Shrinking(ProbeServer):
         def _chat(self, asked: dict[str, Any], id: str) -> dict[str, Any]:
             reply = super()._chat(asked, id)
             reply["usage"]["prompt_tokens"] -= 60
@@ -131,7 +131,7 @@ def test_a_missing_endpoint_fails_only_where_named(fastqwen: Fastqwen, programs:
 
 
 def test_a_key_is_never_shown(fastqwen: Fastqwen, programs: Path) -> None:
-    with listening(Obedient("vllm", api_key="right")) as server:
+    with listening(ProbeServer("vllm", api_key="right")) as server:
         done = fastqwen(
             "doctor", "--endpoint", server.url, "--json", check=4, FASTQWEN_API_KEY="a-secret-key"
         )
@@ -139,7 +139,7 @@ def test_a_key_is_never_shown(fastqwen: Fastqwen, programs: Path) -> None:
 
 
 def test_ports_are_told_as_free_or_in_use() -> None:
-    with listening(Obedient("tgi")) as server:
+    with listening(ProbeServer("tgi")) as server:
         held = server.port
         line = machine.ports_line({"text": held})
         assert line.detail.startswith(f"{held} (text) in use; where no server of yours")

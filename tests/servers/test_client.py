@@ -299,11 +299,11 @@ async def test_room_is_made_and_taken_back() -> None:
     crowds = iter([(40.0, 0.0), (40.0, 20.0), (40.0, 20.0), (4.0, 0.0)])
     seen: list[float] = []
 
-    async def crowd(asked: Endpoint) -> tuple[float, float] | None:
+    async def server_load(asked: Endpoint) -> tuple[float, float] | None:
         seen.append(asked.limit.allowed)
         return next(crowds, None)
 
-    made.crowd = crowd
+    made.server_load = server_load
     endpoint.outstanding = 30
     await made.acquire()
     for _ in range(20):

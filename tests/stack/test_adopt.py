@@ -18,7 +18,7 @@ from tests.certificates import authority
 from tests.conftest import ROOT
 from tests.fake_programs import StandIn, programs
 from tests.loopback import listening
-from tests.probe_server import Obedient
+from tests.probe_server import ProbeServer
 from tests.stack.test_caddy import ask, caddy, free_port
 from tests.stack.test_stack import Up, docker, folder, nvidia, running, servers, shown, up
 from tgi_stack.errors import ServerError, UsageError
@@ -35,28 +35,28 @@ TEXT, VISION = "Qwen/Qwen3-0.6B", "Qwen/Qwen3-VL-2B-Instruct"
 
 
 @pytest.fixture
-def theirs() -> Iterator[dict[str, Obedient]]:
+def theirs() -> Iterator[dict[str, ProbeServer]]:
     """Servers that somebody else has started, under the names that `make up` asks for."""
     with ExitStack() as stack:
         yield {
-            "vllm": stack.enter_context(listening(Obedient("vllm", model=TEXT))),
-            "sglang": stack.enter_context(listening(Obedient("sglang", model=VISION))),
-            "tgi": stack.enter_context(listening(Obedient("tgi", model=TEXT))),
+            "vllm": stack.enter_context(listening(ProbeServer("vllm", model=TEXT))),
+            "sglang": stack.enter_context(listening(ProbeServer("sglang", model=VISION))),
+            "tgi": stack.enter_context(listening(ProbeServer("tgi", model=TEXT))),
         }
 
 
-def asked(*found: Obedient, **fields: str | int) -> Request:
+def asked(*found: ProbeServer, **fields: str | int) -> Request:
     return Request(adopt=",".join(server.url for server in found), **fields)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("engine", "kind"), [("vllm", "text"), ("sglang", "vision"), ("tgi", "text")])
-def test_each_engine_is_recognised(theirs: dict[str, Obedient], engine: str, kind: str) -> None:
+def test_each_engine_is_recognised(theirs: dict[str, ProbeServer], engine: str, kind: str) -> None:
     (found,) = recognised(asked(theirs[engine]))
     assert (found.kind, found.engine, found.urls) == (kind, engine, (theirs[engine].url,))
     assert found.model == {"text": TEXT, "vision": VISION}[kind]
 
 
-def test_another_model_is_refused_with_its_name(theirs: dict[str, Obedient]) -> None:
+def test_another_model_is_refused_with_its_name(theirs: dict[str, ProbeServer]) -> None:
     with pytest.raises(UsageError, match=rf"it is vllm with {TEXT}; .*Qwen3-4B.*name it: TEXT_M"):
         recognised(asked(theirs["vllm"], text_model="Qwen/Qwen3-4B"))
 
@@ -81,7 +81,7 @@ def test_a_servers_own_key_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         fields["adopt_key_file"] = str(tmp_path / "key")
     elif given == "variable":
         monkeypatch.setenv("FASTQWEN_ADOPT_KEY", OWN)
-    with listening(Obedient("vllm", model=TEXT, api_key=OWN)) as keyed:
+    with listening(ProbeServer("vllm", model=TEXT, api_key=OWN)) as keyed:
         if given in ("file", "variable"):
             assert recognised(asked(keyed, **fields))[0].kind == "text"
             return
@@ -93,7 +93,7 @@ def test_a_servers_own_key_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @dataclass
-class OverTls(Obedient):
+class OverTls(ProbeServer):
     """Speaks TLS on 127.0.0.1, by a certificate of the tests' authority."""
 
     folder: Path = Path()
@@ -124,22 +124,22 @@ def test_a_key_without_a_server_is_refused() -> None:
         Request(adopt_key_file="key")
 
 
-def test_a_kind_may_be_told(theirs: dict[str, Obedient]) -> None:
+def test_a_kind_may_be_told(theirs: dict[str, ProbeServer]) -> None:
     url = theirs["vllm"].url
     assert recognised(Request(adopt=f"text={url}"))[0].kind == "text"
     with pytest.raises(UsageError, match="asked is VISION_MODEL="):
         recognised(Request(adopt=f"vision={url}"))
 
 
-def test_replicas_have_to_be_alike(theirs: dict[str, Obedient]) -> None:
-    with listening(Obedient("vllm", model=TEXT)) as second:
+def test_replicas_have_to_be_alike(theirs: dict[str, ProbeServer]) -> None:
+    with listening(ProbeServer("vllm", model=TEXT)) as second:
         (found,) = recognised(asked(theirs["vllm"], second))
         assert found.upstreams == f"127.0.0.1:{theirs['vllm'].port} 127.0.0.1:{second.port}"
     with pytest.raises(UsageError, match="servers that differ"):
         recognised(asked(theirs["vllm"], theirs["tgi"]))
 
 
-def test_the_fronts_own_place_is_refused(theirs: dict[str, Obedient]) -> None:
+def test_the_fronts_own_place_is_refused(theirs: dict[str, ProbeServer]) -> None:
     with pytest.raises(UsageError, match=r"port \d+, where the front would listen for text; TEXT_PORT="):
         recognised(asked(theirs["vllm"], text_port=theirs["vllm"].port))
 
@@ -174,7 +174,7 @@ def test_urls_are_told_once() -> None:
     assert one.upstreams == "https://h:443 https://[::1]:2"
 
 
-def test_an_adopted_kind_needs_no_gpu(theirs: dict[str, Obedient]) -> None:
+def test_an_adopted_kind_needs_no_gpu(theirs: dict[str, ProbeServer]) -> None:
     request = asked(theirs["vllm"], theirs["sglang"])
     made = plan.make(request, gpus.GpuSurvey((), problem="none"), recognised(request))
     assert made.servers == ()
@@ -183,7 +183,7 @@ def test_an_adopted_kind_needs_no_gpu(theirs: dict[str, Obedient]) -> None:
     assert [server.kind for server in placed.servers] == ["vision"]
 
 
-def test_files_put_the_front_before_it(tmp_path: Path, theirs: dict[str, Obedient]) -> None:
+def test_files_put_the_front_before_it(tmp_path: Path, theirs: dict[str, ProbeServer]) -> None:
     for name in ("compose.yml", "pins.json"):
         shutil.copy(ROOT / "docker" / name, tmp_path)
     made = DockerFolder(tmp_path)
@@ -205,7 +205,7 @@ def test_up_adopts_and_other_commands_know(
     up: Up,
     docker: StandIn,
     programs: Path,
-    theirs: dict[str, Obedient],
+    theirs: dict[str, ProbeServer],
     servers: object,
 ) -> None:
     """On a host without a GPU or NVIDIA's toolkit: neither is needed."""
@@ -240,8 +240,8 @@ def test_the_key_goes_to_the_relay_alone(
     shown(docker, BOTH, after=" up --detach ")
     (tmp_path / "key").write_text(OWN + "\n")
     with (
-        listening(Obedient("vllm", model=TEXT, api_key=OWN)) as text,
-        listening(Obedient("sglang", model=VISION, api_key=OWN)) as vision,
+        listening(ProbeServer("vllm", model=TEXT, api_key=OWN)) as text,
+        listening(ProbeServer("sglang", model=VISION, api_key=OWN)) as vision,
     ):
         adopt = ("--adopt", f"{text.url},{vision.url}")
         said = up(*adopt, "--adopt-key-file", str(tmp_path / "key"))
@@ -268,7 +268,7 @@ def test_the_key_goes_to_the_relay_alone(
 
 
 def test_a_key_of_before_is_not_given_on(
-    up: Up, docker: StandIn, folder: DockerFolder, servers: object, theirs: dict[str, Obedient]
+    up: Up, docker: StandIn, folder: DockerFolder, servers: object, theirs: dict[str, ProbeServer]
 ) -> None:
     docker.play("info", '{"ServerVersion": "28.2.2", "Runtimes": {"runc": {}}}')
     shown(docker, BOTH, after=" up --detach ")
@@ -280,7 +280,7 @@ def test_a_key_of_before_is_not_given_on(
 
 @pytest.mark.skipif(shutil.which("caddy") is None, reason="caddy is not installed")
 @pytest.mark.slow
-def test_front_and_relay_lead_to_it(tmp_path: Path, theirs: dict[str, Obedient]) -> None:
+def test_front_and_relay_lead_to_it(tmp_path: Path, theirs: dict[str, ProbeServer]) -> None:
     """The front knows a socket alone; what it refuses never comes to the relay."""
     port = free_port()
     for name in ("relay", "front"):

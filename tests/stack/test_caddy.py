@@ -22,7 +22,7 @@ import pytest
 
 from tests.conftest import CATALOGUE, ROOT, Fastqwen, read_records, write_rows
 from tests.loopback import Loopback, listening
-from tests.probe_server import Obedient
+from tests.probe_server import ProbeServer
 
 pytestmark = pytest.mark.skipif(shutil.which("caddy") is None, reason="caddy is not installed")
 
@@ -83,7 +83,7 @@ def caddy(folder: Path, file: str, **variables: str) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def servers() -> Iterator[tuple[Loopback, Loopback]]:
-    with listening(Obedient("tgi")) as text, listening(Obedient("vllm")) as vision:
+    with listening(ProbeServer("tgi")) as text, listening(ProbeServer("vllm")) as vision:
         yield text, vision
 
 
@@ -347,8 +347,8 @@ def test_headers_pass_in_both_directions(gateway: Front, servers: tuple[Loopback
 def test_servers_never_see_a_users_key(tmp_path: Path) -> None:
     """A server with a key of its own would refuse the user's; here it would take it, and gets none."""
     with (
-        listening(Obedient("tgi", api_key=KEY)) as strict,
-        listening(Obedient("vllm")) as vision,
+        listening(ProbeServer("tgi", api_key=KEY)) as strict,
+        listening(ProbeServer("vllm")) as vision,
         guarded(tmp_path, f"alice {KEY}\n", strict, vision) as front,
     ):
         assert ask(front.text, "GET", "/info", ca_file=front.ca_file, headers=bearer())[0] == 401

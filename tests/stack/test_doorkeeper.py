@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import ROOT, Fastqwen, read_records, write_rows
 from tests.loopback import Loopback, listening
-from tests.probe_server import Obedient
+from tests.probe_server import ProbeServer
 from tests.stack.test_caddy import KEY, Front, Keeper, ask, bearer, doorkeeper, guarded
 from tgi_stack.errors import UsageError
 from tgi_stack.stack.files import keys
@@ -163,7 +163,7 @@ def test_after_the_wait_a_request_passes() -> None:
 
 @pytest.fixture
 def servers() -> Iterator[tuple[Loopback, Loopback]]:
-    with listening(Obedient("tgi")) as text, listening(Obedient("vllm")) as vision:
+    with listening(ProbeServer("tgi")) as text, listening(ProbeServer("vllm")) as vision:
         yield text, vision
 
 
@@ -251,7 +251,7 @@ def test_nobody_names_themselves(tmp_path: Path, servers: tuple[Loopback, Loopba
     """Nor do servers hear who asks."""
     heads: list[dict[str, str]] = []
 
-    class Hearing(Obedient):
+    class Hearing(ProbeServer):
         async def _reply(self, writer: Any, method: str, path: str, headers: Any, body: bytes) -> None:
             heads.append(dict(headers))
             await super()._reply(writer, method, path, headers, body)

@@ -19,7 +19,7 @@ import yaml  # comes with huggingface-hub
 
 from tests.conftest import ROOT
 from tests.loopback import listening
-from tests.probe_server import Obedient
+from tests.probe_server import ProbeServer
 from tests.stack.test_caddy import doorkeeper, free_port
 
 pytestmark = pytest.mark.skipif(
@@ -151,9 +151,9 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     Thread(target=gpus.serve_forever, daemon=True).start()
     (folder / "keys").write_text("alice 0123456789abcdef0123\n")
     with (
-        listening(Obedient("tgi")) as text,
-        listening(Obedient("vllm")) as vision,
-        listening(Obedient("sglang")) as second,
+        listening(ProbeServer("tgi")) as text,
+        listening(ProbeServer("vllm")) as vision,
+        listening(ProbeServer("sglang")) as second,
         doorkeeper(folder / "keys") as gateway,
     ):
         targets = {

@@ -17,7 +17,7 @@ from tests import nvidia_smi
 from tests.conftest import CATALOGUE, ROOT, Fastqwen, read_records, write_rows
 from tests.fake_programs import StandIn, programs
 from tests.loopback import listening
-from tests.probe_server import Obedient
+from tests.probe_server import ProbeServer
 from tgi_stack.stack.files.docker_folder import DockerFolder
 
 __all__ = ["programs"]
@@ -50,7 +50,7 @@ def folder(tmp_path: Path) -> DockerFolder:
 
 
 @pytest.fixture
-def servers(folder: DockerFolder, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Obedient]]:
+def servers(folder: DockerFolder, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, ProbeServer]]:
     """Both servers, and plans that name them and the model they hold, so that `up` finds them there."""
     write = DockerFolder.write
 
@@ -60,14 +60,14 @@ def servers(folder: DockerFolder, monkeypatch: pytest.MonkeyPatch) -> Iterator[d
 
     with ExitStack() as stack:
         made = {
-            "text": stack.enter_context(listening(Obedient("tgi"))),
-            "vision": stack.enter_context(listening(Obedient("vllm"))),
+            "text": stack.enter_context(listening(ProbeServer("tgi"))),
+            "vision": stack.enter_context(listening(ProbeServer("vllm"))),
         }
         monkeypatch.setattr(DockerFolder, "write", naming)
         yield made
 
 
-def rename(folder: DockerFolder, servers: dict[str, Obedient]) -> None:
+def rename(folder: DockerFolder, servers: dict[str, ProbeServer]) -> None:
     written = folder.written
     assert written is not None
     for server in written["servers"]:
@@ -188,7 +188,7 @@ def test_unservable_models_are_refused_with_the_reason(up: Up, docker: StandIn, 
 def test_a_port_that_another_program_holds_is_told(
     fastqwen: Fastqwen, folder: DockerFolder, docker: StandIn, nvidia: StandIn
 ) -> None:
-    with listening(Obedient("tgi")) as other:
+    with listening(ProbeServer("tgi")) as other:
         asked = ("--docker-dir", folder.path, "--text-port", str(other.port), "--vision-port", "47081")
         done = fastqwen("stack", "up", *asked, check=3)
     assert (
@@ -201,7 +201,7 @@ def test_a_port_that_another_program_holds_is_told(
 
 
 def test_up_starts_both_and_twice_is_harmless(
-    up: Up, docker: StandIn, nvidia: StandIn, servers: dict[str, Obedient], folder: DockerFolder
+    up: Up, docker: StandIn, nvidia: StandIn, servers: dict[str, ProbeServer], folder: DockerFolder
 ) -> None:
     done = up()
     assert "text: tiny on tgi 3.3.7, GPU 1, http://127.0.0.1:" in done.stdout
@@ -220,7 +220,7 @@ def test_up_starts_both_and_twice_is_harmless(
 
 
 def test_servers_on_one_gpu_start_in_turn(
-    up: Up, docker: StandIn, nvidia: StandIn, servers: dict[str, Obedient]
+    up: Up, docker: StandIn, nvidia: StandIn, servers: dict[str, ProbeServer]
 ) -> None:
     nvidia.play("--query-gpu", nvidia_smi.L4)
     up()
@@ -234,7 +234,7 @@ def test_servers_on_one_gpu_start_in_turn(
 
 
 def test_a_running_stack_is_not_changed_silently(
-    up: Up, docker: StandIn, nvidia: StandIn, servers: dict[str, Obedient]
+    up: Up, docker: StandIn, nvidia: StandIn, servers: dict[str, ProbeServer]
 ) -> None:
     up()
     shown(docker, UP)
@@ -244,7 +244,7 @@ def test_a_running_stack_is_not_changed_silently(
 
 @pytest.mark.slow
 def test_the_gateway_comes_beside_what_runs(
-    up: Up, docker: StandIn, nvidia: StandIn, servers: dict[str, Obedient], folder: DockerFolder
+    up: Up, docker: StandIn, nvidia: StandIn, servers: dict[str, ProbeServer], folder: DockerFolder
 ) -> None:
     up()
     shown(docker, UP)
@@ -280,7 +280,7 @@ def test_the_gateway_comes_beside_what_runs(
     ],
 )  # fmt: skip
 def test_dockers_refusal_is_told_in_one_line(
-    up: Up, docker: StandIn, nvidia: StandIn, servers: dict[str, Obedient], part: str, log: str, said: str
+    up: Up, docker: StandIn, nvidia: StandIn, servers: dict[str, ProbeServer], part: str, log: str, said: str
 ) -> None:
     docker.play(part, stderr=log + "\n", status=1)
     done = up(check=4)
@@ -294,7 +294,11 @@ def test_dockers_refusal_is_told_in_one_line(
 
 @pytest.fixture
 def planned(
-    folder: DockerFolder, docker: StandIn, nvidia: StandIn, servers: dict[str, Obedient], fastqwen: Fastqwen
+    folder: DockerFolder,
+    docker: StandIn,
+    nvidia: StandIn,
+    servers: dict[str, ProbeServer],
+    fastqwen: Fastqwen,
 ) -> DockerFolder:
     fastqwen("stack", "plan", "--docker-dir", folder.path)
     shown(docker, UP)
@@ -307,7 +311,7 @@ def test_wait_ends_when_both_answer(fastqwen: Fastqwen, planned: DockerFolder) -
 
 
 def test_wait_names_server_reason_and_last_lines(
-    fastqwen: Fastqwen, planned: DockerFolder, servers: dict[str, Obedient], docker: StandIn
+    fastqwen: Fastqwen, planned: DockerFolder, servers: dict[str, ProbeServer], docker: StandIn
 ) -> None:
     servers["vision"].stop()
     shown(docker, running(("text", "running", "healthy"), ("vision-vllm", "restarting", "starting")))
@@ -323,7 +327,7 @@ def test_wait_names_server_reason_and_last_lines(
 def test_a_lack_of_memory_gets_several_starts(
     fastqwen: Fastqwen,
     planned: DockerFolder,
-    servers: dict[str, Obedient],
+    servers: dict[str, ProbeServer],
     docker: StandIn,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -338,7 +342,7 @@ def test_a_lack_of_memory_gets_several_starts(
 
 
 def test_a_server_that_answers_wrongly_is_not_up(
-    fastqwen: Fastqwen, planned: DockerFolder, servers: dict[str, Obedient]
+    fastqwen: Fastqwen, planned: DockerFolder, servers: dict[str, ProbeServer]
 ) -> None:
     servers["text"].contrary = True
     done = fastqwen("stack", "wait", "--docker-dir", planned.path, "--timeout", "0.5", check=4)
@@ -357,7 +361,7 @@ def test_a_server_not_yet_healthy_is_awaited(
 
 
 def test_jobs_work_without_a_further_setting(
-    fastqwen: Fastqwen, tmp_path: Path, planned: DockerFolder, servers: dict[str, Obedient]
+    fastqwen: Fastqwen, tmp_path: Path, planned: DockerFolder, servers: dict[str, ProbeServer]
 ) -> None:
     """`docker/` lies in the current folder, so the identity comes from its stack.json."""
     endpoints = {
@@ -375,7 +379,7 @@ def test_jobs_work_without_a_further_setting(
 
 
 def test_status_says_of_each_server_whether_it_answers(
-    fastqwen: Fastqwen, planned: DockerFolder, servers: dict[str, Obedient]
+    fastqwen: Fastqwen, planned: DockerFolder, servers: dict[str, ProbeServer]
 ) -> None:
     done = fastqwen("stack", "status", "--docker-dir", planned.path)
     assert done.stdout.count("ok: ") == 2

@@ -59,7 +59,7 @@ def _multiply(a: torch.Tensor, b: torch.Tensor) -> Callable[[], object]:
 
 
 def _multiply8(a: torch.Tensor, b: torch.Tensor) -> Callable[[], object]:
-    """With scales by rows, as `matrices.FusedFp8Linear` has torch multiply."""
+    """With scales by rows, as `layers.linear.FusedFp8Linear` has torch multiply."""
     a8, b8 = a.to(FP8), b.to(FP8)
     ones = torch.ones(len(a), 1, device=a.device)
     scales = {"scale_a": ones, "scale_b": ones.T.contiguous()}

@@ -19,7 +19,7 @@ LEAST_ROWS = 8  # that a speed is noted of
 
 
 @dataclass(frozen=True, slots=True)
-class Foretold:
+class DryRun:
     """Rows by what becomes of them, and what the misses ask for at least: a row may ask more than once."""
 
     rows: int
@@ -42,7 +42,7 @@ class Foretold:
         )
 
 
-async def foretell(recipe: JobSpec, source: Source, tally: Tally, store: Store | None) -> Foretold:
+async def run_dry(recipe: JobSpec, source: Source, tally: Tally, store: Store | None) -> DryRun:
     """Runs a job against nobody.
 
     Raises:
@@ -56,7 +56,7 @@ async def foretell(recipe: JobSpec, source: Source, tally: Tally, store: Store |
         await backend.aclose()
     misses = tally.failures[TYPE]
     speed = None if store is None else Identities(store).speed(kind, backend.identity)
-    return Foretold(
+    return DryRun(
         rows=tally.rows,
         hits=tally.cached,
         misses=misses,

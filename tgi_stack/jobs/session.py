@@ -239,7 +239,7 @@ def _run(
     return session
 
 
-def foretell(spec: JobSpec, source: Source) -> dry_run.Foretold:
+def run_dry(spec: JobSpec, source: Source) -> dry_run.DryRun:
     """What a run would find in the cache and have to ask for; sends and writes nothing.
 
     Raises:
@@ -249,7 +249,7 @@ def foretell(spec: JobSpec, source: Source) -> dry_run.Foretold:
     pipeline.count(spec.schema, source, spec.settings, tally, items=spec.items)
     store = open_store(spec.settings)
     try:
-        return asyncio.run(dry_run.foretell(spec, source, tally, store))
+        return asyncio.run(dry_run.run_dry(spec, source, tally, store))
     finally:
         if store is not None:
             store.close()

@@ -85,10 +85,10 @@ def _played(path: Path) -> dict[str, Any]:
 
 
 def _made(name: str, context: int, most_input: int) -> Any:
-    from tests.probe_server import Obedient
+    from tests.probe_server import ProbeServer
 
     @dataclass
-    class Contained(Obedient):
+    class Contained(ProbeServer):
         """Listens for other containers too, and has the limits of its flags."""
 
         async def _start(self) -> None:

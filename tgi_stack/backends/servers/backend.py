@@ -37,7 +37,6 @@ LOG = logging.getLogger(__name__)
 BAD_REPLIES = 3  # of one row, before it fails
 DEATHS = 2  # of a server, with one row in flight
 MISMATCHES = 3  # rows in a row whose tokens are counted otherwise, and none as it should be
-SMALL_BYTES = 1400  # a request of one packet, which any path lets through
 BASE_S, PER_TOKEN_S = 60.0, 0.1  # an attempt's deadline, by the tokens it asks for
 ROW_S = 1800.0
 HEALTH_S = 5.0

@@ -101,7 +101,7 @@ async def _open(
     grouped = dialect.groups and kind == "text"
     group_size = (settings.batch_size_for("text") or GROUP) if grouped else 1
 
-    async def crowd(endpoint: Endpoint) -> tuple[float, float] | None:
+    async def server_load(endpoint: Endpoint) -> tuple[float, float] | None:
         await refuse_other_weights(transport, endpoint)
         reply = await transport.get(f"{endpoint.url}/metrics", METRICS_S)
         running, waiting = (gauge(reply.body, name) for name in dialect.work)
@@ -109,7 +109,7 @@ async def _open(
             return None if endpoint.served.weights is None else (0.0, 0.0)
         return running / group_size, waiting / group_size
 
-    pool = Pool(endpoints, probe, settings.startup_timeout, crowd)
+    pool = Pool(endpoints, probe, settings.startup_timeout, server_load)
     identity = _identity(urls, served, settings, first.model, profile.tokenizer.digest)
     crew = CREW * len(endpoints)
     return ServedBackend(

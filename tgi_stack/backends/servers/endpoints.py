@@ -119,14 +119,14 @@ class Pool:
     Args:
         probe: asks an endpoint something whose answer is known; raises where it is not right.
         patience_s: how long all endpoints may be gone before the run ends.
-        crowd: how many requests an endpoint runs and how many wait there, whosever; None where it can't be
-            told; a ServerError where it is not what it was.
+        server_load: how many requests an endpoint runs and how many wait there, whosever; None where it
+            can't be told; a ServerError where it is not what it was.
     """
 
     endpoints: list[Endpoint]
     probe: Callable[[Endpoint], Awaitable[None]]
     patience_s: float
-    crowd: Callable[[Endpoint], Awaitable[tuple[float, float] | None]] | None = None
+    server_load: Callable[[Endpoint], Awaitable[tuple[float, float] | None]] | None = None
     clock: Clock = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     rng: random.Random = field(default_factory=random.Random)
@@ -142,7 +142,7 @@ class Pool:
         Raises:
             ServerError: none is left, or all have been gone for too long.
         """
-        if self.crowd is not None and self._watching is None:
+        if self.server_load is not None and self._watching is None:
             self._watching = asyncio.create_task(self._watch())
         while True:
             now = self.clock()
@@ -301,10 +301,10 @@ class Pool:
                     endpoint.limit.resumes()
 
     async def _crowd_of(self, endpoint: Endpoint) -> tuple[float, float] | None:
-        if self.crowd is None:
+        if self.server_load is None:
             return None
         try:
-            return await self.crowd(endpoint)
+            return await self.server_load(endpoint)
         except ServerError as error:  # it is not what it was
             self.set_aside(endpoint, str(error))
             return 0.0, 0.0

@@ -64,7 +64,7 @@ def _run(job: str, given: Job, items: Sequence[str] = ()) -> None:
     out, common = given.out, given.common
     progress = Progress(quiet=common.quiet, mode=common.progress)
     if spec.settings.dry_run:
-        found = session.foretell(spec, source)
+        found = session.run_dry(spec, source)
         if common.json:
             print_data(asdict(found))
         else:

@@ -151,7 +151,7 @@ def heat_map(found: Bias) -> str:
     for rank in range(1, size + 1, step):
         chart.text(LEFT - 6, chart.y(rank) + 4, str(rank), "end")
     chart.below([(place, str(place)) for place in range(1, size + 1, step)], f"place in {found.where}")
-    chart.text(0, TOP + 6, "rank", "start", "axis")
+    chart.text(0, TOP - 5, "rank", "start", "axis")
     return chart.drawn()
 
 

@@ -37,7 +37,6 @@ OPEN_ROUTE = "tgi.top_n"
 PATCH = 14 * 14  # pixels for each of which TGI counts a token
 QUOTES = 2  # that it writes around an image, and counts
 COUNT = "x-prompt-tokens"
-OTHER_PROMPT = "the answer does not begin with the prompt that was sent: it is to another one"
 _SPECIAL = re.compile(r"([\\.+*?()|\[\]{}^$])")
 _REASONS = {"eos_token": "stop", "stop_sequence": "stop", "length": "length"}
 _MOST = re.compile(r"`top_n_tokens` must be >= 0 and <= (\d{1,9})\b")
