@@ -146,6 +146,7 @@ class Lock:
     """
 
     def __init__(self, out: Path) -> None:
+        self._out = out
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
             self._held = FileLock(out)
@@ -153,6 +154,11 @@ class Lock:
             raise LockedError(f"{error}; wait for it or give another -o") from error
         except OSError as error:
             raise DiskError(f"{beside(out, '.lock')}: {error.strerror}") from error
+
+    def refuse_full_disk(self) -> None:
+        """Raises DiskError where not even the holder's name could be written beside OUT."""
+        if (error := self._held.unnamed) is not None:
+            raise DiskError(f"{self._out}: {error.strerror or error}") from error
 
     def release(self) -> None:
         """Gives OUT free."""

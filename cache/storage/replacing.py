@@ -91,6 +91,9 @@ def is_written(read: os.stat_result, paths: Iterable[Path]) -> bool:
 class FileLock:
     """`PATH.lock`: held by the one who writes PATH; names its holder; goes with the process.
 
+    Attributes:
+        unnamed: why the holder's name could not be written, as on a full disk.
+
     Raises:
         HeldError: another process, or another part of this one, holds it.
         OSError: it can't be made.
@@ -116,9 +119,12 @@ class FileLock:
             raise HeldError(path, "another run, which has just released it")
         self._file.truncate(0)
         since = time.strftime("%Y-%m-%d %H:%M:%S")
-        with contextlib.suppress(OSError):  # on a full disk it stays without a name
+        self.unnamed: OSError | None = None
+        try:
             self._file.write(f"process {os.getpid()} on {socket.gethostname()} since {since}\n")
             self._file.flush()
+        except OSError as error:
+            self.unnamed = error
 
     def release(self) -> None:
         """Gives the file free; the name goes first, so that nobody locks one that is about to vanish."""

@@ -221,6 +221,20 @@ def test_nothing_follows_a_cut_line(tmp_path: Path) -> None:
     again.close()
 
 
+def test_a_full_disk_is_told_before_anything_opens(tmp_path: Path, source: Any) -> None:
+    """Neither a model nor a server is asked for by a run that can't write a byte."""
+    out = tmp_path / "out.jsonl"
+    with files_of_at_most(0), pytest.raises(DiskError, match=r"out\.jsonl: File too large; no row was asked"):
+        Output(out, {"job": "probs"}, source, command=["fastqwen"])
+    sink = opened(out, source)
+    sink.write(1, record(1))
+    sink.close(counts(ok=1))
+    there = sorted(tmp_path.iterdir())
+    with files_of_at_most(0), pytest.raises(DiskError, match="rows that were finished before are kept"):
+        Output(out, {"job": "probs"}, source, command=["fastqwen"])
+    assert sorted(tmp_path.iterdir()) == there
+
+
 @contextmanager
 def files_of_at_most(size: int) -> Iterator[None]:
     """No file may grow beyond so many bytes: what goes beyond is cut, as on a disk that is full."""

@@ -71,9 +71,20 @@ class Output:
         try:
             self._manifest = None if overwrite else _manifest(out, asked, source)
             self.finished = finished_counts(self._manifest, limit)
+            if self.finished is None:  # told before a model is loaded
+                self._lock.refuse_full_disk()
+        except DiskError as error:
+            self._lock.release()
+            raise self._kept(error) from error
         except BaseException:
             self._lock.release()
             raise
+
+    def _kept(self, error: DiskError) -> DiskError:
+        """The error, with what becomes of the rows."""
+        resumed = part_path(self._out).exists()
+        kept = "rows that were finished before are kept" if resumed else "no row was asked"
+        return DiskError(f"{error}; {kept}")
 
     def knows_rows(self, *, strict: bool) -> bool:
         """Whether an earlier run looked at each row of the input, as strictly as now."""
@@ -96,9 +107,7 @@ class Output:
         try:
             manifest.write()
         except DiskError as error:
-            resumed = part_path(self._out).exists()
-            kept = "rows that were finished before are kept" if resumed else "no row was asked"
-            raise DiskError(f"{error}; {kept}") from error
+            raise self._kept(error) from error
         self._manifest = manifest
         self._ledger = Ledger(self._out)
 
