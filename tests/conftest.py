@@ -20,11 +20,15 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import cli
+from cache.system import system
 from tgi_stack import logs, settings
 from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.tiny import TINY
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # `cli` leaves Ctrl-C to the system
+for _stop in system.STOPS:  # what `nohup` or a shell's `&` has ignored is not for what the tests start
+    if signal.getsignal(_stop) is signal.SIG_IGN:
+        signal.signal(_stop, signal.SIG_DFL)
 
 # No test is one of timing: a busy machine takes longer.
 hypothesis.settings.register_profile("untimed", deadline=None)

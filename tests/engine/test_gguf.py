@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import struct
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -311,6 +312,21 @@ def test_weights_that_are_no_numbers_are_refused(name: str, value: float, tmp_pa
 
     path = written(tmp_path / "m.gguf", TEXT, changed=change)
     with pytest.raises(CheckpointError, match=r"weight.*infinite, or no numbers; fetch"):
+        state_of(path)
+
+
+@pytest.mark.parametrize(("value", "is_taken"), [(np.nan, True), (np.inf, False), (-np.inf, False)])
+def test_a_token_may_be_no_number(value: float, is_taken: bool, tmp_path: Path) -> None:
+    """One of NaN fails the prompts that hold it; an infinite one could give logits that look like any."""
+
+    def change(tensors: Tensors) -> None:
+        data, kind = tensors["token_embd.weight"]
+        spoiled = data.copy()
+        spoiled[700, 0] = value
+        tensors["token_embd.weight"] = (spoiled, kind)
+
+    path = written(tmp_path / "m.gguf", TEXT, changed=change)
+    with nullcontext() if is_taken else pytest.raises(CheckpointError, match=r"embed_tokens\.weight: inf"):
         state_of(path)
 
 

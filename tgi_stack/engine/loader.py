@@ -212,18 +212,19 @@ def _prove_finite(model: Any) -> None:
     Raises:
         CheckpointError: with the names of the first.
     """
-    # One token's row harms the prompts that hold it, which fail by themselves.
     plain = {
-        name: one
-        for name, one in model.named_parameters()
-        if one.dtype in _PROVEN_FINITE and one.numel() and not name.endswith(_BY_TOKEN)
+        name: one for name, one in model.named_parameters() if one.dtype in _PROVEN_FINITE and one.numel()
     }
     if not plain:
         return
     # The ends of each tensor tell it in one pass, and all of them in one wait for the device.
     ends = torch.stack([torch.stack(torch.aminmax(one.detach())).float().cpu() for one in plain.values()])
+    # A token's row of NaN harms the prompts that hold it, which fail by themselves. An infinite one may give
+    # a logit of minus infinity, which looks like a token that nothing speaks for.
     wrong = [
-        name for name, found in zip(plain, ends.isfinite().all(dim=1).tolist(), strict=True) if not found
+        name
+        for name, found in zip(plain, ends, strict=True)
+        if found.isinf().any() or (found.isnan().any() and not name.endswith(_BY_TOKEN))
     ]
     if wrong:
         more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""

@@ -66,7 +66,8 @@ def prepare(
         raise ImageError(error.type, f"{name}: {error}") from error
     except Exception as error:  # decoders raise anything on hostile files
         reason = str(error) or type(error).__name__
-        if "Unsupported" in reason:  # so Pillow says what it knows and does not read: masks of a BMP
+        # So Pillow says what it knows and does not read: masks of a BMP. A depth called so is none of BMP.
+        if "Unsupported" in reason and "pixel depth" not in reason:
             raise ImageError("image.unsupported", f"{name}: {reason}; save it as PNG") from error
         raise ImageError("image.corrupt", f"{name}: {reason}") from error
 
