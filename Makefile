@@ -65,7 +65,8 @@ coverage: setup ## the suite, and which lines it runs: a table, and out/coverage
 test-numbers: setup ## the tests of numbers by each instruction set of this processor, with 1, 2 and 4 threads
 	@for set in default avx2 $$(grep -qs avx512f /proc/cpuinfo && echo avx512); do for threads in 1 2 4; do \
 		echo "ATEN_CPU_CAPABILITY=$$set OMP_NUM_THREADS=$$threads"; \
-		ATEN_CPU_CAPABILITY=$$set OMP_NUM_THREADS=$$threads $(BIN)/python -m pytest -m numbers tests/engine || exit 1; \
+		ATEN_CPU_CAPABILITY=$$set OMP_NUM_THREADS=$$threads $(BIN)/python -m pytest -m numbers tests/engine \
+			--numprocesses $$((threads == 1 ? $(TEST_PROCESSES) : 0)) || exit 1; \
 	done; done
 
 test-slow: setup ## tests that take seconds each: killed and stalled processes, storms, browsers, the wheel
