@@ -67,7 +67,7 @@ def test_suffixes_may_be_in_capitals(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (gzip.compress(b"{}"), r"\.jsonl\.gz"),
+        (gzip.compress(b"{}", mtime=0), r"\.jsonl\.gz"),
         (pa.compress(b"{}", codec="zstd", asbytes=True), r"\.jsonl\.zst"),
         (b"PAR1 and more", r"\.parquet"),
         (b"PK\3\4 and more", "ZIP"),
