@@ -128,13 +128,14 @@ async def test_a_slow_image_fails_and_others_continue() -> None:  # I27
     await pool.aclose()
 
 
+@pytest.mark.slow
 async def test_files_of_many_parts_are_partly_read(pool: ImagePool) -> None:  # I27
     many = chunk(b"tEXt", b"a\0b") * 200_000
     png = io.BytesIO()
     Image.new("RGB", (40, 30)).save(png, "PNG")
     chunky = png.getvalue()[:33] + many + png.getvalue()[33:]
     jpeg = picture()
-    tables = jpeg[:2] + (b"\xff\xdb\0\x43\0" + b"\1" * 64) * 50_000 + jpeg[2:]  # each replaces the one before
+    tables = jpeg[:2] + (b"\xff\xdb\0\x43\0" + b"\1" * 64) * 120_000 + jpeg[2:]  # each replaces the one before
     for content in (tiff_of_frames(100_000), chunky, tables):
         assert (await pool.prepare(content, "x", GRID)).sent_width >= 32
 

@@ -217,8 +217,8 @@ def _prove_finite(model: Any) -> None:
     }
     if not plain:
         return
-    # The ends of each tensor tell it in one pass, and all of them in one wait for the device.
-    ends = torch.stack([torch.stack(torch.aminmax(one.detach())).float().cpu() for one in plain.values()])
+    # The ends of each tensor tell it in one pass.
+    ends = torch.stack([torch.stack(torch.aminmax(one.detach())).cpu().double() for one in plain.values()])
     # A token's row of NaN harms the prompts that hold it, which fail by themselves. An infinite one may give
     # a logit of minus infinity, which looks like a token that nothing speaks for.
     wrong = [
