@@ -135,7 +135,7 @@ async def test_files_of_many_parts_are_partly_read(pool: ImagePool) -> None:  # 
     Image.new("RGB", (40, 30)).save(png, "PNG")
     chunky = png.getvalue()[:33] + many + png.getvalue()[33:]
     jpeg = picture()
-    tables = jpeg[:2] + (b"\xff\xdb\0\x43\0" + b"\1" * 64) * 120_000 + jpeg[2:]  # each replaces the one before
+    tables = jpeg[:2] + (b"\xff\xdb\0\x43\0" + b"\1" * 64) * 120_000 + jpeg[2:]  # each replaces the last
     for content in (tiff_of_frames(100_000), chunky, tables):
         assert (await pool.prepare(content, "x", GRID)).sent_width >= 32
 
