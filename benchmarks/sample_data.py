@@ -173,7 +173,8 @@ def random_checkpoint(folder: Path, shape: str, tokenizer: Path) -> Path:
     if target.is_dir():
         return target
     kind = kind_of(shape)
-    model = random_model(shape, Placement(torch.device("cpu"), torch.bfloat16))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # a CPU draws for a minute
+    model = random_model(shape, Placement(device, torch.bfloat16))
     ids = {token["content"]: token["id"] for token in json.loads(tokenizer.read_text())["added_tokens"]}
     if kind == "vision":
         model.config.image_token_id = ids["<|image_pad|>"]

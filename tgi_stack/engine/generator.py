@@ -15,6 +15,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from tgi_stack.engine.caption import COLDEST
@@ -93,12 +94,13 @@ class Generator:
         self._most: int | None = None  # slots, once memory ran out
         self._fill_tokens = FILL_TOKENS
         self._tokenizer = tokenizer
-        self._ends = ends
+        self._end_ids = np.array(sorted(ends), dtype=np.int64)
         self._device = device
         self._sight = sight
         self._guides = Guides(tokenizer, ends)
         self._decoder: Decoder | None = None
         self._running: dict[int, Generation] = {}
+        self._over: list[tuple[Generation, str]] = []  # with what ended them
         self._waiting: deque[Generation] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -165,6 +167,8 @@ class Generator:
             self._admit(decoder)
         if self._decoder is not None and self._running:
             self._advance(self._decoder)
+        if not self._running:
+            self._deliver()
 
     def _wait(self) -> bool:
         with self._changed:
@@ -197,9 +201,9 @@ class Generator:
         while free and (jobs := self._next(len(free), decoder.cache.rows)):
             slots, free = free[: len(jobs)], free[len(jobs) :]
             begun += self._fill(decoder, slots, jobs)
+        self._deliver()
         for places, tokens in begun:  # read last: to read waits for the device
-            for slot, token in zip(places, tokens.tolist(), strict=True):
-                self._write(slot, token)
+            self._write(places, tokens[:, None])
 
     def _next(self, most: int, rows: int) -> list[Generation]:
         """Waiting jobs that fit into slots and into one forward pass together, taken from the front.
@@ -251,32 +255,50 @@ class Generator:
         for _ in range(steps):
             written.append(self._choose(decoder.step(slots, lengths), rows))
             decoder.take(written[-1], None if decoder.whole else slots)
-        columns = torch.stack(written).T.tolist()
-        for place, slot in enumerate(slots):
-            for token in columns[slot if decoder.whole else place]:
-                if slot in self._running:
-                    self._write(slot, token)
+        self._deliver()
+        found = torch.stack(written, dim=1).cpu()
+        self._write(slots, found[slots] if decoder.whole else found)
 
-    def _write(self, slot: int, token: int) -> None:
-        """Adds a token to a slot's text; the last one ends the job, and one that is none fails it."""
-        job = self._running[slot]
-        if token < 0:
-            del self._running[slot]
-            self._gave_no_number(job, slot)
-            return
-        ended = token in self._ends
-        if not ended:
-            job.written.append(token)
-        if ended or len(job.written) == job.request.max_new_tokens:
-            del self._running[slot]
-            caption = Caption(
-                text=self._tokenizer.decode(job.written).strip(),
-                finish_reason="stop" if ended else "length",
-                route=ROUTE,
-                prompt_tokens=len(job.request.token_ids),
-                completion_tokens=len(job.written),
-            )
-            job.answer.set_result(caption)
+    def _write(self, slots: Sequence[int], tokens: torch.Tensor) -> None:
+        """Adds tokens to the slots' texts, up to one that ends a text or is none; shape [slots, steps].
+
+        All slots are looked at together: the device waits meanwhile.
+        """
+        found = tokens.cpu().numpy()
+        last = np.isin(found, self._end_ids) | (found < 0)
+        kept = np.where(last.any(axis=1), last.argmax(axis=1), found.shape[1])
+        for slot, row, count in zip(slots, found.tolist(), kept.tolist(), strict=True):
+            job = self._running[slot]
+            room = job.request.max_new_tokens - len(job.written)
+            job.written += row[: min(count, room)]
+            if count < min(room, len(row)):
+                del self._running[slot]
+                if row[count] < 0:
+                    self._gave_no_number(job, slot)
+                else:
+                    self._over.append((job, "stop"))
+            elif room <= len(row):
+                del self._running[slot]
+                self._over.append((job, "length"))
+
+    def _deliver(self) -> None:
+        """Gives the texts that are over to who waits for them. Called when the device has work: to read many
+        tokens as text takes as long as a step.
+        """
+        over, self._over = self._over, []
+        for job, reason in over:
+            try:
+                caption = Caption(
+                    text=self._tokenizer.decode(job.written).strip(),
+                    finish_reason=reason,
+                    route=ROUTE,
+                    prompt_tokens=len(job.request.token_ids),
+                    completion_tokens=len(job.written),
+                )
+            except Exception as error:  # noqa: BLE001  # one text's trouble is its own
+                job.answer.set_exception(error)
+            else:
+                job.answer.set_result(caption)
 
     def _gave_no_number(self, job: Generation, slot: int) -> None:
         """Fails a job, or begins it alone where it may have read what is no number in another's prompt."""
@@ -297,16 +319,12 @@ class Generator:
         A draw divides probabilities by exponential noise: the largest quotient is distributed as they are.
         -1 where the logits are no numbers: of those, too, one would be the largest.
         """
-        guides = {
-            row: job.guide.result()
-            for row, slot in enumerate(slots)
-            if (job := self._running.get(slot)) is not None and job.guide is not None
-        }
+        jobs = [(row, job) for row, slot in enumerate(slots) if (job := self._running.get(slot)) is not None]
+        guides = {row: job.guide.result() for row, job in jobs if job.guide is not None}
         self._guides.hold(logits, guides)
         best, tokens = logits.max(dim=-1)
-        for row, slot in enumerate(slots):
-            job = self._running.get(slot)
-            if job is not None and job.generator is not None:
+        for row, job in jobs:
+            if job.generator is not None:
                 below = logits[row].float() - best[row].float()  # no quotient is beyond what a float holds
                 weights = torch.softmax(below / max(job.request.temperature, COLDEST), dim=-1)
                 noise = torch.empty_like(weights).exponential_(generator=job.generator)
@@ -346,6 +364,7 @@ class Generator:
 
     def _fail(self, error: Exception | None, cause: Exception | None = None) -> None:
         """Tells everybody who waits; without an error their requests are cancelled."""
+        self._deliver()
         with self._changed:
             jobs = [*self._running.values(), *self._waiting]
             self._running.clear()

@@ -42,6 +42,9 @@ class SlotCache:
 
     def write(self, layer: int, places: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
         """Keeps keys and values, shape [tokens, kv_heads, head_dim], at `places` = slot * rows + row."""
+        if k.is_cuda and triton_launch.AVAILABLE:
+            triton_launch.keep_rows(k, v, self._keys[layer], self._values[layer], places)
+            return
         for cache, new in ((self._keys, k), (self._values, v)):
             cache[layer].view(-1, cache.shape[-1]).index_copy_(0, places, new.flatten(1))
 

@@ -66,15 +66,37 @@ def _triton(device: torch.device, dtype: torch.dtype, shape: tuple[int, int, int
     turned = [ops.rotate(qkv.clone(), norms[0], norms[1], tables, shape, 1e-6) for ops in (plain, fast)]
     one, other = (cast(torch.Tensor, o.add_norm(x.clone(), pending, weight, 1e-6)[1]) for o in (plain, fast))
     yield "add_norm", one, other
+    layer_norm = torch.nn.LayerNorm(hidden, device=device, dtype=dtype)
+    layer_norm.weight.copy_(weight)
+    layer_norm.bias.copy_(pending[0])
+    plainly, fastly = (ops.add_layer_norm(x.clone(), pending, layer_norm) for ops in (plain, fast))
+    yield "add_layer_norm", torch.cat(plainly), torch.cat(fastly)
     yield "swiglu", cast(torch.Tensor, plain.swiglu(x)), cast(torch.Tensor, fast.swiglu(x))
     one, other = (torch.cat([part.flatten(1) for part in parts], dim=1) for parts in turned)
     yield "rotate", one, other
-    plainly, fastly = (ops.turned(qkv.clone(), tables, shape) for ops in (plain, fast))
-    for one, other in zip(plainly, fastly, strict=True):
+    for one, other in zip(*(ops.turned(qkv.clone(), tables, shape) for ops in (plain, fast)), strict=True):
         yield "turned", one, other
     q, k, v = turned[0]
     simple, tiled = _parts("triton", q, k)
     yield "attend", attention.by_sdpa(q, k, v, simple), attention.by_triton(q, k, v, tiled)
+    places = torch.arange(ROWS, device=device).flip(0)
+    keys, values = torch.zeros(2, ROWS, kv_heads * size, dtype=dtype, device=device)
+    triton_launch.keep_rows(k, v, keys, values, places)
+    yield "keep_rows", torch.cat((k, v)).flatten(1), torch.cat((keys.flip(0), values.flip(0)))
+    yield "forbid", *_forbidden(x)
+
+
+def _forbidden(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Every other row, held to a mask that ends before its columns do."""
+    rows = torch.arange(0, len(logits), 2, device=logits.device)
+    shape = len(logits), logits.shape[1] // 64
+    masks = torch.full(shape, 0x5A5A00FF, dtype=torch.int32, device=logits.device)
+    columns = torch.arange(logits.shape[1], device=logits.device)
+    allowed = (columns < 32 * masks.shape[1]) & ((masks[0, 0] >> columns % 32) & 1 == 1)
+    plain, fast = logits.clone(), logits.clone()
+    plain[rows] = plain[rows].where(allowed, -torch.inf)
+    triton_launch.forbid(fast, masks, rows)
+    return plain.clamp(min=-9.0), fast.clamp(min=-9.0)
 
 
 def _hopper(device: torch.device, shape: tuple[int, int, int], hidden: int) -> Pairs:

@@ -44,6 +44,54 @@ def add_norm(
 
 
 @triton.jit
+def add_layer_norm(
+    x, pending, weight, bias, out, WIDTH, eps, BLOCK: tl.constexpr, ADD: tl.constexpr
+):  # fmt: skip
+    """x += pending (where ADD); out = layer norm of x. One program a row."""
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    inside = columns < WIDTH
+    value = tl.load(x + row * WIDTH + columns, mask=inside, other=0.0).to(tl.float32)
+    if ADD:
+        value += tl.load(pending + row * WIDTH + columns, mask=inside, other=0.0).to(tl.float32)
+        rounded = value.to(x.dtype.element_ty)
+        tl.store(x + row * WIDTH + columns, rounded, mask=inside)
+        value = rounded.to(tl.float32)
+    value = tl.where(inside, value - tl.sum(value) / WIDTH, 0.0)
+    value *= tl.rsqrt(tl.sum(value * value) / WIDTH + eps)
+    value *= tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32)
+    value += tl.load(bias + columns, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + row * WIDTH + columns, value.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def keep_rows(k, v, keys, values, places, k_row, v_row, WIDTH, BLOCK: tl.constexpr):
+    """Copies a row of keys and one of values to its place in the cache. One program a row."""
+    row = tl.program_id(0).to(tl.int64)
+    place = tl.load(places + row).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    inside = columns < WIDTH
+    key = tl.load(k + row * k_row + columns, mask=inside)
+    value = tl.load(v + row * v_row + columns, mask=inside)
+    tl.store(keys + place * WIDTH + columns, key, mask=inside)
+    tl.store(values + place * WIDTH + columns, value, mask=inside)
+
+
+@triton.jit
+def forbid(logits, masks, rows, WIDTH, WORDS, ROW, BLOCK: tl.constexpr):
+    """Minus infinity for what the bits of a row's mask do not allow, and for all that they do not reach.
+
+    The first axis of the grid goes over `rows`, the second over pieces of their columns.
+    """
+    row = tl.load(rows + tl.program_id(0)).to(tl.int64)
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    word = tl.load(masks + row * WORDS + columns // 32, mask=columns < 32 * WORDS, other=0)
+    denied = ((word >> (columns % 32)) & 1) == 0
+    nothing = tl.full([BLOCK], float("-inf"), logits.dtype.element_ty)
+    tl.store(logits + row * ROW + columns, nothing, mask=denied & (columns < WIDTH))
+
+
+@triton.jit
 def rotate(
     qkv, q_norm, k_norm, cos, sin, ROW, eps,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr, NORM: tl.constexpr,

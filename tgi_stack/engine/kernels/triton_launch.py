@@ -37,6 +37,49 @@ def add_norm(
     return RowScaledFp8(out, scales) if fp8 else out
 
 
+def add_layer_norm(
+    x: torch.Tensor, pending: Pending, weight: torch.Tensor, bias: torch.Tensor, eps: float
+) -> torch.Tensor:
+    """Adds what is pending to x, in place, and gives the layer norm of its rows."""
+    out = torch.empty_like(x)
+    block = triton.next_power_of_2(x.shape[-1])
+    launch(
+        "add_layer_norm", (len(x),),
+        x, x if pending is None else pending, weight, bias, out, x.shape[-1], eps,
+        BLOCK=block, ADD=pending is not None, num_warps=_warps(block),
+    )  # fmt: skip
+    return out
+
+
+def keep_rows(
+    k: torch.Tensor, v: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, places: torch.Tensor
+) -> None:
+    """Copies rows of keys and values, shape [rows, kv_heads, head_dim], to their places in a cache whose rows
+    lie behind each other.
+    """
+    width = keys.shape[-1]
+    block = triton.next_power_of_2(width)
+    launch(
+        "keep_rows", (len(k),),
+        k, v, keys, values, places, k.stride(0), v.stride(0), width, BLOCK=block, num_warps=_warps(block),
+    )  # fmt: skip
+
+
+def forbid(logits: torch.Tensor, masks: torch.Tensor, rows: torch.Tensor) -> None:
+    """Leaves of some rows of logits what their masks allow; all else becomes minus infinity.
+
+    Args:
+        logits: shape [all rows, vocabulary].
+        masks: int32, shape [all rows, words]: a bit a token.
+        rows: which of them.
+    """
+    block = 4_096
+    launch(
+        "forbid", (len(rows), triton.cdiv(logits.shape[1], block)),
+        logits, masks, rows, logits.shape[1], masks.shape[1], logits.stride(0), BLOCK=block,
+    )  # fmt: skip
+
+
 def rotate(
     qkv: torch.Tensor,
     q_norm: torch.Tensor,

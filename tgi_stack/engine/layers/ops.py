@@ -78,6 +78,14 @@ class Ops:
         normed = _rms(x.float(), weight, eps)
         return x, self._quantised(normed) if fp8 else normed.to(x.dtype)
 
+    def add_layer_norm(
+        self, x: torch.Tensor, pending: Pending, norm: torch.nn.LayerNorm
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `add_norm` with a layer norm, shape [rows, hidden]."""
+        if pending is not None:
+            x = x + pending
+        return x, norm(x)
+
     def rotate(
         self,
         qkv: torch.Tensor,
@@ -126,13 +134,18 @@ class Ops:
 class TritonOps(Ops):
     """One kernel for each step, without a pause to compile for every new number of rows.
 
-    `add_norm`, `rotate` and `turned` write into what they are given.
+    `add_norm`, `add_layer_norm`, `rotate` and `turned` write into what they are given.
     """
 
     def add_norm(
         self, x: torch.Tensor, pending: Pending, weight: torch.Tensor, eps: float, *, fp8: bool = False
     ) -> tuple[torch.Tensor, Activations]:
         return x, triton_launch.add_norm(x, pending, weight, eps, fp8=fp8)
+
+    def add_layer_norm(
+        self, x: torch.Tensor, pending: Pending, norm: torch.nn.LayerNorm
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return x, triton_launch.add_layer_norm(x, pending, norm.weight, norm.bias, norm.eps)
 
     def rotate(
         self,

@@ -13,9 +13,11 @@ import torch
 
 from tgi_stack.engine.models.rope import settings_of
 
-# From 2.8 on a product of bf16 can be had in fp32.
 TURNED = "partial_rotary_factor"
+# From 2.8 on a product of bf16 can be had in fp32.
 MM_OUT_DTYPE = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 8)
+# A product with its bias and GELU, which torch has under a name of its own alone.
+GELU_PRODUCT = hasattr(torch, "_addmm_activation")
 
 
 def transformers() -> Any:

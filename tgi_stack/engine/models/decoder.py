@@ -95,9 +95,10 @@ class Decoder:
             inject=() if seen is None else seen.layers[1:],
             inject_rows=None if seen is None else seen.rows,
         )
-        where = torch.tensor(slots, device=device)
+        where = attention.upload(np.array(slots), device)
         self._lengths[where] = attention.upload(lengths, device)
-        self._positions[where] = torch.tensor([prompt.next_position for prompt in prompts], device=device)
+        following = np.array([prompt.next_position for prompt in prompts])
+        self._positions[where] = attention.upload(following, device)
         return out @ network.head.T
 
     def step(self, slots: Sequence[int], lengths: Sequence[int]) -> torch.Tensor:
@@ -123,7 +124,8 @@ class Decoder:
         if slots is None:
             self._tokens.copy_(tokens.clamp(min=0))
         else:
-            self._tokens[torch.tensor(slots, device=self._network.device)] = tokens.clamp(min=0)
+            where = attention.upload(np.array(slots), self._network.device)
+            self._tokens[where] = tokens.clamp(min=0)
 
     def _advance(self, where: torch.Tensor | None, host: Sequence[tuple[int, int]] | None) -> torch.Tensor:
         """Logits after the slots' latest tokens, which join the cache; all slots where `where` is None."""

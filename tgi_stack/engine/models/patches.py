@@ -7,6 +7,7 @@ block inside it, and in each patch channel, time, row, column. A still image fil
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 
@@ -30,11 +31,17 @@ def to_patches(
     """
     n, height, width, _ = images.shape
     grid = (height // (patch_size * merge_size), width // (patch_size * merge_size))
-    scale = torch.tensor(std, device=images.device) * 255.0
-    shift = torch.tensor(mean, device=images.device) * 255.0
+    shift, scale = (_by_channel(tuple(values), images.device) for values in (mean, std))
     pixels = (images.float() - shift) / scale
     blocks = pixels.reshape(n, grid[0], merge_size, patch_size, grid[1], merge_size, patch_size, 3)
     # -> image, block row, block column, row in block, column in block, channel, row, column
     blocks = blocks.permute(0, 1, 4, 2, 5, 7, 3, 6)
     frames = blocks.unsqueeze(6).expand(-1, -1, -1, -1, -1, -1, temporal_patch_size, -1, -1)
     return frames.reshape(n, grid[0] * grid[1] * merge_size**2, -1)
+
+
+@cache
+def _by_channel(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """A number for each channel, of pixels from 0 to 255. Kept: to copy it anew waits for a GPU."""
+    with torch.inference_mode(mode=False):
+        return torch.tensor(values, device=device) * 255.0

@@ -124,16 +124,12 @@ class Body(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Patches to vectors: a convolution whose windows do not overlap is one product."""
+    """Patches to vectors, by `vision.Tower`."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         window = (config.temporal_patch_size, config.patch_size, config.patch_size)
         self.proj = Affine(config.hidden_size, config.in_channels, *window)
-
-    def forward(self, patches: torch.Tensor) -> torch.Tensor:
-        """Shape [patches, channels * time * rows * columns] -> [patches, hidden]."""
-        return torch.nn.functional.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
 
 
 class TowerAttention(nn.Module):

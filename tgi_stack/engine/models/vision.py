@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 
 from tgi_stack.engine.layers import attention
+from tgi_stack.engine.layers.linear import Pending
 from tgi_stack.engine.layers.ops import Ops
+from tgi_stack.engine.models import compat
 from tgi_stack.engine.models.patches import to_patches
 from tgi_stack.images.grid import Grid
 
@@ -61,7 +63,7 @@ class Tower:
         Args:
             images: uint8, shape [height, width, 3].
         """
-        x = self._visual.patch_embed(self._to_patches(images).to(self._dtype))
+        x = self._embedded(self._to_patches(images).to(self._dtype))
         side = int(self._config.patch_size)
         sizes = [(image.shape[0] // side, image.shape[1] // side) for image in images]
         learned, tables = zip(*(self._positions(size) for size in sizes), strict=True)
@@ -72,13 +74,33 @@ class Tower:
         tile = attention.tile_positions(self.attention, 1)
         parts = attention.segments(starts, lengths, None, self.device, tile=tile, causal=False)
         deep = []
+        pending: Pending = None
         for index, block in enumerate(self._visual.blocks):
-            x = x + self._attend(block.attn, block.norm1(x), (cos, sin), parts)
-            x = x + block.mlp(block.norm2(x))
+            x, normed = self._ops.add_layer_norm(x, pending, block.norm1)
+            pending = self._attend(block.attn, normed, (cos, sin), parts)
+            x, normed = self._ops.add_layer_norm(x, pending, block.norm2)
+            pending = self._widened(block.mlp, normed)
             if index in self._config.deepstack_visual_indexes:
+                x, pending = x + pending, None
                 place = self._config.deepstack_visual_indexes.index(index)
                 deep.append(self._visual.deepstack_merger_list[place](x))
-        return [self._visual.merger(x), *deep]
+        return [self._visual.merger(x if pending is None else x + pending), *deep]
+
+    def _embedded(self, patches: torch.Tensor) -> torch.Tensor:
+        """Patches as vectors. A convolution whose windows do not overlap is one product; as a convolution it
+        takes a GPU as long as a block does.
+        """
+        proj = self._visual.patch_embed.proj
+        return torch.nn.functional.linear(patches, proj.weight.flatten(1), proj.bias)
+
+    def _widened(self, module: Any, x: torch.Tensor) -> torch.Tensor:
+        """The perceptron of a block. On CUDA its GELU, the tanh form, is part of the first product."""
+        first = module.linear_fc1
+        plain = type(first) is torch.nn.Linear  # bitsandbytes' are subclasses
+        if not (x.is_cuda and plain and compat.GELU_PRODUCT):
+            return cast(torch.Tensor, module(x))
+        x = torch._addmm_activation(first.bias, x, first.weight.T, use_gelu=True)
+        return cast(torch.Tensor, module.linear_fc2(x))
 
     def _attend(
         self,
