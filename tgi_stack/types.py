@@ -6,6 +6,7 @@ answered as `LabelScores` or a `Caption`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 # -- rows ----------------------------------------------------------------------------------------------
@@ -104,7 +105,7 @@ class ScoreRequest:
     """
 
     prompt: str
-    token_ids: tuple[int, ...]
+    token_ids: Sequence[int]
     labels: tuple[str, ...]
     label_ids: tuple[int, ...]
     parts: tuple[str | PreparedImage, ...] = ()
@@ -126,7 +127,7 @@ class CaptionRequest:
 
     prompt: str
     body: str
-    token_ids: tuple[int, ...]
+    token_ids: Sequence[int]
     image: PreparedImage | None
     max_new_tokens: int
     temperature: float = 0.0

@@ -38,8 +38,8 @@ pytestmark = pytest.mark.numbers
 def requests(tokenizer: Tokenizer) -> list[ScoreRequest]:
     """Prompts of which a part begins alike."""
     made = score_requests(tokenizer, 30)
-    begin = made[0].token_ids * 3
-    sharing = [ScoreRequest("", begin + r.token_ids, (), r.label_ids) for r in made[:10]]
+    begin = [*made[0].token_ids] * 3
+    sharing = [ScoreRequest("", (*begin, *r.token_ids), (), r.label_ids) for r in made[:10]]
     return made + sharing
 
 

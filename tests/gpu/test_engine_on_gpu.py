@@ -162,8 +162,8 @@ def test_shared_prefixes_change_no_answer(
     text_model: Any, tiny_bf16: Any, tokenizer: Tokenizer, share: bool
 ) -> None:
     made = score_requests(tokenizer, 40)
-    begin = made[0].token_ids * 4
-    requests = [ScoreRequest("", begin + r.token_ids, (), r.label_ids) for r in made]
+    begin = [*made[0].token_ids] * 4
+    requests = [ScoreRequest("", (*begin, *r.token_ids), (), r.label_ids) for r in made]
     exact = alone(text_model, requests)
     one = runtime("text", tokenizer)
     assert one.network is not None

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import json
 import math
+import sys
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -107,8 +108,16 @@ class ScriptedBackend:
 
 def number_of(token_ids: Sequence[int], image: bytes = b"") -> int:
     """What an answer is a function of: a digest of the question."""
-    asked = array("q", token_ids).tobytes() + image
+    asked = _in_64_bits(token_ids).tobytes() + image
     return int.from_bytes(hashlib.blake2b(asked, digest_size=8).digest(), "big")
+
+
+def _in_64_bits(token_ids: Sequence[int]) -> array[int]:
+    if not isinstance(token_ids, array):
+        return array("q", token_ids)
+    wide = array("I", bytes(8 * len(token_ids)))  # laid down as they are, without a Python integer for each
+    wide[sys.byteorder == "big" :: 2] = token_ids
+    return wide
 
 
 def summary_of(number: int, form: str | None) -> str:
@@ -140,9 +149,8 @@ def _of_schema(schema: dict[str, Any], number: int) -> Any:
 
 def label_logprobs(number: int, label_ids: Sequence[int]) -> tuple[float, ...]:
     """The answer: different for each question and each label, and adding up to 1."""
-    return tuple(
-        math.log(p) for p in distributions.softmax([math.sin(number % 9973 + label) for label in label_ids])
-    )
+    at = number % 9973
+    return tuple(map(math.log, distributions.softmax([math.sin(at + label) for label in label_ids])))
 
 
 def open_scripted(settings: Settings, kind: str) -> ScriptedBackend:

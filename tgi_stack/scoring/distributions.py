@@ -21,7 +21,7 @@ def softmax(logprobs: Sequence[float]) -> tuple[float, ...]:
 
 def mass(logprobs: Sequence[float], *, capped: bool = True) -> float:
     """How much of the full-vocabulary probability lies on the labels together (at most 1 where capped)."""
-    total = math.fsum(math.exp(value) for value in logprobs)
+    total = math.fsum(map(math.exp, logprobs))
     return min(1.0, total) if capped else total
 
 

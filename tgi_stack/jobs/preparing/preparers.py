@@ -7,12 +7,12 @@ it had in hand: the run answers that itself.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import logging
 import sys
 import time
 from array import array
+from collections import OrderedDict
 from collections.abc import Awaitable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -22,10 +22,9 @@ from typing import Any
 from cache.store import Store
 from cache.system import system
 from cache.tier.store import TieredStore
-from tgi_stack.answers.turns import Turns
 from tgi_stack.backends.base import Backend, Replaced
 from tgi_stack.concurrency import first_of
-from tgi_stack.errors import RowError
+from tgi_stack.errors import RowError, is_certain
 from tgi_stack.images.pipe import Watch, framed, kill, next_part
 from tgi_stack.images.pool import cores
 from tgi_stack.jobs.pipeline import LOOK_EVERY_S, Watcher
@@ -47,7 +46,6 @@ from tgi_stack.rows.columns import Wanted
 from tgi_stack.rows.ledger import Sink
 from tgi_stack.rows.reader import Line, UnreadRow
 from tgi_stack.settings import Settings
-from tgi_stack.types import Caption, LabelScores
 
 LOG = logging.getLogger(__name__)
 
@@ -56,6 +54,7 @@ LEAST_ROWS = 2048  # fewer are answered sooner than other processes are started
 BLOCK = 32  # rows that are handed out together
 AHEAD = 2  # blocks that wait in a process
 REMEMBERED = 4096  # answers, for equal questions of several processes
+REMEMBERED_KINDS = frozenset({"scores", "caption"})
 MOST_ITEM_BYTES = 2**28  # of all processes together: they are held in each
 
 
@@ -102,8 +101,8 @@ class Preparers:
         self._concurrency = concurrency
         self._hello = _hello(spec, wanted, backend, self._many)
         self._hello["tier"] = "".join(store.tier.letters) if isinstance(store, TieredStore) else ""
-        self._scores: Turns[LabelScores] = Turns(None, "labels", memory=REMEMBERED)
-        self._captions: Turns[Caption] = Turns(None, "summary", memory=REMEMBERED)
+        self._known: OrderedDict[bytes, Plain] = OrderedDict()
+        self._waiting: dict[bytes, list[tuple[_Process, int]]] = {}
         self._said: set[tuple[str, str]] = set()
         self._ending: list[asyncio.Task[None]] = []
 
@@ -168,8 +167,8 @@ class Preparers:
         """Whether there is more to hear after the next message."""
         kind, *rest = unpacked(await next_part(one.stdout))
         if kind == "questions":
-            for number, what, content in rest[0]:
-                self._group.create_task(self._answer(one, number, what, content))
+            for question in rest[0]:
+                self._ask(one, *question)
         elif kind == "tier" and one.tier is not None:
             for brought in one.tier.begun(rest[0]):
                 self._group.create_task(self._bring(one, brought))
@@ -219,29 +218,53 @@ class Preparers:
 
     # -- what they send ----------------------------------------------------------------------------------
 
-    async def _answer(self, one: _Process, number: int, what: str, content: bytes) -> None:
-        """Has a question answered, and sends the answer with those that come in the same moment."""
+    def _ask(self, one: _Process, number: int, what: str, asked: bytes, content: bytes) -> None:
+        """Has a question answered: by what is remembered, with an equal one that is out, or on its own."""
+        if (known := self._known.get(asked)) is not None:
+            self._known.move_to_end(asked)
+            self._tell(one, number, known)
+        elif (waiting := self._waiting.get(asked)) is not None:
+            waiting.append((one, number))
+        else:
+            self._waiting[asked] = []
+            self._group.create_task(self._answer(one, number, what, asked, content))
+
+    async def _answer(
+        self, one: _Process, number: int, what: str, asked: bytes, content: bytes, *, is_first: bool = True
+    ) -> None:
+        """Computes an answer, which all who wait for it are told; as in `Turns`, of a failure that is not
+        certain for them they are not: each has it computed once more.
+        """
         try:
-            plain = of_answer(await self._asked(what, content))
+            plain, is_for_all = await self._computed(what, content), True
         except RowError as error:
-            plain = of_answer(error)
+            plain, is_for_all = of_answer(error), is_certain(error)
+        self._tell(one, number, plain)
+        if plain[0] in REMEMBERED_KINDS:
+            self._known[asked] = plain
+            if len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
+        for other, its_number in self._waiting.pop(asked) if is_first else ():
+            if is_for_all:
+                self._tell(other, its_number, plain)
+            else:
+                again = self._answer(other, its_number, what, asked, content, is_first=False)
+                self._group.create_task(again)
+
+    async def _computed(self, what: str, content: bytes) -> Plain:
+        if what == "score":
+            return of_answer(await self._backend.score(score_request(content)))
+        if what == "caption":
+            return of_answer(await self._backend.caption(caption_request(content)))
+        stand_in = await self._backend.stand_in() if isinstance(self._backend, Replaced) else None
+        return of_answer(stand_in)
+
+    @staticmethod
+    def _tell(one: _Process, number: int, plain: Plain) -> None:
+        """Sends an answer with those that come in the same moment."""
         one.answers.append((number, plain))
         if len(one.answers) == 1:
-            asyncio.get_running_loop().call_soon(self._send_answers, one)
-
-    async def _asked(self, what: str, content: bytes) -> Any:
-        if what == "stand_in":
-            return await self._backend.stand_in() if isinstance(self._backend, Replaced) else None
-        asked = hashlib.blake2b(content, digest_size=16).hexdigest()
-        if what == "score":
-            async with self._scores.turn(asked) as turn:
-                if turn.answer is None:
-                    turn.answer = await self._backend.score(score_request(content))
-                return turn.answer
-        async with self._captions.turn(asked) as summary:
-            if summary.answer is None:
-                summary.answer = await self._backend.caption(caption_request(content))
-            return summary.answer
+            asyncio.get_running_loop().call_soon(Preparers._send_answers, one)
 
     @staticmethod
     async def _bring(one: _Process, brought: Awaitable[list[Plain]]) -> None:

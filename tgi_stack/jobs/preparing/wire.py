@@ -98,7 +98,7 @@ def _item_of(plain: Plain) -> Item | ItemError:
 
 
 def of_question(asked: Question) -> bytes:
-    """A question by itself: equal questions have equal bytes."""
+    """A question by itself: equal questions have equal bytes. Its ids are packed."""
     ids = array("I", asked.token_ids).tobytes()
     if isinstance(asked, ScoreRequest):
         parts = tuple([part if isinstance(part, str) else _image(part) for part in asked.parts])
@@ -112,14 +112,14 @@ def score_request(content: bytes) -> ScoreRequest:
     """The question about labels that `of_question` made bytes of."""
     prompt, ids, labels, label_ids, parts, system = unpacked(content)
     shown = tuple([part if isinstance(part, str) else PreparedImage(*part) for part in parts])
-    return ScoreRequest(prompt, tuple(array("I", ids)), labels, label_ids, shown, system)
+    return ScoreRequest(prompt, array("I", ids), labels, label_ids, shown, system)
 
 
 def caption_request(content: bytes) -> CaptionRequest:
     """The question for a summary that `of_question` made bytes of."""
     prompt, ids, body, image, *how = unpacked(content)
     seen = None if image is None else PreparedImage(*image)
-    return CaptionRequest(prompt, body, tuple(array("I", ids)), seen, *how)
+    return CaptionRequest(prompt, body, array("I", ids), seen, *how)
 
 
 # -- answers ---------------------------------------------------------------------------------------------
