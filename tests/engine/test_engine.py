@@ -116,7 +116,7 @@ def test_an_answer_cut_off_says_so(vision_model: Any, tokenizer: Tokenizer) -> N
 def test_the_engine_sees_the_pixels_servers_see(tokenizer: Tokenizer) -> None:
     request = caption_requests(tokenizer, ["mug-02.jpg"])[0]
     assert request.image is not None
-    decoded = caption.pixels(request.image, torch.device("cpu"))
+    decoded = caption.pixels(request.image)
     with Image.open(io.BytesIO(request.image.jpeg)) as image:
         assert np.array_equal(decoded.numpy(), np.asarray(image))
     assert (decoded.shape[1], decoded.shape[0]) == (request.image.sent_width, request.image.sent_height)

@@ -341,7 +341,7 @@ def test_positions_are_those_of_transformers(vision_model: Any, requests: list[C
         expected, delta = vision_model.model.get_rope_index(
             ids, image_grid_thw=sizes, **compat.image_inputs(ids, image)
         )
-        found = rotary_positions(np.array(request.token_ids), image, [(rows, columns)])
+        found = rotary_positions(np.array(request.token_ids) == image, [(rows, columns)])
         assert found.tolist() == expected[:, 0].tolist()
         assert found.max() + 1 - len(request.token_ids) == int(delta)
 
@@ -357,7 +357,7 @@ def test_the_tower_sees_what_transformers_sees(vision_model: Any, requests: list
     images = [request.image for request in requests[:5] if request.image]
     given = caption.image_arguments(vision_model, GRID, images, torch.zeros(1, 1, dtype=torch.long))
     with torch.inference_mode():
-        found = Tower(vision_model, GRID)([caption.pixels(image, CPU) for image in images])
+        found = Tower(vision_model, GRID)([caption.pixels(image) for image in images])
         expected = vision_model.model.visual(given["pixel_values"], grid_thw=given["image_grid_thw"])
     if not isinstance(expected, tuple):  # transformers 5
         expected = (expected.pooler_output, expected.deepstack_features)
@@ -368,7 +368,7 @@ def test_the_tower_sees_what_transformers_sees(vision_model: Any, requests: list
 def test_the_tower_batches_images_without_mixing_them(
     vision_model: Any, requests: list[CaptionRequest]
 ) -> None:
-    images = [caption.pixels(request.image, CPU) for request in requests if request.image]
+    images = [caption.pixels(request.image) for request in requests if request.image]
     tower = Tower(vision_model, GRID)
     with torch.inference_mode():
         together = tower(images)

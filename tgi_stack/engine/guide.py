@@ -8,6 +8,7 @@ without waiting, and `hold` waits for them after the step was asked for.
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -20,11 +21,13 @@ import torch
 from tgi_stack.engine.kernels import triton_launch
 from tgi_stack.engine.layers.attention import upload
 from tgi_stack.errors import AnswerError, MissingPackageError
+from tgi_stack.prompting.outline import Key, Outline, plain_characters
 from tgi_stack.prompting.tokenizer import Tokenizer
 
 # By a byte of a mask: which of its eight tokens may not come next.
 FORBIDDEN = (torch.arange(256)[:, None] >> torch.arange(8)) & 1 == 0
 COPIED = 4  # matchers a core
+KEPT = 2_048  # masks of a schema, of some 20 kB each
 # Of a string of which so many characters are left, all tokens of at most as many are allowed without a look;
 # longer ones are walked through. With llguidance's own numbers, 10 and 30, masks take twice the time.
 LEFT = (4, 8, 12, 16, 30)
@@ -58,7 +61,8 @@ class Guides:
         self._lock = threading.Lock()
         self._vocabulary: Any = None
         self._executor: Any = None
-        self._matchers = lru_cache(maxsize=8)(self._compiled)
+        self._forms = lru_cache(maxsize=8)(self._compiled)
+        self._bytes: dict[int, tuple[bytes, int | None]] = {}  # of tokens that were chosen
         self._chosen: list[Chosen] = []
         self._masks = self._there = torch.empty(0, 0, dtype=torch.int32)
         self._forbidden = FORBIDDEN
@@ -72,7 +76,8 @@ class Guides:
             AnswerError: `schema.invalid`: a schema that it can't be held to.
         """
         with self._lock:
-            return Guide(next(self._matchers(form)).deep_copy())
+            made = self._forms(form)
+            return Guide(next(made.matchers).deep_copy(), Outline(made.schema), made.masks)
 
     def hold(self, logits: torch.Tensor, guides: Mapping[int, Guide]) -> None:
         """Leaves of some rows of logits, shape [rows, vocabulary], what may come next; all else becomes -inf.
@@ -108,12 +113,14 @@ class Guides:
                 arrived.synchronize()
             values = tokens.tolist()
             going = [
-                (guide.matcher, values[row])
+                (guide, values[row])
                 for row, guide in guides.items()
                 if values[row] >= 0 and not guide.matcher.is_stopped()
             ]
             if going:
-                self._executor.consume_token_par(going)
+                self._executor.consume_token_par([(guide.matcher, token) for guide, token in going])
+            for guide, token in going:
+                guide.outline.add(*(self._bytes.get(token) or self._read(token)))
         self._chosen.clear()
 
     def _room(self, rows: int, device: torch.device) -> torch.Tensor:
@@ -146,18 +153,45 @@ class Guides:
         return logits
 
     def _fill(self, masks: Any, guides: Mapping[int, Guide]) -> None:
-        """Sets the bits of what may come next after each of these rows; of others they mean nothing."""
-        masks[[row for row, guide in guides.items() if guide.matcher.is_stopped()]] = 0
-        going = [(guide.matcher, row) for row, guide in guides.items() if not guide.matcher.is_stopped()]
-        if going:
-            rows, words = masks.shape
-            self._executor.unsafe_compute_mask_ptr(going, masks.ctypes.data, 4 * words, rows)
-        accepting = [row for row, guide in guides.items() if guide.matcher.is_accepting()]
+        """Sets the bits of what may come next after each of these rows; of others they mean nothing.
+
+        A mask takes a core up to some milliseconds, so that those of one outline are made once, and kept.
+        """
+        asked: dict[Any, list[int]] = {}
+        stopped = [row for row, guide in guides.items() if guide.matcher.is_stopped()]
+        masks[stopped] = 0
+        for row in guides.keys() - set(stopped):
+            guide = guides[row]
+            key = guide.outline.key
+            if key is None or (kept := guide.masks.get(key)) is None:
+                asked.setdefault(row if key is None else (id(guide.masks), key), []).append(row)
+            else:
+                masks[row] = kept
+        first = [rows[0] for rows in asked.values()]
+        if first:
+            total, words = masks.shape
+            going = [(guides[row].matcher, row) for row in first]
+            self._executor.unsafe_compute_mask_ptr(going, masks.ctypes.data, 4 * words, total)
+        accepting = [row for row in (*stopped, *first) if guides[row].matcher.is_accepting()]
         for end in self._ends:
             masks.view(np.uint32)[accepting, end // 32] |= np.uint32(1 << end % 32)
+        for row, *others in asked.values():
+            masks[others] = masks[row]
+            self._keep(guides[row], masks[row])
 
-    def _compiled(self, form: str) -> Iterator[Any]:
-        """Matchers at the beginning, in turn: copies of one share a lock, and make no two masks at a time."""
+    def _keep(self, guide: Guide, mask: Any) -> None:
+        if (key := guide.outline.key) is not None:
+            if len(guide.masks) >= KEPT:
+                guide.masks.clear()
+            guide.masks[key] = mask.copy()
+
+    def _read(self, token: int) -> tuple[bytes, int | None]:
+        """The bytes of a token, and its characters where they are plain."""
+        piece = b"" if token in self._ends else self._vocabulary.decode_bytes([token])
+        self._bytes[token] = piece, plain_characters(piece)
+        return self._bytes[token]
+
+    def _compiled(self, form: str) -> Form:
         try:
             import llguidance
         except ImportError as error:
@@ -176,10 +210,25 @@ class Guides:
         if matchers[0].is_error():
             fault = matchers[0].get_error()
             raise AnswerError("schema.invalid", f"no answer can be held to --schema: {fault}")
-        return itertools.cycle(matchers)
+        return Form(itertools.cycle(matchers), json.loads(form), {})
+
+
+class Form(NamedTuple):
+    """A schema that answers are held to.
+
+    Attributes:
+        matchers: at the beginning, in turn: copies of one share a lock, and make no two masks at a time.
+        masks: by outlines of what was written, uint32 [words] each.
+    """
+
+    matchers: Iterator[Any]
+    schema: dict[str, Any]
+    masks: dict[Key, Any]
 
 
 class Guide(NamedTuple):
-    """Where one answer stands in its schema."""
+    """Where one answer stands in its schema, and the masks of that schema."""
 
     matcher: Any
+    outline: Outline
+    masks: dict[Key, Any]

@@ -11,7 +11,7 @@ MERGE = 2
 
 
 def rotary_positions(
-    token_ids: NDArray[np.int64], image_token: int, sizes: Sequence[tuple[int, int]], merge: int = MERGE
+    is_visual: NDArray[np.bool_], sizes: Sequence[tuple[int, int]], merge: int = MERGE
 ) -> NDArray[np.int64]:
     """Time, row and column of each token, shape [3, tokens].
 
@@ -19,10 +19,11 @@ def rotary_positions(
     there; what follows the image begins behind the longer of its sides.
 
     Args:
+        is_visual: which tokens stand for images.
         sizes: rows and columns of patches of each image, in order.
     """
-    positions = np.empty((3, len(token_ids)), dtype=np.int64)
-    places = np.flatnonzero(token_ids == image_token)
+    positions = np.empty((3, len(is_visual)), dtype=np.int64)
+    places = np.flatnonzero(is_visual)
     done, count, seen = 0, 0, 0
     for patch_rows, patch_columns in sizes:
         rows, columns = patch_rows // merge, patch_columns // merge
@@ -35,5 +36,5 @@ def rotary_positions(
         positions[1:, first:done] = grid + count
         count += max(rows, columns)
         seen += rows * columns
-    positions[:, done:] = np.arange(len(token_ids) - done) + count
+    positions[:, done:] = np.arange(len(is_visual) - done) + count
     return positions

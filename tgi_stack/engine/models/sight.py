@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from tgi_stack.types import PreparedImage
 
 # Patches through the tower at once: what a block widens them to is of the size of a pack's.
 PATCHES = {"cuda": 65_536, "cpu": 4_096}
-HOST = torch.device("cpu")
+LAYOUTS = 64  # of prompts that are remembered
 Ints = NDArray[np.int64]
 Part = tuple[int, int, int]  # a prompt, its first token of these, how many
 
@@ -40,8 +41,7 @@ class Picture:
     def decode(self, *, pinned: bool = False) -> torch.Tensor:
         """The pixels on the host, uint8, shape [height, width, 3]; pinned: no copy waits."""
         if self._pixels is None:
-            found = pixels(self._image, HOST)
-            self._pixels = found.pin_memory() if pinned else found
+            self._pixels = pixels(self._image, pinned=pinned)
         return self._pixels
 
 
@@ -69,10 +69,22 @@ def prompt_of(
     """A prompt; see `Sight` for what stands for pictures in it."""
     ids = np.array(token_ids, dtype=np.int64)
     pictures = tuple(map(Picture, images))
-    is_visual = ids == image_token
-    sizes = [picture.size(patch_px) for picture in pictures]
-    positions = rotary_positions(ids, image_token, sizes)
-    return Prompt(ids, pictures, positions, np.where(is_visual, np.cumsum(is_visual) - 1, -1))
+    sizes = tuple(picture.size(patch_px) for picture in pictures)
+    return Prompt(ids, pictures, *_layout((ids == image_token).tobytes(), sizes))
+
+
+@lru_cache(LAYOUTS)
+def _layout(is_visual: bytes, sizes: tuple[tuple[int, int], ...]) -> tuple[Ints, Ints]:
+    """`positions` and `visual` of a prompt: the same for all with pictures of one size in one place.
+
+    Args:
+        is_visual: a byte a token.
+    """
+    tokens = np.frombuffer(is_visual, dtype=np.bool_)
+    found = rotary_positions(tokens, sizes), np.where(tokens, np.cumsum(tokens) - 1, -1)
+    for array in found:
+        array.flags.writeable = False
+    return found
 
 
 @dataclass(frozen=True, slots=True)
