@@ -16,6 +16,9 @@ LOOK_S = 0.5
 MOST_LOOKS = 4  # in a row, at a process that stands still
 LENGTH = struct.Struct(">I")
 READY = b"ready\n"
+# No pipe gives more at once. asyncio would make room for four times as much, which is mapped and given back
+# by the system for each read, at three times the cost of the read.
+PIPE_BYTES = 2**16
 
 
 def framed(*parts: bytes) -> bytes:
@@ -29,6 +32,16 @@ def read_part(file: IO[bytes]) -> bytes:
     if len(head) < LENGTH.size:
         raise EOFError
     return file.read(LENGTH.unpack(head)[0])
+
+
+async def stream_of(file: IO[bytes], most: int) -> asyncio.StreamReader:
+    """What comes out of a pipe, of which at most some `most` bytes wait here."""
+    stream = asyncio.StreamReader(limit=most)
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(stream), file
+    )
+    transport.max_size = PIPE_BYTES  # type: ignore[attr-defined]
+    return stream
 
 
 async def next_part(stream: asyncio.StreamReader) -> bytes:

@@ -16,7 +16,7 @@ from tgi_stack.concurrency import crew
 from tgi_stack.errors import InputError, RowError
 from tgi_stack.jobs.tally import Tally
 from tgi_stack.rows.ledger import Sink
-from tgi_stack.rows.reader import RawRow, Source, UnreadRow, id_of, read_row
+from tgi_stack.rows.reader import Line, RawRow, Source, UnreadRow, id_of, read_row
 from tgi_stack.rows.records import writable
 from tgi_stack.rows.schema import Schema, check
 from tgi_stack.settings import Settings
@@ -194,7 +194,8 @@ class _Run(Generic[AnyRow]):
     def _pending(self, rows: Iterator[OneRow]) -> Iterator[OneRow]:
         """The rows without an answer, until a stop is asked for."""
         for row in self._until_stop(islice(rows, self.tally.rows)):
-            if row.value is not None and row.number not in self.sink:
+            # A line that is given as such has been looked up in the sink by the source.
+            if type(row.value) is Line or (row.value is not None and row.number not in self.sink):
                 yield row
             else:
                 self.tally.ok += 1

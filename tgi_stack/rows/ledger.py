@@ -293,8 +293,7 @@ class Ledger:
         return block
 
     def _note(self, number: int, offset: int, *, ok: bool) -> None:
-        self._rows += self._index.get(number) == 0
-        self._index.set(number, offset + 1 if ok else -(offset + 1))
+        self._rows += self._index.swap(number, offset + 1 if ok else -(offset + 1)) == 0
 
     def _sync(self) -> None:
         try:

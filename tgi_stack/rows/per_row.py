@@ -40,8 +40,14 @@ class Numbers:
         return (self._blocks.get(block) or self._load(block))[place]
 
     def set(self, number: int, value: int) -> None:
+        self.swap(number, value)
+
+    def swap(self, number: int, value: int) -> int:
+        """Sets the row's number: what it was before."""
         block, place = divmod(number, self.ENTRIES)
-        (self._blocks.get(block) or self._load(block))[place] = value
+        entries = self._blocks.get(block) or self._load(block)
+        before, entries[place] = entries[place], value
+        return before
 
     def values(self) -> Iterator[int]:
         """The numbers that are not 0, in the order of their rows."""

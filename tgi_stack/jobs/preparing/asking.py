@@ -14,11 +14,12 @@ from tgi_stack.jobs.tally import Tally
 from tgi_stack.prompting.profile import Profile
 from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, ScoreRequest
 
-TOGETHER = 16  # questions, or records, that are sent without waiting for more
+TOGETHER = 16  # questions that are sent without waiting for more: whoever computes is not to wait
+RECORDS = 64  # that are: nobody waits for them, and each message costs the run as much as some rows
 
 
 class Outbox:
-    """What goes to the run, in few messages: all of one turn of the event loop, or `TOGETHER` of a kind.
+    """What goes to the run, in few messages: all of one turn of the event loop, or so many of a kind.
 
     Attributes:
         store: whose counts go with the records.
@@ -39,12 +40,12 @@ class Outbox:
         """Sends a question, with a digest by which the run tells equal ones."""
         asked = blake2b(content, digest_size=16, person=kind.encode()).digest()
         self._questions.append((number, kind, asked, content))
-        self._due(len(self._questions))
+        self._due(len(self._questions), TOGETHER)
 
     def ask_tier(self, number: int, what: str, about: str | tuple[str, ...], payload: bytes = b"") -> None:
         """Sends what the tier is asked, or told; see `forwarded`."""
         self._of_tier.append((number, what, about, payload))
-        self._due(len(self._of_tier))
+        self._due(len(self._of_tier), TOGETHER)
 
     def record(self, number: int, line: bytes, record: dict[str, Any], span: Span) -> None:
         """Sends a row's record, as `line_of` writes it."""
@@ -53,15 +54,15 @@ class Outbox:
         if record["status"] != "ok":
             self._failed.append(number)
         self._tally.add(record, span)
-        self._due(len(self._numbers))
+        self._due(len(self._numbers), RECORDS)
 
     def send(self, *message: Any) -> None:
         """Sends a message at once."""
         self._out.write(packed(*message))
         self._out.flush()
 
-    def _due(self, waiting: int) -> None:
-        if waiting >= TOGETHER:
+    def _due(self, waiting: int, most: int) -> None:
+        if waiting >= most:
             self.flush()
         elif not self._is_due:
             self._is_due = True

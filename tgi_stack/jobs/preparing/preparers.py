@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import sys
 import time
 from array import array
@@ -25,7 +26,7 @@ from cache.tier.store import TieredStore
 from tgi_stack.backends.base import Backend, Replaced
 from tgi_stack.concurrency import first_of
 from tgi_stack.errors import RowError, is_certain
-from tgi_stack.images.pipe import Watch, framed, kill, next_part
+from tgi_stack.images.pipe import Watch, framed, kill, next_part, stream_of
 from tgi_stack.images.pool import cores
 from tgi_stack.jobs.pipeline import LOOK_EVERY_S, Watcher
 from tgi_stack.jobs.preparing.forwarded import TierOf
@@ -131,20 +132,13 @@ class Preparers:
     async def _one(self, width: int) -> None:
         """One process from its start to its end; rows that it was given and did not answer are `left`."""
         try:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "tgi_stack.jobs.preparing.worker"),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C is for the run
-                limit=BUFFER_BYTES,
-            )
+            process, stdout = await _started()
         except OSError:  # no more processes are allowed: the others go on, or the run itself
             return
-        if process.stdin is None or process.stdout is None:
-            raise RuntimeError("started without pipes")
+        if process.stdin is None:
+            raise RuntimeError("started without a pipe")
         tier = TierOf(self._store) if isinstance(self._store, TieredStore) else None
-        one = _Process(process, process.stdin, process.stdout, tier=tier)
+        one = _Process(process, process.stdin, stdout, tier=tier)
         stopping = asyncio.create_task(self._stopping(one))
         watch = Watch(process, "prepares rows")
         try:
@@ -333,6 +327,25 @@ def _hello(spec: JobSpec, wanted: Wanted, backend: Backend, many: int) -> dict[s
         "replaced": isinstance(backend, Replaced),
         "images": max(1, cores() // many),
     }
+
+
+async def _started() -> tuple[asyncio.subprocess.Process, asyncio.StreamReader]:
+    """A process, and what it sends; raises OSError where there may be no more."""
+    ours, its = os.pipe()
+    with os.fdopen(its, "wb"):
+        file = os.fdopen(ours, "rb")
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-m", "tgi_stack.jobs.preparing.worker"),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=its,
+                stderr=asyncio.subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is for the run
+            )
+        except BaseException:
+            file.close()
+            raise
+    return process, await stream_of(file, BUFFER_BYTES)
 
 
 async def _end(one: _Process) -> None:

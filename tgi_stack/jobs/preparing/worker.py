@@ -21,7 +21,7 @@ from tgi_stack.answers.cache_admin import open_store
 from tgi_stack.backends.offline import forbid_network
 from tgi_stack.backends.work import Span
 from tgi_stack.concurrency import crew, give_way
-from tgi_stack.images.pipe import next_part
+from tgi_stack.images.pipe import next_part, stream_of
 from tgi_stack.jobs.pipeline import Job, answered
 from tgi_stack.jobs.preparing.asking import AskingBackend, AskingReplacedBackend, Outbox
 from tgi_stack.jobs.preparing.forwarded import ForwardedTier
@@ -146,9 +146,7 @@ async def _main() -> None:
     give_way()
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    stream = asyncio.StreamReader(limit=BUFFER_BYTES)
-    protocol = asyncio.StreamReaderProtocol(stream)
-    await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, os.fdopen(0, "rb"))
+    stream = await stream_of(os.fdopen(0, "rb"), BUFFER_BYTES)
     forbid_network()
     told = json.loads(await next_part(stream))
     tokenizer, items = await next_part(stream), await next_part(stream)
