@@ -2,12 +2,14 @@
 
     python benchmarks/scoring.py [--shape qwen3-0.6b] [--prompts 2048] [--repeats 5] [--only NAME ...]
     python benchmarks/scoring.py --lengths 4096 4096 --prompts 256 --only "own kernels"
+    python benchmarks/scoring.py --only "own kernels" --vllm PYTHON
 
 Weights and tokens are random: neither changes the speed. The floor is what the network's operations take at
 the rate that the device multiplies large matrices at, measured in the same run (bf16; fp8 beside it): in a
 burst, and under lasting load, when a chip may lower its clock to keep within its power. `apart` is the
 largest difference of a probability among the labels from an fp32 forward of the same weights, over
-`--checked` prompts. Slow ways run over a part of the prompts.
+`--checked` prompts. Slow ways run over a part of the prompts. With `--vllm`, vLLM's engine is asked the same
+token ids in a process of its own, by `vllm_ids.py` and a Python that has it.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -115,6 +119,23 @@ def variants(model: Any, budget: int | None) -> list[Variant]:
         rows.append(Variant("packed, own kernels, fp8", lambda: packed(best, fp8=True).score))
         rows.append(Variant("packed, own kernels, no graph", lambda: packed(best, replay=False).score))
     return rows
+
+
+def by_vllm(python: str, model: Any, requests: Sequence[ScoreRequest]) -> list[float]:
+    """Prompts a second of each of vLLM's passes over the same weights and prompts."""
+    with tempfile.TemporaryDirectory(prefix="fastqwen-vllm-") as name:
+        prompts = Path(name) / "prompts.jsonl"
+        with prompts.open("w", encoding="utf-8") as file:
+            for request in requests:
+                row = {"ids": list(request.token_ids), "label_ids": list(request.label_ids)}
+                file.write(json.dumps(row) + "\n")
+        model.save_pretrained(name)
+        script = Path(__file__).with_name("vllm_ids.py")
+        done = subprocess.run(  # noqa: S603
+            [python, str(script), name, str(prompts)], check=True, stdout=subprocess.PIPE, text=True
+        )
+    rates = next(line for line in done.stdout.splitlines() if line.startswith('{"rates"'))
+    return list(json.loads(rates)["rates"])
 
 
 def apart(found: Sequence[Any], truth: Sequence[torch.Tensor]) -> float:
@@ -230,6 +251,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", action="append", help="variants whose name contains this")
     parser.add_argument("--queries", type=int, default=20)
     parser.add_argument("--documents", type=int, default=100)
+    parser.add_argument("--vllm", metavar="PYTHON", help="of an environment with vLLM")
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
 
@@ -258,6 +280,9 @@ def main() -> None:
         print(json.dumps(lines[-1]), file=sys.stderr, flush=True)
         torch._dynamo.reset()
     console.print(table_of(lines, least[placement.dtype_name][1]))
+    if args.vllm:
+        low, median, high = sorted(by_vllm(args.vllm, model, requests))
+        console.print(f"vLLM on the same token ids: {median:.1f} prompts/s ({low:.1f}-{high:.1f})")
     result = sharing(model, device, args.queries, args.documents, args.repeats)
     whole, once = result["apart, each computed whole"][0], result["shared"][0]
     console.print(

@@ -249,7 +249,7 @@ class Generator:
         """A few steps for all slots in use, then what they wrote is read."""
         slots = list(self._running)
         steps = STEPS_BETWEEN if decoder.whole else 1
-        lengths = [self._running[slot].used for slot in slots]
+        lengths = [] if decoder.whole else [self._running[slot].used for slot in slots]
         rows = range(decoder.cache.slots) if decoder.whole else slots
         written = []
         for _ in range(steps):

@@ -107,7 +107,7 @@ class Decoder:
 
         Args:
             slots: those in use.
-            lengths: rows that each of them has.
+            lengths: rows that each of them has; where `whole` nobody reads them.
         """
         if self.whole:
             self._advance_all = self._advance_all or self._quickest()
