@@ -280,10 +280,14 @@ def with_context(tokens: int) -> Callable[..., scripted.ScriptedBackend]:
     return opened
 
 
-def test_equal_questions_are_asked_once(tmp_path: Path, fastqwen: Fastqwen) -> None:
+@pytest.mark.parametrize(
+    "delay_s",
+    [pytest.param(0.0, id="at-once"), pytest.param(0.4, id="still-out", marks=pytest.mark.slow)],
+)
+def test_equal_questions_are_asked_once(tmp_path: Path, fastqwen: Fastqwen, delay_s: float) -> None:
     rows = ({"id": str(n), "prompt": f"Question {n % 7}\n", "labels": ["A", "B"]} for n in range(300))
     asked = write_rows(tmp_path / "q.jsonl", *rows)
-    with serve("vllm") as server:
+    with serve("vllm", delay_s=delay_s) as server:
         tokenizer = TINY / "vision" / "tokenizer.json"
         served = ("--endpoint", server.url, "--tokenizer", tokenizer, "--no-cache")
         options = (*served, "--preparers", "3", "--llm-batch-size", "1")  # a request each
