@@ -98,6 +98,20 @@ async def test_a_failed_answer_reaches_its_own_request(thread: ThreadPoolExecuto
     assert isinstance(results[3], ValueError)
 
 
+async def test_requests_in_batches_of_one_run_at_once() -> None:
+    together = asyncio.Barrier(6)
+
+    async def run(batch: Sequence[int]) -> Sequence[int | Exception]:
+        await together.wait()
+        return [ValueError(f"row {number}") if number == 3 else number for number in batch]
+
+    batcher: MicroBatcher[int, int] = MicroBatcher(run, size=1, linger_s=3600, lanes=None)
+    asked = [asyncio.create_task(batcher.ask(number)) for number in range(6)]
+    with pytest.raises(ValueError, match="row 3"):
+        await asked.pop(3)
+    assert await asyncio.gather(*asked) == [0, 1, 2, 4, 5]
+
+
 async def test_an_abandoned_request_is_not_computed(thread: ThreadPoolExecutor) -> None:
     seen: list[int] = []
 

@@ -79,6 +79,8 @@ class MicroBatcher(Generic[Request, Answer]):
         Raises:
             RowError: this very request was refused.
         """
+        if self.size == 1 and self._lanes is None:  # nobody to wait for, neither company nor a lane
+            return await self._alone(request)
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         batch = self._open.get(key)
         if batch is None:
@@ -92,6 +94,13 @@ class MicroBatcher(Generic[Request, Answer]):
             self._close(batch)
             batch.full.set()
         return await future
+
+    async def _alone(self, request: Request) -> Answer:
+        with self._work_done.computing(time.monotonic()):
+            (answer,) = await self._run([request])
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     def _close(self, batch: _Batch[Request, Answer]) -> None:
         if self._open.get(batch.key) is batch:
@@ -109,7 +118,7 @@ class MicroBatcher(Generic[Request, Answer]):
                     await self._answer([entry for entry in batch.entries if not entry[1].done()])
         finally:
             # With the last look at who waits, before anybody else can ask: nobody is left without a lane.
-            self._busy = {lane for lane in self._busy if lane is not asyncio.current_task()}
+            self._busy.discard(asyncio.current_task())
 
     async def _linger(self, batch: _Batch[Request, Answer]) -> None:
         try:
