@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from tests.conftest import CATALOGUE, Fastqwen, read_records, write_rows
@@ -37,7 +38,7 @@ class Spoilt(Loopback):
     async def _reply(
         self, writer: asyncio.StreamWriter, method: str, path: str, headers: dict[str, str], body: bytes
     ) -> None:
-        marks = (json.dumps(list(TOKENIZER.encode(BAD))).encode(), json.dumps(BAD)[1:-1].encode())
+        marks = (orjson.dumps(TOKENIZER.encode(BAD)), json.dumps(BAD)[1:-1].encode())
         if method != "POST" or not any(mark in body for mark in marks):
             await super()._reply(writer, method, path, headers, body)
         elif self.what.isdecimal():

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from tests.conftest import CATALOGUE, Fastqwen, read_records, write_rows
@@ -236,7 +237,7 @@ def test_a_row_that_kills_servers_is_parked(  # S20
     fastqwen: Fastqwen, tmp_path: Path, rows: Path
 ) -> None:
     with serve("vllm", delay_s=0.01) as server:
-        server.poison = json.dumps(TOKENIZER.encode("Question 00017\n")).encode()
+        server.poison = orjson.dumps(TOKENIZER.encode("Question 00017\n"))
         out = tmp_path / "o.jsonl"
         done = fastqwen("probs", rows, "-o", out, *use(server), "--concurrency", "8", check=1)
         assert "59 ok (0 from cache), 1 failed" in done.stderr

@@ -32,11 +32,17 @@ def loads(line: bytes, *, most: float = MAX_LINE_BYTES) -> dict[str, Any]:
     """
     if len(line) > most:
         raise LineError(f"the line has {len(line):,} bytes; at most {most:,}")
+    value = quick(line)
+    return _strictly(line) if value is None else value  # the strict decoder says what is wrong
+
+
+def quick(line: bytes) -> dict[str, Any] | None:
+    """The object that some JSON is, where orjson alone can tell; None where a strict decoder has to."""
     try:
         value = orjson.loads(line)
-    except orjson.JSONDecodeError:  # the strict decoder says what is wrong
-        return _strictly(line)
-    return value if type(value) is dict and _is_whole(value, line) else _strictly(line)
+    except orjson.JSONDecodeError:
+        return None
+    return value if type(value) is dict and _is_whole(value, line) else None
 
 
 def _is_whole(value: dict[str, Any], line: bytes) -> bool:

@@ -130,7 +130,7 @@ class Pool:
     clock: Clock = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     rng: random.Random = field(default_factory=random.Random)
-    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _changed: asyncio.Event | None = None  # while somebody waits for it
     _probing: set[asyncio.Task[None]] = field(default_factory=set)
     _watching: asyncio.Task[None] | None = None
     _short: int = 0  # of file handles, times in a row
@@ -156,7 +156,7 @@ class Pool:
 
     async def _wait(self, now: float) -> None:
         pauses = [e.paused_until - now for e in self.endpoints if e.state == "up" and e.paused_until > now]
-        event = self._changed
+        event = self._changed = self._changed or asyncio.Event()
         try:
             await asyncio.wait_for(event.wait(), min([*pauses, 1.0]))
         except TimeoutError:
@@ -312,8 +312,9 @@ class Pool:
             return 0.0, 0.0
 
     def _notify(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
 
     async def aclose(self) -> None:
         """Ends the probing."""

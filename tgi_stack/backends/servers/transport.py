@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+import orjson
 from aiohttp.client_reqrep import ClientResponse
 
 from tgi_stack import __version__
@@ -137,8 +138,7 @@ class Transport:
             TransportError: no whole reply came within `deadline_s` seconds.
         """
         headers = {"Content-Type": "application/json", **call.headers}
-        data = json.dumps(call.body, ensure_ascii=False).encode("utf-8", "backslashreplace")
-        return await self._send("POST", base + call.path, data, headers, deadline_s)
+        return await self._send("POST", base + call.path, _written(call.body), headers, deadline_s)
 
     async def _send(
         self, method: str, url: str, data: bytes | None, headers: Mapping[str, str], deadline_s: float
@@ -190,6 +190,14 @@ class Transport:
         """Closes all connections."""
         self._pulse.stop()
         await self._session.close()
+
+
+def _written(body: dict[str, Any]) -> bytes:
+    """A body as JSON; a lone surrogate, which no UTF-8 has, is written as its escape."""
+    try:
+        return orjson.dumps(body)
+    except orjson.JSONEncodeError:
+        return json.dumps(body, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
 def _unproxied(error: aiohttp.ClientError) -> TransportError:

@@ -46,7 +46,9 @@ def distribution(pairs: Iterable[tuple[int, Any]]) -> dict[int, float]:
     for token, value in pairs:
         if token in found:
             raise ReplyError(f"token {token} stands twice")
-        found[token] = logprob(value)
+        # Nearly all are so; what else there is `logprob` judges.
+        sound = type(value) is float and NOT_SEEN <= value <= 0.0
+        found[token] = value if sound else logprob(value)
     seen = {token: value for token, value in found.items() if value is not None}
     refuse_excess(seen.values())
     return seen

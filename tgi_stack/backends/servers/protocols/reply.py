@@ -10,6 +10,7 @@ from typing import Any
 
 from tgi_stack.backends.servers.protocols.numbers import ReplyError
 from tgi_stack.redaction import redact
+from tgi_stack.rows import jsonl
 
 SHOWN = 200  # characters
 READ_BYTES = 4096
@@ -86,6 +87,9 @@ def json_object(body: bytes) -> dict[str, Any]:
     Raises:
         ReplyError: it holds none.
     """
+    quick = jsonl.quick(body)
+    if quick is not None:
+        return quick
     try:
         value = json.loads(body, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:

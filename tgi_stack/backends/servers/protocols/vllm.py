@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from tgi_stack.backends.servers.protocols import chat
@@ -29,6 +30,7 @@ LENGTHS = ("max_model_len", "context_length", "max_context_length", "context_win
 MAX_LABELS = 128  # vLLM's limit on logprob_token_ids
 _MOST = re.compile(r"logprobs of \d+, which is greater than max allowed: (\d{1,9})\b")
 _TOKEN_ID = re.compile(r"token_id:(0|[1-9][0-9]{0,9})", re.ASCII)
+LONGEST_NAME = len("token_id:") + 10  # longer ones are none, and are not remembered
 
 Tops = list[dict[int, float]]
 
@@ -77,10 +79,16 @@ def _top(choice: dict[str, Any]) -> dict[int, float]:
 
 
 def _token_id(name: Any) -> int:
-    found = _TOKEN_ID.fullmatch(name) if isinstance(name, str) else None
-    if found is None or int(found[1]) > MOST:
+    found = _named(name) if isinstance(name, str) and len(name) <= LONGEST_NAME else None
+    if found is None:
         raise ReplyError(f"{str(name)[:40]!r} is no token id")
-    return int(found[1])
+    return found
+
+
+@lru_cache(4096)  # a run's labels are few, and come with every row
+def _named(name: str) -> int | None:
+    found = _TOKEN_ID.fullmatch(name)
+    return int(found[1]) if found is not None and int(found[1]) <= MOST else None
 
 
 def read_labels(found: dict[int, float], label_ids: Sequence[int]) -> tuple[float, ...]:
