@@ -51,15 +51,15 @@ def test_answers_are_of_the_schema(schema: dict[str, Any], seed: int, budget: in
         data_of(text, form, cut=cut)
 
 
-@settings(deadline=None, max_examples=40)
-@given(schema=SCHEMAS, seeds=st.lists(st.integers(0, 2**32), min_size=4, max_size=4))
+@settings(deadline=None, max_examples=15)
+@given(schema=SCHEMAS, seeds=st.lists(st.integers(0, 2**32), min_size=3, max_size=3))
 def test_kept_masks_are_those_made_anew(schema: dict[str, Any], seeds: list[int]) -> None:
     """Of answers of one schema that say different things, at every token of each."""
     form = read_form(json.dumps(schema))
     for seed in seeds:
         guide, alone = GUIDES.guide(form), GUIDES.guide(form)._replace(masks={})
         drawn = torch.Generator().manual_seed(seed)
-        for _ in range(60):
+        for _ in range(40):
             kept, anew = torch.zeros(2, 1, 1024)
             GUIDES.hold(kept, {0: guide})
             GUIDES.hold(anew, {0: alone._replace(masks={})})
