@@ -16,6 +16,7 @@ from cache.errors import CacheError
 from cache.sharing import forks
 from cache.sharing.patience import CHECK_EVERY_S, Patience
 from cache.storage.codecs import FORMAT
+from cache.storage.replacing import ANEW, descriptor_of
 from cache.system import system
 
 # SQLite's locks do not hold on these; see its own documentation of corruption.
@@ -80,7 +81,7 @@ def alone(path: Path, most_s: float, patience: Patience) -> Iterator[None]:
         StandsStillError: the process whose turn it is stands still.
     """
     touch(path)
-    handle = os.open(path, os.O_RDWR | system.OPEN)
+    handle = descriptor_of(path, os.O_RDWR)
     forks.close_in_child(handle)
     try:
         _wait_for_lock(handle, path, most_s, patience)
@@ -117,7 +118,7 @@ def touch(path: Path) -> None:
     """An empty file that its owner (or group) alone may read and write."""
     mode = 0o660 if _is_teams(path.parent) else 0o600
     with contextlib.suppress(FileExistsError):
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | system.OPEN, mode)
+        handle = descriptor_of(path, ANEW, mode)
         system.set_mode(handle, mode)
         os.close(handle)
 
@@ -192,7 +193,7 @@ def read_counts(path: Path) -> Counter[str]:
 
 def add_counts(path: Path, counts: Counter[str], patience: Patience) -> None:
     """Adds to the counts in a file that several processes add to; raises as `alone` does."""
-    with alone(path, COUNTS_S, patience), path.open("r+b") as file:
+    with alone(path, COUNTS_S, patience), open(path, "r+b", opener=descriptor_of) as file:
         try:
             known = Counter(json.loads(file.read() or b"{}"))
         except ValueError:

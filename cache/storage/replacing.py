@@ -37,7 +37,7 @@ def reserve() -> None:
             _SPARE.append(os.open(os.devnull, os.O_RDONLY | system.OPEN))
 
 
-def descriptor_of(path: Path, flags: int, mode: int = 0o666) -> int:
+def descriptor_of(path: Path | str, flags: int, mode: int = 0o666) -> int:
     """`os.open`, which takes a handle that was kept for it where no other is left.
 
     Raises:

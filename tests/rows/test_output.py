@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,6 +64,38 @@ def test_records_keep_input_order_and_leave_nothing(tmp_path: Path, source: Any)
     complete(out, source)
     assert ids(out) == ["1", "2", "3", "4", "5"]
     assert sorted(path.name for path in out.parent.iterdir()) == ["out.jsonl", "out.jsonl.run.json"]
+
+
+@contextmanager
+def no_handle_left() -> Iterator[None]:
+    """All handles that this process may still open are taken, but for those that were kept for files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 20, hard))
+    held = []
+    try:
+        while True:
+            try:
+                held.append(os.open(os.devnull, os.O_RDONLY))
+            except OSError:
+                break
+        yield
+    finally:
+        for handle in held:
+            os.close(handle)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_run_ends_without_a_handle_left(tmp_path: Path, source: Any) -> None:
+    out = tmp_path / "out.jsonl"
+    sink = opened(out, source)
+    for number in range(1, 6):
+        sink.write(number, record(number))
+    with no_handle_left():
+        sink.finish(counts(5))
+        sink.close(counts(5))
+    assert ids(out) == ["1", "2", "3", "4", "5"]
+    assert (found := Manifest.read(out)) is not None
+    assert found.is_complete
 
 
 def test_an_unfinished_run_goes_on_where_it_stopped(tmp_path: Path, source: Any) -> None:

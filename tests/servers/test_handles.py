@@ -15,21 +15,24 @@ from tests.servers.test_client import Clock, pool
 from tests.servers.test_servers import questions
 from tgi_stack.backends.servers.endpoints import SHORT_TO_STOP
 from tgi_stack.errors import MachineError
+from tgi_stack.rows.ledger import part_path
 
-# Takes all handles that are left while connections come and go, and gives them back.
+# Takes all handles that are left once rows are answered, and gives them back after some seconds.
 GREEDY = """
 import os, sys, threading, time
 import tgi_stack.backends.servers.connect as connect
 connect._open_files = lambda: 0
+part, for_s = sys.argv.pop(1), float(sys.argv.pop(1))
 
 def greedy():
-    time.sleep(float(sys.argv.pop(1)))
     held = []
+    while not (os.path.exists(part) and os.stat(part).st_size):
+        time.sleep(0.02)
     try:
         while True:
             held.append(os.open(os.devnull, os.O_RDONLY))
     except OSError:
-        time.sleep(1.0)
+        time.sleep(for_s)
     for handle in held:
         os.close(handle)
 
@@ -73,13 +76,14 @@ def test_too_few_handles_are_refused_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_handles_that_go_are_no_dead_server(tmp_path: Path) -> None:
+@pytest.mark.parametrize("for_s", [1, 60], ids=["come back", "stay away to the end"])
+def test_handles_that_go_are_no_dead_server(tmp_path: Path, for_s: int) -> None:
     with serve("vllm", delay_s=0.1) as server:
-        # So many rows that handles go in the middle of the run, not while its last files are written.
-        done = run(server, tmp_path, 48, ["-c", GREEDY, "2.5"], 1500)
+        part = part_path(tmp_path / "o.jsonl")
+        done = run(server, tmp_path, 48, ["-c", GREEDY, str(part), str(for_s)], 600)
     assert done.returncode == 0, done.stderr
     assert "is gone" not in done.stderr
-    assert len(read_records(tmp_path / "o.jsonl")) == 1500
+    assert len(read_records(tmp_path / "o.jsonl")) == 600
 
 
 def test_no_handle_at_all_ends_the_run() -> None:

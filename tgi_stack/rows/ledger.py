@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from cache.storage.replacing import PresentError, Replacement
+from cache.storage.replacing import PresentError, Replacement, descriptor_of
 from cache.system import system
 from tgi_stack.errors import DiskError, UsageError
 from tgi_stack.rows import jsonl
@@ -194,7 +194,7 @@ class Ledger:
         self._torn: str | None = None  # why a line may have been cut
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
-            self._descriptor = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+            self._descriptor = descriptor_of(self._part, os.O_RDWR | os.O_CREAT | os.O_APPEND)
             self._end = self._recover()
         except OSError as error:
             raise DiskError(f"{self._part}: {error.strerror}") from error
@@ -358,7 +358,7 @@ def record_of(line: bytes) -> bytes:
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's content."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=descriptor_of) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise DiskError(f"{path}: {error.strerror}") from error

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cache.storage.replacing import replacing
+from cache.storage.replacing import TO_WRITE, descriptor_of, replacing
 from tgi_stack.errors import DiskError, InputError, UsageError
 from tgi_stack.rows.ledger import Checked
 from tgi_stack.rows.manifest import Manifest, manifest_path
@@ -190,7 +190,7 @@ class PartsOutput:
         whole = {"sha256": digest_of(self._out), "bytes": sum(sizes), "parts": len(sizes)}
         self._opened.close("complete", counts, whole)
         try:
-            (self._out / SUCCESS).touch()
+            os.close(descriptor_of(self._out / SUCCESS, TO_WRITE))
         except OSError as error:
             raise DiskError(f"{self._out / SUCCESS}: {error.strerror}") from error
         if self._mirror is not None:
