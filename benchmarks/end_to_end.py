@@ -5,7 +5,8 @@
     python benchmarks/end_to_end.py --engine torch --random-weights qwen3-vl-2b --photographs 3000
 
 The command runs as a child. `first s` is the time from its start to its first record; `rows/s` is its rate
-in the steady state: between a tenth and nine tenths of the records, by the clock, without start and end.
+in the steady state: between a tenth and nine tenths of the records, by the clock, without start and end, and
+`run's us` the CPU time that the run's own process took a row there, without those that prepare.
 
 Beside each line stands what it is held against:
   floor    each finished prompt tokenized once by the same tokenizer, its row's JSON parsed and a record
@@ -44,20 +45,9 @@ from tgi_stack.prompting.labels import default_labels
 from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.tiny import TINY
 from tgi_stack.types import ScoreRequest
+from watched import Measured, command
 
-LOOK_EVERY_S = 0.02
-FIRST, LAST = 0.1, 0.9  # the part of a run that counts as its steady state
 GROUP, IN_FLIGHT = 8, 256  # prompts of a request, as the command sends them, and of all requests at a time
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """One run: seconds to the first record and in all, rows a second in between, peak memory in MiB."""
-
-    first_s: float
-    whole_s: float
-    rate: float
-    peak_mib: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,60 +59,6 @@ class Case:
     rows: int
     source: Path
     catalogue: bool = False
-
-
-# -- the command -----------------------------------------------------------------------------------------
-
-
-def command(arguments: Sequence[str], out: Path, rows: int) -> Measured:
-    """Runs `fastqwen ARGUMENTS -o OUT` and watches the file that its records are added to."""
-    part = out.with_name(out.name + ".part.jsonl")
-    program = str(Path(sys.executable).with_name("fastqwen"))
-    began = time.perf_counter()
-    with subprocess.Popen([program, *arguments, "-o", str(out), "--quiet"]) as process:  # noqa: S603
-        looks = list(_records(process, part, began))
-        process.wait()
-    whole_s = time.perf_counter() - began
-    if process.returncode not in (0, 1):
-        raise SystemExit(f"{' '.join(arguments)}: exit status {process.returncode}")
-    times = [(when, count) for when, count, _ in looks]
-    first_s = times[0][0] if times else whole_s
-    return Measured(first_s, whole_s, steady(times, rows), max((mib for *_, mib in looks), default=0.0))
-
-
-def _records(
-    process: subprocess.Popen[bytes], part: Path, began: float
-) -> Iterator[tuple[float, int, float]]:
-    """When how many records were there, at each look that found more, and the most memory until then."""
-    seen = place = 0
-    while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
-        time.sleep(LOOK_EVERY_S)
-        try:
-            with part.open("rb") as file:
-                file.seek(place)
-                added = file.read()
-        except FileNotFoundError:
-            continue
-        if found := added.count(b"\n"):
-            place, seen = place + len(added), seen + found
-            yield time.perf_counter() - began, seen, _peak_mib(process.pid)
-
-
-def _peak_mib(process: int) -> float:
-    """What a process took at most. `getrusage` would add what its parent had when it was started."""
-    try:
-        lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    except OSError:  # no Linux, or it has ended
-        return 0.0
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:")), 0.0)
-
-
-def steady(times: Sequence[tuple[float, int]], rows: int) -> float:
-    """Records a second between `FIRST` and `LAST` of a run; 0 where too few looks tell."""
-    within = [(when, count) for when, count in times if FIRST * rows <= count <= LAST * rows]
-    if len(within) < 2 or within[-1][0] == within[0][0]:
-        return 0.0
-    return (within[-1][1] - within[0][1]) / (within[-1][0] - within[0][0])
 
 
 # -- what it is held against -----------------------------------------------------------------------------
@@ -281,7 +217,8 @@ class Bench:
             name, processes = f"{name}, --preparers {preparers}", max(1, preparers)
             told = [*told, "--preparers", str(preparers)]
         run = self._median(case, told)
-        cells = [name, f"{case.rows:,}", f"{run.first_s:.1f}", f"{run.rate:,.0f}", f"{run.peak_mib:.0f}"]
+        cells = [name, f"{case.rows:,}", f"{run.first_s:.1f}", f"{run.rate:,.0f}", f"{1e6 * run.cpu_s:,.0f}"]
+        cells.append(f"{run.peak_mib:.0f}")
         if case.arguments[0] == "summarize":
             return [*cells, "", "", "", *_beside(run.rate, self._alone(case.source, told)), ""]
         tokenizer = Tokenizer(self.tokenizer_file)
@@ -383,7 +320,7 @@ def main() -> None:
         elif args.engine == "torch":
             tokenizer = TINY / ("vision" if args.photographs else "text") / "tokenizer.json"
         bench = Bench(args, folder, tokenizer, model)
-        columns = ["case", "rows", "first s", "rows/s", "peak MiB", "tokens", "floor", "of it"]
+        columns = ["case", "rows", "first s", "rows/s", "run's us", "peak MiB", "tokens", "floor", "of it"]
         title = f"--engine {args.engine}, floor of {args.processes} processes"
         table = Table(*columns, "engine", "vllm", title=title)
         for case in cases(args, folder):
