@@ -41,7 +41,7 @@ class ActiveJob:
         Raises:
             OSError: not all of it could be told; the rest comes first the next time.
         """
-        numbers = b"".join(_NUMBER.pack(self.number_of(name)) for name in names)
+        numbers = b"".join([_NUMBER.pack(self.number_of(name)) for name in names])
         with self._lock:
             self._new += numbers
             self._tell()

@@ -281,7 +281,7 @@ class Watched:
 def test_orders_of_a_row_are_asked_together(favourites: str, rounds: list[int]) -> None:
     watched: Any = Watched(tuple(favourites))
     ranker = Listwise(watched, watched, Settings.model_validate({"permutations": 4}))
-    candidates = [Candidate(id, id) for id in "abcd"]
+    candidates = [Candidate.of(id, id) for id in "abcd"]
     outcome = asyncio.run(ranker.rank(Query((), "q"), candidates))
     assert watched.rounds == rounds
     assert [read.order for read in outcome.reads] == [

@@ -58,7 +58,7 @@ def test_text_and_ids_of_the_text_recipe(
     instruction: str | None, vocabulary: str, request: pytest.FixtureRequest
 ) -> None:
     tokenizer = request.getfixturevalue(vocabulary)
-    context = asked(tokenizer, None, "what is red", Candidate("a", "A mug, red"), instruction=instruction)
+    context = asked(tokenizer, None, "what is red", Candidate.of("a", "A mug, red"), instruction=instruction)
     middle = f"<Instruct>: {instruction or WEB}\n<Query>: what is red\n<Document>: A mug, red"
     assert context.prompt == SYSTEM + middle + TEXT_END
     apart = [id for piece in (SYSTEM, middle, TEXT_END) for id in tokenizer.encode(piece)]
@@ -82,7 +82,7 @@ def test_text_and_ids_of_the_image_recipe(
     tokenizer = request.getfixturevalue(vocabulary)
     path = CATALOGUE / "images" / "mug-02.jpg"
     image = prepare(path.read_bytes(), path.name, GRID, max_side_px=96) if pictured else None
-    context = asked(tokenizer, GRID, query, Candidate("a", text, image))
+    context = asked(tokenizer, GRID, query, Candidate.of("a", text, image))
     pads = 0 if image is None else GRID.tokens(image.sent_width, image.sent_height)
     seen = f"<|vision_start|>{'<|image_pad|>' * pads}<|vision_end|>" if pictured else ""
     middle = shown.format(image=seen or ("" if text else "NULL"))
@@ -93,7 +93,7 @@ def test_text_and_ids_of_the_image_recipe(
 
 @pytest.mark.parametrize(("grid", "most"), [(None, 8192), (GRID, 10_240)])
 def test_a_long_document_loses_its_end(tokenizer: Tokenizer, grid: Grid | None, most: int) -> None:
-    long = asked(tokenizer, grid, "red", Candidate("a", "mug red blue hat " * 8000))
+    long = asked(tokenizer, grid, "red", Candidate.of("a", "mug red blue hat " * 8000))
     assert most - 4 <= len(long.token_ids) <= most
     end = TEXT_END if grid is None else VISION_END
     assert long.prompt.endswith(end)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tgi_stack.errors import AnswerError, InputError
 from tgi_stack.rows import jsonl, parquet
 from tgi_stack.rows.output import records
-from tgi_stack.rows.records import INT64, RECORDS, REPLACED, described, writable
+from tgi_stack.rows.records import INT64, RECORDS, REPLACED, described, written
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 PLAIN = {
@@ -51,13 +51,13 @@ def through(job: str, given: list[dict[str, Any]], folder: Path) -> list[list[di
     found = []
     for suffix in ("jsonl", "parquet"):
         path = folder / f"out.{suffix}"
-        written = io.BytesIO()
-        lines = [jsonl.dumps(writable(record)) for record in given]
+        content = io.BytesIO()
+        lines = [written(record).line for record in given]
         if suffix == "parquet":
-            parquet.write(job, written, iter(lines))
+            parquet.write(job, content, iter(lines))
         else:
-            written.writelines(lines)
-        path.write_bytes(written.getvalue())
+            content.writelines(lines)
+        path.write_bytes(content.getvalue())
         found.append([without_null(record) for record in records(path)])
     return found
 
@@ -82,7 +82,7 @@ def test_a_lone_surrogate_is_replaced_and_flagged(where: str) -> None:
     bad = "a \ud800 b"
     given = {"id": "1", "status": "ok", "flags": ["x"]}
     value = {"flags": [bad], "error": {"type": "x", "message": bad, "row": 1}}.get(where, bad)
-    found = writable(given | {where: value})
+    found = written(given | {where: value}).record
     line = jsonl.dumps(found)
     assert REPLACED in found["flags"]
     assert b"\\ud800" not in line
@@ -92,9 +92,9 @@ def test_a_lone_surrogate_is_replaced_and_flagged(where: str) -> None:
 @pytest.mark.parametrize("count", [INT64, 2**64, -(2**63) - 1, 10**400, float("nan"), float("inf")])
 def test_numbers_that_no_sink_holds_fail_rows(count: Any) -> None:
     with pytest.raises(AnswerError) as caught:
-        writable({"id": "1", "status": "ok", "usage": {"prompt_tokens": count}})
+        written({"id": "1", "status": "ok", "usage": {"prompt_tokens": count}})
     assert caught.value.type == "server.bad_response"
-    assert writable({"n": INT64 - 1}) == {"n": INT64 - 1}
+    assert written({"n": INT64 - 1}).record == {"n": INT64 - 1}
 
 
 def test_null_is_absent_in_lines_too(tmp_path: Path) -> None:

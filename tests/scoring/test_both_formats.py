@@ -79,7 +79,7 @@ def row(draw: Callable[[st.SearchStrategy[Any]], Any], number: int) -> RawRow:
 async def written_records(draw: Callable[[st.SearchStrategy[Any]], Any]) -> list[dict[str, Any]]:
     job = Rerank(Drawn(draw), Settings(**draw(st.sampled_from(WAYS))), {}).job()
     numbers = range(1, 1 + draw(st.integers(1, 4)))
-    return [await answered(job, row(draw, number)) for number in numbers]
+    return [(await answered(job, row(draw, number))).record for number in numbers]
 
 
 def said(out: Path, **options: Any) -> tuple[str, str, str]:
@@ -107,7 +107,7 @@ def test_rows_that_are_wrong_keep_their_positives() -> None:
         {"candidates": ["unknown"]},
         {"positive": 2.5},
     ]
-    found = [asyncio.run(answered(job, RawRow(1, sound | wrong))) for wrong in wrongs]
+    found = [asyncio.run(answered(job, RawRow(1, sound | wrong))).record for wrong in wrongs]
     assert {record["status"] for record in found} == {"failed"}
     assert [record.get("positive") for record in found] == [["2"]] * 4 + [None]
 

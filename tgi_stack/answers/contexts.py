@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from cache.keys import Keys, Part
@@ -37,6 +37,7 @@ class PromptContext:
     parts: tuple[str | PreparedImage, ...] = ()
     system: str = ""
     pieces: Sequence[str] = ()
+    _keyed: dict[Keys, str] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @cached_property
     def _encoded(self) -> Encoded:
@@ -47,15 +48,12 @@ class PromptContext:
         """The ids of the prompt."""
         return self._encoded[0]
 
-    @cached_property
-    def _keyed(self) -> dict[Keys, str]:
-        return {}
-
     def key(self, keys: Keys) -> str:
         """Its key among those: hashing a prompt costs as much as a look into the cache."""
-        if keys not in self._keyed:
-            self._keyed[keys] = keys.key(**self.described)
-        return self._keyed[keys]
+        known = self._keyed.get(keys)
+        if known is None:
+            known = self._keyed[keys] = keys.key(**self.described)
+        return known
 
     async def bring(self) -> None:
         """Looks in the tier for the ids of the prompt, before they are worked out."""
@@ -66,9 +64,11 @@ class PromptContext:
         """The prompt's last words, which are all that labels could merge with, and their ids."""
         return self._encoded[1]
 
-    @cached_property
+    @property
     def counted_more(self) -> int:
         """See `Profile.counted_more`."""
+        if not self.parts:
+            return 0
         images = (part for part in self.parts if isinstance(part, PreparedImage))
         return self.encoder.profile.counted_more(images)
 
@@ -78,7 +78,7 @@ class PromptContext:
         within = self.encoder.profile.tokenizer.is_within(self.prompt, tokens - 1)
         return within or len(self.token_ids) < tokens
 
-    @cached_property
+    @property
     def described(self) -> dict[str, Part]:
         """What an answer here depends on, for its key."""
         images = [part for part in self.parts if isinstance(part, PreparedImage)]

@@ -17,7 +17,7 @@ from tgi_stack.errors import InputError, RowError
 from tgi_stack.jobs.tally import Tally
 from tgi_stack.rows.ledger import Sink
 from tgi_stack.rows.reader import Line, RawRow, Source, UnreadRow, id_of, read_row
-from tgi_stack.rows.records import writable
+from tgi_stack.rows.records import Written, written
 from tgi_stack.rows.schema import Schema, check
 from tgi_stack.settings import Settings
 
@@ -216,7 +216,7 @@ class _Run(Generic[AnyRow]):
             while self.sink.is_full and not self.stop.is_set():
                 await asyncio.sleep(LOOK_EVERY_S)
             span = Span()
-            record = await answered(self.job, raw)
+            record, _ = await answered(self.job, raw)
             self.tally.add(record, span)
             began = time.monotonic()
             self.sink.write(raw.number, record)
@@ -237,16 +237,16 @@ class _Run(Generic[AnyRow]):
         self.gives_way, self.turn_until = False, time.monotonic() + TURN_S
 
 
-async def answered(job: Job[AnyRow], raw: RawRow) -> Record:
+async def answered(job: Job[AnyRow], raw: RawRow) -> Written:
     """The record of a row, failed ones included."""
     try:
         row = job.parse(raw)
     except RowError as error:
-        return writable(_failure(id_of(raw), raw.number, error) | job.about(raw))
+        return written(_failure(id_of(raw), raw.number, error) | job.about(raw))
     try:
-        return writable({"id": row.id, "status": "ok", **await job.answer(row)})
+        return written({"id": row.id, "status": "ok", **await job.answer(row)})
     except RowError as error:
-        return writable(_failure(row.id, raw.number, error) | job.about(raw))
+        return written(_failure(row.id, raw.number, error) | job.about(raw))
 
 
 def _failure(id: str | None, number: int, error: RowError) -> Record:

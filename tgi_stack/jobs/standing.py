@@ -131,7 +131,7 @@ class Standing:
 
         async def one(place: int) -> None:
             async with self._at_once:
-                records[place] = await answered(job, rows[place])
+                records[place] = (await answered(job, rows[place])).record
             each()
 
         await fan_out(range(len(rows)), one, workers=min(len(rows), self._width or job.workers))
@@ -150,7 +150,7 @@ class Standing:
         await others.run(unread, taken, Tally(), Unwatched(), asyncio.Event())
         for row in others.left:
             raw = next(one for one in rows if one.number == row.number)
-            taken.records[row.number] = await answered(job, raw)
+            taken.records[row.number] = (await answered(job, raw)).record
             each()
         return [taken.records[row.number] for row in rows]
 

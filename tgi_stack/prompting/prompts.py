@@ -21,6 +21,8 @@ from tgi_stack.types import Item
 
 VERSION = 3
 
+Words = tuple[str, ...]  # of a line, in pieces; see `words_of` and `in_list`
+
 TURN_START = "<|im_start|>"
 TURN_END = "<|im_end|>"
 VISION_START = "<|vision_start|>"
@@ -162,34 +164,43 @@ def _in_words(value: Any) -> str | None:
     return json.dumps(value)
 
 
-def listed(marks: Iterable[str], lines: Sequence[str]) -> list[str]:
+def listed(marks: Iterable[str], lines: Sequence[str | Words]) -> list[str]:
     """Lines behind their marks (`- ...`, `A. ...`), in pieces: a mark, a line without its last word, that.
 
     The last word stands apart because what follows a line may change its ids, and those of no other word.
+
+    Args:
+        lines: texts, or what `in_list` gave of them.
     """
-    pieces: list[str] = []
-    for mark, line in zip(marks, lines, strict=False):
-        pieces.append(mark)
-        pieces += words_of(line)
-        pieces[-1] += "\n"
+    pieces = [
+        piece
+        for mark, line in zip(marks, lines, strict=False)
+        for piece in (mark, *(in_list(line) if isinstance(line, str) else line))
+    ]
     if pieces:
         pieces[-1] = pieces[-1][:-1]
     return pieces
 
 
-def words_of(line: str) -> tuple[str, ...]:
+def in_list(line: str) -> Words:
+    """The words of a line with its end: what stands in a list behind the mark."""
+    *words, last = words_of(line)
+    return (*words, f"{last}\n")
+
+
+def words_of(line: str) -> Words:
     """A line behind a space, in two pieces: all but its last word, and that; in one where it is one word."""
     head, space, last = line.rpartition(" ")
     return (f" {head}", f" {last}") if space else (f" {line}",)
 
 
-def history_block(lines: Sequence[str]) -> list[str]:
-    """The shopper's past items, oldest first, as a list, in pieces."""
+def history_block(lines: Sequence[str | Words]) -> list[str]:
+    """The shopper's past items, oldest first, as a list, in pieces; see `listed`."""
     return listed(repeat("-"), lines)
 
 
-def candidates_block(labels: Sequence[str], lines: Sequence[str]) -> list[str]:
-    """The candidates, each behind its label: `A. ...`; in pieces."""
+def candidates_block(labels: Sequence[str], lines: Sequence[str | Words]) -> list[str]:
+    """The candidates, each behind its label: `A. ...`; in pieces; see `listed`."""
     if len(labels) != len(lines):
         raise ValueError(f"{len(labels)} labels for {len(lines)} candidates")
     return listed([f"{label}." for label in labels], lines)
@@ -197,9 +208,9 @@ def candidates_block(labels: Sequence[str], lines: Sequence[str]) -> list[str]:
 
 def listwise_body(
     labels: Sequence[str],
-    candidates: Sequence[str],
+    candidates: Sequence[str | Words],
     *,
-    history: Sequence[str] = (),
+    history: Sequence[str | Words] = (),
     query: str | None = None,
     instruction: str | None = None,
     template: str | None = None,

@@ -146,6 +146,11 @@ def dumps(record: dict[str, Any]) -> bytes:
     # orjson writes null for what is not finite; that would pass for a value nobody knows.
     if b"null" in line and not is_finite(record):
         raise ValueError("a number of the record is not finite")
+    return in_one_line(line)
+
+
+def in_one_line(line: bytes) -> bytes:
+    """JSON in which nothing else than its end passes for one."""
     if not line.isascii():
         for character, escape in _LINE_BREAKS.items():
             line = line.replace(character, escape)

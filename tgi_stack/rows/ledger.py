@@ -324,10 +324,11 @@ _OK = b',"status":"ok","record":'
 _FAILED = b',"status":"failed","record":'
 
 
-def line_of(number: int, record: Record) -> bytes:
-    """A record as it stands in a part file."""
+def line_of(number: int, record: Record, line: bytes | None = None) -> bytes:
+    """A record as it stands in a part file; `line` is what `jsonl.dumps` makes of it, where that is known."""
     kind = _OK if record["status"] == "ok" else _FAILED
-    return _START + str(number).encode() + kind + jsonl.dumps(record)[:-1] + b"}\n"
+    written = jsonl.dumps(record) if line is None else line
+    return _START + str(number).encode() + kind + written[:-1] + b"}\n"
 
 
 def _number_of(line: bytes) -> int | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -313,19 +313,27 @@ def json_text(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def writable(record: dict[str, Any]) -> dict[str, Any]:
+class Written(NamedTuple):
+    """A record as every sink can hold it, and its line, as `jsonl.dumps` writes it."""
+
+    record: dict[str, Any]
+    line: bytes
+
+
+def written(record: dict[str, Any]) -> Written:
     """A record as every sink can hold it: lone surrogates are replaced and flagged.
 
     Raises:
         AnswerError: a number that is not finite, or a count beyond 64 bits.
     """
     try:
-        line = orjson.dumps(record, option=orjson.OPT_STRICT_INTEGER)
+        line = orjson.dumps(record, option=orjson.OPT_STRICT_INTEGER | orjson.OPT_APPEND_NEWLINE)
     except orjson.JSONEncodeError:  # a lone surrogate, or an integer beyond 53 bits
-        return _mended(record)
+        record = _mended(record)
+        return Written(record, jsonl.dumps(record))
     if b"null" in line and not jsonl.is_finite(record):
         _check_numbers(record)
-    return record
+    return Written(record, jsonl.in_one_line(line))
 
 
 def _mended(record: dict[str, Any]) -> dict[str, Any]:

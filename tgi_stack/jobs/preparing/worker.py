@@ -123,8 +123,8 @@ class Preparer:
             number, value, *place = row
             unread = UnreadRow(number, Line(value, *place) if place else value)
             span = Span()
-            record = await answered(self._job, read_row(unread, self._wanted))
-            self._outbox.record(number, line_of(number, record), record, span)
+            record, line = await answered(self._job, read_row(unread, self._wanted))
+            self._outbox.record(number, line_of(number, record, line), record, span)
 
 
 class Forwarded(logging.Handler):

@@ -89,9 +89,10 @@ class Rerank:
         """The fields of the row's record."""
         kept = row.history[max(0, len(row.history) - self._settings.max_history) :]
         past = [self._rendered.get(entry) or self._render(entry) for entry in kept]
-        query = Query(tuple([item.candidate.line for item in past]), row.query)
+        query = Query(tuple([item.candidate.words for item in past]), row.query)
         if self._images is None:
-            items = [self._shown(entry) for entry in row.candidates]
+            known = self._documents if self._pointwise else self._rendered
+            items = [known.get(entry) or self._shown(entry) for entry in row.candidates]
         else:
             items = await together(*(self._render_image(self._images, entry) for entry in row.candidates))
         candidates, cuts = zip(*items, strict=True)
@@ -121,7 +122,7 @@ class Rerank:
             self._rendered.clear()
         item = self._resolve(entry)
         line, cut = self._line(item)
-        rendered = self._rendered[entry] = RenderedItem(Candidate(item.id, line), cut)
+        rendered = self._rendered[entry] = RenderedItem(Candidate.of(item.id, line), cut)
         return rendered
 
     def _shown(self, entry: Item | str) -> RenderedItem:
@@ -134,7 +135,7 @@ class Rerank:
             self._documents.clear()
         item = self._resolve(entry)
         text, cut = self._document(item)
-        rendered = self._documents[entry] = RenderedItem(Candidate(item.id, text), cut)
+        rendered = self._documents[entry] = RenderedItem(Candidate.of(item.id, text), cut)
         return rendered
 
     async def _render_image(self, images: ImageSource, entry: Item | str) -> RenderedItem:
@@ -147,7 +148,7 @@ class Rerank:
         image = await images.prepared(item.image, name)
         lines = self._document if self._pointwise else self._line
         text, cut = lines(item, optional=True)
-        return RenderedItem(Candidate(item.id, text, image), cut)
+        return RenderedItem(Candidate.of(item.id, text, image), cut)
 
     def _line(self, item: Item, *, optional: bool = False) -> tuple[str, bool]:
         text = prompts.item_text(item, self._settings.item_fields)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tgi_stack.answers.contexts import PromptContext, PromptEncoder
 from tgi_stack.answers.questions import counted_for_pictures
 from tgi_stack.errors import TextError
 from tgi_stack.prompting import prompts
+from tgi_stack.prompting.prompts import Words
 from tgi_stack.prompting.rerankers import JUDGE, document, recipe
 from tgi_stack.settings import Settings
 from tgi_stack.types import PreparedImage
@@ -16,11 +17,21 @@ from tgi_stack.types import PreparedImage
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A candidate as it stands in a prompt: a line of text, and its image."""
+    """A candidate as it stands in a prompt: a text, as `in_list` cuts it, and its image."""
 
     id: str
-    text: str
+    words: Words
     image: PreparedImage | None = None
+
+    @classmethod
+    def of(cls, id: str, text: str, image: PreparedImage | None = None) -> Candidate:
+        """The candidate of a text."""
+        return cls(id, prompts.in_list(text), image)
+
+    @property
+    def text(self) -> str:
+        """The text."""
+        return "".join(self.words)[1:-1]
 
     @property
     def line(self) -> str:
@@ -30,16 +41,16 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What candidates are ranked for: the lines of a history, oldest first, or a query."""
+    """What candidates are ranked for: lines of a history, oldest first, cut as `in_list` does; or a query."""
 
-    history: tuple[str, ...]
+    history: tuple[Words, ...]
     text: str | None
 
     @property
     def nothing(self) -> Query:
         """The same kind of question without any content, for calibration."""
         missing = prompts.NO_CONTENT
-        return Query((), missing) if self.text is not None else Query((missing,), None)
+        return Query((), missing) if self.text is not None else Query((prompts.in_list(missing),), None)
 
 
 class Prompts:
@@ -65,7 +76,7 @@ class Prompts:
         for history in _shorter(query.history):
             body = prompts.listwise_body(
                 labels,
-                [one.line for one in candidates],
+                [one.words if one.image is None else one.line for one in candidates],
                 history=history,
                 query=query.text,
                 instruction=self._instruction,
@@ -102,9 +113,10 @@ class Prompts:
         """The candidate without as many of its last tokens as its prompt is too long by."""
         over = len(context.token_ids) + context.counted_more - self._room
         kept = len(self._encoder.profile.tokenizer.encode(candidate.text)) - over
-        return replace(candidate, text=self._encoder.truncate(candidate.text, kept)[0] if kept > 0 else "")
+        text = self._encoder.truncate(candidate.text, kept)[0] if kept > 0 else ""
+        return Candidate.of(candidate.id, text, candidate.image)
 
-    def _judged(self, query: Query, candidate: Candidate, history: Sequence[str]) -> PromptContext:
+    def _judged(self, query: Query, candidate: Candidate, history: Sequence[Words]) -> PromptContext:
         known = query.text is not None
         wanted = [prompts.one_line(query.text)] if known else prompts.history_block(history)
         if self._template is not None:
@@ -130,6 +142,6 @@ class Prompts:
         )
 
 
-def _shorter(history: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+def _shorter(history: tuple[Words, ...]) -> Iterator[tuple[Words, ...]]:
     """The whole history, then ever less of it: the oldest goes first."""
     return (history[gone:] for gone in range(len(history) + 1))

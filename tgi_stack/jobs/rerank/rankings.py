@@ -50,7 +50,7 @@ class Reading(NamedTuple):
     @property
     def by_candidate(self) -> tuple[float, ...]:
         """The same of a listwise read, by the place of the candidates among those it shows."""
-        if list(self.order) == sorted(self.order):
+        if self.order == tuple(sorted(self.order)):
             return self.distribution
         pairs = sorted(zip(self.order, self.distribution, strict=True))
         return tuple(probability for _, probability in pairs)
@@ -126,7 +126,7 @@ class Listwise:
             prior = await self._prior(query.nothing, labels) if self._calibrates else None
             found = zip(orders, scores, asked, strict=True)
             reads += [Reading.of(order, labels, one, prior, cut) for order, one, (_, cut) in found]
-            if distributions.settled([read.by_candidate for read in reads]):
+            if len(reads) == len(turned) or distributions.settled([read.by_candidate for read in reads]):
                 break
         return tuple(reads)
 
@@ -134,7 +134,7 @@ class Listwise:
         """What the labels have where the prompt has no content; the same for all rows of a kind."""
         key = (len(labels), nothing)
         if key not in self._priors:
-            context, _ = self._prompts.listwise(nothing, [Candidate("", NO_CONTENT)] * len(labels), labels)
+            context, _ = self._prompts.listwise(nothing, [Candidate.of("", NO_CONTENT)] * len(labels), labels)
             self._priors[key] = (await self._reader.read(context, labels)).logprobs
         return self._priors[key]
 
@@ -202,6 +202,6 @@ class Pointwise:
     async def _prior(self, nothing: Query) -> tuple[float, ...]:
         """What yes and no have where the prompt has no content."""
         if nothing not in self._priors:
-            context, _ = self._prompts.pointwise(nothing, Candidate("", NO_CONTENT))
+            context, _ = self._prompts.pointwise(nothing, Candidate.of("", NO_CONTENT))
             self._priors[nothing] = (await self._reader.read(context, YES_NO)).logprobs
         return self._priors[nothing]
