@@ -7,6 +7,7 @@ import gc
 import json
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import CATALOGUE, Fastqwen, write_rows
+from tests.conftest import CATALOGUE, ROOT, Fastqwen, write_rows
 from tests.loopback import serve
 from tgi_stack import Reranker
 from tgi_stack.backends import scripted
@@ -360,3 +361,10 @@ def test_an_api_run_is_prepared_elsewhere_too(tmp_path: Path) -> None:
         with Reranker(engine="scripted", no_cache=True, preparers=many) as reranker:
             found.append(sorted(reranker.run_probs(asked), key=lambda record: str(record["id"])))
     assert json.loads(json.dumps(found[0])) == json.loads(json.dumps(found[1]))
+
+
+def test_a_process_loads_what_rows_need() -> None:
+    others = "{'torch', 'transformers', 'huggingface_hub', 'aiohttp', 'numpy', 'typer'}"
+    code = f"import sys, tgi_stack.jobs.preparing.worker; print(sorted({others} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

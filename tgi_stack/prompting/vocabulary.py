@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tgi_stack.checkpoints.gguf.tokenizer import refuse_another, tokenizer_json
 from tgi_stack.errors import MachineError, UsageError
-from tgi_stack.hub import TOKENIZER, Checkpoint
 from tgi_stack.prompting import prompts
 from tgi_stack.prompting.tokenizer import Tokenizer
+
+if TYPE_CHECKING:  # the processes that prepare rows need no hub, which takes as long to import as all else
+    from tgi_stack.hub import Checkpoint
 
 
 def tokenizer_of(checkpoint: Checkpoint, given: Path | None = None) -> Tokenizer:
@@ -24,13 +25,16 @@ def tokenizer_of(checkpoint: Checkpoint, given: Path | None = None) -> Tokenizer
         MachineError: a file that can't be read.
     """
     path, held = given or checkpoint.tokenizer_file, checkpoint.gguf
+    if held is None:
+        if path is None:
+            raise MachineError(f"{checkpoint.name} has no tokenizer.json")
+        return Tokenizer(path)
+    from tgi_stack.checkpoints.gguf.tokenizer import refuse_another, tokenizer_json
+
     if path is not None:
         tokenizer = Tokenizer(path)
-        if held is not None:
-            refuse_another(held, str(path), tokenizer.content, tokenizer.vocabulary)
+        refuse_another(held, str(path), tokenizer.content, tokenizer.vocabulary)
         return tokenizer
-    if held is None:
-        raise MachineError(f"{checkpoint.name} has no {TOKENIZER}")
     return Tokenizer.of(tokenizer_json(held), f"the tokenizer in {held.path}")
 
 
