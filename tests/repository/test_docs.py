@@ -57,6 +57,7 @@ def run(*command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return done
 
 
+@pytest.mark.slow
 def test_the_walk_prints_what_it_shows(folder: Path) -> None:
     said = ""
     for command in "".join(blocks("index.md", "sh")).splitlines():

@@ -46,6 +46,7 @@ def test_the_wheel_works_outside_the_clone(wheel: Path, tmp_path: Path) -> None:
     assert str(ROOT) not in shown
 
 
+@pytest.mark.slow
 def test_checkpoints_in_the_wheel_are_small_and_whole(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         sizes = {info.filename: info.file_size for info in archive.infolist()}

@@ -39,6 +39,7 @@ def test_ci_calls_the_readmes_test_command() -> None:
     assert "make test" in (ROOT / ".ci" / "run").read_text().splitlines()
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_readme_run(clone: Path) -> None:
     """In its order, as one builds on another; `make test` is what runs this."""
     for command in (command for command in COMMANDS if command != "make test"):
