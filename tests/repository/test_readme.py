@@ -41,7 +41,7 @@ def test_ci_calls_the_readmes_test_command() -> None:
 
 @pytest.mark.slow
 def test_the_commands_of_the_readme_run(clone: Path) -> None:
-    """In its order, as one builds on another; `make test` is what runs this."""
+    """In its order, as one builds on another; `make test` is run beside this one."""
     for command in (command for command in COMMANDS if command != "make test"):
         done = subprocess.run(["bash", "-c", command], cwd=clone, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, f"{command}\n{done.stderr}"
