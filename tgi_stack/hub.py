@@ -16,10 +16,8 @@ from typing import Any
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     GatedRepoError,
-    HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
 )
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # exported lazily
 
@@ -29,6 +27,7 @@ from tgi_stack.checkpoints.adapter import Adapter
 from tgi_stack.checkpoints.gguf.header import Header
 from tgi_stack.checkpoints.gguf.on_hub import Wanted, named
 from tgi_stack.errors import CheckpointError, MachineError, NoEngineError, UsageError
+from tgi_stack.hub_answers import NO_ANSWER, reason
 from tgi_stack.settings import DEFAULT_MODELS
 from tgi_stack.tiny import TINY
 
@@ -121,7 +120,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path.parent} holds no readable {path.name} ({_reason(error)})") from error
+        raise UsageError(f"{path.parent} holds no readable {path.name} ({reason(error)})") from error
     return found
 
 
@@ -266,9 +265,9 @@ def _small_files(name: str, kind: str, revision: str | None, *, may_download: bo
     LOG.info(f"downloading the tokenizer and configuration of {name}")
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=small))
-    except (HfHubHTTPError, OfflineModeIsEnabled, LocalEntryNotFoundError, OSError) as error:
+    except NO_ANSWER as error:
         raise MachineError(
-            f"the tokenizer of {name} is not on this machine and can't be downloaded ({_reason(error)}); "
+            f"the tokenizer of {name} is not on this machine and can't be downloaded ({reason(error)}); "
             f"{_cure(error)}give its folder: --tokenizer PATH --model PATH"
         ) from error
 
@@ -294,8 +293,8 @@ def locate_tokenizer(name: str, kind: str, *, may_download: bool = True) -> Path
     LOG.info(f"downloading the tokenizer of {name}")
     try:
         return Path(hf_hub_download(name, TOKENIZER))
-    except (HfHubHTTPError, OfflineModeIsEnabled, LocalEntryNotFoundError, OSError) as error:
-        raise MachineError(f"the tokenizer of {name} can't be downloaded ({_reason(error)})") from error
+    except NO_ANSWER as error:
+        raise MachineError(f"the tokenizer of {name} can't be downloaded ({reason(error)})") from error
 
 
 def _folder(name: str, option: str) -> Path | None:
@@ -381,9 +380,9 @@ def _download(name: str, revision: str | None, wanted: Wanted | None) -> Path:
         if wanted is not None:
             return wanted.fetched(names, revision)
         return Path(snapshot_download(name, revision=revision, allow_patterns=names))
-    except (HfHubHTTPError, OfflineModeIsEnabled, LocalEntryNotFoundError, OSError) as error:
+    except NO_ANSWER as error:
         raise MachineError(
-            f"{name} is not on this machine and can't be downloaded ({_reason(error)}); "
+            f"{name} is not on this machine and can't be downloaded ({reason(error)}); "
             f"{_cure(error)}use --model tiny or a folder with its files"
         ) from error
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import socketserver
 import subprocess
 import sys
 import threading
@@ -61,6 +62,40 @@ def test_a_gated_model_says_what_to_do(hub: tuple[str, list[str]], tmp_path: Pat
     assert "HF_TOKEN" in done.stderr.splitlines()[-1]
     assert "accept its terms" in done.stderr
     assert asked
+
+
+NOBODY = """
+from tgi_stack.errors import MachineError
+from tgi_stack.hub import locate, locate_files, locate_tokenizer
+from tgi_stack.stack.running.pinning import commit
+for ask in (
+    lambda: locate("some/model", "text", None),
+    lambda: locate_files("some/model", "text", None),
+    lambda: locate_tokenizer("some/model", "text"),
+    lambda: commit("some/model"),
+):
+    try:
+        ask()
+    except MachineError as error:
+        print("told", error)
+"""
+PAGE = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 15\r\n\r\n<html>hi</html>"
+
+
+@pytest.mark.parametrize("answer", [b"", PAGE], ids=["nothing", "a page"])
+def test_a_hub_that_does_not_answer_is_told(tmp_path: Path, answer: bytes) -> None:
+    class Other(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(65536)
+            self.request.sendall(answer)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        environ = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
+        environ |= {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_address[1]}", "HF_HOME": str(tmp_path)}
+        done = subprocess.run([sys.executable, "-c", NOBODY], env=environ, capture_output=True, text=True)
+        server.shutdown()
+    assert done.stdout.count("told") == 4, done.stderr
 
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -208,7 +243,9 @@ def test_which_file_of_a_repository(name: str, files: tuple[str, ...], found: st
         wanted.chosen([*files, "README.md"])
 
 
-@pytest.mark.parametrize("name", ["a/b", "tiny", "C:\\models\\m.gguf", "a/b/c:d", "/a/b:c", "./a:b", "a/b:"])
+@pytest.mark.parametrize(
+    "name", ["a/b", "tiny", "C:\\models\\m.gguf", "a/b/c:d", "/a/b:c", "./a:b", "a/b:", "a--b/c:d", "é/é:d"]
+)
 def test_other_names_are_no_files_of_a_hub(name: str) -> None:
     assert named(name) is None
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from huggingface_hub import hf_hub_download, snapshot_download
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # exported lazily
 
 from tgi_stack.checkpoints.gguf.header import SUFFIX
 from tgi_stack.errors import UsageError
@@ -91,4 +92,10 @@ def _is_part(file: str) -> bool:
 def named(name: str) -> Wanted | None:
     """What a name of the form OWNER/NAME:WHAT asks for; None for any other."""
     found = _NAMED.fullmatch(name)
-    return None if found is None or Path(name).exists() else Wanted(*found.groups())
+    if found is None or Path(name).exists():
+        return None
+    try:
+        validate_repo_id(found[1])
+    except HFValidationError:  # `hub` says why it is no name
+        return None
+    return Wanted(*found.groups())

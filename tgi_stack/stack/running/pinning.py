@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from tgi_stack.errors import MachineError
+from tgi_stack.hub_answers import NO_ANSWER, reason
 from tgi_stack.stack.files.docker_folder import DockerFolder
 from tgi_stack.stack.files.rendering import OTHER_IMAGES, Pins
 from tgi_stack.stack.planning import plan
@@ -44,9 +44,9 @@ def commit(name: str) -> str:
     """
     try:
         found = HfApi(token=False).model_info(name, timeout=15).sha
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+    except NO_ANSWER as error:
         raise MachineError(
-            f"the hub does not tell the commit of {name} ({type(error).__name__}); see that this host "
+            f"the hub does not tell the commit of {name} ({reason(error)}); see that this host "
             "reaches it, or add the commit to docker/pins.json"
         ) from error
     if not found:
