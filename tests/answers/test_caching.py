@@ -330,6 +330,7 @@ def test_commands_of_the_cache(cached: Fastqwen, tmp_path: Path) -> None:
     assert "0 damaged" in cached("cache", "verify").stderr
     assert "give --older-than" in cached("cache", "gc", check=2).stderr
     assert "an age such as" in cached("cache", "gc", "--older-than", "soon", check=2).stderr
+    assert "no machine holds" in cached("cache", "gc", "--to-size", f"{'9' * 400}GB", check=2).stderr
     assert "0 entries removed" in cached("cache", "gc", "--older-than", "1d").stderr
     assert "is no bundle" in cached("cache", "import", CATALOGUE / "items.jsonl", check=2).stderr
     assert "entries removed" in cached("cache", "clear").stderr

@@ -46,6 +46,11 @@ def test_settings_are_frozen() -> None:
         (f"limit = {'1' * 5000}", r"s\.toml: .*digits"),
         ("limit" + ".a" * 40_000 + " = 1", "more than 65,536 bytes"),
         ("limit = " + "[" * 30_000, r"s\.toml: .*recursion"),
+        ('prompt_file = "a\\u0000b"', "--prompt-file: no file's name holds a NUL"),
+        ('cache_dir = "a\\u0000b"', "--cache-dir: no file's name holds a NUL"),
+        ('schema = "a\\u0000b"', "--schema: no file's name holds a NUL"),
+        (f"cache_size = '{'9' * 400}'", "--cache-size: no machine holds that much.*9{79}[.][.][.] in"),
+        (f"gpu_memory = {'9' * 400}", "--gpu-memory: no machine holds that much"),
     ],
 )
 def test_a_bad_file_is_named_with_its_fault(tmp_path: Path, content: str, message: str) -> None:  # C05
@@ -113,3 +118,9 @@ def test_a_batch_size_is_a_number_or_auto(value: str) -> None:
     assert settings.load({"llm_batch_size": "16"}, {}).batch_size_for("text") == 16
     with pytest.raises(SettingsError, match="--llm-batch-size"):
         settings.load({"llm_batch_size": value}, {})
+
+
+@pytest.mark.parametrize("name", ["limit", "temperature", "preparers", "model"])
+def test_true_is_no_number_in_python(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"`{name}` is true"):
+        settings.load({name: True}, {})

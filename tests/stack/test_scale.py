@@ -60,4 +60,5 @@ def test_the_command_tells_time_limit_and_cost(fastqwen: Fastqwen) -> None:
     assert "what limits: gpus" in said
     assert "GPU hours" in said
     assert '"limit":' in fastqwen("plan-scale", "10", "--gpus", "1", "--json").stdout
-    assert "give at least one" in fastqwen("plan-scale", "0", "--gpus", "1", check=2).stderr
+    for rows in ("0", "9" * 400):
+        assert "from 1 to 1000000000000000" in fastqwen("plan-scale", rows, "--gpus", "1", check=2).stderr

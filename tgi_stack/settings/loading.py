@@ -29,6 +29,7 @@ LOG = logging.getLogger(__name__)
 
 FILE = "fastqwen.toml"
 FILE_BYTES = 2**16  # tomllib takes the square of a key's parts
+SHOWN = 80  # characters of a value that will not do
 PREFIX = "FASTQWEN_"
 URLS = ("endpoint", "cache_tier", "proxy", "ray_address")  # a user and a password may stand in these
 
@@ -47,7 +48,7 @@ def given(
     """What was given of the settings, by name; the others have their defaults. See `load`.
 
     Raises:
-        SettingsError: an unreadable file, or an unknown key (with the nearest one).
+        SettingsError: an unreadable file, an unknown key (with the nearest one), true or false for a number.
     """
     known = declared(Fields)
     found = {name: Given(value, str(file or FILE)) for name, value in _from_file(file).items()}
@@ -56,6 +57,10 @@ def given(
         if variable in environ:
             found[name] = Given(environ[variable], variable)
     told = {name: Given(value, known[name].flag) for name, value in flags.items() if value is not None}
+    for name, one in (found | told).items():
+        if isinstance(one.value, bool) and not _takes_booleans(name):
+            said = str(one.value).lower()
+            raise SettingsError(f"{one.place}: `{name}` is {said}; it is no switch, give its value")
     for name in URLS:
         for value in _texts((found | told).get(name)):
             keep_user(value)
@@ -96,7 +101,12 @@ def load(
         name = str(first["loc"][0])
         flag = declared(Fields)[name].flag
         place = "" if found[name].place == flag else f" in {found[name].place}"
-        raise SettingsError(f"{flag}: {said} (got {redact(repr(first['input']))}{place})") from error
+        raise SettingsError(f"{flag}: {said} (got {_shown(first['input'])}{place})") from error
+
+
+def _shown(value: Any) -> str:
+    said = redact(repr(value))
+    return said if len(said) <= SHOWN else f"{said[:SHOWN]}..."
 
 
 def _tell_unknown(environ: Mapping[str, str]) -> None:
@@ -128,8 +138,6 @@ def _from_file(file: Path | None) -> dict[str, Any]:
             raise SettingsError(f"{path}: unknown key `{name}`; did you mean `{_nearest(name, known)}`?")
         if name in found:
             raise SettingsError(f"{path}: `{name}` stands twice, with - and with _; leave one of them out")
-        if isinstance(value, bool) and not _takes_booleans(name):
-            raise SettingsError(f"{path}: `{name}` is {str(value).lower()}; it is no switch, give its value")
         found[name] = value
     return found
 

@@ -6,7 +6,7 @@ import re
 import warnings
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, PrivateAttr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationInfo, field_validator, model_validator
 
 from cache.tier.address import parse
 from tgi_stack.declared.option import declared
@@ -51,6 +51,14 @@ class Settings(Fields, BaseModel):  # type: ignore[misc]
     @classmethod
     def _lists(cls, value: object) -> object:
         return split(value)
+
+    @field_validator("*")
+    @classmethod
+    def _named(cls, value: object, info: ValidationInfo) -> object:
+        # A settings file can hold one; every call that opens a file would end in a ValueError.
+        if (isinstance(value, Path) or info.field_name == "schema") and "\0" in str(value):
+            raise ValueError("no file's name holds a NUL character")
+        return value
 
     @field_validator("item_fields")
     @classmethod

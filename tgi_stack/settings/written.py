@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from tgi_stack.declared.run import MOST
+
 
 def bytes_of(value: str) -> int:
     """A number of bytes such as `500MB`, `20 GiB` or `1048576`.
@@ -16,7 +18,10 @@ def bytes_of(value: str) -> int:
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", value)
     if found is None or found[2].upper() not in units:
         raise ValueError("give a size such as 500MB or 20GiB")
-    return int(float(found[1]) * units[found[2].upper()])
+    size = float(found[1]) * units[found[2].upper()]  # of hundreds of digits an infinity
+    if size > MOST:
+        raise ValueError("no machine holds that much; give a size such as 500MB or 20GiB")
+    return int(size)
 
 
 def memory_of(value: str, total: int) -> int:

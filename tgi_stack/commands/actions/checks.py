@@ -24,6 +24,7 @@ from tgi_stack.settings import Settings, loading
 from tgi_stack.stack.planning.scale import Job, Rates, forecast
 
 KEY = "FASTQWEN_API_KEY"
+MOST_ROWS = 10**15  # to plan for
 CORES_OF_A_GPU = 8  # where nobody says how many there are
 DEFAULT = "default"
 
@@ -100,8 +101,8 @@ def schema(given: Schema) -> None:
 
 def plan_scale(given: PlanScale) -> None:
     """`fastqwen plan-scale`."""
-    if given.rows < 1:
-        raise UsageError(f"ROWS={given.rows}: give at least one")
+    if not 1 <= given.rows <= MOST_ROWS:
+        raise UsageError(f"ROWS={str(given.rows)[:40]}: from 1 to {MOST_ROWS}")
     cores = given.cores or max(1, CORES_OF_A_GPU * given.gpus)
     job = Job(given.rows, given.gpus, cores, given.hits, given.block, price=given.price)
     found = forecast(job, Rates(gpu=given.rate, prepared=given.core_rate))
