@@ -139,6 +139,15 @@ def test_a_refusal_is_one_in_any_dress(headers: bytes) -> None:
         look(server)
 
 
+def test_a_redirect_may_name_any_bytes() -> None:
+    elsewhere = b"HTTP/1.1 302 X\r\nLocation: http://h/\xff\r\nContent-Length: 0\r\n\r\n"
+    with (
+        listening(Pages("tgi", other=elsewhere)) as server,
+        pytest.raises(WrongServerError, match="points elsewhere, to http://h/"),
+    ):
+        look(server)
+
+
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_is_not_followed(status: int) -> None:
     with listening(Pages("tgi", other=(status, b""))) as server:

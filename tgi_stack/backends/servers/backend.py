@@ -304,7 +304,8 @@ def status_line(reply: Reply) -> str:
     if reply.status in (407, 511):
         return f"{reason}; what stands between wants to know who asks: give --proxy its user and password"
     if 300 <= reply.status < 400:
-        return f"{reason}; it points elsewhere, to {shown(reply.headers.get('Location', '').encode())}"
+        place = reply.headers.get("Location", "").encode("utf-8", "surrogateescape")  # any bytes at all
+        return f"{reason}; it points elsewhere, to {shown(place)}"
     return reason
 
 

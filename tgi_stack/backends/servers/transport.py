@@ -11,6 +11,7 @@ import asyncio
 import errno
 import json
 import logging
+import re
 import socket
 import ssl
 from collections.abc import Callable, Mapping
@@ -33,6 +34,8 @@ IDLE_S = 4.0  # vLLM closes idle connections after 5
 MAX_REPLY_BYTES = 8 * 2**20
 NO_HANDLES = (errno.EMFILE, errno.ENFILE)
 _WANTS_CERTIFICATE = "CERTIFICATE_REQUIRED"
+# Of an address such as [fe80::1%25eth0]: a % is written so in a URL, and aiohttp looks it up as written.
+_ZONE = re.compile(r"^(https?://\[[^]%]*)%25", re.IGNORECASE)
 _NO_ADDRESS = getattr(socket, "EAI_NODATA", socket.EAI_NONAME)
 
 
@@ -151,7 +154,7 @@ class Transport:
                 deadline,
                 self._session.request(
                     method,
-                    url,
+                    _ZONE.sub(r"\1%", url),
                     data=data,
                     headers=headers,
                     allow_redirects=False,
@@ -162,6 +165,9 @@ class Transport:
                 discard = response.discard  # type: ignore[attr-defined]  # a _Response
                 body = without_secrets_in(await _body(response))
                 return Reply(status_of(response.status, body), response.headers, body, discard)
+        except aiohttp.ConnectionTimeoutError as error:  # nothing was sent yet
+            tls = "; is it a server of https?" if url.startswith("https:") else ""
+            raise TransportError("refused", f"no connection within {CONNECT_S:.0f} s{tls}") from error
         except TimeoutError as error:
             sent = f" to a request of {len(data):,} bytes" if data else ""
             raise TransportError("slow", f"no whole answer within {deadline_s:.0f} s{sent}") from error
@@ -233,8 +239,10 @@ def _unsafe(error: aiohttp.ClientError) -> TransportError:
 
 async def _body(response: ClientResponse) -> bytes:
     """The body, as it comes, up to the cap; of anything but a 200 only what can be shown matters."""
-    encoded = response.headers.get("Content-Encoding", "identity").lower() != "identity"
-    sized = "Content-Length" in response.headers or "chunked" in response.headers.get("Transfer-Encoding", "")
+    encoded = response.headers.get("Content-Encoding", "").strip().lower() not in ("", "identity")
+    # Of several codings the last one ends the body; a word that only holds `chunked` ends nothing.
+    last = response.headers.get("Transfer-Encoding", "").rpartition(",")[2].strip().lower()
+    sized = "Content-Length" in response.headers or last == "chunked"
     if response.status == 200 and (encoded or not sized):
         response.close()
         what = "a compressed answer, which was not asked for" if encoded else "an answer of no stated length"
