@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,8 +12,10 @@ from pathlib import Path
 
 import pytest
 import typer
+from rich.table import Table
 
 from tests.conftest import ROOT, write_rows
+from tgi_stack.commands import console
 from tgi_stack.commands.errors import reported
 from tgi_stack.rows.ledger import part_path
 
@@ -103,3 +106,26 @@ def test_whatever_a_signal_breaks_is_interrupted() -> None:
     with pytest.raises(typer.Exit) as ended, reported(debug=False):
         broken_off()
     assert ended.value.exit_code == 143
+
+
+HOSTILE = ["c[/red]", "c[bold]x", "c:smile:", "c\\[x]", "c\x1b[31mred", "c\u202ex", "c\x9b31m"]
+
+
+@pytest.mark.parametrize("term", ["xterm", "dumb"])
+@pytest.mark.parametrize("name", HOSTILE)
+def test_data_is_no_markup_and_no_control(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, term: str, name: str
+) -> None:
+    monkeypatch.setenv("TERM", term)
+    shown = name.encode("unicode_escape").decode() if not name.isprintable() else name
+    table = Table("outputs", name)
+    table.add_row(name, "1")
+    for shown_whole in (table, f"without {name}"):
+        console.print_table(shown_whole)
+        out = capsys.readouterr().out
+        assert shown in out
+        assert not {"\x1b", "\x9b", "\u202e"} & set(out)
+    console.print_lines(name)
+    assert capsys.readouterr().out == f"{shown}\n"
+    console.print_data({"id": f"{name}\x7f"})
+    assert json.loads(capsys.readouterr().out) == {"id": f"{name}\x7f"}

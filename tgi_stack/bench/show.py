@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -44,7 +43,7 @@ def _table(results: Mapping[str, Any], noun: str, lines: Sequence[Mapping[str, A
         "apart from fp32",
         "same as fp32",
         "right",
-        title=escape(f"{results['model']}{weights}: {place}"),
+        title=f"{results['model']}{weights}: {place}",
         caption=Text("\n".join(f"{line['name']}: {line['reason']}" for line in lines if line["reason"])),
         caption_justify="left",
     )
@@ -57,7 +56,7 @@ def _cells(line: Mapping[str, Any]) -> list[str]:
     expected = ", ".join(filter(None, (line["expected"], line["expected_memory"])))
     low, high = line["range"]
     return [
-        escape(line["name"]),
+        line["name"],
         f"{line['rate']:.2f}",
         f"{low:.2f}-{high:.2f}",
         f"{line['passes']} x {line['requests']:,}",
