@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
@@ -78,3 +79,11 @@ def test_nothing_compared_is_no_picture(fastqwen: Fastqwen, tmp_path: Path) -> N
     out = written(tmp_path / "a.jsonl", failed("x"))
     assert "nothing was compared" in fastqwen("compare", out, out, "--plot", "c.svg", check=None).stderr
     assert not Path("c.svg").exists()
+
+
+@pytest.mark.parametrize("name", ["\x1b[31mred", "中文", "$\\frac$", "a--b"])
+def test_any_name_makes_a_sound_picture(tmp_path: Path, recwarn: pytest.WarningsRecorder, name: str) -> None:
+    with canvas.canvas(tmp_path / "p.svg", 4.0, [1.0]) as (at,):
+        at.set_title(name)
+    ElementTree.parse(tmp_path / "p.svg")  # noqa: S314  # our own
+    assert not recwarn.list

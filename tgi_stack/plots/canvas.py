@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tgi_stack.errors import MissingPackageError, UsageError
+from tgi_stack.logs import escaped
 from tgi_stack.writing import Given, refuse_present, replaced
 
 SUFFIXES = (".svg", ".png")
@@ -70,11 +72,15 @@ def canvas(path: Path, width: float, heights: Sequence[float], *, overwrite: boo
     """
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
     form = path.suffix.lower()[1:]
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         figure = Figure(figsize=(width, sum(heights) or 1.0))
         rows = figure.add_gridspec(max(1, len(heights)), 1, height_ratios=heights or [1.0])
         yield [figure.add_subplot(rows[row]) for row in range(len(heights))]
+        for text in figure.findobj(Text):  # a control character would make the SVG one that no parser takes
+            text.set_text(escaped(text.get_text()))
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box says so in the picture
         with replaced("--plot", path, overwrite=overwrite) as file:
             figure.savefig(file, format=form, metadata={"Date": None} if form == "svg" else None)
