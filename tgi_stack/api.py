@@ -6,7 +6,6 @@ scripts, in notebooks, inside a running event loop. `arun` and `apredict_probs` 
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import os
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -168,13 +167,13 @@ class Reranker(Resident):
             RowError: one prompt that can't be answered.
             PartialFailure: some of several; it carries the rest.
         """
-        return self._submit(self._predict(prompts, num_candidates)).result()
+        return self._result(self._predict(prompts, num_candidates))
 
     async def apredict_probs(
         self, prompts: str | Sequence[str], num_candidates: int | Sequence[int]
     ) -> Probabilities | list[Probabilities]:
         """As `predict_probs`, to be awaited."""
-        return await asyncio.wrap_future(self._submit(self._predict(prompts, num_candidates)))
+        return await self._aresult(self._predict(prompts, num_candidates))
 
     def predict_probs_batch(
         self, prompts: Sequence[str], num_candidates_list: Sequence[int]

@@ -11,7 +11,7 @@ import queue
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +31,7 @@ from tgi_stack.rows.reader import Source
 from tgi_stack.rows.stores.staging import staged
 from tgi_stack.settings import Settings
 
+CLOSED = "this engine was closed"
 Value = TypeVar("Value")
 Record = dict[str, Any]
 Prepared = tuple[JobSpec, Source]
@@ -99,13 +100,34 @@ class Resident:
     def _submit(self, what: Coroutine[Any, Any, Value]) -> Future[Value]:
         if self._closed:
             what.close()
-            raise UsageError("this engine was closed")
+            raise UsageError(CLOSED)
         try:
             self._leave_parent()
         except UsageError:
             what.close()
             raise
         return asyncio.run_coroutine_threadsafe(what, self._loop)
+
+    def _result(self, what: Coroutine[Any, Any, Value]) -> Value:
+        """What a coroutine gives; it ends with whoever waits for it (Ctrl-C, an alarm's exception)."""
+        asked = self._submit(what)
+        try:
+            return asked.result()
+        except CancelledError as error:
+            raise UsageError(CLOSED) from error
+        finally:
+            asked.cancel()  # of what is done, nothing
+
+    async def _aresult(self, what: Coroutine[Any, Any, Value]) -> Value:
+        """As `_result`, to be awaited."""
+        asked = self._submit(what)
+        try:
+            return await asyncio.wrap_future(asked)
+        except asyncio.CancelledError as error:
+            waiting = asyncio.current_task()
+            if waiting is not None and waiting.cancelling():
+                raise
+            raise UsageError(CLOSED) from error  # nobody gave up waiting
 
     def _leave_parent(self) -> None:
         """In a forked child: leaves what is the parent's alone, and starts anew."""
@@ -140,6 +162,8 @@ class Resident:
             while (record := FORKS.next_of(sink.records, process)) is not None:
                 yield record
             done.result()
+        except CancelledError as error:
+            raise UsageError(CLOSED) from error
         finally:
             if not self._closed and process == os.getpid():
                 self._loop.call_soon_threadsafe(stop.set)
@@ -153,7 +177,7 @@ class Resident:
         one.say_skipped()
 
     def _write(self, prepare: Callable[[], Prepared], out: str | Path) -> dict[str, Any]:
-        counts: dict[str, Any] = self._submit(self._written(prepare, Path(out))).result()
+        counts: dict[str, Any] = self._result(self._written(prepare, Path(out)))
         return counts
 
     async def _written(self, prepare: Callable[[], Prepared], out: Path) -> dict[str, Any]:
@@ -171,7 +195,7 @@ class Resident:
         return one.tally.as_dict()
 
     def _dry_run(self, prepare: Callable[[], Prepared]) -> dict[str, Any]:
-        return asdict(self._submit(self._run_dry(prepare)).result())
+        return asdict(self._result(self._run_dry(prepare)))
 
     async def _run_dry(self, prepare: Callable[[], Prepared]) -> DryRun:
         return await asyncio.to_thread(session.run_dry, *prepare())

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -125,3 +129,52 @@ def test_what_counts_nothing_is_refused(counts: Any) -> None:
 def test_a_prompt_that_is_no_text() -> None:
     with Reranker(engine="torch", model="tiny") as ranker, pytest.raises(UsageError, match="not 3"):
         ranker.predict_probs(["a\n", 3], 2)
+
+
+class StoppedError(Exception):
+    """What a handler of signals raises, as Ctrl-C's does."""
+
+
+def test_whoever_stops_waiting_stops_the_work() -> None:
+    def stop(*_: object) -> None:
+        raise StoppedError
+
+    def fault(number: int, path: str) -> None:
+        if number == 5:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, stop)
+    try:
+        with (
+            serve("vllm", fault=fault, delay_s=0.01) as server,
+            Reranker(endpoint=(server.url,), model="tiny", llm_batch_size=1) as reranker,
+        ):
+            with pytest.raises(StoppedError):
+                reranker.predict_probs([f"Question {n}\n" for n in range(300)], 5)
+            assert reranker.predict_probs("Which?\n", 5).shape == (5,)
+            tasks = asyncio.all_tasks(reranker._loop)
+            assert not [task for task in tasks if "_predict" in repr(task)]
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.parametrize("form", ["run", "wait", "await"])
+def test_closed_while_it_works_is_said(tmp_path: Path, form: str) -> None:
+    engines: list[Reranker] = []
+
+    def fault(number: int, path: str) -> None:
+        if number == 5:
+            threading.Thread(target=engines[0].close).start()
+
+    rows = write_rows(tmp_path / "p.jsonl", *({"prompt": f"{n}\n", "num_candidates": 3} for n in range(300)))
+    prompts = [f"Question {n}\n" for n in range(3000)]
+    with serve("vllm", fault=fault) as server:
+        engine = Reranker(endpoint=(server.url,), model="tiny", llm_batch_size=1, no_cache=True)
+        engines.append(engine)
+        forms: dict[str, Callable[[], object]] = {
+            "run": lambda: list(engine.run_probs(rows)),
+            "wait": lambda: engine.predict_probs(prompts, 3),
+            "await": lambda: asyncio.run(engine.apredict_probs(prompts, 3)),
+        }
+        with pytest.raises(UsageError, match="closed"):
+            forms[form]()
