@@ -26,8 +26,8 @@ from tgi_stack.checkpoints import adapter, gguf
 from tgi_stack.checkpoints.adapter import Adapter
 from tgi_stack.checkpoints.gguf.header import Header
 from tgi_stack.checkpoints.gguf.on_hub import Wanted, named
+from tgi_stack.checkpoints.hub_answers import NO_ANSWER, reason
 from tgi_stack.errors import CheckpointError, MachineError, NoEngineError, UsageError
-from tgi_stack.hub_answers import NO_ANSWER, reason
 from tgi_stack.settings import DEFAULT_MODELS
 from tgi_stack.tiny import TINY
 

@@ -6,8 +6,8 @@ import logging
 
 from huggingface_hub import HfApi
 
+from tgi_stack.checkpoints.hub_answers import NO_ANSWER, reason
 from tgi_stack.errors import MachineError
-from tgi_stack.hub_answers import NO_ANSWER, reason
 from tgi_stack.stack.files.docker_folder import DockerFolder
 from tgi_stack.stack.files.rendering import OTHER_IMAGES, Pins
 from tgi_stack.stack.planning import plan
