@@ -145,6 +145,21 @@ def test_a_torn_or_missing_file_is_changed(tmp_path: Path, gone: Callable[[Path]
         list(source)
 
 
+@pytest.mark.parametrize("place", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+@pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "csv", "parquet"])
+@pytest.mark.parametrize("folder", [False, True])
+def test_what_is_no_file_by_now_is_left(
+    tmp_path: Path, suffix: str, place: Callable[[Path], object], folder: bool
+) -> None:
+    path = write(tmp_path / f"r.{suffix}", ROWS)
+    source = checked(tmp_path if folder else path)
+    path.unlink()
+    place(path)
+    for look in (lambda: list(source), source.refuse_changed, source.look_again):
+        with pytest.raises(InputError, match=CHANGED):
+            look()
+
+
 def test_pictures_that_come_or_go_are_noticed(tmp_path: Path) -> None:
     for name in ("b.jpg", "c.jpg"):
         (tmp_path / name).write_bytes(b"\xff\xd8\xff\xe0 a picture")

@@ -23,6 +23,7 @@ from tgi_stack import text_files
 from tgi_stack.errors import DiskError, InputError, RowError
 from tgi_stack.rows import csv_rows, jsonl, parquet
 from tgi_stack.rows.columns import Wanted
+from tgi_stack.rows.ledger import sha256_of
 from tgi_stack.text_files import PIECE_BYTES, UTF_8_MARK, UTF_16_MARKS, TextFileError, as_utf_8, lines
 
 # A row before its fields are looked at: its number, and an object or the reason why it is none. None for one
@@ -83,6 +84,18 @@ def reader_for(path: Path) -> Reader:
         known = ".jsonl, .csv, .parquet (the first two also .gz, .zst)"
         raise InputError(f"{path}: can't read {path.suffix or 'a file without a suffix'}; give {known}")
     return readers[suffix]
+
+
+def refuse_special(path: Path, name: str) -> None:
+    """Raises InputError for a file of an input that is none by now: a device or a pipe may have no end."""
+    if path.exists() and not path.is_file():
+        raise InputError(f"{name}: the input changed while it was read: {path} is no file any more")
+
+
+def digest_of_file(path: Path, name: str) -> str:
+    """SHA-256 of a file of an input; see `refuse_special`."""
+    refuse_special(path, name)
+    return sha256_of(path)
 
 
 @contextmanager

@@ -25,13 +25,14 @@ from tgi_stack.rows.formats import (
     Every,
     OfPart,
     Rows,
+    digest_of_file,
     first_rows,
     json_row,
     read_jsonl,
     reader_for,
+    refuse_special,
     spooled,
 )
-from tgi_stack.rows.ledger import sha256_of
 from tgi_stack.rows.per_row import Digests, digest_of
 from tgi_stack.rows.records import as_id
 from tgi_stack.rows.stores.copies import fetched
@@ -302,10 +303,11 @@ class File(Source):
         return whole.hexdigest() == digest
 
     def _read(self, done: Container[int]) -> Rows:
+        refuse_special(self.path, self.name)
         return self._reader(self.path, self.name, done, self.wanted)
 
     def _digest(self) -> str:
-        return sha256_of(self.path)
+        return digest_of_file(self.path, self.name)
 
 
 class Folder(Source):
@@ -374,13 +376,16 @@ class Parts(Source):
         for path in self.paths:
             last = before
             self._begins = str(path), before
+            refuse_special(path, self.name)
             for number, value, line in reader_for(path)(path, str(path), OfPart(done, before), self.wanted):
                 last = before + number
                 yield last, value, line
             before = last
 
     def _digest(self) -> str:
-        parts = [[path.relative_to(self.base).as_posix(), sha256_of(path)] for path in self.paths]
+        parts = [
+            [path.relative_to(self.base).as_posix(), digest_of_file(path, self.name)] for path in self.paths
+        ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
