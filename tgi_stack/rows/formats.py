@@ -92,6 +92,12 @@ def refuse_special(path: Path, name: str) -> None:
         raise InputError(f"{name}: the input changed while it was read: {path} is no file any more")
 
 
+def rows_of(path: Path, name: str, done: Container[int], wanted: Wanted) -> Rows:
+    """The rows of a file, by the reader that its name asks for; see `refuse_special`."""
+    refuse_special(path, name)
+    return reader_for(path)(path, name, done, wanted)
+
+
 def digest_of_file(path: Path, name: str) -> str:
     """SHA-256 of a file of an input; see `refuse_special`."""
     refuse_special(path, name)

@@ -30,7 +30,7 @@ from tgi_stack.rows.formats import (
     json_row,
     read_jsonl,
     reader_for,
-    refuse_special,
+    rows_of,
     spooled,
 )
 from tgi_stack.rows.per_row import Digests, digest_of
@@ -303,8 +303,7 @@ class File(Source):
         return whole.hexdigest() == digest
 
     def _read(self, done: Container[int]) -> Rows:
-        refuse_special(self.path, self.name)
-        return self._reader(self.path, self.name, done, self.wanted)
+        return rows_of(self.path, self.name, done, self.wanted)
 
     def _digest(self) -> str:
         return digest_of_file(self.path, self.name)
@@ -376,8 +375,7 @@ class Parts(Source):
         for path in self.paths:
             last = before
             self._begins = str(path), before
-            refuse_special(path, self.name)
-            for number, value, line in reader_for(path)(path, str(path), OfPart(done, before), self.wanted):
+            for number, value, line in rows_of(path, str(path), OfPart(done, before), self.wanted):
                 last = before + number
                 yield last, value, line
             before = last
