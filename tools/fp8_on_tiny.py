@@ -61,7 +61,7 @@ def questions(count: int, candidates: int) -> list[ScoreRequest]:
 
 
 class InFp32:
-    """A matrix in fp8 whose products are computed in fp32: a CPU's own are a hundred times slower."""
+    """A matrix in fp8 whose products are computed in fp32: a CPU's own in fp8 are slow."""
 
     wants_fp8 = True
 
