@@ -7,7 +7,7 @@ import os
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -103,36 +103,42 @@ class Store:
         Raises:
             CacheError: offline, it can't be told whether there is one.
         """
+        return self.get_many(kind, (key,), again=again)[0]
+
+    def get_many(self, kind: str, keys: Sequence[str], *, again: bool = False) -> list[bytes | None]:
+        """As `get`, of several keys at once: one look at the database takes a third of as many."""
         self._refuse_fork()
         stored = kinds.named(kind)
-        name = stored.letter + key
+        names = [stored.letter + key for key in keys]
         if self._job is not None:
             with contextlib.suppress(OSError):  # told with the next one
-                self._job.uses(name)
-        blob = self._writer.pending(name) if self._writer is not None else None
-        try:
-            if blob is None:
-                blob = self._blob(stored, name)
-            payload = None if blob is None else codecs.unseal(stored.letter, blob)
-        except DamagedError as error:
-            self.counts[f"{kind} damaged"] += 1
-            self._notices.warn(f"the cache's entry {name[:13]} is damaged ({error}) and is passed over")
-            payload = None
-        if payload is None:
-            self.counts[f"{kind} misses"] += not again
-            return None
-        self.counts[f"{kind} hits"] += 1
-        return payload
+                self._job.uses(*names)
+        blobs = self._blobs(stored, names)
+        return [self._unsealed(stored, name, blobs, again=again) for name in names]
 
-    def _blob(self, kind: Kind, name: str) -> bytes | None:
+    def _unsealed(self, kind: Kind, name: str, blobs: Mapping[str, object], *, again: bool) -> bytes | None:
         try:
-            return self._read(kind.database, lambda database: database.get(name))
+            if name in blobs:
+                payload = codecs.unseal(kind.letter, blobs[name])
+                self.counts[f"{kind.name} hits"] += 1
+                return payload
+        except DamagedError as error:
+            self.counts[f"{kind.name} damaged"] += 1
+            self._notices.warn(f"the cache's entry {name[:13]} is damaged ({error}) and is passed over")
+        self.counts[f"{kind.name} misses"] += not again
+        return None
+
+    def _blobs(self, kind: Kind, names: Sequence[str]) -> dict[str, object]:
+        found: dict[str, object] = {} if self._writer is None else self._writer.pending(names)
+        written = [name for name in names if name not in found]
+        try:
+            return found | (self._read(kind.database, lambda database: database.get(written)) or {})
         except StandsStillError as error:  # offline, where a miss would be untrue
-            blob = self._beside(kind, name)
-            if blob is None:
+            beside = {name: self._beside(kind, name) for name in written}
+            if None in beside.values():
                 raise CacheError(f"the cache in {self.directory} can't be read: {error}") from error
             self._notices.not_waited_for(error)
-            return blob
+            return found | beside
 
     def _beside(self, kind: Kind, name: str) -> bytes | None:
         with contextlib.suppress(sqlite3.Error, OSError, KeyError):
@@ -346,23 +352,21 @@ class Store:
         Returns:
             How many went, and how many bytes the databases are smaller.
         """
-        return self._cleaned(kinds.staying(), older_than_s, to_bytes)
+        with self._cleaning():
+            return self._collect(kinds.staying(), older_than_s, to_bytes)
 
     def clear(self) -> int:
         """Removes all entries that no running job uses."""
-        return self._cleaned(frozenset())[0]
+        with self._cleaning():
+            return self._collect(frozenset())[0]
 
     def purge(self, mark: str) -> int:
         """Removes the entries whose keys end with a mark (see `Keys`) and that no running job uses."""
-        return self._cleaned(kinds.staying(), ending=mark)[0]
+        with self._cleaning():
+            return self._collect(kinds.staying(), ending=mark)[0]
 
-    def _cleaned(
-        self,
-        staying: frozenset[str],
-        older_than_s: float | None = None,
-        to_bytes: int | None = None,
-        ending: str = "",
-    ) -> tuple[int, int]:
+    @contextlib.contextmanager
+    def _cleaning(self) -> Iterator[None]:
         if not self.writable:
             raise CacheError(
                 f"the cache in {self.directory} can only be read here; have its owner do this, or choose "
@@ -370,19 +374,19 @@ class Store:
             )
         self.flush()
         try:
-            return self._collect(staying, older_than_s, to_bytes, ending)
+            yield
         finally:
             self._let_go()
 
     def _collect(
         self,
         staying: frozenset[str],
-        older_than_s: float | None = None,
+        age_s: float | None = None,
         to_bytes: int | None = None,
         ending: str = "",
     ) -> tuple[int, int]:
         in_use = ActiveJobs(self._root / "users")
-        until = time.time() - (older_than_s or 0.0)
+        until = time.time() - (age_s or 0.0)
         return collect(list(self._databases.values()), in_use, staying, until, to_bytes, ending)
 
     def _shrink(self, to_bytes: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 LINGER_S = 0.05
 MOST_IN_ONE = 512
@@ -49,9 +49,10 @@ class Writer:
         self._queue.put((name, blob, then))
         return True
 
-    def pending(self, name: str) -> bytes | None:
-        """A value that is not written yet."""
-        return self._pending.get(name)
+    def pending(self, names: Iterable[str]) -> dict[str, object]:
+        """Those of some values that are not written yet."""
+        pending = self._pending
+        return {name: blob for name in names if (blob := pending.get(name)) is not None} if pending else {}
 
     def flush(self) -> None:
         """Waits until all is written that was put."""

@@ -34,6 +34,13 @@ def write_at(file: int, content: bytes | bytearray, place: int) -> int:
     return os.pwrite(file, content, place)
 
 
+def widen_pipe(pipe: int, size: int) -> None:
+    """Has a pipe hold so many bytes, where the system lets it."""
+    if (named := getattr(fcntl, "F_SETPIPE_SZ", None)) is not None:  # of Linux alone
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(pipe, named, size)
+
+
 def lock(file: int) -> None:
     """Locks a file for its open handle; BlockingIOError where another handle has it."""
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from cache.store import Store
@@ -41,15 +42,22 @@ class Kept(Generic[Value]):
 
     def known(self, key: str, *, again: bool = False) -> Value | None:
         """The value that is kept, or None; looking `again` is not counted as a miss."""
+        payload = None if self._store is None else self._store.get(self._kind, key, again=again)
+        return None if payload is None else self._understood(key, payload, again=again)
+
+    def known_of(self, keys: Sequence[str]) -> list[Value | None]:
+        """As `known`, of several keys at once."""
         if self._store is None:
-            return None
-        payload = self._store.get(self._kind, key, again=again)
-        if payload is None:
-            return None
+            return [None] * len(keys)
+        found = zip(keys, self._store.get_many(self._kind, keys), strict=True)
+        return [None if payload is None else self._understood(key, payload) for key, payload in found]
+
+    def _understood(self, key: str, payload: bytes, *, again: bool = False) -> Value | None:
         try:
             return self._codec.decode(payload)
         except (ValueError, KeyError, TypeError, RecursionError, struct.error):  # whole, and none of its kind
-            self._store.not_understood(self._kind, key, again=again)
+            if self._store is not None:
+                self._store.not_understood(self._kind, key, again=again)
             return None
 
     @property

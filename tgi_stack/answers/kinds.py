@@ -13,5 +13,6 @@ KINDS = (
     Kind("tokenizer", "V", database="large", stays=True),
     Kind("question", "Q"),
     Kind("pixels", "P"),
+    Kind("record", "R"),
 )
 register(*KINDS)

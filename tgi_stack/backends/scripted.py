@@ -10,7 +10,6 @@ import asyncio
 import hashlib
 import json
 import math
-import sys
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -74,10 +73,10 @@ class ScriptedBackend:
             grid = Grid.from_checkpoint(folder)
             profile = Profile(tokenizer, closes_thinking=kind == "text", context=65_536, grid=grid)
         self._script = script
-        self.max_concurrency = 64
+        self.max_concurrency = 256  # as an engine of this process has that computes in batches
         self.profile = profile
         digest = profile.tokenizer.digest
-        self.identity = Identity("scripted", "scripted", __version__, "none", "none", digest, "1")
+        self.identity = Identity("scripted", "scripted", __version__, "none", "none", digest, "2")
 
     async def score(self, request: ScoreRequest) -> LabelScores:
         number = number_of(request.token_ids)
@@ -108,16 +107,10 @@ class ScriptedBackend:
 
 def number_of(token_ids: Sequence[int], image: bytes = b"") -> int:
     """What an answer is a function of: a digest of the question."""
-    asked = _in_64_bits(token_ids).tobytes() + image
-    return int.from_bytes(hashlib.blake2b(asked, digest_size=8).digest(), "big")
-
-
-def _in_64_bits(token_ids: Sequence[int]) -> array[int]:
-    if not isinstance(token_ids, array):
-        return array("q", token_ids)
-    wide = array("I", bytes(8 * len(token_ids)))  # laid down as they are, without a Python integer for each
-    wide[sys.byteorder == "big" :: 2] = token_ids
-    return wide
+    ids = token_ids if isinstance(token_ids, array) else array("I", token_ids)
+    whole = hashlib.sha256(ids.tobytes())
+    whole.update(image)
+    return int.from_bytes(whole.digest()[:8], "big")
 
 
 def summary_of(number: int, form: str | None) -> str:
@@ -150,7 +143,7 @@ def _of_schema(schema: dict[str, Any], number: int) -> Any:
 def label_logprobs(number: int, label_ids: Sequence[int]) -> tuple[float, ...]:
     """The answer: different for each question and each label, and adding up to 1."""
     at = number % 9973
-    return tuple(map(math.log, distributions.softmax([math.sin(at + label) for label in label_ids])))
+    return distributions.among([math.sin(at + label) for label in label_ids])
 
 
 def open_scripted(settings: Settings, kind: str) -> ScriptedBackend:

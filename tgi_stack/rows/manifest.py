@@ -162,7 +162,7 @@ class Manifest:
 
         Args:
             counts: those of `Tally.noted`; how they grew stands beside them.
-            whole: digest and size of a complete OUT that is a folder.
+            whole: digest and size of a complete OUT, where they are known.
         """
         counts = dict(counts)
         beside = {name: counts.pop(name, None) for name in ("timeline", "times")}

@@ -10,7 +10,7 @@ import os
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from cache.storage.replacing import replacing
 from tgi_stack.errors import DiskError, InputError, UsageError
@@ -129,13 +129,15 @@ class Output:
 
     def finish(self, counts: dict[str, Any]) -> None:
         """Puts OUT in place. Only when the manifest says so does the part file go."""
+        whole = None
         with self._opened.finishing() as file:
             if form_of(self._out)[0] == ".parquet":
                 parquet.write(self._asked["job"], file, self._opened.lines())
             else:
-                file.writelines(self._opened.lines())
+                digest = _written(file, self._opened.lines())
+                whole = {"sha256": digest, "bytes": file.tell()}
         if self._manifest is not None:
-            self._manifest.close("complete", counts)
+            self._manifest.close("complete", counts, whole)
         self._opened.retire()
 
     def _belongings(self) -> tuple[Path, Path]:
@@ -173,6 +175,15 @@ class Output:
         if self._ledger is None:
             raise RuntimeError("an Output takes records only after `begin`")
         return self._ledger
+
+
+def _written(file: IO[bytes], lines: Iterator[bytes]) -> str:
+    """Writes lines; gives SHA-256 of them all, so that nobody has to read them again for it."""
+    whole = hashlib.sha256()
+    for line in lines:
+        whole.update(line)
+        file.write(line)
+    return whole.hexdigest()
 
 
 def refuse_suffix(out: Path, suffixes: Sequence[str]) -> None:

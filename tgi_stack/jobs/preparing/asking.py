@@ -47,14 +47,18 @@ class Outbox:
         self._of_tier.append((number, what, about, payload))
         self._due(len(self._of_tier), TOGETHER)
 
-    def record(self, number: int, line: bytes, record: dict[str, Any], span: Span) -> None:
-        """Sends a row's record, as `line_of` writes it."""
+    def record(self, number: int, line: bytes, record: dict[str, Any], span: Span | None) -> None:
+        """Sends a row's record, as `line_of` writes it, with what went into it; see `spend`."""
         self._numbers.append(number)
         self._lines.append(line)
         if record["status"] != "ok":
             self._failed.append(number)
         self._tally.add(record, span)
         self._due(len(self._numbers), RECORDS)
+
+    def spend(self, prepared_s: float) -> None:
+        """Adds what several rows took together."""
+        self._tally.spend(prepared_s)
 
     def send(self, *message: Any) -> None:
         """Sends a message at once."""

@@ -52,6 +52,7 @@ LOG = logging.getLogger(__name__)
 
 MOST = 16
 LEAST_ROWS = 2048  # fewer are answered sooner than other processes are started
+PIPE_BYTES = 2**18  # the records of a message: whoever prepared them goes on while the run reads
 BLOCK = 32  # rows that are handed out together
 AHEAD = 2  # blocks that wait in a process
 REMEMBERED = 4096  # answers, for equal questions of several processes
@@ -321,6 +322,7 @@ def _hello(spec: JobSpec, wanted: Wanted, backend: Backend, many: int) -> dict[s
         "form": spec.form,
         "kind": wanted.kind,
         "columns": wanted.columns,
+        "items": [[one.digest(), one.columns] for one in spec.items],
         "identity": asdict(backend.identity),
         "profile": backend.profile.described(),
         "takes_tokens": backend.takes_tokens,
@@ -332,6 +334,7 @@ def _hello(spec: JobSpec, wanted: Wanted, backend: Backend, many: int) -> dict[s
 async def _started() -> tuple[asyncio.subprocess.Process, asyncio.StreamReader]:
     """A process, and what it sends; raises OSError where there may be no more."""
     ours, its = os.pipe()
+    system.widen_pipe(its, PIPE_BYTES)
     with os.fdopen(its, "wb"):
         file = os.fdopen(ours, "rb")
         try:

@@ -12,6 +12,8 @@ import logging
 import os
 import signal
 import sys
+import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -25,6 +27,7 @@ from tgi_stack.images.pipe import next_part, stream_of
 from tgi_stack.jobs.pipeline import Job, answered
 from tgi_stack.jobs.preparing.asking import AskingBackend, AskingReplacedBackend, Outbox
 from tgi_stack.jobs.preparing.forwarded import ForwardedTier
+from tgi_stack.jobs.preparing.kept_rows import KeptRows
 from tgi_stack.jobs.preparing.wire import BUFFER_BYTES, items_of, unpacked
 from tgi_stack.jobs.spec import JobSpec
 from tgi_stack.logs import ROOTS
@@ -33,6 +36,7 @@ from tgi_stack.prompting.tokenizer import Tokenizer
 from tgi_stack.rows.columns import Wanted
 from tgi_stack.rows.ledger import line_of
 from tgi_stack.rows.reader import Line, UnreadRow, read_row
+from tgi_stack.rows.records import Written
 from tgi_stack.settings import Settings
 from tgi_stack.types import Identity
 
@@ -65,8 +69,9 @@ class Preparer:
         )
         spec = JobSpec(told["name"], settings, Path(told["base"]), (), told["template"], told["form"])
         self._job: Job[Any] = spec.job(self._backend, self._store, items_of(items), told["images"])
+        self._kept = KeptRows.of(self._store, told)
         self._wanted = Wanted(told["kind"], told["columns"])
-        self._rows: asyncio.Queue[tuple[Any, ...] | None] = asyncio.Queue()
+        self._rows: asyncio.Queue[UnreadRow | None] = asyncio.Queue()
         if self._store is not None:
             self._store.counts.clear()  # what was looked at to begin with is counted by the run
 
@@ -98,8 +103,7 @@ class Preparer:
         while True:
             kind, *rest = unpacked(await next_part(stream))
             if kind == "rows":
-                for row in rest[0]:
-                    self._rows.put_nowait(row)
+                self._take([_unread(*row) for row in rest[0]])
             elif kind in ("answers", "brought"):
                 self._tell(kind, rest[0])
             elif kind == "stop":  # what was not begun is left
@@ -117,14 +121,39 @@ class Preparer:
             elif self._tier is not None:
                 self._tier.tell(number, answer)
 
+    def _take(self, rows: list[UnreadRow]) -> None:
+        """Sends the records that are kept of whole rows; the others wait for a worker."""
+        began = time.monotonic()
+        for row, known in zip(rows, self._known(rows), strict=True):
+            if known is None:
+                self._rows.put_nowait(row)
+            else:
+                self._send(row, known)
+        self._outbox.spend(time.monotonic() - began)
+
+    def _known(self, rows: list[UnreadRow]) -> Sequence[Written | None]:
+        lines = [row.value for row in rows if isinstance(row.value, Line)]
+        if self._kept is None or len(lines) < len(rows):  # no JSON lines
+            return [None] * len(rows)
+        return self._kept.known(lines)
+
+    def _send(self, row: UnreadRow, found: Written, span: Span | None = None) -> None:
+        self._outbox.record(row.number, line_of(row.number, *found), found.record, span)
+
     async def _work(self) -> None:
         """Takes a row, answers it, sends its record, and takes the next."""
         while (row := await self._rows.get()) is not None:
-            number, value, *place = row
-            unread = UnreadRow(number, Line(value, *place) if place else value)
             span = Span()
-            record, line = await answered(self._job, read_row(unread, self._wanted))
-            self._outbox.record(number, line_of(number, record, line), record, span)
+            raw = read_row(row, self._wanted)
+            found = await answered(self._job, raw)
+            self._send(row, found, span)
+            if self._kept is not None and isinstance(row.value, Line):
+                self._kept.keep(row.value, raw, found.record)
+
+
+def _unread(number: int, value: Any, *place: Any) -> UnreadRow:
+    """A row as it came: a line with its place, or an object."""
+    return UnreadRow(number, Line(value, *place) if place else value)
 
 
 class Forwarded(logging.Handler):
