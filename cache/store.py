@@ -385,8 +385,7 @@ class Store:
         to_bytes: int | None = None,
         ending: str = "",
     ) -> tuple[int, int]:
-        in_use = ActiveJobs(self._root / "users")
-        until = time.time() - (age_s or 0.0)
+        in_use, until = ActiveJobs(self._root / "users"), time.time() - (age_s or 0.0)
         return collect(list(self._databases.values()), in_use, staying, until, to_bytes, ending)
 
     def _shrink(self, to_bytes: int) -> None:
