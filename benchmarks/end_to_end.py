@@ -15,6 +15,7 @@ Beside each line stands what it is held against:
            same pictures prepared before the clock starts; where a server answers, a raw loop of aiohttp that
            sends it the finished prompts as token ids, eight in a request, and parses what comes back
   vllm     `vllm_offline.py` over the same prompts as text, where `--vllm PYTHON` names an environment
+Runs keep nothing, unless `--cache` has each begin with an empty cache and keep its answers there.
 The server is one on loopback that answers label reads at once, in a process of its own.
 """
 
@@ -25,6 +26,7 @@ import asyncio
 import json
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -224,20 +226,31 @@ class Bench:
         tokenizer = Tokenizer(self.tokenizer_file)
         texts = finished(case, tokenizer, self._items(case), closes_thinking=True)
         lengths = [len(tokenizer.encode(text)) for text in texts[:500]]
-        least = floor(case, texts, self.tokenizer_file, processes, self.folder)
-        cells += [f"{sum(lengths) / len(lengths):.0f}", f"{least:,.0f}", f"{run.rate / least:.2f}"]
+        cells.append(f"{sum(lengths) / len(lengths):.0f}")
+        if self.args.no_floor:
+            cells += ["", ""]
+        else:
+            least = floor(case, texts, self.tokenizer_file, processes, self.folder)
+            cells += [f"{least:,.0f}", f"{run.rate / least:.2f}"]
         asked = self._prompts(case, texts, tokenizer)
         return [*cells, *_beside(run.rate, self._alone(asked, told), self._vllm(asked))]
 
     def _median(self, case: Case, told: Sequence[str]) -> Measured:
         runs = []
         for _ in range(self.args.repeats):
-            arguments = [*case.arguments, *told, "--no-cache", *self.args.more]
+            arguments = [*case.arguments, *told, *self._cache(), *self.args.more]
             runs.append(command(arguments, self.folder / "out.jsonl", case.rows))
             for path in self.folder.glob("out.jsonl*"):
                 path.unlink()
             print(f"{case.name}: {runs[-1]}", file=sys.stderr, flush=True)
         return sorted(runs, key=lambda run: run.rate)[len(runs) // 2]
+
+    def _cache(self) -> list[str]:
+        """What a run is told of a cache: none, or one that knows nothing yet."""
+        if not self.args.cache:
+            return ["--no-cache"]
+        shutil.rmtree(self.folder / "cache", ignore_errors=True)
+        return ["--cache-dir", str(self.folder / "cache")]
 
     def _items(self, case: Case) -> dict[str, str]:
         if not case.catalogue:
@@ -299,7 +312,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quantization")
     parser.add_argument("--tokenizer", type=Path, help="a tokenizer.json; one of 151,000 tokens is made")
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="of the floor")
+    parser.add_argument("--no-floor", action="store_true", help="which takes longest of many rows")
     parser.add_argument("--preparers", type=int, nargs="+", help="a line for each, with as many of the floor")
+    parser.add_argument("--cache", action="store_true", help="answers are kept, as without --no-cache")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--only", action="append", help="cases whose name contains this")
     parser.add_argument("--vllm", metavar="PYTHON", help="of an environment with vLLM")
@@ -321,7 +336,7 @@ def main() -> None:
             tokenizer = TINY / ("vision" if args.photographs else "text") / "tokenizer.json"
         bench = Bench(args, folder, tokenizer, model)
         columns = ["case", "rows", "first s", "rows/s", "run's us", "peak MiB", "tokens", "floor", "of it"]
-        title = f"--engine {args.engine}, floor of {args.processes} processes"
+        title = f"--engine {args.engine}, floor of {args.processes} processes{', a cache' * args.cache}"
         table = Table(*columns, "engine", "vllm", title=title)
         for case in cases(args, folder):
             with computing(bench) as told:

@@ -134,16 +134,11 @@ class Store:
         try:
             return found | (self._read(kind.database, lambda database: database.get(written)) or {})
         except StandsStillError as error:  # offline, where a miss would be untrue
-            beside = {name: self._beside(kind, name) for name in written}
+            beside = {name: self._databases[kind.database].found_beside(name) for name in written}
             if None in beside.values():
                 raise CacheError(f"the cache in {self.directory} can't be read: {error}") from error
             self._notices.not_waited_for(error)
             return found | beside
-
-    def _beside(self, kind: Kind, name: str) -> bytes | None:
-        with contextlib.suppress(sqlite3.Error, OSError, KeyError):
-            return self._databases[kind.database].found_beside(name)
-        return None
 
     def not_understood(self, kind: str, key: str, *, again: bool = False) -> None:
         """The hit that was counted last was no value of its kind to the one who asked."""
@@ -283,6 +278,11 @@ class Store:
     def keeps(self) -> bool:
         """Whether what is put is written."""
         return self._writer is not None
+
+    def takes_turns(self, writers: int) -> None:
+        """One of several processes of a run, each of which writes less often: nobody reads meanwhile."""
+        if self._writer is not None:
+            self._writer.linger_s *= writers
 
     def flush(self) -> None:
         """Waits until all that was put is written."""

@@ -174,7 +174,11 @@ class Database:
         row is looked up again by its number, and must be of this key. Who asks checks the digest.
         """
         url = f"{self._file.absolute().as_uri()}?mode=ro&immutable=1"
-        with contextlib.closing(sqlite3.connect(url, uri=True)) as connection:
+        found = None
+        with (
+            contextlib.suppress(sqlite3.Error, OSError),
+            contextlib.closing(sqlite3.connect(url, uri=True)) as connection,
+        ):
             row = connection.execute("SELECT rowid FROM Cache WHERE key = ?", (key,)).fetchone()
             query = "SELECT key, value, raw FROM Cache WHERE rowid = ?"
             found = None if row is None else connection.execute(query, row).fetchone()

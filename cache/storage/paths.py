@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cache.errors import CacheError
 from cache.sharing import forks
-from cache.sharing.patience import CHECK_EVERY_S, Patience
+from cache.sharing.patience import Patience
 from cache.storage.codecs import FORMAT
 from cache.storage.replacing import ANEW, descriptor_of
 from cache.system import system
@@ -24,7 +24,8 @@ NETWORK = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "lustre", "beegfs", "gpfs", "afs", "fuse.sshfs"}
     | {"fuse.glusterfs", "fuse.s3fs", "fuse.rclone", "fuse.gcsfuse"}
 )
-TURN_EVERY_S = 0.001
+LEAST_WAIT_S, MOST_WAIT_S = 0.001, 0.02  # between two tries, each of which wakes a process
+LOOK_EVERY_S = 0.2  # at who holds a lock
 COUNTS_S = 1.0  # that a run waits at its end to add its counts
 MOUNTS = Path("/proc/self/mounts")
 
@@ -101,10 +102,11 @@ def _wait_for_lock(handle: int, path: Path, most_s: float, patience: Patience) -
             if now - began > most_s:
                 reason = "another process writes to it all the time"
                 raise OSError(errno.ETIMEDOUT, reason, str(path)) from None
-            if checked == began or now - checked >= CHECK_EVERY_S:
+            # Not at once: a turn is soon over, and the system lists all locks of all processes.
+            if now - checked >= LOOK_EVERY_S:
                 checked = now
                 patience.check(path)
-            time.sleep(TURN_EVERY_S)
+            time.sleep(min(LEAST_WAIT_S + (now - began) / 4, MOST_WAIT_S))
         else:
             return
 

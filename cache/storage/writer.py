@@ -23,11 +23,15 @@ class Writer:
         write: writes several at once.
         failed: is told what `write` raised; the thread goes on.
         done: is called by the thread when it ends.
+
+    Attributes:
+        linger_s: how long it waits for more before it writes.
     """
 
     def __init__(
         self, write: Callable[[dict[str, bytes]], None], failed: Callable[[Exception], None], done: Then
     ) -> None:
+        self.linger_s = LINGER_S
         self._write = write
         self._failed = failed
         self._done = done
@@ -91,7 +95,7 @@ class Writer:
     def _gather(self) -> tuple[list[Entry], bool]:
         """What came within a while; and whether more can come."""
         batch: list[Entry] = []
-        until = time.monotonic() + LINGER_S
+        until = time.monotonic() + self.linger_s
         while len(batch) < MOST_IN_ONE:
             try:
                 entry = self._queue.get(timeout=max(0.0, until - time.monotonic()))

@@ -328,6 +328,7 @@ def _hello(spec: JobSpec, wanted: Wanted, backend: Backend, many: int) -> dict[s
         "takes_tokens": backend.takes_tokens,
         "replaced": isinstance(backend, Replaced),
         "images": max(1, cores() // many),
+        "many": many,
     }
 
 

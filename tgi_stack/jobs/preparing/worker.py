@@ -7,6 +7,7 @@ with its rows, or when the run does.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -41,6 +42,7 @@ from tgi_stack.settings import Settings
 from tgi_stack.types import Identity
 
 LOG_LEVEL = logging.INFO
+YOUNG = 20_000  # objects, before garbage is looked for: rows hold many for a while, and few in circles
 
 
 class Preparer:
@@ -73,6 +75,7 @@ class Preparer:
         self._wanted = Wanted(told["kind"], told["columns"])
         self._rows: asyncio.Queue[UnreadRow | None] = asyncio.Queue()
         if self._store is not None:
+            self._store.takes_turns(told["many"])
             self._store.counts.clear()  # what was looked at to begin with is counted by the run
 
     async def serve(self, stream: asyncio.StreamReader) -> None:
@@ -179,7 +182,10 @@ async def _main() -> None:
     forbid_network()
     told = json.loads(await next_part(stream))
     tokenizer, items = await next_part(stream), await next_part(stream)
-    await Preparer(told, tokenizer, items, out).serve(stream)
+    preparer = Preparer(told, tokenizer, items, out)
+    gc.freeze()  # what it began with stays: to look through it again and again would take a tenth of its time
+    gc.set_threshold(YOUNG, 20, 100)
+    await preparer.serve(stream)
 
 
 def main() -> None:
