@@ -9,11 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import zstandard
 
 from cache.store import Store
-from tests.conftest import CATALOGUE, Fastqwen, write_rows
+from tests.conftest import CATALOGUE, Fastqwen, read_records, write_rows
+from tests.loopback import TOKENIZER, serve
 from tgi_stack.answers.tables import STOOD_IN
 from tgi_stack.declared.option import declared
 from tgi_stack.declared.run import Fields
@@ -21,13 +23,15 @@ from tgi_stack.jobs.preparing.kept_rows import KeptRows, RecordCodec, asked_of
 from tgi_stack.rows.reader import Line, RawRow
 from tgi_stack.rows.records import written
 from tgi_stack.settings import load
+from tgi_stack.tiny import TINY
 from tgi_stack.types import Identity
 
 ROWS = 90
 SCRIPTED = ("--engine", "scripted", "--overwrite", "--preparers", "2")
 ITEMS = CATALOGUE / "items.jsonl"
 IDENTITY = Identity("scripted", "scripted", "1", "none", "none", "0" * 64, "1")
-RECORD = {"id": "5", "status": "ok", "from_cache": True, "flags": ["label_mass.low"], "attempts": 0}
+FLAGS = ["label_mass.low"]
+RECORD = {"id": "5", "status": "ok", "exact": True, "from_cache": True, "flags": FLAGS, "attempts": 0}
 
 
 def sessions(path: Path) -> Path:
@@ -125,6 +129,7 @@ def told() -> dict[str, Any]:
         "identity": asdict(IDENTITY),
         "profile": {"context": 4096},
         "takes_tokens": True,
+        "replaced": False,
         "width": 8,
     }
 
@@ -156,6 +161,7 @@ def test_settings_that_change_answers_change_records() -> None:
     [
         ({"id": 5}, {"status": "failed"}),
         ({"id": 5}, {"flags": [STOOD_IN]}),
+        ({"id": 5}, {"exact": False}),
         ({"prompt": "its id is its number"}, {}),
         (None, {}),
     ],
@@ -170,6 +176,62 @@ def test_other_rows_are_not_kept(tmp_path: Path, value: dict[str, Any] | None, m
         assert kept.known([line._replace(content=b' {"id": 5}')]) == [written(dict(RECORD))]
     finally:
         store.close()
+
+
+@pytest.mark.parametrize(
+    ("job", "settings", "more", "is_kept"),
+    [
+        ("rerank", {}, {}, True),
+        ("rerank", {}, {"exact": False}, False),
+        ("rerank", {"fallback": "bounds"}, {"exact": False}, True),
+        ("rerank", {"calibrate": True}, {}, False),
+        ("rerank", {"calibrate": True, "fallback": "torch"}, {}, False),
+        ("rerank", {"calibrate": True, "fallback": "fail"}, {}, True),
+        ("probs", {}, {}, False),
+        ("probs", {"fallback": "bounds"}, {}, False),
+        ("probs", {}, {"flags": []}, True),
+    ],
+)
+def test_of_a_server_what_may_come_otherwise_is_not_kept(
+    tmp_path: Path, job: str, settings: dict[str, Any], more: dict[str, Any], is_kept: bool
+) -> None:
+    served = told() | {"name": job, "replaced": True}
+    served["settings"] |= settings
+    store, line = Store(tmp_path), Line(b'{"id": 5}\n', "rows.jsonl", 1)
+    try:
+        kept = KeptRows(store, served)
+        kept.keep(line, RawRow(1, {"id": 5}), RECORD | more)
+        assert (kept.known([line]) != [None]) == is_kept
+    finally:
+        store.close()
+
+
+def test_a_line_with_other_spaces_is_another(cached: Fastqwen, tmp_path: Path) -> None:
+    row = b'{"id": "a", "prompt": "Question\\n", "num_candidates": 4}\n'
+    rows = tmp_path / "q.jsonl"
+    rows.write_bytes(row)
+    cached("probs", rows, *SCRIPTED, "-o", "before.jsonl")
+    rows.write_bytes(b" \t" + row[:-1] + b"\r\n" + b"\x0b" + row + b"\x0c" + row)
+    done = cached("probs", rows, *SCRIPTED, "-o", "after.jsonl", "--skip-bad-rows", "--json", check=1)
+    counts = json.loads(done.stdout)
+    assert (counts["cached"], counts["failures"]) == (1, {"input.malformed": 2})
+
+
+def test_bounds_are_asked_again(cached: Fastqwen, tmp_path: Path) -> None:
+    asked = ({"id": n, "prompt": f"{n}\n", "num_candidates": 26} for n in range(4))
+    rows = write_rows(tmp_path / "q.jsonl", *asked)
+    command = ("probs", rows, "--overwrite", "--preparers", "2", "--tokenizer", TINY / "vision", "--json")
+    falling = -np.arange(TOKENIZER.size) / 16.0  # so that some of the labels are shown
+    few = {"reads_ids": False, "max_top_n": TOKENIZER.encode("M")[0]}
+    with serve("vllm", logits=lambda ids: falling, model="nobody/has-this", **few) as server:
+        use = ("--endpoint", server.url, "--model", "nobody/has-this", "-o", "out.jsonl")
+        found = []
+        for shown in (server.max_top_n, TOKENIZER.size):
+            server.max_top_n = shown
+            done = cached(*command, *use, HF_HUB_OFFLINE="1")
+            found.append([record["exact"] for record in read_records(Path("out.jsonl"))])
+    assert found == [[False] * 4, [True] * 4]
+    assert json.loads(done.stdout)["cached"] == 0
 
 
 def test_pictures_keep_no_records(tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ from tgi_stack.rows.reader import Line, RawRow
 from tgi_stack.rows.records import RECORDS, Written, described, written
 
 FROM_CACHE = {"from_cache": True, "attempts": 0}  # what tells a record of the cache from a new one
+WHITESPACE = b" \t\r\n"  # of JSON: a line with any other around it is malformed
+LOW_MASS = "label_mass.low"
 OF_ANSWERS = tuple(name for name, one in declared(Fields).items() if one.option.changes_answers)
 
 
@@ -42,6 +44,10 @@ class KeptRows:
     def __init__(self, store: Store, told: dict[str, Any]) -> None:
         self._keys = Keys("record", {"asked": asked_of(told)}, told["identity"]["revision"])
         self._kept: Kept[Written] = Kept(store, "record", RecordCodec())
+        self._fallback = told["settings"]["fallback"]
+        self._calibrates = told["name"] == "rerank" and told["settings"]["calibrate"]
+        self._asks_spaced = told["name"] == "probs"
+        self._replaced = told["replaced"]
 
     @staticmethod
     def of(store: Store | None, told: dict[str, Any]) -> KeptRows | None:
@@ -60,15 +66,30 @@ class KeptRows:
     def keep(self, line: Line, raw: RawRow, record: dict[str, Any]) -> None:
         """Keeps a row's record as it will come from the cache.
 
-        One that failed is not kept, nor one whose id is its row's number, nor what another engine answered in
-        a server's place: who that is may change.
+        One that failed is not kept, nor one whose id is its row's number, nor one that may come otherwise.
         """
         names_itself = isinstance(raw.value, dict) and "id" in raw.value
-        if record["status"] == "ok" and names_itself and STOOD_IN not in record["flags"]:
+        if record["status"] == "ok" and names_itself and self._comes_again(record):
             self._kept.keep(self._key(line), written(record | FROM_CACHE))
 
+    def _comes_again(self, record: dict[str, Any]) -> bool:
+        """Whether the cache's answers make this very record.
+
+        Bounds are asked again unless they are asked for. Who answers in a server's place may change. That may
+        be so of answers that a record does not show, too: those without content, by which it is calibrated,
+        and those of labels with a space before, whose failure fails no row.
+        """
+        flags = record["flags"]
+        if STOOD_IN in flags or not (record["exact"] or self._fallback == "bounds"):
+            return False
+        if not self._replaced:
+            return True
+        if self._asks_spaced:
+            return LOW_MASS not in flags
+        return not self._calibrates or self._fallback in ("bounds", "fail")
+
     def _key(self, line: Line) -> str:
-        return self._keys.key(row=line.content.strip())
+        return self._keys.key(row=line.content.strip(WHITESPACE))
 
 
 class RecordCodec:
