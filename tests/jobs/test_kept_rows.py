@@ -104,6 +104,17 @@ def test_a_changed_item_is_in_its_rows(cached: Fastqwen, tmp_path: Path) -> None
     assert hits(cached) == 0
 
 
+def test_the_same_bytes_as_another_format_are_other_items(cached: Fastqwen, tmp_path: Path) -> None:
+    """Each format finds lines of the other that it can't read."""
+    rows = sessions(tmp_path / "s.jsonl")
+    for suffix, ok in ((".jsonl", ROWS), (".csv", 0)):
+        items = tmp_path / f"items{suffix}"
+        items.write_bytes(b"id,title\n" + ITEMS.read_bytes())
+        command = ("rerank", rows, *SCRIPTED, "--items", items, "--skip-bad-rows", "--json")
+        done = cached(*command, "-o", "out.jsonl", check=None)
+        assert json.loads(done.stdout)["ok"] == ok
+
+
 def test_rows_without_an_id_are_numbered_anew(cached: Fastqwen, tmp_path: Path) -> None:
     rows = [{"prompt": f"Question {n}\n", "num_candidates": 4} for n in range(40)]
     command = ("probs", tmp_path / "q.jsonl", *SCRIPTED)

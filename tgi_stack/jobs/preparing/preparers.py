@@ -44,8 +44,9 @@ from tgi_stack.jobs.rerank.items import Items
 from tgi_stack.jobs.spec import JobSpec
 from tgi_stack.jobs.tally import Tally
 from tgi_stack.rows.columns import Wanted
+from tgi_stack.rows.formats import form_of
 from tgi_stack.rows.ledger import Sink
-from tgi_stack.rows.reader import Line, UnreadRow
+from tgi_stack.rows.reader import File, Line, Source, UnreadRow
 from tgi_stack.settings import Settings
 
 LOG = logging.getLogger(__name__)
@@ -322,7 +323,7 @@ def _hello(spec: JobSpec, wanted: Wanted, backend: Backend, many: int) -> dict[s
         "form": spec.form,
         "kind": wanted.kind,
         "columns": wanted.columns,
-        "items": [[one.digest(), one.columns] for one in spec.items],
+        "items": [[one.digest(), _form(one), one.columns] for one in spec.items],
         "identity": asdict(backend.identity),
         "profile": backend.profile.described(),
         "takes_tokens": backend.takes_tokens,
@@ -330,6 +331,11 @@ def _hello(spec: JobSpec, wanted: Wanted, backend: Backend, many: int) -> dict[s
         "images": max(1, cores() // many),
         "many": many,
     }
+
+
+def _form(items: Source) -> tuple[str, str] | None:
+    """How a file's bytes are read; the digest of a folder holds the names in it."""
+    return form_of(items.path) if isinstance(items, File) else None
 
 
 async def _started() -> tuple[asyncio.subprocess.Process, asyncio.StreamReader]:
