@@ -20,6 +20,7 @@ from tgi_stack.answers.tables import STOOD_IN
 from tgi_stack.declared.option import declared
 from tgi_stack.declared.run import Fields
 from tgi_stack.jobs.preparing.kept_rows import KeptRows, RecordCodec, asked_of
+from tgi_stack.rows import jsonl
 from tgi_stack.rows.reader import Line, RawRow
 from tgi_stack.rows.records import written
 from tgi_stack.settings import load
@@ -189,6 +190,21 @@ def test_other_rows_are_not_kept(tmp_path: Path, value: dict[str, Any] | None, m
         store.close()
 
 
+def test_what_would_not_be_read_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jsonl, "MAX_LINE_BYTES", 200)
+    store, line = Store(tmp_path), Line(b'{"id": 5}\n', "rows.jsonl", 1)
+    try:
+        kept = KeptRows(store, told())
+        kept.keep(line, RawRow(1, {"id": 5}), RECORD | {"long": "x" * 200})
+        store.flush()
+        assert store.keys("record") == []
+        kept.keep(line, RawRow(1, {"id": 5}), RECORD)
+        store.flush()
+        assert len(store.keys("record")) == 1
+    finally:
+        store.close()
+
+
 @pytest.mark.parametrize(
     ("job", "settings", "more", "is_kept"),
     [
@@ -276,6 +292,10 @@ BAD_LINES: dict[str, bytes] = {
     "no flags": line_of(flags=[1]),
     "two lines": line_of()[:-2] + b"\n}\n",
     "half a line": line_of()[:-1],
+    "spaces": b" " + line_of(),
+    "a key twice": b'{"status":"ok",' + line_of()[1:],
+    "an integer of 30 digits": line_of()[:-2] + b',"x":' + b"1" * 30 + b"}\n",
+    "a line break for some": line_of(x="\u2028").replace(b"\\u2028", "\u2028".encode()),
     "a surrogate": b'{"id":"\\ud800",' + line_of()[10:],
 }
 

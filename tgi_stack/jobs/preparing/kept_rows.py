@@ -66,11 +66,14 @@ class KeptRows:
     def keep(self, line: Line, raw: RawRow, record: dict[str, Any]) -> None:
         """Keeps a row's record as it will come from the cache.
 
-        One that failed is not kept, nor one whose id is its row's number, nor one that may come otherwise.
+        One that failed is not kept, nor one whose id is its row's number, nor one that may come otherwise or
+        is longer than what is read.
         """
         names_itself = isinstance(raw.value, dict) and "id" in raw.value
         if record["status"] == "ok" and names_itself and self._comes_again(record):
-            self._kept.keep(self._key(line), written(record | FROM_CACHE))
+            found = written(record | FROM_CACHE)
+            if len(found.line) <= jsonl.MAX_LINE_BYTES:
+                self._kept.keep(self._key(line), found)
 
     def _comes_again(self, record: dict[str, Any]) -> bool:
         """Whether the cache's answers make this very record.
@@ -113,7 +116,7 @@ class RecordCodec:
         record = orjson.loads(line)
         refuse(type(record) is not dict or record["status"] != "ok", "the record")
         refuse(record["from_cache"] is not True or record["attempts"] != 0, "where it came from")
-        refuse(line.find(b"\n") != len(line) - 1, "its line")  # others would follow it
+        refuse(written(record).line != line, "its line")  # a key twice, other spaces, others that follow
         text(record["id"], "its id")
         texts(record["flags"], "its flags")
         return Written(record, line)
