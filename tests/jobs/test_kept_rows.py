@@ -105,7 +105,7 @@ def test_a_changed_item_is_in_its_rows(cached: Fastqwen, tmp_path: Path) -> None
     assert hits(cached) == 0
 
 
-def test_the_same_bytes_as_another_format_are_other_items(cached: Fastqwen, tmp_path: Path) -> None:
+def test_items_in_another_format_are_others(cached: Fastqwen, tmp_path: Path) -> None:
     """Each format finds lines of the other that it can't read."""
     rows = sessions(tmp_path / "s.jsonl")
     for suffix, ok in ((".jsonl", ROWS), (".csv", 0)):
@@ -190,7 +190,7 @@ def test_other_rows_are_not_kept(tmp_path: Path, value: dict[str, Any] | None, m
         store.close()
 
 
-def test_what_would_not_be_read_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_long_records_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jsonl, "MAX_LINE_BYTES", 200)
     store, line = Store(tmp_path), Line(b'{"id": 5}\n', "rows.jsonl", 1)
     try:
@@ -219,7 +219,7 @@ def test_what_would_not_be_read_is_not_kept(tmp_path: Path, monkeypatch: pytest.
         ("probs", {}, {"flags": []}, True),
     ],
 )
-def test_of_a_server_what_may_come_otherwise_is_not_kept(
+def test_what_servers_may_change_is_not_kept(
     tmp_path: Path, job: str, settings: dict[str, Any], more: dict[str, Any], is_kept: bool
 ) -> None:
     served = told() | {"name": job, "replaced": True}
