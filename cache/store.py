@@ -49,12 +49,12 @@ class Store:
         self._notices = Notices(directory)
         self._slow = 0
         self._paused_until = 0.0
-        self._patience = Patience()
         self._process = os.getpid()
         self._closed = False
         self._room = None if limit is None else Room(limit, self.volume, self._shrink)
         self._offline = offline
         self._root = paths.prepare(directory, offline=offline)
+        self._patience = Patience(jobs=self._root / "users")
         self._databases: dict[str, Database] = {}
         for name in kinds.DATABASES:
             # Offline nothing is made: a cache that is not there is one that knows nothing.

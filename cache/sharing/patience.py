@@ -3,7 +3,10 @@
 A process that runs is waited for. One that is stopped, frozen or gone (its children keep its locks) does not
 go on by itself: what all of its locks cost a waiter together is `MOST_S`, and half of that for each further
 process, so that all of them together cost two seconds. The kernel's list of locks tells who holds one; where
-it tells nothing (other systems than Linux, other containers) nobody is known to stand still.
+it tells nothing (other systems than Linux, other containers) nobody is known to stand still. While that list
+is read no process of the host can lock anything, for some milliseconds for each 4 kB of it: sixteen processes
+that looked while they waited kept each other, and everybody else, from getting on. So it is read where a job
+of the cache stands still, or once a wait has lasted long, and seldom then.
 """
 
 from __future__ import annotations
@@ -17,7 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 MOST_S = 0.9  # for all that the first process holds, from the moment that it is seen to stand still
-CHECK_EVERY_S = 0.05
+CHECK_EVERY_S = 0.05  # at a process that stands still
+JOBS_EVERY_S = 0.2  # at the cache's jobs
+LONG = 2  # times as long is waited for other programs as for jobs of the cache, before the list is read
+LOOK_EVERY_S = 5.0  # at the list, where all run
+ANOTHER_S = 0.5  # without a look of the waiter's, and it waits anew
 LOCKS = Path("/proc/locks")
 SHOWN_WORDS = 3  # of a command: its program, script and command, and nothing that may be secret
 
@@ -52,24 +59,60 @@ class _Watched:
 
 
 @dataclass
+class _Wait:
+    began: float
+    last: float
+    next_look: float
+
+
+@dataclass
 class Patience:
-    """What is known of the processes that one waiter waits for; safe among threads."""
+    """What is known of the processes that one waiter waits for; safe among threads.
+
+    Attributes:
+        jobs: the folder in which each job of the cache has a file, named by its process.
+    """
 
     clock: Callable[[], float] = time.monotonic
+    jobs: Path | None = None
     _watched: dict[int, _Watched] = field(default_factory=dict)
+    _waits: dict[Path, _Wait] = field(default_factory=dict)
     _next_s: float = MOST_S
 
     def check(self, path: Path) -> None:
-        """To be called while a file can't be locked.
+        """To be called again and again while a file can't be locked.
 
         Raises:
             StandsStillError: a process that holds it has stood still for too long.
         """
-        for pid in holders(path):
-            self.check_process(pid, path)
+        now = self.clock()
+        wait = self._waits.get(path)
+        if wait is None or now - wait.last > ANOTHER_S:
+            wait = self._waits[path] = _Wait(now, now, now + self._next_s)
+        wait.last = now
+        if now < wait.next_look:
+            return
+        if now - wait.began < LONG * self._next_s and not self._a_job_stands():
+            wait.next_look = now + JOBS_EVERY_S
+            return
+        found = holders(path)
+        for pid in found:
+            self.check_process(pid, path, wait.began)
+        stands = any(self._watched[pid].still for pid in found)
+        wait.next_look = now + (CHECK_EVERY_S if stands else LOOK_EVERY_S)
 
-    def check_process(self, pid: int, path: Path) -> None:
-        """As `check`, where the holder of `path` is known."""
+    def _a_job_stands(self) -> bool:
+        """Whether a job of the cache stands still, as far as that can be told without the list of locks."""
+        if self.jobs is None:
+            return True
+        try:
+            pids = {int(name.partition("-")[0]) for name in os.listdir(self.jobs)}
+        except (OSError, ValueError):
+            return True
+        return any(Path(f"/proc/{pid}").exists() and stands_still(pid) for pid in pids)
+
+    def check_process(self, pid: int, path: Path, waits_since: float | None = None) -> None:
+        """As `check`, where the holder of `path` is known; one who has waited long looks once more."""
         now = self.clock()
         seen = self._watched.get(pid)
         # Before anybody is passed over, it is looked at again: it may have gone on just now.
@@ -79,6 +122,8 @@ class Patience:
             most_s = seen.most_s if seen is not None else 0.0
             if still and not most_s:
                 most_s = self._share()
+                if waits_since is not None:
+                    since = max(waits_since, now - most_s + CHECK_EVERY_S)
             seen = self._watched[pid] = _Watched(still, now, since, most_s)
         if seen.still and now - seen.since >= seen.most_s:
             raise StandsStillError(pid, path)
@@ -95,7 +140,8 @@ class Patience:
             StandsStillError: a process that stood still for too long holds it.
         """
         if any(seen.still for seen in list(self._watched.values())):
-            self.check(path)
+            for pid in holders(path):
+                self.check_process(pid, path)
 
 
 def holders(path: Path) -> list[int]:

@@ -29,7 +29,7 @@ from cache.sharing.patience import Patience
 from cache.storage import paths
 
 WAL_MENDED = (3, 51, 3)
-BUSY_S = 2.0  # that a lookup waits for processes that run
+BUSY_S = 2.5  # that a lookup waits for processes that run
 ASK_S = 0.1  # that SQLite waits, before those are looked at
 TURN_S = 20.0  # that a writer waits for its turn among other processes
 TRIES = 3  # times BUSY_S, of a transaction that others' readers keep from its end
@@ -137,7 +137,7 @@ class Database:
         """The blobs that are there; None for a value that is no bytes of ours: it is not looked into."""
         marks, ours = ",".join("?" * len(keys)), diskcache.core.MODE_RAW
         # Of a key that stands twice the last one counts, which is ours.
-        query = f"SELECT key, value, mode, raw FROM Cache WHERE key IN ({marks}) ORDER BY key, raw"  # noqa: S608
+        query = f"SELECT key, value, mode, raw FROM Cache WHERE key IN ({marks}) ORDER BY key, raw = 1"  # noqa: S608
         return {
             key: value if type(value) is bytes and mode == ours and raw == 1 else None
             for key, value, mode, raw in self._looked(query, tuple(keys)).fetchall()

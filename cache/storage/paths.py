@@ -25,7 +25,6 @@ NETWORK = frozenset(
     | {"fuse.glusterfs", "fuse.s3fs", "fuse.rclone", "fuse.gcsfuse"}
 )
 LEAST_WAIT_S, MOST_WAIT_S = 0.001, 0.02  # between two tries, each of which wakes a process
-LOOK_EVERY_S = 0.2  # at who holds a lock
 COUNTS_S = 1.0  # that a run waits at its end to add its counts
 MOUNTS = Path("/proc/self/mounts")
 
@@ -93,7 +92,7 @@ def alone(path: Path, most_s: float, patience: Patience) -> Iterator[None]:
 
 
 def _wait_for_lock(handle: int, path: Path, most_s: float, patience: Patience) -> None:
-    began = checked = time.monotonic()
+    began = time.monotonic()
     while True:
         try:
             system.lock(handle)
@@ -102,10 +101,7 @@ def _wait_for_lock(handle: int, path: Path, most_s: float, patience: Patience) -
             if now - began > most_s:
                 reason = "another process writes to it all the time"
                 raise OSError(errno.ETIMEDOUT, reason, str(path)) from None
-            # Not at once: a turn is soon over, and the system lists all locks of all processes.
-            if now - checked >= LOOK_EVERY_S:
-                checked = now
-                patience.check(path)
+            patience.check(path)
             time.sleep(min(LEAST_WAIT_S + (now - began) / 4, MOST_WAIT_S))
         else:
             return

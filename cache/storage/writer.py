@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 
 LINGER_S = 0.05
-MOST_IN_ONE = 512
+MOST_IN_ONE = 2048
 MOST_WAITING = 20_000  # a disk that is slower than that keeps fewer answers, and nobody waits for it
 
 Then = Callable[[], None]

@@ -21,7 +21,16 @@ from cache.errors import CacheError
 from cache.keys import digest
 from cache.sharing.active_jobs import ActiveJob
 from cache.sharing.leases import Lease
-from cache.sharing.patience import CHECK_EVERY_S, MOST_S, Patience, StandsStillError, holders, stands_still
+from cache.sharing.patience import (
+    CHECK_EVERY_S,
+    JOBS_EVERY_S,
+    LONG,
+    MOST_S,
+    Patience,
+    StandsStillError,
+    holders,
+    stands_still,
+)
 from cache.storage import paths
 from cache.storage.database import ASK_S
 from cache.store import Store
@@ -232,6 +241,40 @@ def test_many_holders_cost_two_seconds_together(tmp_path: Path) -> None:
                 break
             now[0] += CHECK_EVERY_S
     assert MOST_S < now[0] <= 2.0
+
+
+def test_the_list_of_locks_is_read_seldom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody on the host can lock anything meanwhile: a wait of a moment among jobs that run needs no look."""
+    (tmp_path / f"{os.getpid()}-job").touch()
+    now, looks = [0.0], []
+    monkeypatch.setattr("cache.sharing.patience.holders", lambda path: looks.append(now[0]) or [])
+    patience = Patience(lambda: now[0], jobs=tmp_path)
+    while now[0] < 10.0:
+        patience.check(tmp_path / "file")
+        now[0] += 0.02
+    assert len(looks) == 2
+    assert looks[0] == pytest.approx(LONG * MOST_S, abs=JOBS_EVERY_S + 0.02)
+
+
+def test_a_job_that_stands_is_looked_for_soon(tmp_path: Path) -> None:
+    now = [0.0]
+    (tmp_path / "lock").touch()
+    with subprocess.Popen(["sleep", "60"]) as sleeper:
+        os.kill(sleeper.pid, signal.SIGSTOP)
+        (tmp_path / "users").mkdir()
+        (tmp_path / "users" / f"{sleeper.pid}-job").touch()
+        patience = Patience(lambda: now[0], jobs=tmp_path / "users")
+        try:
+            while not stands_still(sleeper.pid):
+                time.sleep(0.01)
+            with pytest.MonkeyPatch.context() as patch, pytest.raises(StandsStillError):
+                patch.setattr("cache.sharing.patience.holders", lambda path: [sleeper.pid])
+                while now[0] < 10.0:
+                    patience.check(tmp_path / "lock")
+                    now[0] += 0.01
+        finally:
+            sleeper.kill()
+    assert MOST_S <= now[0] <= MOST_S + 2 * CHECK_EVERY_S
 
 
 def test_sqlite_waits_less_than_one_is_patient() -> None:

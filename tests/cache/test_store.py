@@ -31,6 +31,33 @@ def test_what_was_put_is_there_at_once(make: Callable[..., Store]) -> None:
     assert again.lifetime_counts()["labels hits"] == 2
 
 
+def test_many_are_looked_up_at_once(make: Callable[..., Store], tmp_path: Path) -> None:
+    store = make()
+    for key in KEYS[:4]:
+        store.put("labels", key, key.encode())
+    store.flush()
+    store.put("labels", KEYS[4], b"not written yet")
+    with sqlite3.connect(database(tmp_path)) as connection:
+        connection.execute("UPDATE Cache SET value = 'text' WHERE key = ?", ("L" + KEYS[1],))
+        connection.execute("UPDATE Cache SET value = x'00' WHERE key = ?", ("L" + KEYS[2],))
+    found = store.get_many("labels", KEYS[:6])
+    assert found == [KEYS[0].encode(), None, None, KEYS[3].encode(), b"not written yet", None]
+    counts = {name: store.counts[f"labels {name}"] for name in ("hits", "damaged", "misses")}
+    assert counts == {"hits": 3, "damaged": 2, "misses": 3}
+    assert store.get_many("labels", []) == []
+
+
+def test_one_of_several_writers_writes_less_often(make: Callable[..., Store]) -> None:
+    store = make()
+    assert store._writer is not None
+    before = store._writer.linger_s
+    store.takes_turns(8)
+    assert store._writer.linger_s == 8 * before
+    store.put("labels", KEYS[0], b"one")
+    store.flush()  # at once all the same
+    assert [kind for kind, _, _ in store.entries()] == ["labels"]
+
+
 def test_the_journal_keeps_all_rows(make: Callable[..., Store], tmp_path: Path) -> None:  # K15
     filled(make, 1)
     with sqlite3.connect(database(tmp_path)) as connection:

@@ -31,6 +31,7 @@ from tgi_stack.rows.records import RECORDS, Written, described, written
 FROM_CACHE = {"from_cache": True, "attempts": 0}  # what tells a record of the cache from a new one
 WHITESPACE = b" \t\r\n"  # of JSON: a line with any other around it is malformed
 LOW_MASS = "label_mass.low"
+LISTS = ("ranking", "reads", "labels", "probabilities", "logprobs")  # of records that have them
 OF_ANSWERS = tuple(name for name, one in declared(Fields).items() if one.option.changes_answers)
 
 
@@ -119,7 +120,20 @@ class RecordCodec:
         refuse(written(record).line != line, "its line")  # a key twice, other spaces, others that follow
         text(record["id"], "its id")
         texts(record["flags"], "its flags")
+        refuse(not all(type(record[name]) is list for name in LISTS if name in record), "a list in it")
+        refuse(type(record.get("usage", {})) is not dict, "what it cost")
+        refuse(not all(_is_read(read) for read in record.get("reads", [])), "a reading in it")
         return Written(record, line)
+
+
+def _is_read(read: Any) -> bool:
+    """Whether a reading's probabilities can be told: means over positions are made of them."""
+    if type(read) is not dict:
+        return False
+    order, logprobs = read.get("order"), read.get("logprobs")
+    if type(order) is not list or type(logprobs) is not list:
+        return False
+    return len(order) > 0 and set(map(type, logprobs)) == {float}
 
 
 def asked_of(told: dict[str, Any]) -> str:
