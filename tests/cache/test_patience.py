@@ -243,35 +243,39 @@ def test_many_holders_cost_two_seconds_together(tmp_path: Path) -> None:
     assert MOST_S < now[0] <= 2.0
 
 
+def waited(patience: Patience, path: Path, now: list[float]) -> None:
+    """Waits ten seconds of a clock for a lock."""
+    while now[0] < 10.0:
+        patience.check(path)
+        now[0] += 0.01
+
+
 def test_the_list_of_locks_is_read_seldom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody on the host can lock anything meanwhile: a wait of a moment among jobs that run needs no look."""
+    """Nobody on the host can lock anything meanwhile; jobs that run need no look."""
     (tmp_path / f"{os.getpid()}-job").touch()
     now, looks = [0.0], []
-    monkeypatch.setattr("cache.sharing.patience.holders", lambda path: looks.append(now[0]) or [])
-    patience = Patience(lambda: now[0], jobs=tmp_path)
-    while now[0] < 10.0:
-        patience.check(tmp_path / "file")
-        now[0] += 0.02
+
+    def noted(path: Path) -> list[int]:
+        looks.append(now[0])
+        return []
+
+    monkeypatch.setattr("cache.sharing.patience.holders", noted)
+    waited(Patience(lambda: now[0], jobs=tmp_path), tmp_path / "file", now)
     assert len(looks) == 2
     assert looks[0] == pytest.approx(LONG * MOST_S, abs=JOBS_EVERY_S + 0.02)
 
 
-def test_a_job_that_stands_is_looked_for_soon(tmp_path: Path) -> None:
+def test_a_job_that_stands_is_looked_for_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    (tmp_path / "lock").touch()
     with subprocess.Popen(["sleep", "60"]) as sleeper:
         os.kill(sleeper.pid, signal.SIGSTOP)
-        (tmp_path / "users").mkdir()
-        (tmp_path / "users" / f"{sleeper.pid}-job").touch()
-        patience = Patience(lambda: now[0], jobs=tmp_path / "users")
+        (tmp_path / f"{sleeper.pid}-job").touch()
+        monkeypatch.setattr("cache.sharing.patience.holders", lambda path: [sleeper.pid])
         try:
             while not stands_still(sleeper.pid):
                 time.sleep(0.01)
-            with pytest.MonkeyPatch.context() as patch, pytest.raises(StandsStillError):
-                patch.setattr("cache.sharing.patience.holders", lambda path: [sleeper.pid])
-                while now[0] < 10.0:
-                    patience.check(tmp_path / "lock")
-                    now[0] += 0.01
+            with pytest.raises(StandsStillError):
+                waited(Patience(lambda: now[0], jobs=tmp_path), tmp_path / "file", now)
         finally:
             sleeper.kill()
     assert MOST_S <= now[0] <= MOST_S + 2 * CHECK_EVERY_S
