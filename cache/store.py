@@ -33,7 +33,7 @@ Found = TypeVar("Found")
 class Store:
     """Values by kind and key; safe among threads and processes of one host.
 
-    A value that was put can be read at once by its writer, by others once it was written (0.1 s later).
+    A value that was put can be read at once by its writer, by others once it was written (some 0.1 s later; see `takes_turns`).
     What can't be read or written for whatever reason is a miss or is not kept, and is said once. Offline a
     miss would be untrue then, and is a CacheError.
 
@@ -106,7 +106,7 @@ class Store:
         return self.get_many(kind, (key,), again=again)[0]
 
     def get_many(self, kind: str, keys: Sequence[str], *, again: bool = False) -> list[bytes | None]:
-        """As `get`, of several keys at once: one look at the database takes a third of as many."""
+        """As `get`, of several keys by one look at the database."""
         self._refuse_fork()
         stored = kinds.named(kind)
         names = [stored.letter + key for key in keys]
