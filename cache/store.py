@@ -33,7 +33,7 @@ Found = TypeVar("Found")
 class Store:
     """Values by kind and key; safe among threads and processes of one host.
 
-    A value that was put can be read at once by its writer, by others once it was written (some 0.1 s later; see `takes_turns`).
+    A value that was put can be read at once by its writer, by others once it was written (some 0.1 s later).
     What can't be read or written for whatever reason is a miss or is not kept, and is said once. Offline a
     miss would be untrue then, and is a CacheError.
 
