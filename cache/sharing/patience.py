@@ -24,7 +24,7 @@ CHECK_EVERY_S = 0.05  # at a process that stands still
 JOBS_EVERY_S = 0.2  # at the cache's jobs
 LONG = 2  # times as long is waited for other programs as for jobs of the cache, before the list is read
 LOOK_EVERY_S = 5.0  # at the list, where all run
-ANOTHER_S = 0.5  # without a look of the waiter's, and it waits anew
+ANOTHER_S = 2.0  # since the waiter asked last, and it waits anew
 LOCKS = Path("/proc/locks")
 SHOWN_WORDS = 3  # of a command: its program, script and command, and nothing that may be secret
 
@@ -80,7 +80,7 @@ class Patience:
     _next_s: float = MOST_S
 
     def check(self, path: Path) -> None:
-        """To be called again and again while a file can't be locked.
+        """To be called again and again while a file can't be locked; then `over`.
 
         Raises:
             StandsStillError: a process that holds it has stood still for too long.
@@ -100,6 +100,10 @@ class Patience:
             self.check_process(pid, path, wait.began)
         stands = any(self._watched[pid].still for pid in found)
         wait.next_look = now + (CHECK_EVERY_S if stands else LOOK_EVERY_S)
+
+    def over(self, path: Path) -> None:
+        """The file could be locked."""
+        self._waits.pop(path, None)
 
     def _a_job_stands(self) -> bool:
         """Whether a job of the cache stands still, as far as that can be told without the list of locks."""

@@ -159,13 +159,16 @@ class Database:
         until = time.monotonic() + BUSY_S
         while True:
             try:
-                return self._reader.execute(query, values)
+                found = self._reader.execute(query, values)
             except sqlite3.OperationalError as error:
                 if not _is_busy(error):
                     raise
                 self._patience.check(self._file)
                 if time.monotonic() > until:
                     raise
+            else:
+                self._patience.over(self._file)
+                return found
 
     def found_beside(self, key: str) -> bytes | None:
         """The blob as the file has it, whoever holds a lock; None where it can't be told.
@@ -215,11 +218,14 @@ class Database:
             while True:
                 try:
                     with forks.CHANGING:
-                        return self._changed(change)
+                        found = self._changed(change)
                 except (sqlite3.Error, TimeoutError) as error:
                     if not _is_busy(error) or time.monotonic() > until:
                         raise
                     self._patience.check(self._file)
+                else:
+                    self._patience.over(self._file)
+                    return found
 
     def _changed(self, change: Callable[[diskcache.Cache], int]) -> int:
         try:

@@ -104,6 +104,7 @@ def _wait_for_lock(handle: int, path: Path, most_s: float, patience: Patience) -
             patience.check(path)
             time.sleep(min(LEAST_WAIT_S + (now - began) / 4, MOST_WAIT_S))
         else:
+            patience.over(path)
             return
 
 
