@@ -3,8 +3,9 @@
     python benchmarks/caching.py [--rows 100000] [--entries 20000] [--no-runs]
     python benchmarks/caching.py --only-runs [probs rerank summarize]
 
-Warm reruns go through the command line, offline, in processes of their own. `run's us` is the CPU time of the
-run's own process a row, in the middle of such a rerun and without the processes that prepare rows.
+Warm reruns go through the command line, offline, in processes of their own. `warm rows/s` is of a whole
+rerun, its start and its end included; `steady rows/s` of its middle, where `run's us` is the CPU time of the
+run's own process a row, without the processes that prepare rows.
 """
 
 from __future__ import annotations
@@ -211,6 +212,7 @@ def runs(folder: Path, rows: int, only: Sequence[str] | None) -> Table:
         "added, ms a row",
         "warm, s",
         "warm rows/s",
+        "steady rows/s",
         "run's us",
         "peak MiB",
     )
@@ -226,9 +228,9 @@ def runs(folder: Path, rows: int, only: Sequence[str] | None) -> Table:
         warm, peak = rounds[1]  # the median
         added = f"{1e3 * (cold - without) / count:.2f}"
         seen = command([*arguments, "--offline", "--overwrite"], folder / f"{name}2.jsonl", count)
-        own = f"{1e6 * seen.cpu_s:.0f}"
+        own = f"{seen.rate:,.0f}", f"{1e6 * seen.cpu_s:.0f}"
         times = f"{without:.1f}", f"{cold:.1f}", added, f"{warm:.1f}"
-        table.add_row(name, f"{count:,}", *times, f"{count / warm:,.0f}", own, f"{peak:.0f}")
+        table.add_row(name, f"{count:,}", *times, f"{count / warm:,.0f}", *own, f"{peak:.0f}")
     return table
 
 
