@@ -2,11 +2,12 @@
 
 A process that runs is waited for. One that is stopped, frozen or gone (its children keep its locks) does not
 go on by itself: what all of its locks cost a waiter together is `MOST_S`, and half of that for each further
-process, so that all of them together cost two seconds. The kernel's list of locks tells who holds one; where
-it tells nothing (other systems than Linux, other containers) nobody is known to stand still. While that list
-is read no process of the host can lock anything, for some milliseconds for each 4 kB of it: sixteen processes
-that looked while they waited kept each other, and everybody else, from getting on. So it is read where a job
-of the cache stands still, or once a wait has lasted long, and seldom then.
+process, so that all of them together cost two seconds (twice as long where they are no jobs of the cache).
+The kernel's list of locks tells who holds one; where it tells nothing (other systems than Linux, other
+containers) nobody is known to stand still. While that list is read no process of the host can lock anything,
+for some milliseconds for each 4 kB of it: sixteen processes that looked while they waited kept each other,
+and everybody else, from getting on. So it is read where a job of the cache stands still, or once a wait has
+lasted long, and seldom then.
 """
 
 from __future__ import annotations
@@ -113,6 +114,7 @@ class Patience:
             pids = {int(name.partition("-")[0]) for name in os.listdir(self.jobs)}
         except (OSError, ValueError):
             return True
+        # The files of jobs that were killed stay: a process that is gone is no sign here.
         return any(Path(f"/proc/{pid}").exists() and stands_still(pid) for pid in pids)
 
     def check_process(self, pid: int, path: Path, waits_since: float | None = None) -> None:

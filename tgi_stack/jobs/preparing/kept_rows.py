@@ -45,6 +45,7 @@ class KeptRows:
     def __init__(self, store: Store, told: dict[str, Any]) -> None:
         self._keys = Keys("record", {"asked": asked_of(told)}, told["identity"]["revision"])
         self._kept: Kept[Written] = Kept(store, "record", RecordCodec())
+        self._keeps = store.keeps  # offline nothing is: no record has to be written for it
         self._fallback = told["settings"]["fallback"]
         self._calibrates = told["name"] == "rerank" and told["settings"]["calibrate"]
         self._asks_spaced = told["name"] == "probs"
@@ -70,6 +71,8 @@ class KeptRows:
         One that failed is not kept, nor one whose id is its row's number, nor one that may come otherwise or
         is longer than what is read.
         """
+        if not self._keeps:
+            return
         names_itself = isinstance(raw.value, dict) and "id" in raw.value
         if record["status"] == "ok" and names_itself and self._comes_again(record):
             found = written(record | FROM_CACHE)
