@@ -42,6 +42,7 @@ from rich.table import Table
 
 import sample_data
 from client import raw_live, served
+from tgi_stack.engine.placement import devices
 from tgi_stack.prompting import prompts
 from tgi_stack.prompting.labels import default_labels
 from tgi_stack.prompting.tokenizer import Tokenizer
@@ -127,14 +128,18 @@ def _share(tokenizer: Path, texts: list[str], lines: list[str], out: Path, ready
 
 
 def engine_alone(model: Path, source: Path, args: argparse.Namespace) -> float:
-    """Prompts of a file, or pictures of a folder, a second: the engine in a process of its own."""
+    """Prompts of a file, or pictures of a folder, a second: the engine in a process of its own; of several
+    devices in one each, of which each is asked everything, and the sum of what they give.
+    """
     script = Path(__file__).with_name("engine_alone.py")
-    device = "cuda:0" if args.device == "all" else args.device
-    asked = [sys.executable, str(script), str(model), str(source), device, args.quantization or "none"]
-    if source.is_dir():
-        asked.append(str(args.new_tokens))
-    done = subprocess.run(asked, check=True, capture_output=True, text=True)  # noqa: S603
-    return float(json.loads(done.stdout.splitlines()[-1])["rate"])
+    started = []
+    for device in devices(args.device):
+        asked = [sys.executable, str(script), str(model), str(source), device, args.quantization or "none"]
+        if source.is_dir():
+            asked.append(str(args.new_tokens))
+        started.append(subprocess.Popen(asked, stdout=subprocess.PIPE, text=True))  # noqa: S603
+    lines = [one.communicate()[0].splitlines() for one in started]
+    return sum(float(json.loads(found[-1])["rate"]) for found in lines)
 
 
 def vllm_script(python: str, model: Path, prompts_file: Path, folder: Path) -> float:
