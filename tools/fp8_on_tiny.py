@@ -1,9 +1,10 @@
 """What fp8 costs a trained network: `tiny` on sessions never seen in training, in fp8 and in fp32.
 
     python tools/fp8_on_tiny.py [--sessions 100]
+    python tools/fp8_on_tiny.py --device cuda:0
 
-Computed on the CPU in fp32: weights and activations are rounded to fp8 as on a GPU. All else there is in
-bf16 and added in another order, and what attention gives is scaled by blocks of 128 where it is by rows here.
+On the CPU all is computed in fp32: weights and activations are rounded to fp8 as on a GPU. All else there is
+in bf16 and added in another order. On a GPU it is the engine as users have it, and in bf16 beside.
 `apart` is the largest difference of a label's probability, over all sessions and on the mean of each
 session's largest; `same first` is the share of sessions with the same candidate first.
 """
@@ -26,6 +27,7 @@ from tgi_stack.engine.layers.linear import Activations, FusedFp8Linear, Pending,
 from tgi_stack.engine.layers.ops import Ops
 from tgi_stack.engine.models.network import Network
 from tgi_stack.engine.placement import choose
+from tgi_stack.engine.runtime import ops_for
 from tgi_stack.engine.scorer import Scorer, options_for
 from tgi_stack.hub import locate
 from tgi_stack.jobs.rerank.job import Rerank
@@ -77,11 +79,19 @@ class InFp32:
         return residual, self(x)
 
 
-def probabilities(asked: Sequence[Sequence[ScoreRequest]], *, fp8: bool) -> list[list[tuple[float, ...]]]:
-    """Of the labels of each question."""
-    model = loader.load(locate("tiny", "text", None), "text", choose("cpu", "fp32"))
-    network = Network(model, Ops(), fp8=fp8)
-    for layer in network.layers if fp8 else ():
+def probabilities(
+    asked: Sequence[Sequence[ScoreRequest]], device: str, weights: str
+) -> list[list[tuple[float, ...]]]:
+    """Of the labels of each question.
+
+    Args:
+        weights: `fp32`, `bf16` or `fp8`.
+    """
+    on_gpu, fp8 = device != "cpu", weights == "fp8"
+    placement = choose(device, "bf16" if on_gpu and fp8 else "fp32" if fp8 else weights)
+    model = loader.load(locate("tiny", "text", None), "text", placement)
+    network = Network(model, ops_for(placement.device) if on_gpu else Ops(), fp8=fp8)
+    for layer in network.layers if fp8 and not on_gpu else ():
         for name in ("qkv", "out", "gate_up", "down"):
             object.__setattr__(layer, name, InFp32(getattr(layer, name)))
     scorer = Scorer(network, options_for(network, None, False, False))
@@ -99,18 +109,26 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sessions", type=int, default=100, help="of each size")
+    parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     asked = [questions(args.sessions, candidates) for candidates in SESSION_SIZES]
-    exact, rounded = (probabilities(asked, fp8=fp8) for fp8 in (False, True))
+    exact = probabilities(asked, args.device, "fp32")
     table = Table(
-        "candidates", "apart", "on the mean", "same first", title=f"{args.sessions} sessions of each size"
+        "weights",
+        "candidates",
+        "apart",
+        "on the mean",
+        "same first",
+        title=f"{args.sessions} sessions of each size, {args.device}, torch {torch.__version__}",
     )
-    for candidates, want, got in zip(SESSION_SIZES, exact, rounded, strict=True):
-        pairs = list(zip(want, got, strict=True))
-        worst = [max(abs(a - b) for a, b in zip(x, y, strict=True)) for x, y in pairs]
-        same = sum(x.index(max(x)) == y.index(max(y)) for x, y in pairs)
-        cells = f"{max(worst):.1e}", f"{sum(worst) / len(worst):.1e}", f"{100 * same / len(want):.1f} %"
-        table.add_row(str(candidates), *cells)
+    for weights in ("fp8",) if args.device == "cpu" else ("bf16", "fp8"):
+        rounded = probabilities(asked, args.device, weights)
+        for candidates, want, got in zip(SESSION_SIZES, exact, rounded, strict=True):
+            pairs = list(zip(want, got, strict=True))
+            worst = [max(abs(a - b) for a, b in zip(x, y, strict=True)) for x, y in pairs]
+            same = sum(x.index(max(x)) == y.index(max(y)) for x, y in pairs)
+            cells = f"{max(worst):.1e}", f"{sum(worst) / len(worst):.1e}", f"{100 * same / len(want):.1f} %"
+            table.add_row(weights, str(candidates), *cells)
     Console().print(table)
 
 

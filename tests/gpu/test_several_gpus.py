@@ -56,8 +56,11 @@ def test_the_second_gpu_computes_what_the_first_does(weights: str) -> None:
     requests = workload.prompts(192, 128, 1024, vocabulary=151_000, labels=20)
     found = []
     for device in ("cuda:0", "cuda:1"):
-        model = random_model("qwen3-0.6b", choose(device, "bf16"))
-        found.append(of(Runtime(model, Switches(weights=weights)).score(requests)))
+        runtime = Runtime(random_model("qwen3-0.6b", choose(device, "bf16")), Switches(weights=weights))
+        found.append(of(runtime.score(requests)))
+        if runtime.scorer.attention == "hopper":
+            assert runtime.scorer.replay is not None
+            assert runtime.scorer.replay.is_recorded
     assert apart(*found)[0] <= 1e-3
 
 

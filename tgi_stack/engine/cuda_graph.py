@@ -42,7 +42,8 @@ def record(run: Callable[[], torch.Tensor]) -> tuple[torch.cuda.CUDAGraph, torch
             stream.wait_stream(side)
             torch.cuda.empty_cache()  # the graph's memory is its own
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            # A stream that is given: torch's own is of the GPU that this process first recorded on.
+            with torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode="thread_local"):
                 result = run()
         except RuntimeError:
             _forget(stream.device_index, pool)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -33,6 +33,7 @@ PIECE = 2**24  # numbers in fp32 at once between last positions and the head: 64
 GPU_TOKENS = 33_792
 CPU_TOKENS = 2_048
 LEAST_TOKENS = 64
+TOGETHER = 512  # last positions that meet the head at once: fewer cost as much, as all of it is read for them
 GROW_AFTER = 8  # calls without want of memory, until a budget that was halved is doubled
 # Static shapes: compiled code is made once for each of these.
 SIZES = (256, 1_024, CPU_TOKENS, 4_096, 8_192, 16_896, GPU_TOKENS)
@@ -158,7 +159,7 @@ class Scorer:
 
     def _launch(
         self, asked: _Asked, chosen: Sequence[int], most: int | None
-    ) -> Iterator[tuple[tuple[int, ...], torch.Tensor]]:
+    ) -> Iterator[tuple[list[int], torch.Tensor]]:
         """Results that the device may still be computing; what did not fit is packed anew, smaller."""
         self._grow()
         left = list(chosen)
@@ -166,10 +167,10 @@ class Scorer:
             done: set[int] = set()
             options = self.options
             part = asked.part(left)
+            packs = pack(part.tokens, options.budget, most=most, share=options.share)
             try:
-                for one in pack(part.tokens, options.budget, most=most, share=options.share):
-                    members = tuple(left[place] for place in one.members)
-                    yield members, self._forward(one, part)
+                for places, last in _joined((one.members, self._outputs(one, part.prompts)) for one in packs):
+                    yield (members := [left[place] for place in places]), self._logprobs(members, last, asked)
                     done.update(members)
             except torch.OutOfMemoryError as error:
                 self._shrink(options, error)
@@ -203,21 +204,28 @@ class Scorer:
         if self.replay is not None:  # no pack would fit the one there is, which keeps its memory
             self.replay = CapturedForward(self._network, budget)
 
-    def _forward(self, one: Pack, asked: _Asked) -> torch.Tensor:
-        """Logarithms of the labels' probabilities, fp32, shape [members, most labels of any]."""
-        label_ids = [asked.requests[member].label_ids for member in one.members]
+    def _logprobs(self, members: Sequence[int], last: torch.Tensor, asked: _Asked) -> torch.Tensor:
+        """Logarithms of the labels' probabilities, fp32, shape [members, most labels of any].
+
+        Args:
+            last: see `_outputs`.
+        """
+        label_ids = [asked.requests[member].label_ids for member in members]
         widest = max(map(len, label_ids))
         labels = np.array([[*ids, *[0] * (widest - len(ids))] for ids in label_ids], dtype=np.int64)
-        last = self._recorded(one) if asked.prompts is None else None
-        last = self._computed(one, asked.prompts) if last is None else last
         return label_logprobs(last, self._network.head, attention.upload(labels, self._network.device))
+
+    def _outputs(self, one: Pack, prompts: Sequence[Prompt] | None) -> torch.Tensor:
+        """The normed outputs at the last positions of a pack, shape [members, hidden]."""
+        last = self._recorded(one) if prompts is None else None
+        return self._computed(one, prompts) if last is None else last
 
     def _recorded(self, one: Pack) -> torch.Tensor | None:
         """The outputs by a recorded pass, where there is one for such a pack."""
         if self.replay is None or not self.replay.fits(one):
             return None
         try:
-            return self.replay(one)
+            return self.replay(one).clone()  # which the next pack overwrites
         except RuntimeError:  # no room for a recording, or something in it that can't be recorded
             self.replay = None
             release(self._network.device)
@@ -263,6 +271,20 @@ class Scorer:
         if seen is not None:
             x[seen.rows] = seen.layers[0]
         return x, network.rotary.tables(put(positions)), seen
+
+
+def _joined(passes: Iterable[tuple[Sequence[int], torch.Tensor]]) -> Iterator[tuple[list[int], torch.Tensor]]:
+    """The members of passes with their outputs, `TOGETHER` or more at once, the rest at the end."""
+    members: list[int] = []
+    outputs: list[torch.Tensor] = []
+    for some, last in passes:
+        members += some
+        outputs.append(last)
+        if len(members) >= TOGETHER:
+            yield members, torch.cat(outputs)
+            members, outputs = [], []
+    if members:
+        yield members, torch.cat(outputs)
 
 
 def label_logprobs(last: torch.Tensor, head: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,14 @@ import triton.language as tl
 
 
 @triton.jit
+def row_of_program():
+    """The last row first: what a product wrote last is still in the chip's cache, and the next product begins
+    with what is written last here.
+    """
+    return (tl.num_programs(0) - 1 - tl.program_id(0)).to(tl.int64)
+
+
+@triton.jit
 def store_row(out, scales, row, columns, inside, value, WIDTH, FP8_MAX: tl.constexpr, FP8: tl.constexpr):
     """One row in the output's dtype, or in fp8 by the row's own scale."""
     if FP8:
@@ -29,7 +37,7 @@ def add_norm(
     BLOCK: tl.constexpr, ADD: tl.constexpr, FP8_MAX: tl.constexpr, FP8: tl.constexpr,
 ):  # fmt: skip
     """x += pending (where ADD); out = RMS norm of x. One program a row."""
-    row = tl.program_id(0).to(tl.int64)
+    row = row_of_program()
     columns = tl.arange(0, BLOCK)
     inside = columns < WIDTH
     value = tl.load(x + row * WIDTH + columns, mask=inside, other=0.0).to(tl.float32)
@@ -48,7 +56,7 @@ def add_layer_norm(
     x, pending, weight, bias, out, WIDTH, eps, BLOCK: tl.constexpr, ADD: tl.constexpr
 ):  # fmt: skip
     """x += pending (where ADD); out = layer norm of x. One program a row."""
-    row = tl.program_id(0).to(tl.int64)
+    row = row_of_program()
     columns = tl.arange(0, BLOCK)
     inside = columns < WIDTH
     value = tl.load(x + row * WIDTH + columns, mask=inside, other=0.0).to(tl.float32)
@@ -97,7 +105,7 @@ def rotate(
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr, NORM: tl.constexpr,
 ):  # fmt: skip
     """Norms (where NORM) and turns the query and key heads of one row in place; values stay as they are."""
-    row = tl.program_id(0).to(tl.int64)
+    row = row_of_program()
     head = tl.arange(0, BLOCK)[:, None]
     low = tl.arange(0, HALF)[None, :]
     inside = head < HEADS + KV_HEADS
@@ -121,7 +129,7 @@ def swiglu(
     gate_up, out, scales, WIDTH, BLOCK: tl.constexpr, FP8_MAX: tl.constexpr, FP8: tl.constexpr
 ):  # fmt: skip
     """out = silu(gate) * up for one row [gate | up]."""
-    row = tl.program_id(0).to(tl.int64)
+    row = row_of_program()
     columns = tl.arange(0, BLOCK)
     inside = columns < WIDTH
     gate = tl.load(gate_up + row * 2 * WIDTH + columns, mask=inside, other=0.0).to(tl.float32)
@@ -133,7 +141,7 @@ def swiglu(
 @triton.jit
 def rows8(x, out, scales, WIDTH, BLOCK: tl.constexpr, FP8_MAX: tl.constexpr, FP8: tl.constexpr):
     """One row in fp8 by its own scale."""
-    row = tl.program_id(0).to(tl.int64)
+    row = row_of_program()
     columns = tl.arange(0, BLOCK)
     inside = columns < WIDTH
     value = tl.load(x + row * WIDTH + columns, mask=inside, other=0.0).to(tl.float32)
