@@ -6,8 +6,9 @@
     python benchmarks/items.py ... --count                    # tokens alone: no network, no time
 
 `tokens` are those that a pass computes for an item, on average. `least` is what they would be if no beginning
-were computed twice, however long; `whole` if each were. `--common` tokens are the same for all queries, as an
-instruction is. The time of a CPU is the processors', so that who else uses it counts less. The floor is what
+were computed twice, however long; `whole` if each were. What shares a beginning sees as many keys as before,
+so that a token's operations are then more. `--common` tokens are the same for all queries, as an instruction
+is. The time of a CPU is the processors', so that who else uses it counts less. The floor is what
 the tokens' operations take at the rate at which the device multiplies large matrices, in the same run.
 """
 
@@ -17,7 +18,8 @@ import argparse
 import random
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -31,7 +33,7 @@ from tgi_stack.bench.timing import synchronise
 from tgi_stack.engine.layers.linear import FP8
 from tgi_stack.engine.loader import load
 from tgi_stack.engine.models.network import Network
-from tgi_stack.engine.models.shapes import random_model
+from tgi_stack.engine.models.shapes import random_model, text_config
 from tgi_stack.engine.packing import pack
 from tgi_stack.engine.placement import Placement, choose
 from tgi_stack.engine.runtime import gathered, ops_for
@@ -67,21 +69,43 @@ def listwise(args: argparse.Namespace, rng: np.random.Generator, vocabulary: int
             yield np.concatenate((history, np.roll(candidates, -shift, axis=0).ravel(), tail)).tolist()
 
 
-def least(prompts: Sequence[ScoreRequest]) -> int:
-    """Tokens, if each beginning were computed once; each prompt keeps its last."""
-    seen: set[tuple[int, int]] = set()
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Tokens that a pass computes; the keys that they see, over all of them; prompts."""
+
+    tokens: int
+    keys: int
+    prompts: int
+
+    def operations(self, config: Any) -> float:
+        """As `roofline.text_operations` counts them."""
+        key: float = 4 * config.num_hidden_layers * config.num_attention_heads * config.head_dim
+        prompt: float = 2 * config.hidden_size * config.vocab_size
+        token = roofline.text_operations(config, [1]) - key - prompt
+        return self.tokens * token + self.keys * key + self.prompts * prompt
+
+
+def least(prompts: Sequence[ScoreRequest]) -> Work:
+    """What there is to do if each beginning were computed once; each prompt keeps its last token."""
+    seen: dict[int, int] = {}
+    keys = 0
     for prompt in prompts:
         before = 0
-        for token in prompt.token_ids[:-1]:
+        for place, token in enumerate(prompt.token_ids[:-1]):
             before = hash((before, token))
-            seen.add((before, token))
-    return len(seen) + len(prompts)
+            seen[before] = place + 1
+        keys += len(prompt.token_ids)
+    return Work(len(seen) + len(prompts), keys + sum(seen.values()), len(prompts))
 
 
-def packed(batches: Sequence[Sequence[ScoreRequest]], budget: int, *, share: bool) -> int:
-    """Tokens as they are packed."""
-    packs = (pack([r.token_ids for r in batch], budget, share=share) for batch in batches)
-    return sum(one.tokens for found in packs for one in found)
+def packed(batches: Sequence[Sequence[ScoreRequest]], budget: int, *, share: bool) -> Work:
+    """What there is to do as they are packed."""
+    packs = [one for batch in batches for one in pack([r.token_ids for r in batch], budget, share=share)]
+    return Work(
+        sum(one.tokens for one in packs),
+        sum(int((one.positions + 1).sum(dtype=np.int64)) for one in packs),
+        sum(len(one.members) for one in packs),
+    )
 
 
 def spent(device: torch.device, run: Any, repeats: int) -> float:
@@ -110,6 +134,13 @@ def model_of(shape: str, placement: Placement) -> Any:
     if shape == "tiny":
         return load(locate("tiny", "text", None), "text", placement)
     return random_model(shape, placement)
+
+
+def config_of(shape: str) -> Any:
+    """What its operations depend on."""
+    if shape == "tiny":
+        return SimpleNamespace(**locate("tiny", "text", None).config)
+    return text_config(shape)
 
 
 def arguments() -> argparse.Namespace:
@@ -162,23 +193,32 @@ def main() -> None:
         random.Random(0).shuffle(batch)  # noqa: S311  # no secrets
     budget = args.budget or (33_792 if device.type == "cuda" else 2_048)
     whole, shared = (packed(batches, budget, share=share) for share in (False, True))
-    counts = {"whole": whole, "shared": shared, "shared, fp8": shared, "least": least(requests)}
+    counts = {"whole": whole, "shared": shared, "least": least(requests)}
     console = Console(width=120)
     per = args.queries if args.orders else len(requests)
-    unit = "row" if args.orders else "item"
+    unit = "a row" if args.orders else "an item"
+    config = config_of(args.shape)
+
+    def times(name: str) -> str:
+        """Beside one order, which is a part of `whole`."""
+        if not args.orders:
+            return ""
+        tokens = args.orders * counts[name].tokens / whole.tokens
+        operations = args.orders * counts[name].operations(config) / whole.operations(config)
+        return f", {tokens:.2f} times one order; {operations:.2f} times its operations"
+
     console.print(f"{len(requests):,} prompts, {size} at once, packs of {budget:,} tokens")
     for name in ("whole", "shared", "least"):
-        one = f", {args.orders * counts[name] / whole:.2f} times one order" if args.orders else ""
-        console.print(f"{name}: {counts[name] / per:.1f} tokens an {unit}{one}".replace("an row", "a row"))
+        console.print(f"{name}: {counts[name].tokens / per:.1f} tokens {unit}{times(name)}")
     if args.count:
         return
     model = model_of(args.shape, placement)
     table = Table("way", "items/s", "tokens/s", "of the floor", "apart from whole")
     lengths = [len(request.token_ids) for request in requests]
-    operations = roofline.text_operations(model.config, lengths) / whole
+    operations = roofline.text_operations(model.config, lengths) / whole.tokens
     for name, rate, gap in measured(args, model, batches, device):
         dtype = FP8 if name.endswith("fp8") else placement.dtype
-        tokens = rate * counts[name] / len(requests)
+        tokens = rate * counts[name.removesuffix(", fp8")].tokens / len(requests)
         share = tokens * operations / product_rate(device, dtype)
         table.add_row(name, f"{rate:.1f}", f"{tokens:,.0f}", f"{share:.0%}", f"{gap:.1e}")
     what = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU, seconds of its processors"

@@ -45,7 +45,7 @@ def random_model(name: str, placement: Placement, seed: int = 0) -> Any:
     try:
         with placement.device:
             if kind_of(name) == "text":
-                model: Any = compat.transformers().Qwen3ForCausalLM(_text_config(name))
+                model: Any = compat.transformers().Qwen3ForCausalLM(text_config(name))
             else:
                 model = compat.transformers().Qwen3VLForConditionalGeneration(_vision_config(name))
     finally:
@@ -70,7 +70,8 @@ def _text(shape: tuple[int, int, int, int, int, bool]) -> dict[str, Any]:
     }
 
 
-def _text_config(name: str) -> Any:
+def text_config(name: str) -> Any:
+    """Of a text model."""
     rotary = compat.rotary(1e6)
     return compat.transformers().Qwen3Config(
         **_text(TEXT[name]), **rotary, tie_word_embeddings=TEXT[name][-1]
