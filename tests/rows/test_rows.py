@@ -53,6 +53,33 @@ def test_an_integer_of_any_size_stays_itself(number: int) -> None:
     assert type(found["id"]) is type(found["more"][0][0]) is int
 
 
+def json_texts() -> st.SearchStrategy[str]:
+    """JSON of objects in which keys may stand twice, colons stand in strings, and integers have any size."""
+    strings = st.text(alphabet='a:"\\0é', max_size=3).map(json.dumps) | st.just('"\\u003a"')
+    numbers = st.sampled_from([str(2**63), str(2**64), "-" + "9" * 19, "1e19", "0." + "1" * 20, "7"])
+    leaves = strings | numbers | st.sampled_from(["null", "true"])
+
+    def inside(values: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+        pairs = st.tuples(strings, st.sampled_from([":", " : "]), values).map("".join)
+        return st.lists(values, max_size=3).map(lambda found: f"[{','.join(found)}]") | st.lists(
+            pairs, max_size=3
+        ).map(lambda found: f"{{{', '.join(found)}}}")
+
+    return st.recursive(leaves, inside, max_leaves=12)
+
+
+@given(json_texts())
+def test_the_quick_reader_reads_as_the_strict_one(text: str) -> None:
+    line = f'{{"v": {text}}}'.encode()
+    found: list[Any] = []
+    for read in (jsonl.loads, jsonl._strictly):
+        try:
+            found.append(repr(read(line)))
+        except jsonl.LineError as error:
+            found.append(str(error))
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("cell", ['[{"id": "a", "id": "b"}]', "[NaN]", "[" + "1" * 5000 + "]"])
 def test_a_cell_of_csv_is_strict_json(tmp_path: Path, cell: str) -> None:
     path = tmp_path / "r.csv"
@@ -256,3 +283,74 @@ def test_items_that_can_not_be_read_are_said(fastqwen: Fastqwen, tmp_path: Path)
     )
     job = ("rerank", rows, "--items", tmp_path / "i.jsonl", "--engine", "scripted", "--skip-bad-rows")
     assert "2 items can't be read, first --items" in fastqwen(*job).stderr
+
+
+# -- rows of which nothing but texts is asked ----------------------------------------------------------------
+
+NAMES = st.sampled_from(["a", "b", "", "é", "\ud800", 7, True, None, 1.5])
+WORDS = st.sampled_from(["x", "", None, 3, ["x"]])
+ITEMS = st.dictionaries(
+    st.sampled_from(["title", "text", "summary", "image", "data", "more"]), WORDS
+).flatmap(lambda rest: st.one_of(st.just(rest), NAMES.map(lambda name: {"id": name, **rest}), NAMES))
+
+
+@given(ITEMS)
+def test_a_plain_item_is_read_as_any(value: Any) -> None:
+    """With a field of no meaning it is none that is plain."""
+    found: list[Any] = []
+    for given_value in (value, value | {"other": 1} if isinstance(value, dict) else value):
+        try:
+            found.append(schema.item(given_value))
+        except RowError as error:
+            found.append((error.type, str(error)))
+    assert found[0] == found[1]
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "id": NAMES,
+            "candidates": st.lists(ITEMS, max_size=3) | WORDS,
+            "history": st.lists(ITEMS, max_size=2) | WORDS,
+            "query": WORDS,
+            "positive": st.none() | NAMES,
+            "more": WORDS,
+        },
+    )
+)
+def test_the_id_of_a_row_is_that_of_its_parse(value: dict[str, Any]) -> None:
+    raw, ranking = RawRow(1, value), schema.Schema("rerank")
+    found: list[Any] = []
+    for read in (ranking.id_of, lambda one: ranking.parse(one).id):
+        try:
+            found.append(read(raw))
+        except RowError as error:
+            found.append((error.type, str(error)))
+    assert found[0] == found[1]
+
+
+PLAIN = {"id": "u", "history": [], "candidates": [{"id": "a", "text": "x"}, {"id": "b", "title": "y"}]}
+
+
+def test_a_plain_row_is_not_parsed_to_be_looked_at() -> None:
+    assert schema._id_of_plain(PLAIN) == "u"
+    assert schema._id_of_plain({"id": "u", "query": "q", "candidates": [{"id": "a"}]}) == "u"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"positive": 1.5},
+        {"query": "q"},
+        {"history": None},
+        {"history": [{"id": "\ud800"}]},
+        {"id": 7},
+        {"id": ""},
+        {"candidates": []},
+        {"candidates": [{"id": "a"}, {"id": "a"}]},
+        {"candidates": [{"id": "a", "text": None}]},
+    ],
+)
+def test_a_row_that_may_be_wrong_is_parsed(change: dict[str, Any]) -> None:
+    assert schema._id_of_plain(PLAIN | change) is None

@@ -49,11 +49,16 @@ def _is_whole(value: dict[str, Any], line: bytes) -> bool:
     """Whether a value is all that stands in a line, as it stands there.
 
     Of a key that stands twice orjson keeps the last: each key has a colon, so where all that stand in the
-    line are accounted for, none was dropped. Of an integer beyond 64 bits it makes a float.
+    line are accounted for, none was dropped. Of an integer beyond 64 bits, which has 19 digits or more, it
+    makes a float.
     """
+    if b"\\u003" in line:
+        return False
     try:
-        return line.count(b":") == _colons(value) and b"\\u003" not in line
-    except RecursionError:
+        if _LONG not in line.translate(_DIGITS):
+            return line.count(b":") == orjson.dumps(value).count(b":")
+        return line.count(b":") == _colons(value)
+    except (RecursionError, orjson.JSONEncodeError):  # nested deeply
         return False
 
 
@@ -166,6 +171,8 @@ def is_finite(value: Any) -> bool:
     return all(map(is_finite, value)) if isinstance(value, list | tuple) else True
 
 
+_DIGITS = bytes(ord("0") if chr(byte).isdigit() and byte < 128 else 0 for byte in range(256))
+_LONG = b"0" * 19
 # Made once: making them costs as much as a short line does.
 _DECODER = json.JSONDecoder(
     parse_constant=_refuse_constant, parse_int=_integer, parse_float=_number, object_pairs_hook=_no_duplicates

@@ -24,6 +24,7 @@ from tgi_stack.types import Item, NoPicture, ProbsRow, RerankRow, SummarizeRow
 LOG = logging.getLogger(__name__)
 
 PICTURES = frozenset({"image", "images"})  # as rows of other jobs have them
+TEXTS, STRING = frozenset({"id", "title", "text", "summary"}), frozenset({str})
 # A scheme has two letters at least: one is a drive.
 URL = re.compile(r"\s*(?:[a-z][a-z0-9+.-]+://|data:|file:)", re.IGNORECASE)
 
@@ -46,6 +47,11 @@ class Schema:
         if self.job == "summarize":
             return summarize_row(raw)
         return rerank_row(raw) if self.job == "rerank" else probs_row(raw, self.labels)
+
+    def id_of(self, raw: RawRow) -> str:
+        """The id of the row, as `parse` finds it; raises the RowError that it raises."""
+        known = _id_of_plain(raw.value) if self.job == "rerank" else None
+        return self.parse(raw).id if known is None else known
 
 
 def check(
@@ -73,7 +79,7 @@ def check(
             count += 1
             left_out.update(raw.value.keys() & PICTURES if isinstance(raw.value, dict) else ())
             try:
-                ids.add(raw.number, schema.parse(raw).id)
+                ids.add(raw.number, schema.id_of(raw))
             except RowError as error:
                 bad.add(f"row {raw.number}", error)
                 # Its record will bear the id that can be read, so that one counts too.
@@ -154,6 +160,8 @@ def probs_row(raw: RawRow, labels: tuple[str, ...] | None) -> ProbsRow:
 
 def item(value: Any) -> Item:
     """An item of an ITEMS file or one written out in a row; a record of `summarize` is one too."""
+    if _is_plain(value):
+        return Item(value["id"], value.get("title"), value.get("text"), value.get("summary"))
     if not isinstance(value, dict):
         raise ItemError("item.invalid", f"an item is an id or an object, not {_kind(value)}")
     return Item(
@@ -164,6 +172,32 @@ def item(value: Any) -> Item:
         image=_picture(value),
         data=_data(value.get("data")),
     )
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is an item of texts alone, in which nothing can be wrong: as nearly all are."""
+    if (
+        type(value) is not dict
+        or not value.keys() <= TEXTS
+        or not STRING.issuperset(map(type, value.values()))
+    ):
+        return False
+    name = value.get("id", "")
+    return bool(name) and name.isascii()
+
+
+def _id_of_plain(value: Any) -> str | None:
+    """The id of a row of `rerank` whose items are plain and in which nothing is wrong; else None."""
+    if type(value) is not dict or "positive" in value:
+        return None
+    name, shown, past, query = map(value.get, ("id", "candidates", "history", "query"))
+    if type(name) is not str or not name or not name.isascii() or type(shown) is not list or not shown:
+        return None
+    if not (type(past) is list and query is None) and not (past is None and type(query) is str):
+        return None
+    if not all(map(_is_plain, shown)) or not all(map(_is_plain, past or ())):
+        return None
+    return name if len({one["id"] for one in shown}) == len(shown) else None
 
 
 def fields(raw: RawRow) -> dict[str, Any]:
