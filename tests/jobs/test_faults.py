@@ -22,7 +22,7 @@ import pytest
 from tests.conftest import Fastqwen, write_rows
 from tests.processes import start, wait
 from tgi_stack.rows.ledger import part_path
-from tgi_stack.rows.per_row import Numbers
+from tgi_stack.rows.looking.per_row import Numbers
 
 ROWS = 5
 CALLS = ("write", "fsync", "fdatasync", "rename", "unlink")

@@ -20,7 +20,7 @@ from tgi_stack.jobs import pipeline
 from tgi_stack.jobs.spec import JobSpec, Name
 from tgi_stack.jobs.tally import Tally
 from tgi_stack.rows.ledger import Discard
-from tgi_stack.rows.reader import open_source
+from tgi_stack.rows.opening import open_source
 from tgi_stack.settings import load
 
 HOUSE = (ROOT / "docs" / "design" / "house.md").read_text()

@@ -17,8 +17,9 @@ from tests.conftest import Fastqwen, write_rows
 from tgi_stack import settings
 from tgi_stack.errors import FastqwenError, InputError, RowError, SettingsError, UsageError
 from tgi_stack.rows import columns, csv_rows, jsonl, schema
+from tgi_stack.rows.looking.check import check
+from tgi_stack.rows.opening import open_source
 from tgi_stack.rows.output import records
-from tgi_stack.rows.reader import open_source
 from tgi_stack.scoring.qrels import read_qrels
 from tgi_stack.text_files import TextFileError, read_text
 
@@ -185,7 +186,7 @@ def test_a_mapped_column_stands_in_some_row(tmp_path: Path) -> None:
     def checked(**names: str) -> int:
         source = open_source(str(tmp_path / "r.jsonl"), columns=names, kind="probs")
         beside = open_source(str(tmp_path / "i.csv"), columns=names, kind="item")
-        return schema.check(source, schema.Schema("probs", ("A",)), others=[beside])
+        return check(source, schema.Schema("probs", ("A",)), others=[beside])
 
     assert checked(id="asin", title="name") == 1
     with pytest.raises(UsageError, match="no row has a field `nam`; did you mean `name`"):
@@ -209,7 +210,7 @@ def test_the_first_ten_bad_rows_are_listed(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     path.write_text('{"id":1.5,"prompt":"x"}\n' * 8 + '{"id":"a"}\n' * 8)
     with pytest.raises(FastqwenError) as caught:
-        schema.check(open_source(str(path)), schema.Schema("probs", ("A",)))
+        check(open_source(str(path)), schema.Schema("probs", ("A",)))
     said = str(caught.value).splitlines()
     assert said[0].startswith("16 rows")
     assert "--skip-bad-rows" in said[0]

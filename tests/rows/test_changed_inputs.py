@@ -19,9 +19,11 @@ from hypothesis import strategies as st
 
 from tests.conftest import Fastqwen, write_rows
 from tgi_stack.errors import InputError
-from tgi_stack.rows.per_row import Numbers, digest_of
-from tgi_stack.rows.reader import Source, open_source
-from tgi_stack.rows.schema import Schema, check
+from tgi_stack.rows.looking.check import check
+from tgi_stack.rows.looking.per_row import Numbers, digest_of
+from tgi_stack.rows.opening import open_source
+from tgi_stack.rows.reader import Source
+from tgi_stack.rows.schema import Schema
 
 CHANGED = "the input changed while it was read"
 Rows = list[dict[str, Any]]

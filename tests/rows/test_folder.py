@@ -22,7 +22,8 @@ from tgi_stack.errors import InputError
 from tgi_stack.images.files import is_picture
 from tgi_stack.rows import folder
 from tgi_stack.rows.folder import list_folder
-from tgi_stack.rows.reader import Source, open_source
+from tgi_stack.rows.opening import open_source
+from tgi_stack.rows.reader import Source
 
 SCRIPTED = ("--engine", "scripted")
 

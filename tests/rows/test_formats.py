@@ -17,8 +17,9 @@ import pytest
 
 from tgi_stack.errors import FastqwenError, InputError, RowError
 from tgi_stack.rows import schema
-from tgi_stack.rows.per_row import Duplicates
-from tgi_stack.rows.reader import open_source
+from tgi_stack.rows.looking.check import check
+from tgi_stack.rows.looking.per_row import Duplicates
+from tgi_stack.rows.opening import open_source
 
 ROWS: list[dict[str, Any]] = [
     {"id": "u1", "history": ["a", "b"], "candidates": ["c", "d"], "positive": "c"},
@@ -133,7 +134,7 @@ def test_columns_are_renamed_where_the_file_has_them(tmp_path: Path) -> None:
 def test_a_fault_is_said_with_its_place(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     path = write(tmp_path / name, content)  # D01, D02, D08
     with pytest.raises(FastqwenError, match=message):
-        schema.check(open_source(str(path), kind="probs"), schema.Schema("probs", ("A",)))
+        check(open_source(str(path), kind="probs"), schema.Schema("probs", ("A",)))
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])
@@ -186,4 +187,4 @@ def test_a_row_without_its_id_is_refused(tmp_path: Path, suffix: str) -> None:
         }
         path.write_text(lines[suffix])
     with pytest.raises(InputError, match="row 2: `id` is null"):
-        schema.check(open_source(str(path), kind="probs"), schema.Schema("probs", ("A", "B")))
+        check(open_source(str(path), kind="probs"), schema.Schema("probs", ("A", "B")))

@@ -13,8 +13,8 @@ import pytest
 from tests.conftest import Fastqwen, read_records
 from tests.rows.fake_gcs import Gcs, running
 from tgi_stack.errors import DiskError, InputError
+from tgi_stack.rows.opening import open_source
 from tgi_stack.rows.parts.blocks import cut, read
-from tgi_stack.rows.reader import open_source
 from tgi_stack.rows.stores.copies import fetch, fetched, objects
 from tgi_stack.rows.stores.urls import Place, place_of, store_of
 

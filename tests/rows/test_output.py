@@ -17,8 +17,8 @@ from tests.conftest import read_records, write_rows
 from tgi_stack.errors import DiskError, LockedError, UsageError
 from tgi_stack.rows.ledger import Checked, Ledger, UnorderedFile, part_path
 from tgi_stack.rows.manifest import Manifest, manifest_path
+from tgi_stack.rows.opening import open_source
 from tgi_stack.rows.output import Output
-from tgi_stack.rows.reader import open_source
 from tgi_stack.types import Identity
 
 IDENTITY = Identity("torch", "tiny", "shipped", "none", "fp32", "d1", "v")

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from tgi_stack.errors import InputError, UsageError
 from tgi_stack.rows.ledger import Checked
+from tgi_stack.rows.opening import open_source
 from tgi_stack.rows.output import records
 from tgi_stack.rows.parts.blocks import Block, Place, cut, read
 from tgi_stack.rows.parts.output import SUCCESS, Part, PartsOutput
-from tgi_stack.rows.reader import Source, open_source
+from tgi_stack.rows.reader import Source
 from tgi_stack.rows.verify import verify
 from tgi_stack.types import Identity
 

@@ -23,7 +23,7 @@ from tests.conftest import Fastqwen, read_records
 from tgi_stack import text_files
 from tgi_stack.errors import DiskError, InputError
 from tgi_stack.rows import formats
-from tgi_stack.rows.reader import open_source
+from tgi_stack.rows.opening import open_source
 from tgi_stack.text_files import TextFileError
 
 ENGINE = ("--engine", "scripted", "--no-cache")

@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 from tests.conftest import Fastqwen, write_rows
 from tgi_stack.errors import DiskError, ImageError, InputError, RowError, SchemaError
 from tgi_stack.rows import jsonl, schema
-from tgi_stack.rows.reader import RawRow, open_source
+from tgi_stack.rows.looking.check import check
+from tgi_stack.rows.opening import open_source
+from tgi_stack.rows.reader import RawRow
 from tgi_stack.types import Item
 
 # -- lines ---------------------------------------------------------------------------------------------
@@ -124,14 +126,14 @@ def test_a_bad_line_is_named_precisely(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"id": "a", "prompt": "x", "labels": ["A"]}\n{"id" "b"}\n')
     with pytest.raises(InputError, match=rf"{path}:2:7: "):
-        schema.check(open_source(str(path)), schema.Schema("probs"))
-    assert schema.check(open_source(str(path)), schema.Schema("probs"), skip_bad_rows=True) == 2
+        check(open_source(str(path)), schema.Schema("probs"))
+    assert check(open_source(str(path)), schema.Schema("probs"), skip_bad_rows=True) == 2
 
 
 def test_a_duplicate_id_is_refused_with_both_rows(tmp_path: Path) -> None:  # D03
     path = write_rows(tmp_path / "r.jsonl", *({"id": i, "prompt": "x", "labels": ["A"]} for i in "aba"))
     with pytest.raises(InputError, match="'a' stands in row 1 and in row 3"):
-        schema.check(open_source(str(path)), schema.Schema("probs"))
+        check(open_source(str(path)), schema.Schema("probs"))
 
 
 @pytest.mark.parametrize("name", ["gone.jsonl", "rows.xml", "folder"])

@@ -16,10 +16,10 @@ from obstore.store import S3Store
 from tests.conftest import Fastqwen, read_records
 from tgi_stack.errors import FastqwenError, UsageError
 from tgi_stack.rows.ledger import Checked
+from tgi_stack.rows.opening import open_source
 from tgi_stack.rows.parts.blocks import Place as Seat
 from tgi_stack.rows.parts.blocks import cut, read
 from tgi_stack.rows.parts.output import PartsOutput
-from tgi_stack.rows.reader import open_source
 from tgi_stack.rows.stores.copies import fetched
 from tgi_stack.rows.stores.staging import mirror_of, staged
 from tgi_stack.rows.stores.urls import Place, place_of

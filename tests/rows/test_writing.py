@@ -15,7 +15,7 @@ from tgi_stack.errors import DiskError, LockedError, UsageError
 from tgi_stack.jobs.sinks import open_sink
 from tgi_stack.jobs.spec import JobSpec
 from tgi_stack.rows.ledger import Checked, UnorderedFile
-from tgi_stack.rows.reader import open_source
+from tgi_stack.rows.opening import open_source
 from tgi_stack.settings import load
 from tgi_stack.types import Identity
 from tgi_stack.writing import Given, refuse_inputs, replaced

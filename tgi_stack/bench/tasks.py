@@ -16,7 +16,7 @@ from tgi_stack.jobs.rerank.job import Rerank
 from tgi_stack.jobs.summarize import Summarize
 from tgi_stack.prompting.labels import Prover
 from tgi_stack.prompting.profile import Profile
-from tgi_stack.rows.reader import open_source
+from tgi_stack.rows.opening import open_source
 from tgi_stack.rows.schema import rerank_row
 from tgi_stack.settings import Settings
 from tgi_stack.types import Caption, CaptionRequest, Identity, LabelScores, ScoreRequest

@@ -9,6 +9,7 @@ import signal
 import sys
 from dataclasses import asdict
 
+from tgi_stack.concurrency import cores
 from tgi_stack.errors import ImageError, MachineError
 from tgi_stack.images.grid import Grid
 from tgi_stack.images.pipe import READY, Watch, framed, kill, next_part
@@ -213,11 +214,6 @@ async def _made(command: tuple[str, ...]) -> asyncio.subprocess.Process:
         )
     except OSError as error:
         raise MachineError(f"can't start a process to decode images: {error.strerror}") from error
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _death(status: int, name: str, cpu_s: int) -> ImageError:

@@ -16,9 +16,10 @@ from tgi_stack.concurrency import crew
 from tgi_stack.errors import InputError, RowError
 from tgi_stack.jobs.tally import Tally
 from tgi_stack.rows.ledger import Sink
+from tgi_stack.rows.looking.check import check
 from tgi_stack.rows.reader import Line, RawRow, Source, UnreadRow, id_of, read_row
 from tgi_stack.rows.records import Written, written
-from tgi_stack.rows.schema import Schema, check
+from tgi_stack.rows.schema import Schema
 from tgi_stack.settings import Settings
 
 LOG = logging.getLogger(__name__)
@@ -114,7 +115,7 @@ def count(
         items: what is read beside it, under the same --map.
 
     Raises:
-        InputError: see `schema.check`.
+        InputError: see `looking.check`.
     """
     for one in items:
         one.digest()  # what they hold from now on

@@ -82,7 +82,7 @@ class Counted(Generic[AnySink]):
         """Looks at all rows before the first question.
 
         Raises:
-            InputError: see `schema.check`.
+            InputError: see `looking.check`.
         """
         settings = self.spec.settings
         strict = not settings.skip_bad_rows

@@ -18,7 +18,8 @@ from tgi_stack.jobs.summarize import Summarize
 from tgi_stack.prompting import prompts
 from tgi_stack.prompting.forms import form_of
 from tgi_stack.prompting.template_file import read_template
-from tgi_stack.rows.reader import Source, open_source
+from tgi_stack.rows.opening import open_source
+from tgi_stack.rows.reader import Source
 from tgi_stack.rows.schema import Schema
 from tgi_stack.rows.stores.urls import place_of
 from tgi_stack.settings import Settings

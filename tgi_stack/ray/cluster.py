@@ -18,9 +18,9 @@ from typing import Any
 
 import ray
 
+from tgi_stack.concurrency import cores
 from tgi_stack.declared.runner import workers_of
 from tgi_stack.errors import MachineError, UsageError
-from tgi_stack.images.pool import cores
 from tgi_stack.ray import watchdog
 from tgi_stack.settings import Settings
 

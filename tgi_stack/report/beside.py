@@ -14,7 +14,8 @@ from typing import Any
 from tgi_stack.errors import RowError, UsageError
 from tgi_stack.jobs.rerank.items import join_items
 from tgi_stack.report.outputs import Output
-from tgi_stack.rows.reader import Source, open_source
+from tgi_stack.rows.opening import open_source
+from tgi_stack.rows.reader import Source
 from tgi_stack.rows.schema import Row, Schema
 from tgi_stack.types import Item
 

@@ -25,7 +25,7 @@ from cache.storage.replacing import PresentError, Replacement, descriptor_of
 from cache.system import system
 from tgi_stack.errors import DiskError, UsageError
 from tgi_stack.rows import jsonl
-from tgi_stack.rows.per_row import Numbers
+from tgi_stack.rows.looking.per_row import Numbers
 from tgi_stack.types import Identity
 from tgi_stack.writing import opened
 

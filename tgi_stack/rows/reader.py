@@ -1,6 +1,6 @@
 """Rows from a file, from standard input or from a folder of images, one at a time.
 
-A source can be read several times: `schema.check` reads it through once before the first request, so that a
+A source can be read several times: `looking.check` reads it through once before the first request, so that a
 torn line, a missing field or a duplicate id is refused while nothing has been spent.
 """
 
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from tgi_stack.errors import DiskError, InputError, RowError
 from tgi_stack.rows.columns import Kind, Wanted
-from tgi_stack.rows.folder import ROWS, FilesOfRows, is_rows, list_folder, row_of, state_of
+from tgi_stack.rows.folder import ROWS, FilesOfRows, list_folder, row_of, state_of
 from tgi_stack.rows.formats import (
     SPOOLED,
     STANDARD_INPUT,
@@ -31,12 +31,9 @@ from tgi_stack.rows.formats import (
     read_jsonl,
     reader_for,
     rows_of,
-    spooled,
 )
-from tgi_stack.rows.per_row import Digests, digest_of
+from tgi_stack.rows.looking.per_row import Digests, digest_of
 from tgi_stack.rows.records import as_id
-from tgi_stack.rows.stores.copies import fetched
-from tgi_stack.rows.stores.urls import place_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +119,12 @@ class Source(ABC):
         Raises:
             InputError: what they stand in is not what the `digest` is of.
         """
-        noted = Digests()
-        for number, value, line in self._read(done):
-            noted.note(number, digest_of(value, line))
+        for number, value, _ in self._looked(self._read(done)):
             yield RawRow(number, value)
-        now = self._now()
-        if now != self._states and self._content not in (None, self._digest()):
-            raise self._changed("it is not what the run began with")
-        self._states, self._noted = now, noted
+
+    def look_unread(self) -> Iterator[UnreadRow]:
+        """As `look`, as `unread`."""
+        return self._unread(self._looked(self._read(Every() if self._is_by_line() else ())), ())
 
     def look_again(self) -> int:
         """Notes the rows of an input that was looked at by an earlier run: how many there are."""
@@ -147,13 +142,31 @@ class Source(ABC):
 
     def unread(self, done: Container[int] = ()) -> Iterator[UnreadRow]:
         """As `rows`, without the cost of reading JSON lines, which can be left to another process."""
+        return self._unread(self._held(Every() if self._is_by_line() else done), done)
+
+    def line_bytes(self) -> int:
+        """Of its files, where all are JSON lines; else 0."""
+        return sum(path.stat().st_size for path in self._files) if self._is_by_line() else 0
+
+    def _unread(self, rows: Rows, done: Container[int]) -> Iterator[UnreadRow]:
         by_line = self._is_by_line()
-        for number, value, line in self._held(Every() if by_line else done):
+        for number, value, line in rows:
             if by_line and value is None and line is not None and number not in done:
                 file, before = self._begins
                 yield UnreadRow(number, Line(line, file, number - before))
             else:
                 yield UnreadRow(number, value)
+
+    def _looked(self, rows: Rows) -> Rows:
+        """The rows of a look, which are noted as they pass."""
+        noted = Digests()
+        for number, value, line in rows:
+            noted.note(number, digest_of(value, line))
+            yield number, value, line
+        now = self._now()
+        if now != self._states and self._content not in (None, self._digest()):
+            raise self._changed("it is not what the run began with")
+        self._states, self._noted = now, noted
 
     def _is_by_line(self) -> bool:
         return bool(self._files) and all(reader_for(path) is read_jsonl for path in self._files)
@@ -214,70 +227,6 @@ class Source(ABC):
             f"{self.name}: the input changed while it was read: {how}; rows that were finished before are "
             "kept. Give a file that nobody writes to"
         )
-
-
-def open_source(
-    name: str,
-    *,
-    folders: bool = False,
-    columns: Mapping[str, str] | None = None,
-    kind: Kind | None = None,
-    limit: int | None = None,
-) -> Source:
-    """The source that an INPUT argument names: `-`, a file, or a folder: of files of rows, which are
-    read as one input, or (with `folders`) of images, where it holds any.
-
-    Args:
-        columns: our name of a field -> the file's own, as `--map` gives them.
-        kind: whose fields are asked for; None for all that there are.
-        limit: how many rows are wanted at most: no more of JSON lines are taken out of a pipe.
-
-    Raises:
-        InputError: no such file, a folder with nothing in it that is taken, or a suffix that is not read.
-    """
-    if name == "-":
-        return File(spooled(rows=limit), Path.cwd(), STANDARD_INPUT, Wanted(kind, columns))
-    if (url := place_of(name)) is not None:
-        rows = None if folders else is_rows
-        found = _open_here(fetched(url, rows), str(url), folders, columns, kind, limit)
-        found.place = str(url)
-    elif not Path(name).exists() and (matching := FilesOfRows.matching(name)) is not None:
-        found = Parts(matching, columns, kind)
-        found.place = os.path.abspath(name)
-    else:
-        found = _open_here(Path(name), name, folders, columns, kind, limit)
-    return found
-
-
-def _open_here(
-    path: Path,
-    name: str,
-    folders: bool,
-    columns: Mapping[str, str] | None,
-    kind: Kind | None,
-    limit: int | None,
-) -> Source:
-    """The source that a path of this host is."""
-    if path.is_dir():
-        return _open_folder(path, columns, kind, pictures=folders)
-    if not path.exists():
-        raise InputError(f"{path}: no such file")
-    if path.is_fifo():  # can be read once only
-        return File(spooled(path, "".join(path.suffixes), limit), path.parent, name, Wanted(kind, columns))
-    if not path.is_file():
-        raise InputError(f"{path} is neither a file nor a pipe; give one, or - for standard input")
-    return File(path, path.parent, name, Wanted(kind, columns))
-
-
-def _open_folder(
-    path: Path, columns: Mapping[str, str] | None, kind: Kind | None, *, pictures: bool
-) -> Source:
-    """Pictures, where they are taken and some are there; else the files of rows as one input."""
-    if pictures:
-        found = list_folder(path)
-        if found.pictures or not found.parts:
-            return Folder(path)
-    return Parts(FilesOfRows(path), columns, kind)
 
 
 class File(Source):

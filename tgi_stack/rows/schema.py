@@ -1,27 +1,19 @@
-"""From a raw object to a typed row: fields that are missing or of the wrong type are named.
-
-`check` looks at a whole input so, before anything is asked.
-"""
+"""From a raw object to a typed row: fields that are missing or of the wrong type are named."""
 
 from __future__ import annotations
 
 import json
-import logging
 import re
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from tgi_stack.errors import ImageError, InputError, ItemError, RowError, SchemaError
 from tgi_stack.rows import jsonl
-from tgi_stack.rows.columns import Unreadable, refuse_unseen
-from tgi_stack.rows.per_row import Duplicates
-from tgi_stack.rows.reader import Folder, RawRow, Source, id_of
+from tgi_stack.rows.columns import Unreadable
+from tgi_stack.rows.reader import RawRow
 from tgi_stack.rows.records import as_id
 from tgi_stack.types import Item, NoPicture, ProbsRow, RerankRow, SummarizeRow
-
-LOG = logging.getLogger(__name__)
 
 PICTURES = frozenset({"image", "images"})  # as rows of other jobs have them
 TEXTS, STRING = frozenset({"id", "title", "text", "summary"}), frozenset({str})
@@ -52,65 +44,6 @@ class Schema:
         """The id of the row, as `parse` finds it; raises the RowError that it raises."""
         known = _id_of_plain(raw.value) if self.job == "rerank" else None
         return self.parse(raw).id if known is None else known
-
-
-def check(
-    source: Source,
-    schema: Schema,
-    *,
-    skip_bad_rows: bool = False,
-    others: Sequence[Source] = (),
-) -> int:
-    """Reads a source through: how many rows it has. Memory does not grow with their number.
-
-    Args:
-        others: what is read beside it under the same names of columns.
-
-    Raises:
-        InputError: rows that can't be parsed (unless `skip_bad_rows`, when each will fail on its own), or an
-            id that stands twice.
-        UsageError: a column that no row has.
-    """
-    bad = BadRows("rows")
-    count = 0
-    left_out: set[str] = set()
-    with Duplicates() as ids:
-        for raw in source.look():
-            count += 1
-            left_out.update(raw.value.keys() & PICTURES if isinstance(raw.value, dict) else ())
-            try:
-                ids.add(raw.number, schema.id_of(raw))
-            except RowError as error:
-                bad.add(f"row {raw.number}", error)
-                # Its record will bear the id that can be read, so that one counts too.
-                if (id := id_of(raw)) is not None:
-                    ids.add(raw.number, id)
-        if not skip_bad_rows:
-            bad.refuse()
-        twice = ids.first()
-    if twice is not None:
-        first, second = twice
-        name = next(id_of(raw) or str(raw.number) for raw in source if raw.number == first)
-        raise InputError(f"id {name!r} stands in row {first} and in row {second}; ids must be unique")
-    _refuse_unseen_columns([source, *others])
-    if schema.job == "probs" and (names := left_out | (source.wanted.left_out & PICTURES)):
-        LOG.warning(
-            f"{source.name}: `{min(names)}` is left out: probs reads prompts alone; summarize and "
-            "rerank --item-images show pictures"
-        )
-    return count
-
-
-def _refuse_unseen_columns(sources: Sequence[Source]) -> None:
-    """Raises UsageError for a column of --map that no row has; others are read as far as need be."""
-    files = [source for source in sources if not isinstance(source, Folder)]
-    for file in files[1:]:
-        if not set.intersection(*(one.wanted.unseen for one in files)):
-            return
-        for _ in file:
-            if not file.wanted.unseen & files[0].wanted.unseen:
-                break
-    refuse_unseen([file.wanted for file in files])
 
 
 def summarize_row(raw: RawRow) -> SummarizeRow:

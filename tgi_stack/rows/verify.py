@@ -11,11 +11,12 @@ from typing import Any
 
 from tgi_stack.errors import FastqwenError, UsageError
 from tgi_stack.rows.ledger import part_path
+from tgi_stack.rows.looking.per_row import Duplicates
 from tgi_stack.rows.manifest import Manifest, manifest_path
+from tgi_stack.rows.opening import open_source
 from tgi_stack.rows.output import digest_of, records
 from tgi_stack.rows.parts.output import SUCCESS
-from tgi_stack.rows.per_row import Duplicates
-from tgi_stack.rows.reader import RawRow, Source, id_of, open_source
+from tgi_stack.rows.reader import RawRow, Source, id_of
 
 Record = dict[str, Any]
 

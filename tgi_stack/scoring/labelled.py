@@ -12,8 +12,8 @@ from rich.table import Table
 
 from tgi_stack.errors import InputError, RowError
 from tgi_stack.rows import schema
+from tgi_stack.rows.opening import open_source
 from tgi_stack.rows.output import records
-from tgi_stack.rows.reader import open_source
 from tgi_stack.rows.records import fault_in
 
 

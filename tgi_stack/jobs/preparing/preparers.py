@@ -24,10 +24,9 @@ from cache.store import Store
 from cache.system import system
 from cache.tier.store import TieredStore
 from tgi_stack.backends.base import Backend, Replaced
-from tgi_stack.concurrency import first_of
+from tgi_stack.concurrency import cores, first_of
 from tgi_stack.errors import RowError, is_certain
 from tgi_stack.images.pipe import Watch, framed, kill, next_part, stream_of
-from tgi_stack.images.pool import cores
 from tgi_stack.jobs.pipeline import LOOK_EVERY_S, Watcher
 from tgi_stack.jobs.preparing.forwarded import TierOf
 from tgi_stack.jobs.preparing.wire import (

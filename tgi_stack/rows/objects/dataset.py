@@ -13,8 +13,9 @@ from tgi_stack.errors import InputError, UsageError
 from tgi_stack.rows import parquet
 from tgi_stack.rows.columns import Kind, Wanted
 from tgi_stack.rows.formats import Rows
-from tgi_stack.rows.per_row import digest_of
-from tgi_stack.rows.reader import Source, open_source
+from tgi_stack.rows.looking.per_row import digest_of
+from tgi_stack.rows.opening import open_source
+from tgi_stack.rows.reader import Source
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from tgi_stack.errors import InputError
-from tgi_stack.rows.per_row import Duplicates, on_disk
+from tgi_stack.rows.looking.per_row import Duplicates, on_disk
 from tgi_stack.scoring.agreement.answers import Answer
 
 WAITING = 20_000  # answers that are held in memory

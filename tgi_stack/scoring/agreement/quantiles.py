@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, TYPE_CHECKING
 
-from tgi_stack.rows.per_row import on_disk
+from tgi_stack.rows.looking.per_row import on_disk
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,0 +1,1 @@
+"""A whole input looked at before anything is asked: `check`; of a long one by several processes."""
