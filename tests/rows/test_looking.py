@@ -111,7 +111,7 @@ def test_who_stops_looking_leaves_no_process(source: Callable[[], Source]) -> No
         assert many._started
 
 
-def test_a_row_without_a_line_is_seen_in_its_place() -> None:
+def test_a_row_without_line_keeps_its_place() -> None:
     """One that is too long was never read."""
     wrong = RowError("input.malformed", "too long")
     read = list(blocks_of([UnreadRow(1, wrong), UnreadRow(2, Line(b"{}", "f", 2))]))

@@ -321,7 +321,7 @@ def test_a_plain_item_is_read_as_any(value: Any) -> None:
         },
     )
 )
-def test_the_id_of_a_row_is_that_of_its_parse(value: dict[str, Any]) -> None:
+def test_a_row_has_the_id_it_parses_to(value: dict[str, Any]) -> None:
     raw, ranking = RawRow(1, value), schema.Schema("rerank")
     found: list[Any] = []
     for read in (ranking.id_of, lambda one: ranking.parse(one).id):
@@ -335,7 +335,7 @@ def test_the_id_of_a_row_is_that_of_its_parse(value: dict[str, Any]) -> None:
 PLAIN = {"id": "u", "history": [], "candidates": [{"id": "a", "text": "x"}, {"id": "b", "title": "y"}]}
 
 
-def test_a_plain_row_is_not_parsed_to_be_looked_at() -> None:
+def test_a_plain_row_is_not_parsed_to_look() -> None:
     assert schema._id_of_plain(PLAIN) == "u"
     assert schema._id_of_plain({"id": "u", "query": "q", "candidates": [{"id": "a"}]}) == "u"
 
