@@ -23,7 +23,7 @@ from tests.conftest import ROOT
 from tests.loopback import serve
 from tgi_stack.bench import child, roofline, show, workload
 from tgi_stack.bench.checkpoint import Checkpoint
-from tgi_stack.bench.run import Order, bench
+from tgi_stack.bench.run import ON_CPU, ON_GPU, Order, bench, sizes_on
 from tgi_stack.bench.tasks import Sizes
 from tgi_stack.engine.models import shapes
 from tgi_stack.engine.models.shapes import kind_of
@@ -306,3 +306,10 @@ def test_operations_are_counted_by_hand() -> None:
 def test_an_unknown_shape_is_refused() -> None:
     with pytest.raises(UsageError, match=r"--random-weights llama: give one of qwen3-0\.6b"):
         kind_of("llama")
+
+
+@pytest.mark.parametrize(("gpus", "times"), [(0, 1), (1, 1), (2, 2), (8, 4)])
+def test_several_gpus_are_asked_more(gpus: int, times: int) -> None:
+    found = sizes_on(torch.device("cuda:0"), gpus)
+    assert (found.prompts, found.images) == (times * ON_GPU.prompts, times * ON_GPU.images)
+    assert sizes_on(torch.device("cpu"), gpus) == ON_CPU

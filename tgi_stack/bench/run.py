@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ LOG = logging.getLogger(__name__)
 
 ON_CPU = Sizes(prompts=96, longest=512, images=24, new_tokens=24, checked=16)
 ON_GPU = Sizes(prompts=2048, longest=1024, images=512, new_tokens=96, checked=32)
+MOST_TIMES = 4  # so much: to make random prompts and pictures takes a while, too
 VISUAL = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
 # Pictures are of one size, so that a padded batch of them holds no padding.
 TRUTHS = {
@@ -76,8 +77,9 @@ def bench(settings: Settings, order: Order) -> Iterator[dict[str, Any]]:
         UsageError, MachineError: an unknown model, a device that is not here.
     """
     placement = choose(devices(settings.device)[0], settings.dtype)
-    sizes = order.sizes or (ON_GPU if placement.device.type == "cuda" else ON_CPU)
     rows = _rows(settings, order)
+    many = any(row.how == variants.DEVICES for row in rows)
+    sizes = order.sizes or sizes_on(placement.device, torch.cuda.device_count() if many else 1)
     with _checkpoint(settings, order, placement) as (chosen, found):
         kinds = [kind for kind in found if kind in order.kinds]
         about = _about(settings, order, placement) | {"sizes": asdict(sizes)}
@@ -87,6 +89,14 @@ def bench(settings: Settings, order: Order) -> Iterator[dict[str, Any]]:
                 results.lines.append(line)
                 yield results.plain()
                 LOG.info(f"{len(results.lines)} of {len(results.planned)}: {_told(line)}")
+
+
+def sizes_on(device: torch.device, gpus: int) -> Sizes:
+    """How much is measured there, with so many GPUs at once: in a pass each wants more than one batch."""
+    if device.type != "cuda":
+        return ON_CPU
+    times = min(max(1, gpus), MOST_TIMES)
+    return replace(ON_GPU, prompts=times * ON_GPU.prompts, images=times * ON_GPU.images)
 
 
 def _about(settings: Settings, order: Order, placement: Placement) -> dict[str, Any]:
