@@ -19,11 +19,14 @@ from hypothesis import strategies as st
 
 from tests.conftest import Fastqwen, write_rows
 from tgi_stack.errors import InputError
+from tgi_stack.jobs.spec import opened
 from tgi_stack.rows.looking.check import check
 from tgi_stack.rows.looking.per_row import Numbers, digest_of
+from tgi_stack.rows.manifest import question
 from tgi_stack.rows.opening import open_source
 from tgi_stack.rows.reader import Source
 from tgi_stack.rows.schema import Schema
+from tgi_stack.settings import load
 
 CHANGED = "the input changed while it was read"
 Rows = list[dict[str, Any]]
@@ -311,3 +314,17 @@ def test_out_is_no_part_of_the_input(
     done = fastqwen("probs", given, "-o", out, "--engine", "scripted", check=2 if taken else 0)
     assert ("would be read as rows of the input" in done.stderr) == taken
     assert taken != (tmp_path / out).exists()
+
+
+def test_the_prompt_noted_is_the_one_read(tmp_path: Path) -> None:
+    prompt = tmp_path / "prompt.txt"
+    prompt.write_text("{{history}} {{candidates}}")
+    rows = write(tmp_path / "rows.jsonl", ROWS[:1])
+    chosen = load({"prompt_file": str(prompt)}, {})
+
+    def asked(change: str = "") -> Any:
+        spec, source = opened("rerank", str(rows), (), {}, chosen)
+        prompt.write_text(prompt.read_text() + change)
+        return question("rerank", chosen, source, [], spec.template)["--prompt-file"]
+
+    assert asked() == asked(" Which?") != asked()

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.conftest import Fastqwen, read_records
+from tests.conftest import Fastqwen, read_records, write_rows
 from tgi_stack import text_files
 from tgi_stack.errors import DiskError, InputError
 from tgi_stack.rows import formats
@@ -224,3 +224,18 @@ def test_an_input_nobody_writes_is_named(tmp_path: Path) -> None:
     path = pipe(tmp_path, "p.jsonl")
     with pytest.raises(InputError, match=r"p\.jsonl: a pipe that nobody writes to"):
         open_source(str(path), kind="probs")
+
+
+def test_prompts_of_pipes_are_told_apart(
+    fastqwen: Fastqwen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_files, "_piped", {})
+    items = [{"id": name, "text": name} for name in ("mug", "hat")]
+    rows = write_rows(tmp_path / "rows.jsonl", {"id": "u", "query": "q", "candidates": items})
+    for prompt, status in (b"{{history}} {{candidates}}", 0), (b"{{candidates}}: {{history}}", 2):
+        reader, writer = os.pipe()  # as `--prompt-file <(...)` gives: its end is all that a second look finds
+        os.write(writer, prompt)
+        os.close(writer)
+        given = ("--prompt-file", f"/dev/fd/{reader}")
+        done = fastqwen("rerank", rows, "-o", "out.jsonl", *given, *ENGINE, check=status)
+    assert "made with --prompt-file" in done.stderr

@@ -25,8 +25,9 @@ from tgi_stack.errors import AnswerError, InputError, UsageError
 from tgi_stack.jobs.pipeline import answered
 from tgi_stack.jobs.session import Session
 from tgi_stack.jobs.spec import JobSpec, Name, opened
+from tgi_stack.prompting.template_file import digest_of, text_of
 from tgi_stack.rows.formats import Rows
-from tgi_stack.rows.ledger import Checked, Discard, record_of, sha256_of
+from tgi_stack.rows.ledger import Checked, Discard, record_of
 from tgi_stack.rows.manifest import Manifest, manifest_path
 from tgi_stack.rows.output import records
 from tgi_stack.rows.reader import Folder, RawRow, Source
@@ -281,7 +282,7 @@ def _prompt_file(manifest: Manifest, given: str | None) -> Path:
     path = Path(given or named or "")
     if not path.is_file():
         raise UsageError(f"{manifest.out} was asked with a prompt file; name it: --prompt-file FILE")
-    if sha256_of(path) != manifest.content["asked"]["--prompt-file"]:
+    if digest_of(text_of(path)) != manifest.content["asked"]["--prompt-file"]:
         raise UsageError(
             f"{path} is not the prompt file that {manifest.out} was asked with; --prompt-file FILE"
         )

@@ -75,7 +75,7 @@ def open_sink(recipe: JobSpec, source: Source, out: Path | None, command: list[s
         return UnorderedFile(out, overwrite=chosen.overwrite)
     return Output(
         out,
-        question(recipe.name, chosen, source, list(recipe.items), recipe.form),
+        question(recipe.name, chosen, source, list(recipe.items), recipe.template, recipe.form),
         source,
         command=command,
         places=places(chosen, source, recipe.items),

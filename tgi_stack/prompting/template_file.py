@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
+
 from tgi_stack.errors import PromptFileError
 from tgi_stack.prompting import prompts
 from tgi_stack.settings import Settings
@@ -16,11 +19,25 @@ def read_template(settings: Settings, allowed: frozenset[str]) -> str | None:
     """
     if settings.prompt_file is None:
         return None
-    try:
-        text = read_text(settings.prompt_file)
-    except OSError as error:
-        raise PromptFileError(f"--prompt-file {settings.prompt_file}: {error.strerror}") from error
-    except TextFileError as error:
-        raise PromptFileError(f"--prompt-file {settings.prompt_file}: {error}") from error
+    text = text_of(settings.prompt_file)
     prompts.check_template(text, settings.instruction, allowed)
     return text
+
+
+def text_of(path: Path) -> str:
+    """What stands in a prompt file.
+
+    Raises:
+        PromptFileError: it can't be read.
+    """
+    try:
+        return read_text(path)
+    except OSError as error:
+        raise PromptFileError(f"--prompt-file {path}: {error.strerror}") from error
+    except TextFileError as error:
+        raise PromptFileError(f"--prompt-file {path}: {error}") from error
+
+
+def digest_of(template: str) -> str:
+    """What tells a prompt file's text from another: of what was read, since a pipe can't be read twice."""
+    return hashlib.sha256(template.encode()).hexdigest()

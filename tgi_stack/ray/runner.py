@@ -275,7 +275,7 @@ def run(
         mirror.fetch_all()
         out = mirror.local
     _refuse_inputs(out, spec, source)
-    asked = question(spec.name, spec.settings, source, list(spec.items), spec.form)
+    asked = question(spec.name, spec.settings, source, list(spec.items), spec.template, spec.form)
     sink = PartsOutput(
         out,
         asked,

@@ -18,6 +18,7 @@ from tgi_stack.declared.option import declared
 from tgi_stack.declared.run import Fields
 from tgi_stack.errors import DiskError, UsageError
 from tgi_stack.prompting import prompts
+from tgi_stack.prompting.template_file import digest_of
 from tgi_stack.redaction import redact_command
 from tgi_stack.rows.formats import SPOOLED
 from tgi_stack.rows.ledger import sha256_of
@@ -35,18 +36,22 @@ def manifest_path(out: Path) -> Path:
 
 
 def question(
-    job: str, settings: Settings, source: Source, items: list[Source], form: str | None = None
+    job: str,
+    settings: Settings,
+    source: Source,
+    items: list[Source],
+    template: str | None = None,
+    form: str | None = None,
 ) -> dict[str, Any]:
     """All that answers depend on but who gives them; flat, so that differences have names.
 
     Args:
+        template: what was read of the prompt file.
         form: the schema that answers are held to, whole, whatever file it came from.
     """
     values = settings.model_dump(mode="json")
     asked = {one.flag: values[name] for name, one in declared(Fields).items() if one.option.changes_answers}
-    prompt = asked["--prompt-file"]
-    if prompt is not None:
-        asked["--prompt-file"] = sha256_of(Path(prompt))
+    asked["--prompt-file"] = None if template is None else digest_of(template)
     asked["--schema"] = form
     return {
         "job": job,
