@@ -1,9 +1,9 @@
 """One database: diskcache, hardened. The only file that imports it.
 
 What diskcache does unasked is switched off: it pickles (here bytes alone go in and come out), it evicts
-(here nothing goes but by `gc`), its settings stay with the directory (here they are given at every opening),
-a value it can't read is a miss without a word (here it is counted and said). Values stay inside the database,
-in envelopes.
+(here nothing goes but by `gc`), its settings stay with the directory (here they are given at every
+opening), it maps the file into memory (here it is read), a value it can't read is a miss without a word
+(here it is counted and said). Values stay inside the database, in envelopes.
 
 SQLite's write-ahead log can lose committed rows where several processes write (3.7.0 to 3.51.2); under those
 versions a rollback journal is used. With that a reader keeps writers out, so that nothing here reads long.
@@ -108,6 +108,7 @@ def open_for_writing(folder: Path) -> diskcache.Cache:
             tag_index=0,
             sqlite_journal_mode=journal_mode(),
             sqlite_synchronous=1,
+            sqlite_mmap_size=0,  # a file cut short by somebody else would end the process
         )
     except diskcache.Timeout as error:
         raise TimeoutError("another program holds the database") from error

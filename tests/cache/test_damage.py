@@ -5,6 +5,8 @@ from __future__ import annotations
 import pickle
 import random
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import pytest
 from cache.errors import CacheError
 from cache.storage.database import open_for_writing
 from cache.store import Store
-from tests.cache.filling import KEYS, database, filled
+from tests.cache.filling import KEYS, READING, database, filled
 
 
 def read_all(make: Callable[..., Store]) -> None:
@@ -196,3 +198,18 @@ def test_what_another_process_rebuilt_stays(
     asides = [found for found in path.parent.glob("cache.db.corrupt-*") if "journal" not in found.name]
     assert len(asides) == len(said) == 1
     assert first.get("labels", KEYS[0]) == b"anew"
+
+
+CUT_SHORT = (
+    "import os, sys; from pathlib import Path; import tgi_stack.answers; from cache.store import Store; "
+    "from cache.keys import digest; s = Store(Path(sys.argv[1])); "
+    "s.put('labels', digest(b'1'), b'1'); s.flush(); os.truncate(sys.argv[2], 0); "
+    "s.put('labels', digest(b'2'), b'2'); s.flush(); "
+    "print(s.get('labels', digest(b'1'))); s.close()"
+)
+
+
+def test_a_writer_outlives_a_file_cut_short(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", CUT_SHORT, str(tmp_path / "cache"), str(database(tmp_path))]
+    done = subprocess.run(command, env=READING, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "None\n"), done.stderr
