@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from tgi_stack.checkpoints.adapter import Adapter
 from tgi_stack.checkpoints.gguf.header import Header
 from tgi_stack.checkpoints.gguf.on_hub import Wanted, named
 from tgi_stack.checkpoints.hub_answers import NO_ANSWER, reason
+from tgi_stack.checkpoints.revision import revision_of
 from tgi_stack.errors import CheckpointError, MachineError, NoEngineError, UsageError
 from tgi_stack.settings import DEFAULT_MODELS
 from tgi_stack.tiny import TINY
@@ -184,7 +185,7 @@ def _checkpoint(
 ) -> Checkpoint:
     """What a folder holds: a model, or an adapter, whose base is looked for as any other model."""
     if not adapter.is_adapter(folder):
-        return Checkpoint(name, revision or revision_of(folder), folder)
+        return Checkpoint(name, revision or revision_of(_files(folder)), folder)
     found = adapter.read(folder, read_json(folder / adapter.CONFIG) or {})
     try:
         base = locate(found.base, kind, found.base_revision, may_download=may_download)
@@ -197,20 +198,8 @@ def _checkpoint(
     return Checkpoint(name, f"{base.revision}+lora-{found.digest[:12]}", base.folder, found)
 
 
-def revision_of(folder: Path) -> str:
-    """What stands for the revision of a checkpoint that no hub knows: another one where its files change.
-
-    Made of the small files' contents, and of the names, sizes and times of the weights.
-    """
-    whole = hashlib.sha256()
-    for path in sorted(path for pattern in FILES for path in folder.glob(pattern)):
-        status = path.stat()
-        whole.update(f"{path.name} {status.st_size}\n".encode())
-        if path.suffix == ".safetensors":
-            whole.update(f"{status.st_mtime_ns}\n".encode())
-        else:
-            whole.update(path.read_bytes())
-    return f"local-{whole.hexdigest()[:12]}"
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for pattern in FILES for path in folder.glob(pattern))
 
 
 def locate_files(name: str, kind: str, revision: str | None, *, may_download: bool = True) -> Checkpoint:

@@ -19,6 +19,7 @@ import pytest
 
 from tests.ggufs import written
 from tgi_stack.checkpoints.gguf.on_hub import named
+from tgi_stack.checkpoints.revision import revision_of
 from tgi_stack.errors import UsageError
 from tgi_stack.tiny import TINY
 
@@ -256,3 +257,18 @@ def test_a_file_here_goes_before_a_hub(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "b:m.gguf").touch()
     assert named("a/b:m.gguf") is None
+
+
+def test_weights_trained_on_are_another_revision(tmp_path: Path) -> None:
+    file, size = tmp_path / "model.safetensors", 12 * 2**20
+    (tmp_path / "config.json").write_text("{}")
+
+    def revision(weights: bytes) -> str:
+        file.write_bytes(weights)
+        os.utime(file, (1, 1))  # as in an image whose files all have one time
+        return revision_of([tmp_path / "config.json", file])
+
+    before = bytes(size)
+    one_matrix = before[: size // 2] + b"\1" * (size // 100) + before[size // 2 + size // 100 :]
+    assert revision(before) == revision(before) != revision(one_matrix)
+    assert revision(before[:4096]) != revision(before[:4095] + b"\1")  # a small one is read whole
