@@ -83,3 +83,14 @@ def test_a_zone_of_an_address_is_decoded() -> None:
     with pytest.raises(TransportError) as raised:
         got(f"http://[fe80::1%25{loopback}]:1/")
     assert raised.value.kind == "refused"  # not `nowhere`: the address is one
+
+
+@pytest.mark.parametrize(
+    "before", [b"", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n", b"HTTP/1.1 200 OK\r\nX"]
+)
+def test_of_what_is_no_http_little_is_said(before: bytes) -> None:
+    with says(before + b"\x1b\n" * 20_000) as port, pytest.raises(TransportError) as raised:
+        got(f"http://127.0.0.1:{port}/")
+    assert len(str(raised.value)) < 300
+    assert str(raised.value).isprintable()
+    assert "400" not in str(raised.value)  # which aiohttp calls it, and no server said

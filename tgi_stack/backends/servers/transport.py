@@ -24,7 +24,7 @@ from aiohttp.client_reqrep import ClientResponse
 
 from tgi_stack import __version__
 from tgi_stack.backends.servers.access import Access
-from tgi_stack.backends.servers.protocols.reply import Call, status_of
+from tgi_stack.backends.servers.protocols.reply import Call, shown, status_of
 from tgi_stack.redaction import redact, without_secrets_in
 
 LOG = logging.getLogger(__name__)
@@ -180,12 +180,10 @@ class Transport:
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
             if _WANTS_CERTIFICATE in str(error):  # by TLS 1.3 after the handshake
                 raise _unsafe(error) from error
-            kind = "broken" if began else "silent"
-            raise TransportError(kind, str(error) or type(error).__name__) from error
+            raise TransportError("broken" if began else "silent", _said(error)) from error
         except (aiohttp.ClientError, ValueError) as error:
             no_http = isinstance(error, aiohttp.ClientResponseError)
-            detail = redact(str(error)) or type(error).__name__
-            raise TransportError("broken", detail, lasting=no_http) from error
+            raise TransportError("broken", _said(error), lasting=no_http) from error
         except OSError as error:
             kind = "handles" if error.errno in NO_HANDLES else "broken"
             raise TransportError(kind, error.strerror or str(error)) from error
@@ -204,6 +202,13 @@ def _written(body: dict[str, Any]) -> bytes:
         return orjson.dumps(body)
     except orjson.JSONEncodeError:
         return json.dumps(body, ensure_ascii=False).encode("utf-8", "backslashreplace")
+
+
+def _said(error: Exception) -> str:
+    """What aiohttp says, in a line: it quotes all that came in place of HTTP, and calls that a status 400."""
+    if isinstance(error, aiohttp.ClientResponseError):
+        return f"no answer in HTTP: {shown(error.message.encode('utf-8', 'replace'))}"
+    return shown((str(error) or type(error).__name__).encode("utf-8", "replace"))
 
 
 def _unproxied(error: aiohttp.ClientError) -> TransportError:
