@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from tests.fake_programs import StandIn, programs
 from tests.loopback import TOKENIZER, listening, serve
 from tests.probe_server import ProbeServer
 from tests.servers.test_servers import ROUTES
-from tgi_stack.doctor import machine
+from tgi_stack.doctor import machine, servers
 
 __all__ = ["programs"]
 
@@ -128,6 +129,33 @@ def test_a_missing_endpoint_fails_only_where_named(fastqwen: Fastqwen, programs:
     done = fastqwen("doctor", "--endpoint", "http://127.0.0.1:9", check=4)
     assert "failure: http://127.0.0.1:9" in done.stderr
     assert "make up" in done.stderr
+
+
+class Going(ProbeServer):
+    """A server that answers one question, and no other."""
+
+    last = b""  # what it says then; nothing: it ends
+
+    async def _reply(self, writer: asyncio.StreamWriter, method: str, path: str, *rest: Any) -> None:
+        if method == "POST" and self.posts:
+            writer.write(self.last)
+            if not self.last:
+                await self._stop()
+            return
+        await super()._reply(writer, method, path, *rest)
+
+
+@pytest.mark.parametrize("last", [b"", b"HTTP/1.1 429 X\r\nContent-Length: 0\r\n\r\n"])
+def test_a_server_that_goes_is_not_awaited(
+    fastqwen: Fastqwen, programs: Path, monkeypatch: pytest.MonkeyPatch, last: bytes
+) -> None:
+    monkeypatch.setattr(servers, "GONE_S" if not last else "ANSWER_S", 0.1)
+    with listening(Going("vllm")) as server:
+        server.last = last
+        line = lines(fastqwen("doctor", "--endpoint", server.url, "--json", check=4).stdout)
+    found = line[f"{server.url} label reads"]
+    assert found["state"] == "failure"
+    assert ("no answer within" if last else "no endpoint has answered") in found["detail"]
 
 
 def test_a_key_is_never_shown(fastqwen: Fastqwen, programs: Path) -> None:

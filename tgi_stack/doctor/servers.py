@@ -39,6 +39,8 @@ READS = 5
 CANDIDATES = (20, 52)
 PICTURE = (1500, 1000)
 ANSWER_S = 60.0
+GONE_S = 5.0  # for so long a server may be gone in the middle: a job waits for it, this asks how it is now
+BUSY = "see whether it has too much to do (the queue, below), or refuses all with 429 or 503"
 MORE_IN_SIGHT = (
     "bounds stand for them, or torch computes the row (--fallback); start TGI with grammars and "
     "--max-top-n-tokens 128, vLLM with --max-logprobs 128"
@@ -125,7 +127,11 @@ def _absent(asked: ProbedEndpoint, error: Exception) -> Check:
 
 async def _model(asked: ProbedEndpoint, served: Served) -> AsyncIterator[Check]:
     """What has to be asked of the model itself."""
-    chosen = {"endpoint": (asked.url,), "model": asked.settings.model_for(asked.kind) or served.model}
+    chosen = {
+        "endpoint": (asked.url,),
+        "model": asked.settings.model_for(asked.kind) or served.model,
+        "startup_timeout": GONE_S,
+    }
     try:
         narrowed = asked.settings.model_copy(update=chosen)
         backend = await open_served(narrowed, asked.kind, patience_s=0.0)
@@ -172,12 +178,14 @@ async def _reads(url: str, backend: ServedBackend) -> Check:
         spent = []
         for _ in range(READS):
             began = time.perf_counter()
-            scores = await backend.score(request)
+            scores = await asyncio.wait_for(backend.score(request), ANSWER_S)
             spent.append(time.perf_counter() - began)
         request = label_request(backend.profile, "Answer with one letter.", tuple(LETTERS[:many]))
-        whole = await backend.score(request)
+        whole = await asyncio.wait_for(backend.score(request), ANSWER_S)
     except ScoreError as error:
         return Check("failure", what, f"labels are out of sight: {error}", MORE_IN_SIGHT)
+    except TimeoutError:
+        return Check("failure", what, f"no answer within {ANSWER_S:.0f} s", BUSY)
     except FastqwenError as error:
         return Check("failure", what, str(error), "the route to probabilities is closed; see docs/servers.md")
     mass = "unknown" if scores.label_mass is None else f"{scores.label_mass:.3f}"
