@@ -158,6 +158,17 @@ def test_a_server_that_goes_is_not_awaited(
     assert ("no answer within" if last else "no endpoint has answered") in found["detail"]
 
 
+def test_a_server_without_a_usable_model_fails(fastqwen: Fastqwen, programs: Path) -> None:
+    class Embedding(ProbeServer):
+        def _described(self, path: str) -> dict[str, Any] | None:
+            page = super()._described(path)
+            return page | {"is_generation": False} if page is not None and path == "/model_info" else page
+
+    with listening(Embedding("sglang")) as server:
+        line = lines(fastqwen("doctor", "--endpoint", server.url, "--json", check=4).stdout)[server.url]
+    assert (line["state"], line["detail"]) == ("failure", "tiny: it generates nothing")
+
+
 def test_a_key_is_never_shown(fastqwen: Fastqwen, programs: Path) -> None:
     with listening(ProbeServer("vllm", api_key="right")) as server:
         done = fastqwen(

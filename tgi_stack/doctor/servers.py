@@ -99,16 +99,18 @@ async def _endpoint(asked: ProbedEndpoint) -> AsyncIterator[Check]:
     except (TransportError, ReplyError, FastqwenError) as error:
         yield _absent(asked, error)
         return
+    usable = [served for served in models if served.fault is None]
     for served in models:
         if served.fault is not None:
-            yield Check("warning", asked.url, f"{served.model}: {served.fault}")
+            fix = "" if usable else "start it with a model that generates text"
+            yield Check("warning" if usable else "failure", asked.url, f"{served.model}: {served.fault}", fix)
             continue
         detail = f"{served.dialect} {served.version}, {served.model}, context {served.context:,}"
         yield Check("ok", asked.url, detail)
-    first = next(served for served in models if served.fault is None)
-    async for line in _model(asked, first):
-        yield line
-    yield await _queue(asked, first)
+    for first in usable[:1]:
+        async for line in _model(asked, first):
+            yield line
+        yield await _queue(asked, first)
 
 
 def _absent(asked: ProbedEndpoint, error: Exception) -> Check:
