@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cache.system import system
 
-PIECES = 1024  # of a file of weights: to read gigabytes would take longer than to answer rows that are known
+PIECES = 256  # of a file of weights: to read gigabytes would take longer than to answer rows that are known
 PIECE_BYTES = 4096
 
 
