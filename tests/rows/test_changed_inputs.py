@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 
 from tests.conftest import Fastqwen, write_rows
 from tgi_stack.errors import InputError
-from tgi_stack.jobs.spec import opened
+from tgi_stack.jobs import spec
+from tgi_stack.jobs.rerank.items import join_items
+from tgi_stack.jobs.spec import READINGS, opened
 from tgi_stack.rows.looking.check import check
 from tgi_stack.rows.looking.per_row import Numbers, digest_of
 from tgi_stack.rows.manifest import question
@@ -323,8 +325,34 @@ def test_the_prompt_noted_is_the_one_read(tmp_path: Path) -> None:
     chosen = load({"prompt_file": str(prompt)}, {})
 
     def asked(change: str = "") -> Any:
-        spec, source = opened("rerank", str(rows), (), {}, chosen)
+        job, source = opened("rerank", str(rows), (), {}, chosen)
         prompt.write_text(prompt.read_text() + change)
-        return question("rerank", chosen, source, [], spec.template)["--prompt-file"]
+        return question("rerank", chosen, source, [], job.template)["--prompt-file"]
 
     assert asked() == asked(" Which?") != asked()
+
+
+@pytest.mark.parametrize("times", [1, READINGS])
+def test_items_half_there_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    path, rows = tmp_path / "i.jsonl", write(tmp_path / "rows.jsonl", ROWS[:1])
+    whole = [{"id": name, "title": name} for name in "abc"]
+    job, _ = opened("rerank", str(rows), [str(write_rows(path, *whole))], {}, load({}, {}))
+    job.items[0].digest()
+    left = [None] * times
+
+    def join(*given: Any, **options: Any) -> Any:
+        """Reads what is half there, so many times; then the file is what it was."""
+        if not left:
+            return join_items(*given, **options)
+        left.pop()
+        write_rows(path, whole[0])
+        found = join_items(*given, **options)
+        write_rows(path, *whole)
+        return found
+
+    monkeypatch.setattr(spec, "join_items", join)
+    if times < READINGS:
+        assert set(job.joined()) == {"a", "b", "c"}
+    else:
+        with pytest.raises(InputError, match="written to while it was read"):
+            job.joined()

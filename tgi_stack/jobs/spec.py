@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from cache.store import Store
 from tgi_stack.backends.base import Backend
-from tgi_stack.errors import UsageError
+from tgi_stack.errors import InputError, UsageError
 from tgi_stack.jobs.pipeline import Job
 from tgi_stack.jobs.probs import Probs
 from tgi_stack.jobs.rerank.items import Items, join_items
@@ -25,6 +25,7 @@ from tgi_stack.rows.stores.urls import place_of
 from tgi_stack.settings import Settings
 
 Name = Literal["summarize", "rerank", "probs"]
+READINGS = 3  # of items, which are read anew where somebody wrote to them meanwhile
 PLACEHOLDERS = {"summarize": prompts.SUMMARY_PLACEHOLDERS, "rerank": prompts.RERANK_PLACEHOLDERS}
 
 
@@ -64,10 +65,16 @@ class JobSpec:
             InputError: lines that are no items; an items file that changes while it is read.
         """
         skip = self.settings.skip_bad_rows
-        items = join_items(self.items, pictures=self.settings.item_images, skip_bad_rows=skip)
-        for one in self.items:
-            one.refuse_changed()
-        return items
+        for _ in range(READINGS):
+            before = [one.states() for one in self.items]
+            items = join_items(self.items, pictures=self.settings.item_images, skip_bad_rows=skip)
+            for one in self.items:
+                one.refuse_changed()
+            # Whoever writes the same rows anew has them half there for a while, of which no digest tells.
+            if before == [one.states() for one in self.items]:
+                return items
+        names = ", ".join(one.name for one in self.items)
+        raise InputError(f"--items {names}: written to while it was read; give a file that nobody writes to")
 
     def job(
         self, backend: Backend, store: Store | None, items: Items | None = None, images: int | None = None

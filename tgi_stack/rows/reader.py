@@ -85,7 +85,7 @@ class Source(ABC):
         self.name = name
         self.wanted = wanted or Wanted()
         self._files = tuple(files)
-        self._states = self._now()
+        self._states = self.states()
         self._content: str | None = None
         self._noted: Digests | None = None
         self._begins = name, 0  # the file that is read, and how many rows stand before it
@@ -163,7 +163,7 @@ class Source(ABC):
         for number, value, line in rows:
             noted.note(number, digest_of(value, line))
             yield number, value, line
-        now = self._now()
+        now = self.states()
         if now != self._states and self._content not in (None, self._digest()):
             raise self._changed("it is not what the run began with")
         self._states, self._noted = now, noted
@@ -196,8 +196,7 @@ class Source(ABC):
 
     def refuse_changed(self) -> None:
         """Raises InputError where it is not any more what was looked at, or what the `digest` is of."""
-        now = self._now()
-        if now == self._states:
+        if (now := self.states()) == self._states:
             return
         if self._noted is not None:
             for _ in self.rows():
@@ -215,11 +214,12 @@ class Source(ABC):
         try:
             yield from self._read(done)
         except (InputError, DiskError) as error:
-            if self._now() == self._states:
+            if self.states() == self._states:
                 raise
             raise self._changed(str(error)) from error
 
-    def _now(self) -> list[tuple[int, ...] | None]:
+    def states(self) -> list[tuple[int, ...] | None]:
+        """What tells whether its files were written to in between."""
         return list(map(state_of, self._files))
 
     def _changed(self, how: str) -> InputError:
