@@ -17,6 +17,7 @@ from tests.conftest import CATALOGUE, Fastqwen, read_records, write_rows
 from tgi_stack.api import Reranker
 from tgi_stack.backends.lazy import LazyBackend
 from tgi_stack.backends.open import open_backend
+from tgi_stack.checkpoints.revision import PIECE_BYTES, PIECES
 from tgi_stack.errors import MachineError
 from tgi_stack.settings import Settings
 from tgi_stack.tiny import TINY
@@ -31,10 +32,13 @@ def model(tmp_path: Path) -> Path:
 
 
 def spoil(model: Path) -> None:
-    """Weights that nobody can read, and that look as before from outside."""
+    """Weights that nobody can read, and that are as before wherever a revision looks."""
     weights = model / "model.safetensors"
     before = weights.stat()
-    weights.write_bytes(b"\xff" * before.st_size)
+    content, step = bytearray(weights.read_bytes()), before.st_size // PIECES
+    for place in range(PIECE_BYTES, len(content) - step, step):
+        content[place : place + step - PIECE_BYTES] = b"\xff" * (step - PIECE_BYTES)
+    weights.write_bytes(content)
     os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
