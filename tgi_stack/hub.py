@@ -27,7 +27,7 @@ from tgi_stack.checkpoints.adapter import Adapter
 from tgi_stack.checkpoints.gguf.header import Header
 from tgi_stack.checkpoints.gguf.on_hub import Wanted, named
 from tgi_stack.checkpoints.hub_answers import NO_ANSWER, reason
-from tgi_stack.checkpoints.revision import revision_of
+from tgi_stack.checkpoints.revision import LOCAL, revision_of
 from tgi_stack.errors import CheckpointError, MachineError, NoEngineError, UsageError
 from tgi_stack.settings import DEFAULT_MODELS
 from tgi_stack.tiny import TINY
@@ -75,6 +75,12 @@ class Checkpoint:
     def generation_config(self) -> dict[str, Any]:
         """generation_config.json; empty where there is none."""
         return {} if self.gguf is not None else read_json(self.folder / "generation_config.json") or {}
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether the files of a folder are not those that its revision is of; of a hub's they stay."""
+        known = self.revision.partition("+")[0]  # what follows is an adapter's
+        return known.startswith(LOCAL) and known != revision_of(_files(self.folder))
 
     @property
     def chat_template(self) -> str | None:

@@ -136,3 +136,14 @@ def test_a_name_twice_is_refused(tmp_path: Path) -> None:
     said = json.loads(whole + "}")["rope_theta"]
     file.write_text(whole + f', "rope_theta": {json.dumps(said)}' + "}")
     assert Checkpoint("x", "1", tmp_path).config["rope_theta"] == said
+
+
+def test_weights_replaced_before_they_load_are_refused(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(TINY / "text", tmp_path / "m"))
+    found = locate(str(folder), "text", None)
+    load(found, "text", choose("cpu", "fp32"))
+    weights = folder / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-2] + content[-4:-2])
+    with pytest.raises(CheckpointError, match="written to since the run began"):
+        load(found, "text", choose("cpu", "fp32"))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cache.system import system
 
+LOCAL = "local-"
 PIECES = 256  # of a file of weights: to read gigabytes would take longer than to answer rows that are known
 PIECE_BYTES = 4096
 
@@ -29,7 +30,7 @@ def revision_of(files: Iterable[Path]) -> str:
                 whole.update(piece)
         else:
             whole.update(path.read_bytes())
-    return f"local-{whole.hexdigest()[:12]}"
+    return f"{LOCAL}{whole.hexdigest()[:12]}"
 
 
 def _pieces(path: Path, size: int) -> Iterator[bytes]:

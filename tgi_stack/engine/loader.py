@@ -47,6 +47,8 @@ def load(checkpoint: Checkpoint, kind: str, placement: Placement, switches: Swit
         with _ONE_AT_A_TIME:
             model = _load(checkpoint, model_type, placement, switches)
         _prove_finite(model)
+        if checkpoint.is_changed:  # weights load when the first answer is missed, which may be hours later
+            raise CheckpointError("its files were written to since the run began; start it again")
     except torch.OutOfMemoryError as error:
         raise MachineError(
             f"{checkpoint.name} does not fit on {placement.device}; use a smaller model"
