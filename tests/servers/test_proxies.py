@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import aiohttp
 import pytest
 
 from tests.certificates import EC, authority, openssl
@@ -21,6 +23,7 @@ from tests.conftest import Fastqwen, write_rows
 from tests.loopback import Loopback, listening, serve
 from tgi_stack import settings
 from tgi_stack.backends.servers.access import access
+from tgi_stack.backends.servers.transport import Transport, TransportError, _unsafe
 from tgi_stack.errors import SettingsError
 
 HOST = "models.example.test"
@@ -157,6 +160,7 @@ class OverTls(Loopback):
         ("proxy", "other.pem", "can't be verified"),
         ("proxy", None, "can't be verified"),
         ("server", "ca.pem", "can't be verified"),  # of another host
+        ("server", "ca.pem", "name the server as its certificate does"),
         ("proxy", "ca.key", "no certificate"),
         ("proxy", "nowhere.pem", "No such file"),
     ],
@@ -292,6 +296,51 @@ def picky(folder: Path) -> Iterator[int]:
         threading.Thread(target=accept, daemon=True).start()
         yield server.getsockname()[1]
         server.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("SSLV3_ALERT_CERTIFICATE_EXPIRED", "refuses our certificate .certificate expired.*--client-cert"),
+        ("TLSV1_ALERT_UNKNOWN_CA", "refuses our certificate .unknown ca.*--client-cert"),
+        ("TLSV13_ALERT_CERTIFICATE_REQUIRED", "name ours with --client-cert"),
+    ],
+)
+def test_what_a_server_says_of_our_certificate(reason: str, said: str) -> None:
+    """By TLS 1.3 it comes with the first answer, and a reset may come before it: so it is made here."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise aiohttp.ClientOSError(1, f"[SSL: {reason}] ... (_ssl.c:2580)")
+
+    async def asked() -> None:
+        transport = Transport()
+        transport._session.request = refuse  # type: ignore[method-assign, assignment]
+        try:
+            await transport.get("https://127.0.0.1:1/", 1.0)
+        finally:
+            await transport.aclose()
+
+    with pytest.raises(TransportError, match=said) as raised:
+        asyncio.run(asked())
+    assert raised.value.kind == "unsafe"
+
+
+@pytest.mark.parametrize(
+    ("code", "cure"), [(9, "clock"), (10, "renewed"), (64, "as its certificate does"), (20, "--ca-file")]
+)
+def test_each_bad_certificate_has_its_cure(code: int, cure: str) -> None:
+    error = ssl.SSLCertVerificationError()
+    error.verify_code, error.verify_message = code, "why"
+    assert cure in str(_unsafe(aiohttp.ClientSSLError(mock.Mock(), error)))
+
+
+def test_a_server_that_hangs_up_is_explained(fastqwen: Fastqwen, tmp_path: Path, certificates: Path) -> None:
+    rows = write_rows(tmp_path / "p.jsonl", ROW)
+    with listening(OverTls("vllm", folder=certificates)) as server:
+        job = ("probs", rows, "--endpoint", f"http://127.0.0.1:{server.port}", "--startup-timeout", "1.1")
+        done = fastqwen(*job, check=4)
+    waiting = next(line for line in done.stderr.splitlines() if line.startswith("waiting"))
+    assert "if it speaks TLS, give https://" in waiting
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ async def _answering(transport: Transport, url: str, patience_s: float) -> list[
             spent = time.monotonic() - began
             _refuse_hopeless(url, error, spent, patience_s)
             if not told and patience_s > DEFAULT_PATIENCE_S:
-                LOG.info(f"waiting up to {patience_s:.0f} s for {url} ({error})")
+                LOG.info(f"waiting up to {patience_s:.0f} s for {url} ({error}{_about_tls(url, error)})")
                 told = True
             await asyncio.sleep(EVERY_S)
 
@@ -82,12 +82,20 @@ def _refuse_hopeless(url: str, error: TransportError | ReplyError, spent: float,
     if isinstance(error, TransportError) and error.lasting:
         raise _foreign(url, str(error)) from error
     if spent >= (min(patience_s, UNKNOWN_HOST_S) if kind == "nowhere" else patience_s):
-        tls = "; if it speaks TLS, give https://" if kind == "silent" and url.startswith("http:") else ""
         waited = f"did not answer in {spent:.0f} s" if spent >= 1.0 else "does not answer"
-        why = f"{url} {waited} ({error}{tls})"
+        why = f"{url} {waited} ({error}{_about_tls(url, error)})"
         raise AbsentServerError(
             why, "start servers with: make up; or compute in process: --engine torch"
         ) from error
+
+
+def _about_tls(url: str, error: TransportError | ReplyError) -> str:
+    """Why a server that hangs up may never answer: many do so in place of an alert, asyncio's among them."""
+    if not isinstance(error, TransportError) or error.kind != "silent":
+        return ""
+    if url.startswith("http:"):
+        return "; if it speaks TLS, give https://"
+    return "; if it wants a certificate, or another one, see --client-cert"
 
 
 async def describe(transport: Transport, url: str) -> list[Served]:

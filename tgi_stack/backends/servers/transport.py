@@ -33,7 +33,16 @@ CONNECT_S = 5.0
 IDLE_S = 4.0  # vLLM closes idle connections after 5
 MAX_REPLY_BYTES = 8 * 2**20
 NO_HANDLES = (errno.EMFILE, errno.ENFILE)
-_WANTS_CERTIFICATE = "CERTIFICATE_REQUIRED"
+# What a server says of our certificate; by TLS 1.3 after the handshake, when the request is out.
+_ALERT = re.compile(r"ALERT_(\w*CERTIFICATE\w*|UNKNOWN_CA|ACCESS_DENIED)")
+# By OpenSSL's X509_V_ERR_*; what does not mend these a reader would try first.
+_NAMED = "name the server as its certificate does (a host of the same address, or the address)"
+_CURES = {
+    9: "set this machine's clock, or wait until the certificate is valid",
+    10: "have the server's certificate renewed, or set this machine's clock",
+    62: _NAMED,
+    64: _NAMED,
+}
 # Of an address such as [fe80::1%25eth0]: a % is written so in a URL, and aiohttp looks it up as written.
 _ZONE = re.compile(r"^(https?://\[[^]%]*)%25", re.IGNORECASE)
 _NO_ADDRESS = getattr(socket, "EAI_NODATA", socket.EAI_NONAME)
@@ -178,7 +187,7 @@ class Transport:
         except aiohttp.ClientConnectorError as error:
             raise _unconnected(error) from error
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-            if _WANTS_CERTIFICATE in str(error):  # by TLS 1.3 after the handshake
+            if _ALERT.search(str(error)):
                 raise _unsafe(error) from error
             raise TransportError("broken" if began else "silent", _said(error)) from error
         except (aiohttp.ClientError, ValueError) as error:
@@ -235,9 +244,17 @@ def _unsafe(error: aiohttp.ClientError) -> TransportError:
     cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
     if isinstance(cause, ssl.SSLCertVerificationError):
         why = f"the certificate can't be verified ({cause.verify_message})"
-        return TransportError("unsafe", f"TLS: {why}; name who signed it with --ca-file FILE.pem")
-    if _WANTS_CERTIFICATE in str(cause):
-        return TransportError("unsafe", "TLS: the server wants a certificate; name ours with --client-cert")
+        cure = _CURES.get(cause.verify_code, "name who signed it with --ca-file FILE.pem")
+        return TransportError("unsafe", f"TLS: {why}; {cure}")
+    if (said := _ALERT.search(str(cause))) is not None:
+        if said[1] == "CERTIFICATE_REQUIRED":
+            return TransportError(
+                "unsafe", "TLS: the server wants a certificate; name ours with --client-cert"
+            )
+        why = said[1].replace("_", " ").lower()
+        return TransportError("unsafe", f"TLS: the server refuses our certificate ({why}), see --client-cert")
+    if "HANDSHAKE_FAILURE" in str(cause):  # of TLS 1.2, where no certificate came
+        return TransportError("unsafe", f"TLS: {cause}; does the server want a certificate (--client-cert)?")
     cut = isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError | ConnectionError)
     return TransportError("refused" if cut else "unsafe", f"TLS: {cause}; is it a server of https?")
 
