@@ -162,6 +162,7 @@ class OverTls(Loopback):
         ("server", "ca.pem", "can't be verified"),  # of another host
         ("server", "ca.pem", "name the server as its certificate does"),
         ("proxy", "ca.key", "no certificate"),
+        ("proxy", "damaged.pem", "damaged.pem: one of its certificates is damaged"),
         ("proxy", "nowhere.pem", "No such file"),
     ],
 )
@@ -172,13 +173,14 @@ def test_a_certificate_is_held_to_the_authority(
     openssl(certificates, "req", "-x509", *EC, "-keyout", "other.key", "-out", "other.pem", *subject)
     parts = [(certificates / part).read_text() for part in ("other.pem", "ca.pem")]
     (certificates / "both.pem").write_text("# two\n" + "\n".join(parts))
+    (certificates / "damaged.pem").write_text(parts[1].replace("\nM", "\n!"))
     rows = write_rows(tmp_path / "p.jsonl", ROW)
     trust = () if trusted is None else ("--ca-file", certificates / trusted)
     with listening(OverTls("vllm", folder=certificates, name=name)) as server:
         url = f"https://127.0.0.1:{server.port}"
         job = ("probs", rows, "--endpoint", url, "--model", "tiny", "--api-key-file", tmp_path / "key")
         (tmp_path / "key").write_text("hunter2-hunter2")
-        file = trusted in ("ca.key", "nowhere.pem")
+        file = trusted in ("ca.key", "nowhere.pem", "damaged.pem")
         done = fastqwen(*job, *trust, check=0 if said is None else 2 if file else 4)
         assert (server.posts > 0) == (said is None)
         assert bool(server.looked_at) == (said is None)  # nothing is told to a stranger

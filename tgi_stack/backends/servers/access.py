@@ -83,7 +83,13 @@ class Access:
         """
         if self.ca_file is None and self.client_cert is None:
             return True
-        context = ssl.create_default_context(cadata=_trusted(self.ca_file))
+        try:
+            context = ssl.create_default_context(cadata=_trusted(self.ca_file))
+        except ssl.SSLError as error:
+            message = (
+                f"--ca-file {self.ca_file}: one of its certificates is damaged ({error.reason or error})"
+            )
+            raise SettingsError(message) from error
         if self.client_cert is not None:
             _show(context, self.client_cert, self.client_key)
         return context
