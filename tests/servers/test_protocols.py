@@ -156,6 +156,17 @@ def test_another_seed_or_count_is_another_requests_answer() -> None:  # S08
         read_tgi(tgi_reply(seed=5))
 
 
+def test_another_text_is_another_tokenizer() -> None:  # C10, S06
+    body = json.loads(tgi_reply())
+    (tokens,) = body["details"]["top_tokens"]
+    first, second = (token for token in tokens if token["id"] in LABEL_IDS[:2])
+    first["id"], second["id"] = second["id"], first["id"]
+    with pytest.raises(MismatchError, match="another tokenizer"):
+        read_tgi(json.dumps(body).encode())
+    first["text"] = second["text"] = "\ufffd"  # parts of characters have no text
+    assert read_tgi(json.dumps(body).encode())
+
+
 def test_another_count_is_another_tokenizer() -> None:  # C10
     with pytest.raises(MismatchError):
         read_tgi(tgi_reply(), tokens=len(IDS) + 1)

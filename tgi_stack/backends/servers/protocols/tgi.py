@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, TypedDict
+from unicodedata import normalize
 
 from tgi_stack.backends.servers.protocols.numbers import ReplyError, count, distribution, limit
 from tgi_stack.backends.servers.protocols.reply import (
@@ -135,10 +136,23 @@ def parse_top(
         for token in tokens:
             if token["id"] not in needed and _is_strange(a_text(token.get("text")), grammar):
                 return Top(found, token["text"])
+    called = dict(zip(request.label_ids, request.labels, strict=True))
+    for token in tokens:
+        _prove_text(token, called.get(token["id"]))
     missing = [label for id, label in needed.items() if id not in found]
     if missing:
         raise ReplyError(f"no logprob of label {missing[0]!r}, or one of what was masked")
     return Top(found)
+
+
+def _prove_text(token: dict[str, Any], label: str | None) -> None:
+    """Raises MismatchError where a label's id is another text's there; parts of characters can't be told."""
+    text = "" if label is None else a_text(token.get("text"))
+    # Tokenizers compose characters.
+    if label is not None and "\ufffd" not in text and normalize("NFC", label).strip() != text.strip():
+        raise MismatchError(
+            f"token {token['id']} is {text[:40]!r} there and {label!r} here: another tokenizer"
+        )
 
 
 def completed_call(request: ScoreRequest, label: str, seed: int) -> Call:
