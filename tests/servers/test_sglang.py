@@ -108,6 +108,21 @@ def test_a_reply_is_to_its_request_and_weights() -> None:
     assert read_generated(generated(weight_version=None)) == (-0.5, -1.25)  # of a release that tells none
 
 
+def test_a_long_version_of_weights_stays_one() -> None:
+    before, after = (f"/checkpoints/{'x' * 100}/{step}" for step in (1, 2))
+    served = described(weights=before)
+    assert len(served.version) < 100
+    body = json.loads(generated(weight_version=before))
+    assert sglang.parse_generate(json.dumps(body).encode(), REQUEST, served, NAME)
+    assert (
+        sglang.weights_of(json.dumps({"weight_version": before, "model_path": "x"}).encode())
+        == served.weights
+    )
+    body["meta_info"]["weight_version"] = after
+    with pytest.raises(OtherWeightsError):
+        sglang.parse_generate(json.dumps(body).encode(), REQUEST, served, NAME)
+
+
 def test_images_go_inline_each_at_its_mark() -> None:
     image = PreparedImage(b"\xff\xd8jpeg", "0" * 64, 96, 96, 96, 96)
     pads = "<|vision_start|><|image_pad|><|image_pad|><|vision_end|>"

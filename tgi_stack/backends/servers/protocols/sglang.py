@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Any
 
 from tgi_stack.backends.servers.protocols import chat
@@ -31,6 +32,7 @@ GENERATE_ROUTE = "sglang.generate"
 SCORE, GENERATE = "/v1/score", "/generate"
 _OF_OTHER_ROUTES = ("choices", "scores")  # what their answers hold
 DEFAULT_WEIGHTS = "default"  # what SGLang calls those that it was started with
+LONGEST_VERSION = 80  # of weights, in characters
 _PADS = re.compile(f"(?:{re.escape(IMAGE_PAD)})+")
 _DTYPES = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32": "fp32", "float": "fp32"}
 # Launch arguments that change numbers, as an identity names them.
@@ -132,9 +134,17 @@ def _meta(body: bytes, served: Served, name: str, prompt_tokens: int) -> dict[st
 
 
 def _prove_weights(told: dict[str, Any], served: Served) -> None:
-    found = told.get("weight_version")
+    found = _weights(told)
     if found is not None and served.weights is not None and found != served.weights:
         raise OtherWeightsError(weights_changed(served.weights, found))
+
+
+def _weights(told: dict[str, Any]) -> Any:
+    """The version of the weights; a long one, a path, by its digest: it stands in each record."""
+    found = told.get("weight_version")
+    if not isinstance(found, str) or len(found) <= LONGEST_VERSION:
+        return found
+    return f"{found[:40]}...{sha256(found.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
 
 
 def weights_changed(before: str, now: Any) -> str:
@@ -221,8 +231,8 @@ _ADAPTER = "an adapter, which /v1/score does not know; serve it merged into its 
 def _served(
     name: str, path: str, context: int, told: dict[str, Any], started: dict[str, Any], fault: str | None
 ) -> Served:
-    weights = told.get("weight_version")
-    weights = weights[:80] if isinstance(weights, str) else None
+    weights = _weights(told)
+    weights = weights if isinstance(weights, str) else None
     first = weights in (None, DEFAULT_WEIGHTS)
     said = [str(started.get("version") or "unknown")[:40]]
     said += [] if first else [f"weights {weights}"]
@@ -259,5 +269,5 @@ def _context(name: str, cards: Sequence[dict[str, Any]], started: dict[str, Any]
 
 def weights_of(model_info: bytes) -> str | None:
     """The version of the weights that the server holds now, where it tells one."""
-    found = json_object(model_info).get("weight_version")
-    return found[:80] if isinstance(found, str) else None
+    found = _weights(json_object(model_info))
+    return found if isinstance(found, str) else None
