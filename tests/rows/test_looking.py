@@ -22,6 +22,7 @@ from tgi_stack.rows.opening import open_source
 from tgi_stack.rows.reader import Line, Source, UnreadRow
 from tgi_stack.rows.schema import Schema
 
+ROWS = 6 * crowd.BLOCK_ROWS  # more blocks than wait at two processes
 GOOD = {"history": ["a"], "candidates": [{"id": "b", "text": "x: y"}, "c"]}
 WRONG: list[Any] = [
     {"id": None, **GOOD},
@@ -41,7 +42,7 @@ def rows(count: int) -> Iterator[Any]:
 @pytest.fixture
 def source(tmp_path: Path) -> Callable[[], Source]:
     """The same input, opened anew: rows, wrong ones, blank lines, lines that are no JSON."""
-    lines = [json.dumps(row).encode() for row in rows(3000)]
+    lines = [json.dumps(row).encode() for row in rows(ROWS)]
     lines[700:700] = [b"", b'{"id": "a", "id": "b"}', b"\xff", b"{", b'{"id": NaN}']
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b"\n".join(lines))
@@ -82,9 +83,9 @@ def test_what_they_saw_is_noted(source: Callable[[], Source]) -> None:
     looked = source()
     with by_many(looked) as (_, seen, _looker):
         list(seen)
-    assert sum(1 for _ in looked.rows()) == 3004
+    assert sum(1 for _ in looked.rows()) == ROWS + 4
     assert looked._noted is not None
-    assert looked._noted.last == 3005
+    assert looked._noted.last == ROWS + 5
 
 
 @pytest.mark.parametrize("fate", [signal.SIGKILL, signal.SIGSTOP])

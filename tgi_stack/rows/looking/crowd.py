@@ -26,7 +26,7 @@ from tgi_stack.rows.reader import Line, Source, UnreadRow
 
 LEAST_BYTES = 16 * 2**20  # of an input: a shorter one is looked at sooner than processes are started
 MOST = 8  # processes: to read the lines for more takes this one as long as them to look
-BLOCK_BYTES, BLOCK_ROWS = 2**18, 512
+BLOCK_BYTES, BLOCK_ROWS = 2**20, 2_048
 AHEAD = 2  # blocks for each process
 LOOK_S = 0.5
 
