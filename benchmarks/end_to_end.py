@@ -139,6 +139,8 @@ def engine_alone(model: Path, source: Path, args: argparse.Namespace) -> float:
             asked.append(str(args.new_tokens))
         started.append(subprocess.Popen(asked, stdout=subprocess.PIPE, text=True))  # noqa: S603
     lines = [one.communicate()[0].splitlines() for one in started]
+    if any(one.returncode for one in started):
+        raise SystemExit("the engine alone came to grief; see above")
     return sum(float(json.loads(found[-1])["rate"]) for found in lines)
 
 

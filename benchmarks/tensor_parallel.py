@@ -19,7 +19,8 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from multiprocessing.connection import wait
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -212,9 +213,13 @@ def main() -> None:
     ]
     for one in processes:
         one.start()
-    for one in processes:
-        one.join()
-    raise SystemExit(max(abs(one.exitcode or 0) for one in processes))
+    left = {one.sentinel: one for one in processes}
+    while left:
+        for sentinel in wait(list(left)):
+            one = left.pop(cast(int, sentinel))
+            one.join()
+            if one.exitcode:  # the others would wait for it
+                raise SystemExit(f"a process ended with status {one.exitcode}; see above")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
     python tools/fp8_on_tiny.py --device cuda:0
 
 On the CPU all is computed in fp32: weights and activations are rounded to fp8 as on a GPU. All else there is
-in bf16 and added in another order. On a GPU it is the engine as users have it, and in bf16 beside.
+in bf16 and added in another order, and what lies between the MLP's products is scaled by blocks of 128 where
+it is by rows here. On a GPU it is the engine as users have it, and in bf16 beside.
 `apart` is the largest difference of a label's probability, over all sessions and on the mean of each
 session's largest; `same first` is the share of sessions with the same candidate first.
 """
@@ -88,7 +89,8 @@ def probabilities(
         weights: `fp32`, `bf16` or `fp8`.
     """
     on_gpu, fp8 = device != "cpu", weights == "fp8"
-    placement = choose(device, "bf16" if on_gpu and fp8 else "fp32" if fp8 else weights)
+    unrounded = "bf16" if on_gpu else "fp32"
+    placement = choose(device, unrounded if fp8 else weights)
     model = loader.load(locate("tiny", "text", None), "text", placement)
     network = Network(model, ops_for(placement.device) if on_gpu else Ops(), fp8=fp8)
     for layer in network.layers if fp8 and not on_gpu else ():

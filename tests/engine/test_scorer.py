@@ -25,7 +25,7 @@ from tgi_stack.engine.layers.ops import Ops
 from tgi_stack.engine.models.network import Network, supports
 from tgi_stack.engine.packing import pack
 from tgi_stack.engine.runtime import ops_for, prepare_compiler
-from tgi_stack.engine.scorer import GROW_AFTER, Options, Scorer
+from tgi_stack.engine.scorer import GROW_AFTER, TOGETHER, Options, Scorer, _joined
 from tgi_stack.engine.switches import COMPILERS
 from tgi_stack.errors import MachineError, ScoreError
 from tgi_stack.prompting.tokenizer import Tokenizer
@@ -151,6 +151,17 @@ def test_the_head_meets_last_positions_alone(text_model: Any, requests: list[Sco
     network.forward = forward  # type: ignore[method-assign]
     Scorer(network, Options(10_000, share=False)).score(requests)
     assert seen == [(sum(len(r.token_ids) for r in requests), len(requests))]
+
+
+def test_many_packs_meet_the_head_together() -> None:
+    """Each prompt with its own outputs, however packs fall together."""
+    sizes = [TOGETHER - 1, 5, 1, TOGETHER, 7, 2]
+    ends = np.cumsum(sizes).tolist()
+    packs = [range(end - size, end) for size, end in zip(sizes, ends, strict=True)]
+    found = list(_joined((members, torch.tensor(members)[:, None]) for members in packs))
+    assert [len(members) for members, _ in found] == [TOGETHER + 4, TOGETHER + 1, 9]
+    assert all(outputs[:, 0].tolist() == members for members, outputs in found)
+    assert [one for members, _ in found for one in members] == list(range(ends[-1]))
 
 
 @pytest.mark.slow

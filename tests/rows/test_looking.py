@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from tests.conftest import Fastqwen, write_rows
-from tgi_stack.errors import RowError
+from tgi_stack.errors import DiskError, RowError
 from tgi_stack.rows.looking import crowd
+from tgi_stack.rows.looking.check import check
 from tgi_stack.rows.looking.crowd import Crowd, blocks_of
 from tgi_stack.rows.looking.seen import Looker, Seen
 from tgi_stack.rows.opening import open_source
@@ -97,6 +98,25 @@ def test_a_process_that_fails_costs_no_row(source: Callable[[], Source], fate: s
         assert [first, *map(told, seen)] == alone(source())[0]
 
 
+def test_a_full_pipe_of_a_stopped_process_ends(tmp_path: Path) -> None:
+    """Lines of more than a pipe holds: whoever hands them out would wait in the middle."""
+    text = "x" * 100_000
+    wide = [{"id": f"r{n}", "history": [], "candidates": [{"id": "a", "text": text}]} for n in range(150)]
+    path = write_rows(tmp_path / "wide.jsonl", *wide)
+    with by_many(open_source(str(path), kind="rerank")) as (many, seen, _):
+        first = told(next(seen))
+        for process in many._started:
+            os.kill(process.pid, signal.SIGSTOP)
+        assert [first, *map(told, seen)] == alone(open_source(str(path), kind="rerank"))[0]
+
+
+def test_an_input_that_is_gone_is_told(source: Callable[[], Source], tmp_path: Path) -> None:
+    looked = source()
+    (tmp_path / "rows.jsonl").unlink()
+    with pytest.raises(DiskError, match="No such file"):
+        check(looked, Schema("rerank"))
+
+
 def test_where_no_process_starts_none_is_needed(
     source: Callable[[], Source], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,7 +140,18 @@ def test_a_row_without_line_keeps_its_place() -> None:
 
 
 @pytest.mark.slow
-def test_a_long_input_is_looked_at_by_many(fastqwen: Fastqwen, tmp_path: Path) -> None:
+def test_a_long_input_is_looked_at_by_many(
+    fastqwen: Fastqwen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[int] = []
+
+    class Counted(Crowd):
+        def __init__(self, looker: Looker, many: int) -> None:
+            super().__init__(looker, many)
+            started.append(many)
+
+    monkeypatch.setattr(crowd, "Crowd", Counted)
+    monkeypatch.setattr(crowd, "cores", lambda: 3)
     text = "word: " * 300
     long: list[dict[str, Any]] = [
         {"id": f"r{n}", "history": [], "candidates": [{"id": "a", "text": text}, {"id": "b", "text": text}]}
@@ -130,3 +161,4 @@ def test_a_long_input_is_looked_at_by_many(fastqwen: Fastqwen, tmp_path: Path) -
     assert source.stat().st_size > crowd.LEAST_BYTES
     ended = fastqwen("rerank", source, "--engine", "scripted", "--dry-run", check=2)
     assert f"id 'r7' stands in row 8 and in row {len(long) + 1}" in ended.stderr
+    assert started == [2]

@@ -145,8 +145,8 @@ class Source(ABC):
         return self._unread(self._held(Every() if self._is_by_line() else done), done)
 
     def line_bytes(self) -> int:
-        """Of its files, where all are JSON lines; else 0."""
-        return sum(path.stat().st_size for path in self._files) if self._is_by_line() else 0
+        """Of its files as they were when it was opened, where all are JSON lines; else 0."""
+        return sum(state[2] for state in self._states if state) if self._is_by_line() else 0
 
     def _unread(self, rows: Rows, done: Container[int]) -> Iterator[UnreadRow]:
         by_line = self._is_by_line()

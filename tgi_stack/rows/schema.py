@@ -15,7 +15,6 @@ from tgi_stack.rows.reader import RawRow
 from tgi_stack.rows.records import as_id
 from tgi_stack.types import Item, NoPicture, ProbsRow, RerankRow, SummarizeRow
 
-PICTURES = frozenset({"image", "images"})  # as rows of other jobs have them
 TEXTS, STRING = frozenset({"id", "title", "text", "summary"}), frozenset({str})
 # A scheme has two letters at least: one is a drive.
 URL = re.compile(r"\s*(?:[a-z][a-z0-9+.-]+://|data:|file:)", re.IGNORECASE)

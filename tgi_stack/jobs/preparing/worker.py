@@ -7,7 +7,6 @@ with its rows, or when the run does.
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import logging
 import os
@@ -23,7 +22,7 @@ from cache.system import system
 from tgi_stack.answers.cache_admin import open_store
 from tgi_stack.backends.offline import forbid_network
 from tgi_stack.backends.work import Span
-from tgi_stack.concurrency import crew, give_way
+from tgi_stack.concurrency import collect_seldom, crew, give_way
 from tgi_stack.images.pipe import next_part, stream_of
 from tgi_stack.jobs.pipeline import Job, answered
 from tgi_stack.jobs.preparing.asking import AskingBackend, AskingReplacedBackend, Outbox
@@ -42,7 +41,6 @@ from tgi_stack.settings import Settings
 from tgi_stack.types import Identity
 
 LOG_LEVEL = logging.INFO
-YOUNG = 20_000  # objects, before garbage is looked for: rows hold many for a while, and few in circles
 
 
 class Preparer:
@@ -183,8 +181,7 @@ async def _main() -> None:
     told = json.loads(await next_part(stream))
     tokenizer, items = await next_part(stream), await next_part(stream)
     preparer = Preparer(told, tokenizer, items, out)
-    gc.freeze()  # what it began with stays: to look through it again and again would take a tenth of its time
-    gc.set_threshold(YOUNG, 20, 100)
+    collect_seldom()
     await preparer.serve(stream)
 
 

@@ -8,11 +8,11 @@ from contextlib import closing
 
 from tgi_stack.errors import InputError
 from tgi_stack.rows.columns import refuse_unseen
-from tgi_stack.rows.looking.crowd import seen_by_many
+from tgi_stack.rows.looking.crowd import how_many, seen_by_many
 from tgi_stack.rows.looking.per_row import Duplicates
-from tgi_stack.rows.looking.seen import Looker
+from tgi_stack.rows.looking.seen import PICTURES, Looker
 from tgi_stack.rows.reader import Folder, Source, id_of
-from tgi_stack.rows.schema import PICTURES, BadRows, Schema
+from tgi_stack.rows.schema import BadRows, Schema
 
 LOG = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def check(
     bad = BadRows("rows")
     count = 0
     looker = Looker(schema, source.wanted)
-    with Duplicates() as ids, closing(seen_by_many(source, looker)) as rows:
+    with Duplicates() as ids, closing(seen_by_many(source, looker, how_many(source))) as rows:
         for number, id, error in rows:
             count += 1
             if id is not None:

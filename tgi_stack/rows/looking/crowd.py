@@ -7,13 +7,12 @@ that ends or stands still is given up: its block is looked at here.
 from __future__ import annotations
 
 import marshal
-import select
 import subprocess
 import sys
 import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from typing import IO, cast
 
@@ -28,17 +27,27 @@ LEAST_BYTES = 16 * 2**20  # of an input: a shorter one is looked at sooner than 
 MOST = 8  # processes: to read the lines for more takes this one as long as them to look
 BLOCK_BYTES, BLOCK_ROWS = 2**20, 2_048
 AHEAD = 2  # blocks for each process
-LOOK_S = 0.5
+LOOK_S = 0.5  # between looks at processes that let wait
 
 
-def seen_by_many(source: Source, looker: Looker) -> Generator[Seen, None, None]:
-    """All rows of a source, in order; see `Source.look`.
+def how_many(source: Source) -> int:
+    """How many processes are to look at its rows beside this one, which needs a core for itself; 0 for none.
+
+    One more alone would gain nothing: to hand rows over costs as much as to look at them.
+    """
+    if not system.PIPES_ARE_WATCHED or source.line_bytes() < LEAST_BYTES:
+        return 0
+    many = min(cores() - 1, MOST)
+    return many if many > 1 else 0
+
+
+def seen_by_many(source: Source, looker: Looker, many: int) -> Generator[Seen, None, None]:
+    """All rows of a source, in order, looked at by so many processes, or by this one; see `Source.look`.
 
     Raises:
         InputError: see `Source.look`.
     """
-    many = min(cores(), MOST) if system.PIPES_ARE_WATCHED else 1
-    if many < 2 or source.line_bytes() < LEAST_BYTES:
+    if not many:
         yield from map(looker.see, source.look())
         return
     crowd = Crowd(looker, many)
@@ -83,6 +92,8 @@ class Crowd:
     def _answered(self, block: Sequence[UnreadRow], answer: Future[wire.Answer] | None) -> Iterable[Seen]:
         if answer is None:
             return map(self._looker.see_unread, block)
+        while not wait([answer], LOOK_S).done:
+            self._kill_still()
         return wire.seen_of(block, answer.result(), self._looker)
 
     def _look(self, block: wire.Block) -> wire.Answer:
@@ -99,6 +110,12 @@ class Crowd:
         if self._closed:
             raise EOFError
         return wire.looked_at(block, wire.looker_of(self._told))
+
+    def _kill_still(self) -> None:
+        """Ends processes that stand still: who writes to one, or waits for it, is told by its pipes."""
+        for process in self._started:
+            if process.poll() is None and stands_still(process.pid):
+                process.kill()
 
     def _start(self) -> subprocess.Popen[bytes] | None:
         try:
@@ -139,14 +156,11 @@ def _asked(process: subprocess.Popen[bytes], block: wire.Block) -> wire.Answer:
     """What a process sees of a block.
 
     Raises:
-        EOFError, ValueError, TypeError, OSError: it ended, or stands still.
+        EOFError, ValueError, TypeError, OSError: it ended.
     """
     stdin, stdout = cast(IO[bytes], process.stdin), cast(IO[bytes], process.stdout)
     marshal.dump(block, stdin)
     stdin.flush()
-    while not select.select([stdout], [], [], LOOK_S)[0]:
-        if stands_still(process.pid):
-            raise EOFError
     return cast(wire.Answer, marshal.load(stdout))  # noqa: S302  # our own process's words
 
 

@@ -8,7 +8,9 @@ from typing import NamedTuple
 from tgi_stack.errors import RowError
 from tgi_stack.rows.columns import Wanted
 from tgi_stack.rows.reader import RawRow, UnreadRow, id_of, read_row
-from tgi_stack.rows.schema import PICTURES, Schema
+from tgi_stack.rows.schema import Schema
+
+PICTURES = frozenset({"image", "images"})  # as rows of other jobs have them
 
 
 class Seen(NamedTuple):

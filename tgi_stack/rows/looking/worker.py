@@ -5,17 +5,14 @@ Started by `crowd`, as `python -m tgi_stack.rows.looking.worker`.
 
 from __future__ import annotations
 
-import gc
 import marshal
 import os
 import signal
 import sys
 
 from cache.system import system
-from tgi_stack.concurrency import give_way
+from tgi_stack.concurrency import collect_seldom, give_way
 from tgi_stack.rows.looking.wire import looked_at, looker_of
-
-YOUNG = 20_000  # objects, before garbage is looked for: rows hold many for a while, and none in circles
 
 
 def main() -> None:
@@ -23,8 +20,7 @@ def main() -> None:
     for stop in system.STOPS:  # for the run
         signal.signal(stop, signal.SIG_IGN)
     give_way()
-    gc.freeze()
-    gc.set_threshold(YOUNG)
+    collect_seldom()
     blocks, answers = os.fdopen(0, "rb"), os.fdopen(1, "wb")
     try:
         looker = looker_of(marshal.load(blocks))  # noqa: S302  # the run's own words
