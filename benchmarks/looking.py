@@ -65,11 +65,6 @@ def main() -> None:
                 ]
                 cells += [f"by {many}" if many else "alone", f"{rows / seconds:,.0f}"]
                 cells += [f"{1e6 * own / rows:.1f}", f"{rows / least_s:,.0f}"]
-                    f"by {many}" if many else "alone",
-                    f"{rows / seconds:,.0f}",
-                    f"{1e6 * own / rows:.1f}",
-                    f"{rows / least_s:,.0f}",
-                ]
                 table.add_row(*cells)
     Console(width=120).print(table)
 
